@@ -1,0 +1,234 @@
+"""Where the parts are put together: the only place that names concrete classes.
+
+A new model, retriever, feature, store or transport is one new file and one line here; that line enrols it in the contract
+tests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from streamrec.catalogue import Catalogue, read_catalogue
+from streamrec.errors import ConfigError
+
+if TYPE_CHECKING:
+    from streamrec.features.items import ItemTable
+    from streamrec.models import Model
+    from streamrec.recommender import Portion, Recommender
+    from streamrec.retrieval import Retriever
+    from streamrec.settings import Settings
+    from streamrec.state import Store
+    from streamrec.state.snapshots import SnapshotShelf
+    from streamrec.transport import Sink, Source
+    from streamrec.worker import Worker
+
+MINUTE_S, HOUR_S, DAY_S = 60.0, 3_600.0, 86_400.0
+BASELINE = "popularity"
+"""The popularity that every list is filled up with and compared to."""
+HALF_LIVES_S: Mapping[str, float] = {
+    "popularity_minutes": 5 * MINUTE_S,
+    BASELINE: 6 * HOUR_S,
+    "popularity_days": 14 * DAY_S,
+}
+"""Which one matters differs by log and by hour, and the fusion finds out."""
+SLATES_HELD = 20_000
+"""Latest slates kept in memory for attribution, 4 kB each."""
+STEADY_THREADS = 1
+"""Arithmetic threads: results must not depend on how a sum was split, and the small products here gain nothing."""
+
+
+def build_models(settings: Settings, items: ItemTable) -> dict[str, Model]:
+    """Every model, by name, untaught. Imported here: river and torch take seconds, and many commands need neither."""
+    from streamrec.models.clicks import ClickModel
+    from streamrec.models.covisit import CoVisitation
+    from streamrec.models.factors import Factorisation
+    from streamrec.models.popularity import Popularity
+    from streamrec.models.repeats import Repeats
+    from streamrec.models.sequence import SequenceModel
+    from streamrec.models.transitions import Transitions
+
+    capacity, seed = settings.limits.max_items, settings.learning.seed
+    models: list[Model] = [
+        *(Popularity(name, half_life_s, capacity) for name, half_life_s in HALF_LIVES_S.items()),
+        CoVisitation("covisit", 30 * DAY_S, capacity),
+        Transitions("transitions", 7 * DAY_S, capacity),
+        Repeats("repeats", capacity),
+        ClickModel("clicks", items),
+        Factorisation("factors", capacity, seed=seed),
+        SequenceModel("sequence", capacity, device=torch_device(settings.learning.device), seed=seed),
+    ]
+    return {model.name: model for model in models}
+
+
+def build_retrievers(models: Mapping[str, Any]) -> list[Retriever]:
+    """Every retriever, over what the models learn."""
+    from streamrec.retrieval.covisit import Neighbours
+    from streamrec.retrieval.nearest import Nearest
+    from streamrec.retrieval.popular import Popular
+    from streamrec.retrieval.repeats import OwnHistory
+
+    return [
+        OwnHistory("repeats"),
+        Neighbours("transitions", models["transitions"]),
+        Neighbours("covisit", models["covisit"]),
+        Nearest("nearest", models["sequence"], models["popularity_days"]),
+        *(Popular(name, models[name]) for name in HALF_LIVES_S),
+    ]
+
+
+def build_recommender(settings: Settings, catalogue: Catalogue | None = None) -> Recommender:
+    """The recommender of a configuration, untaught.
+
+    Raises:
+        ConfigError: the positives are not rules.
+    """
+    from streamrec.features.affinity import Affinity
+    from streamrec.features.counts import Counts
+    from streamrec.features.duplicates import Duplicates
+    from streamrec.features.history import History
+    from streamrec.features.items import ItemTable
+    from streamrec.features.seen import Seen
+    from streamrec.features.users import UserTable
+    from streamrec.fusion import Fusion
+    from streamrec.interest import GAINS, Interest
+    from streamrec.recommender import Knowledge, Recommender, Tempo
+
+    learning, fusion = settings.learning, settings.fusion
+    interest = Interest(learning.positives)
+    steady_arithmetic()
+    items = ItemTable(settings.limits.max_items)
+    history = History(0, learning.session_gap_s, learning.collapse_repeats)
+    counts = Counts(0)
+    affinity = Affinity(0, items.category, GAINS, items.category_names, items.category_code)
+    duplicates = Duplicates(0)
+    seen = Seen() if learning.exclude_seen else None
+    families = [history, counts, affinity, duplicates, *([seen] if seen else [])]
+    users = UserTable(settings.limits.max_users, families, items)
+    models = build_models(settings, items)
+    return Recommender(
+        Knowledge(users, items, history, counts, affinity, duplicates, seen),
+        list(models.values()),
+        build_retrievers(models),
+        Fusion(list(models), seed=learning.seed, **fusion.model_dump()),
+        interest,
+        Tempo(
+            learning.micro_batch,
+            learning.micro_batch_s,
+            learning.seed,
+            settings.serving.recommend_on,
+            settings.serving.k,
+        ),
+        fill=BASELINE,
+        category_of=(catalogue or Catalogue()).category,
+    )
+
+
+def build_worker(
+    settings: Settings,
+    source: Source,
+    sink: Sink,
+    store: Store,
+    shelf: SnapshotShelf | None,
+    *,
+    catalogue: Catalogue | None = None,
+    observer: Callable[[Portion], None] | None = None,
+) -> Worker:
+    """A worker on any transport and store; `shelf` None keeps no model snapshots (a backtest)."""
+    import time
+
+    from streamrec.attribution import Attribution
+    from streamrec.checkpoints import Checkpoints, Pace
+    from streamrec.features.ledger import Ledger
+    from streamrec.metrics import Metrics
+    from streamrec.worker import Addresses, Tolerance, Worker
+
+    limits, topics, serving = settings.limits, settings.topics, settings.serving
+    recommender = build_recommender(settings, catalogue)
+    ledger = Ledger(limits.max_users)
+    attribution = Attribution(serving.attribution_window_s, SLATES_HELD)
+    pace = Pace(settings.checkpoints.interval_s, settings.checkpoints.share)
+    return Worker(
+        recommender,
+        ledger,
+        attribution,
+        Checkpoints(
+            recommender, ledger, attribution, store, shelf, pace, time.monotonic, lambda: int(time.time() * 1000)
+        ),
+        source,
+        sink,
+        store,
+        Addresses(topics.recommendations, topics.outcomes, topics.dead_letters),
+        Tolerance(limits.max_message_bytes, limits.max_depth, limits.max_bad_in_a_row, limits.max_ahead_s),
+        Metrics(["fused", *recommender.fusion.models]),
+        observer,
+    )
+
+
+def connect_worker(settings: Settings) -> Worker:
+    """A worker on the configured Kafka and Redis.
+
+    Raises:
+        ConfigError: a setting does not fit.
+        TableError: the catalogue cannot be read.
+    """
+    from streamrec.state.snapshots import SnapshotShelf
+    from streamrec.transport.confluent import KafkaSource
+
+    catalogue = read_catalogue(settings.items) if settings.items is not None else None
+    worker = build_worker(
+        settings,
+        KafkaSource(settings.topics.events, settings.kafka, settings.group_id),
+        kafka_sink(settings),
+        build_store(settings),
+        SnapshotShelf(settings.checkpoints.directory, settings.checkpoints.keep),
+        catalogue=catalogue,
+    )
+    if settings.metrics_port is not None:
+        worker.metrics.serve(settings.metrics_port)
+    return worker
+
+
+def build_store(settings: Settings) -> Store:
+    """The configured Redis."""
+    from streamrec.state.redis import RedisStore
+
+    redis = settings.redis
+    return RedisStore(
+        redis.url,
+        prefix=redis.prefix,
+        topic=settings.topics.events,
+        ttl_s=redis.user_ttl_s,
+        slate_ttl_s=settings.serving.slate_ttl_s,
+        timeout_s=redis.timeout_s,
+    )
+
+
+def kafka_sink(settings: Settings) -> Sink:
+    """A producer to the configured Kafka."""
+    from streamrec.transport.confluent import KafkaSink
+
+    return KafkaSink(settings.kafka)
+
+
+def torch_device(wanted: str) -> str:
+    """The torch device: `auto` is the GPU when there is one.
+
+    Raises:
+        ConfigError: a GPU was asked for and there is none.
+    """
+    import torch
+
+    there = torch.cuda.is_available()
+    if wanted == "cuda" and not there:
+        raise ConfigError("learning.device is 'cuda', but torch sees no GPU; use 'auto' or 'cpu'")
+    return "cuda" if wanted != "cpu" and there else "cpu"
+
+
+def steady_arithmetic() -> None:
+    """One thread per product, everywhere: the same sums in the same order, and none waits for another."""
+    import threadpoolctl
+    import torch
+
+    torch.set_num_threads(STEADY_THREADS)
+    threadpoolctl.threadpool_limits(STEADY_THREADS)

@@ -1,0 +1,152 @@
+"""State, models and positions, saved together: who owns which partition, and where each stands.
+
+In this order, so that whatever dies leaves a whole checkpoint behind: what was published is stored by the log; the models'
+snapshot is on disk; then, partition by partition, users, items, slates, watermark and the snapshot's name are written at once.
+Recovery takes the last of these and folds on from its watermark.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from streamrec.attribution import Attribution
+from streamrec.errors import StateMissing
+from streamrec.features.ledger import Ledger
+from streamrec.recommender import Recommender
+from streamrec.state import Checkpoint, Key, Kind, Mark, Store
+from streamrec.state.snapshots import SnapshotShelf
+
+LOG = logging.getLogger("streamrec.checkpoints")
+FLUSH_TIMEOUT_S = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How often: at least `interval_s` apart, and no more than `share` of the time."""
+
+    interval_s: float
+    share: float
+
+
+class Checkpoints:
+    """Owns partitions on behalf of one worker."""
+
+    def __init__(
+        self,
+        recommender: Recommender,
+        ledger: Ledger,
+        attribution: Attribution,
+        store: Store,
+        shelf: SnapshotShelf | None,
+        pace: Pace,
+        clock: Callable[[], float],
+        wall_ms: Callable[[], int],
+    ) -> None:
+        """`shelf` None keeps no models (a backtest); `clock` counts seconds, `wall_ms` dates snapshots."""
+        self.recommender = recommender
+        self.ledger = ledger
+        self.attribution = attribution
+        self.store = store
+        self.shelf = shelf
+        self.positions: dict[int, int] = {}  # per partition held: the next offset its state has not seen
+        self.taught: Mapping[
+            int, int
+        ] = {}  # per partition: offsets below it were learned before the models were restored
+        self._marks: dict[int, Mark] = {}
+        self._pace = pace
+        self._clock = clock
+        self._wall_ms = wall_ms
+        self._restored = False
+        self._last_at = clock()
+        self._last_took = 0.0
+
+    # Owning partitions
+
+    def take_over(self, partitions: Sequence[int]) -> dict[int, int | None]:
+        """Become the owner of these partitions; returns where each starts.
+
+        Raises:
+            StateMissing: there was a checkpoint, and what it refers to is gone.
+        """
+        for partition in partitions:
+            self._marks[partition] = self.store.open(partition)
+        if not self._restored:
+            self._restore_models()
+            self._restored = True
+        starts = {partition: self._marks[partition].watermark for partition in partitions}
+        self.positions |= {partition: start for partition, start in starts.items() if start is not None}
+        return starts
+
+    def let_go(self, partitions: Iterable[int]) -> None:
+        """Forget partitions without writing."""
+        leaving = list(partitions)
+        self.recommender.knowledge.users.drop(leaving)
+        self.ledger.drop(leaving)
+        self.attribution.drop(leaving)
+        for partition in leaving:
+            self._marks.pop(partition, None)
+            self.positions.pop(partition, None)
+
+    def _restore_models(self) -> None:
+        if self.shelf is None:
+            return
+        named = sorted({mark.snapshot for mark in self._marks.values() if mark.snapshot is not None})
+        if not named:
+            if self.shelf.latest() is not None and not any(mark.snapshot for mark in self.store.marks().values()):
+                raise StateMissing(
+                    f"{self.shelf.directory} holds model snapshots, but the store knows of no checkpoint: it was emptied, or is another "
+                    "one. Bring its data back, or name another checkpoints.directory to start afresh"
+                )
+            return
+        # Partitions are committed one after the other: after a crash in between, the newest name is the models' own.
+        snapshot = self.shelf.load(named[-1], self.recommender.schema)
+        self.recommender.restore(snapshot.arrays)
+        self.taught = dict(snapshot.watermarks)
+        LOG.info("models restored from %s, which stands for %s", snapshot.reference, dict(snapshot.watermarks))
+
+    # Saving
+
+    def due(self) -> bool:
+        """Whether it is time for the next one."""
+        wait_s = max(self._pace.interval_s, self._last_took / self._pace.share)
+        return self._clock() - self._last_at >= wait_s
+
+    def save(self, flush: Callable[[float], None], partitions: Iterable[int] | None = None) -> dict[int, int]:
+        """One checkpoint of the partitions held; returns the positions that are safe now.
+
+        Raises:
+            PublishFailed: something published was not stored; nothing was saved.
+            StaleEpoch: a partition has a newer owner; it must be let go.
+            StateError: the store or the disk refused.
+        """
+        began = self._clock()
+        held = {p: at for p, at in self.positions.items() if partitions is None or p in set(partitions)}
+        flush(FLUSH_TIMEOUT_S)
+        reference = self._save_models()
+        for partition, watermark in held.items():
+            mark = self._marks[partition]
+            self.store.commit(Checkpoint(partition, mark.epoch, watermark, reference, self._changes(partition)))
+            self._marks[partition] = Mark(watermark, reference, mark.epoch)
+        self._last_at = self._clock()
+        self._last_took = self._last_at - began
+        return held
+
+    def _save_models(self) -> str | None:
+        if self.shelf is None:
+            return None
+        watermarks = {**self.taught, **self.positions}
+        protect = {mark.snapshot for mark in self._marks.values() if mark.snapshot is not None}
+        state = self.recommender.state()
+        return self.shelf.save(state, watermarks, self.recommender.schema, now_ms=self._wall_ms(), protect=protect)
+
+    def _changes(self, partition: int) -> dict[Key, bytes]:
+        users = self.recommender.knowledge.users.take_changes(partition)
+        items = self.ledger.take_changes(partition)
+        slates = self.attribution.take_changes(partition)
+        return {
+            **{Key(partition, Kind.USER, name): value for name, value in users.items()},
+            **{Key(partition, Kind.ITEM, name): value for name, value in items.items()},
+            **{Key(partition, Kind.SLATE, name): value for name, value in slates.items()},
+        }

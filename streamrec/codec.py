@@ -1,0 +1,192 @@
+"""Bytes to events and back, JSON and msgpack, with limits that are checked before anything is decoded.
+
+Knows nothing of topics or Kafka: headers are pairs, a message is bytes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Any, TypeVar
+
+import msgspec
+
+from streamrec.errors import BadEvent
+from streamrec.events import Event, Item, Outcome, Slate
+
+CONTENT_TYPE = "content-type"
+JSON = "application/json"
+MSGPACK = "application/msgpack"
+
+_MSGPACK_NAMES = frozenset({MSGPACK, "application/x-msgpack", "application/vnd.msgpack"})
+_JSON_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_MSGPACK_CONTAINERS = bytes([*range(0x80, 0xA0), 0xDC, 0xDD, 0xDE, 0xDF])
+_FIELD = re.compile(r"`\$\.?(\w+)|field `(\w+)`|^`(\w+)` is")
+_SHOWN_CHARS = 60
+
+Message = Event | Slate | Outcome | Item
+Published = TypeVar("Published", Slate, Outcome, Item)
+
+_json_event = msgspec.json.Decoder(Event)
+_msgpack_event = msgspec.msgpack.Decoder(Event)
+_json_encoder = msgspec.json.Encoder()
+_msgpack_encoder = msgspec.msgpack.Encoder()
+
+
+def decode_event(
+    value: bytes | None, headers: Iterable[tuple[str, bytes]] = (), *, max_bytes: int = 65_536, max_depth: int = 8
+) -> Event:
+    """One event from a message's value; JSON unless the `content-type` header says msgpack.
+
+    Raises:
+        BadEvent: it is empty, too large, too deeply nested, malformed or not an event.
+    """
+    if not value:
+        raise BadEvent("empty", "the message has no value, expected an event in JSON or msgpack")
+    if len(value) > max_bytes:
+        raise BadEvent("too_large", f"the message has {len(value)} bytes, expected at most {max_bytes}")
+    packed = _is_msgpack(headers)
+    if (_msgpack_depth_exceeds if packed else _json_depth_exceeds)(value, max_depth):
+        raise BadEvent("too_deep", f"the message is nested more than {max_depth} deep")
+    try:
+        return (_msgpack_event if packed else _json_event).decode(value)
+    except msgspec.ValidationError as error:
+        raise _invalid(error, value, packed) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        kind = "msgpack" if packed else "JSON"
+        raise BadEvent("malformed", f"the message is not {kind}: {error}") from None
+
+
+def encode_event(event: Event, content_type: str = JSON) -> bytes:
+    """An event as JSON or msgpack; send the same `content_type` in the header."""
+    return _encode(event, content_type)
+
+
+def encode(message: Message, content_type: str = JSON) -> bytes:
+    """A slate, outcome or item as JSON or msgpack."""
+    return _encode(message, content_type)
+
+
+def decode_slate(value: bytes, headers: Iterable[tuple[str, bytes]] = ()) -> Slate:
+    """A slate from a record of `recommendations`.
+
+    Raises:
+        BadEvent: it is not a slate.
+    """
+    return decode(value, headers, Slate)
+
+
+def decode(value: bytes, headers: Iterable[tuple[str, bytes]], kind: type[Published]) -> Published:
+    """A published message of the given kind.
+
+    Raises:
+        BadEvent: it is something else.
+    """
+    try:
+        if _is_msgpack(headers):
+            return msgspec.msgpack.decode(value, type=kind)
+        return msgspec.json.decode(value, type=kind)
+    except msgspec.DecodeError as error:
+        raise BadEvent("malformed", f"the message is not a {kind.__name__}: {error}") from None
+
+
+def _encode(message: Message, content_type: str) -> bytes:
+    return (_msgpack_encoder if content_type in _MSGPACK_NAMES else _json_encoder).encode(message)
+
+
+def _is_msgpack(headers: Iterable[tuple[str, bytes]]) -> bool:
+    """Raises BadEvent for a content type that is neither JSON nor msgpack."""
+    for name, content in headers:
+        if name.lower() == CONTENT_TYPE:
+            media = (content or b"").decode("ascii", "replace").partition(";")[0].strip().lower()
+            if media in _MSGPACK_NAMES:
+                return True
+            if media in ("", JSON, "text/json"):
+                return False
+            raise BadEvent("content_type", f"the content-type is {media!r}, expected {JSON} or {MSGPACK}", CONTENT_TYPE)
+    return False
+
+
+def _json_depth_exceeds(value: bytes, limit: int) -> bool:
+    # Opening brackets bound the depth from above, and counting them costs nothing; only odd messages are walked.
+    if value.count(b"{") + value.count(b"[") <= limit:
+        return False
+    depth = 0
+    for byte in _JSON_STRING.sub(b"", value):
+        if byte in b"{[":
+            depth += 1
+            if depth > limit:
+                return True
+        elif byte in b"}]":
+            depth -= 1
+    return False
+
+
+def _msgpack_depth_exceeds(value: bytes, limit: int) -> bool:
+    # As above: bytes that could open a container bound the depth. Text in other scripts has such bytes too, hence the walk.
+    if len(value) - len(value.translate(None, _MSGPACK_CONTAINERS)) <= limit:
+        return False
+    open_counts: list[int] = []  # how many values each open container still waits for
+    at = 0
+    while at < len(value):
+        children, at = _msgpack_element(value, at)
+        if open_counts:
+            open_counts[-1] -= 1
+        if children:
+            open_counts.append(children)
+            if len(open_counts) > limit:
+                return True
+        while open_counts and open_counts[-1] <= 0:
+            open_counts.pop()
+    return False
+
+
+_FIXED_SIZES = {0xC0: 0, 0xC2: 0, 0xC3: 0, 0xCA: 4, 0xCB: 8, 0xCC: 1, 0xCD: 2, 0xCE: 4, 0xCF: 8}
+_FIXED_SIZES |= {0xD0: 1, 0xD1: 2, 0xD2: 4, 0xD3: 8, 0xD4: 2, 0xD5: 3, 0xD6: 5, 0xD7: 9, 0xD8: 17}
+_SIZED = {0xC4: (1, 0), 0xC5: (2, 0), 0xC6: (4, 0), 0xD9: (1, 0), 0xDA: (2, 0), 0xDB: (4, 0)}
+_SIZED |= {0xC7: (1, 1), 0xC8: (2, 1), 0xC9: (4, 1)}  # extension types carry one more byte
+_COUNTED = {0xDC: (2, 1), 0xDD: (4, 1), 0xDE: (2, 2), 0xDF: (4, 2)}
+
+
+def _msgpack_element(value: bytes, at: int) -> tuple[int, int]:
+    """How many values the element at `at` contains, and where the next element starts (msgpack specification)."""
+    head = value[at]
+    if head <= 0x7F or head >= 0xE0:
+        return 0, at + 1
+    if head <= 0x8F:
+        return 2 * (head & 0x0F), at + 1
+    if head <= 0x9F:
+        return head & 0x0F, at + 1
+    if head <= 0xBF:
+        return 0, at + 1 + (head & 0x1F)
+    if head in _SIZED:
+        width, extra = _SIZED[head]
+        return 0, at + 1 + width + extra + int.from_bytes(value[at + 1 : at + 1 + width], "big")
+    if head in _COUNTED:
+        width, each = _COUNTED[head]
+        return each * int.from_bytes(value[at + 1 : at + 1 + width], "big"), at + 1 + width
+    return 0, at + 1 + _FIXED_SIZES.get(head, 0)
+
+
+def _invalid(error: msgspec.ValidationError, value: bytes, packed: bool) -> BadEvent:
+    """Names the field and what came in it, which msgspec's message leaves out."""
+    detail = str(error)
+    found = _FIELD.search(detail)
+    field = next((name for name in found.groups() if name), None) if found else None
+    if field is None and "item_id" in detail:
+        field = "item_id"
+    came = _value_of(field, value, packed)
+    if field is not None and came is not None:
+        detail = f"field {field!r} is {came}: {detail}"
+    return BadEvent("invalid", detail, field)
+
+
+def _value_of(field: str | None, value: bytes, packed: bool) -> str | None:
+    try:
+        message: Any = msgspec.msgpack.decode(value) if packed else msgspec.json.decode(value)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        return None
+    if not isinstance(message, dict) or field not in message:
+        return None
+    shown = repr(message[field])
+    return shown if len(shown) <= _SHOWN_CHARS else shown[:_SHOWN_CHARS] + "..."

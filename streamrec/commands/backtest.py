@@ -1,0 +1,39 @@
+"""Runs a backtest and prints its figures in short."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from streamrec.commands.logs import LogPart, checked
+from streamrec.replay.report import BacktestResult, report_figures
+from streamrec.settings import Settings
+
+
+def run(part: LogPart, settings: Settings, *, out: Path, warmup: float) -> None:
+    """Check the log, run over it, and say where the report is.
+
+    Raises:
+        TableError, LogError: the log cannot be read as asked; nothing was written.
+        ConfigError: a setting does not fit.
+    """
+    log = part.open()
+    checked(log, Console(stderr=True))
+    from streamrec.replay.backtest import backtest  # loads every model: a wrong log is told before that
+
+    result = backtest(log, settings, out, warmup=warmup)
+    Console().print(figures(result))
+    print(f"{result.events:,} events in {result.seconds:.0f} s; slates.parquet, report.json and report.html in {out}")
+
+
+def figures(result: BacktestResult) -> Table:
+    """The ranking metrics, one row for the fused slate and each model."""
+    metrics = report_figures(result)["metrics"]
+    assert isinstance(metrics, dict)
+    names = list(next(iter(metrics.values()), {}))
+    table = Table("", *names, title=f"{result.log}: {int(result.scored.sum()):,} scored targets", title_justify="left")
+    for model, values in metrics.items():
+        table.add_row(model, *(f"{value:.3f}" if isinstance(value, float) else str(value) for value in values.values()))
+    return table

@@ -1,0 +1,37 @@
+"""Prints the effective configuration as TOML that can be saved and used again, secrets hidden."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from streamrec.settings import Settings, shown
+
+
+def show(settings: Settings) -> None:
+    """Print to standard output."""
+    print("\n".join(toml_lines(shown(settings))))
+
+
+def toml_lines(values: Mapping[str, Any]) -> Iterator[str]:
+    """Plain values, then a table per group."""
+    for name, value in values.items():
+        if not isinstance(value, Mapping):
+            yield f"{_key(name)} = {_value(value)}"
+    for name, group in values.items():
+        if isinstance(group, Mapping):
+            yield ""
+            yield f"[{_key(name)}]"
+            yield from (f"{_key(key)} = {_value(value)}" for key, value in group.items())
+
+
+def _key(name: str) -> str:
+    return name if name.replace("_", "").isalnum() and name.isascii() else _value(name)
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, list):
+        return "[" + ", ".join(_value(member) for member in value) + "]"
+    # JSON's texts, numbers and booleans are TOML's too, but for the one control character that JSON leaves bare.
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -1,0 +1,100 @@
+"""Prints what the store knows of a user or an item, for people or as JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from contextlib import closing
+from datetime import UTC, datetime
+
+from rich.console import Console
+from rich.table import Table
+
+from streamrec import inspect
+from streamrec.build import build_store
+from streamrec.errors import StateError
+from streamrec.inspect import Known
+from streamrec.settings import Settings
+
+
+def user(settings: Settings, user_id: str, *, as_json: bool) -> None:
+    """Print a user.
+
+    Raises:
+        StateError: the user is unknown, or the store does not answer.
+    """
+    with closing(build_store(settings)) as store:
+        known = inspect.user(store, user_id)
+    if known is None:
+        raise StateError(_unknown("user", user_id, settings))
+    if as_json:
+        print(json.dumps(known, ensure_ascii=False))
+        return
+    console = Console()
+    _print_counts(console, f"user {user_id}", known)
+    if known["session"] is not None:
+        session = known["session"]
+        console.print(f"session since {_time(session['started'])}, {session['items']} items", highlight=False)
+    if known["affinities"]:
+        console.print(_rows("affinities", ("category", "weight"), list(known["affinities"].items())[:10]))
+    console.print(_touches("recent items", "item_id", known["recent"]))
+    if known["slate"] is not None:
+        console.print(_slate(known["slate"]))
+
+
+def item(settings: Settings, item_id: str, *, as_json: bool) -> None:
+    """Print an item.
+
+    Raises:
+        StateError: the item is unknown, or the store does not answer.
+    """
+    with closing(build_store(settings)) as store:
+        known = inspect.item(store, item_id)
+    if known is None:
+        raise StateError(_unknown("item", item_id, settings))
+    if as_json:
+        print(json.dumps(known, ensure_ascii=False))
+        return
+    console = Console()
+    _print_counts(console, f"item {item_id}", known)
+    if known["category"] is not None:
+        console.print(f"category {known['category']}", highlight=False, markup=False)
+    console.print(_touches("recent users", "user_id", known["recent_users"]))
+
+
+def _unknown(kind: str, name: str, settings: Settings) -> str:
+    return (
+        f"{kind} {name!r} is unknown under prefix {settings.redis.prefix!r}; a worker must have handled an event of it "
+        f"and saved a checkpoint since (about {settings.checkpoints.interval_s:g} s)"
+    )
+
+
+def _print_counts(console: Console, title: str, known: Known) -> None:
+    counts = ", ".join(f"{count:,} {kind}" for kind, count in known["counts"].items())
+    console.print(f"{title}: {known['events']:,} events ({counts})", highlight=False, markup=False)
+    console.print(f"first {_time(known['first_ts'])}, last {_time(known['last_ts'])}", highlight=False)
+
+
+def _touches(title: str, name: str, touches: list[Known]) -> Table:
+    rows = [(touch[name], touch["type"], _time(touch["ts"])) for touch in touches[:20]]
+    return _rows(title, (name, "type", "time"), rows)
+
+
+def _slate(slate: Known) -> Table:
+    rows = []
+    for place in slate["items"]:
+        wanted_by = max(place["shares"], key=place["shares"].get, default="")
+        rows.append((place["position"], place["item_id"], place["score"], place["propensity"], wanted_by))
+    columns = ("position", "item_id", "score", "propensity", "most wanted by")
+    return _rows(f"latest slate, {_time(slate['ts'])}, {slate['policy']}", columns, rows)
+
+
+def _rows(title: str, columns: tuple[str, ...], rows: Sequence[tuple[object, ...]]) -> Table:
+    table = Table(*columns, title=title, title_justify="left")
+    for row in rows:
+        table.add_row(*(f"{cell:.4g}" if isinstance(cell, float) else str(cell) for cell in row))
+    return table
+
+
+def _time(ts: int) -> str:
+    return f"{datetime.fromtimestamp(ts / 1000, UTC):%Y-%m-%d %H:%M:%S}Z"

@@ -1,0 +1,82 @@
+"""The errors streamrec raises, drawn as a tree.
+
+StreamrecError                      everything below; catch this one at the outermost edge
+├── ConfigError                     a setting is missing, misspelt or out of range
+├── BadEvent                        one message cannot be used; it goes to the dead-letter topic
+├── TooManyBadEvents                so many in a row that the producer, not a message, must be broken
+├── TableError                      a file of rows (a log, a catalogue) cannot be read as asked
+│   └── LogError                    a historical log cannot be replayed as asked
+├── TransportError                  the event log did not do what was asked of it
+│   └── PublishFailed               a record was not acknowledged in time
+├── StateError                      the store or a snapshot did not do what was asked of it
+│   ├── StaleEpoch                  another worker owns this partition now
+│   ├── SnapshotCorrupt             a snapshot does not match its checksum or its schema
+│   └── StateMissing                the checkpoint names a snapshot that is nowhere to be found
+└── EmbeddedError                   a broker or a Redis server could not be started here
+
+Every message says what was expected, what came, and what to do.
+"""
+
+from __future__ import annotations
+
+
+class StreamrecError(Exception):
+    """The root of the tree."""
+
+
+class ConfigError(StreamrecError):
+    """A setting is missing, misspelt or out of range."""
+
+
+class BadEvent(StreamrecError):
+    """One message cannot be used.
+
+    `reason` is a short word for counters and headers (`malformed`, `invalid`, `too_large`, `too_deep`, `empty`,
+    `content_type`); `field` names the offending field where there is one.
+    """
+
+    def __init__(self, reason: str, detail: str, field: str | None = None) -> None:
+        super().__init__(detail)
+        self.reason = reason
+        self.detail = detail
+        self.field = field
+
+
+class TooManyBadEvents(StreamrecError):
+    """So many unusable messages came in a row that draining them would hide a broken producer."""
+
+
+class TableError(StreamrecError):
+    """A file of rows, a log or a catalogue, cannot be read as asked."""
+
+
+class LogError(TableError):
+    """A historical log cannot be replayed as asked."""
+
+
+class TransportError(StreamrecError):
+    """The event log did not do what was asked of it."""
+
+
+class PublishFailed(TransportError):
+    """A record was not acknowledged in time."""
+
+
+class StateError(StreamrecError):
+    """The store or a snapshot did not do what was asked of it."""
+
+
+class StaleEpoch(StateError):
+    """Another worker owns this partition now; what this one holds of it must be discarded."""
+
+
+class SnapshotCorrupt(StateError):
+    """A snapshot does not match its checksum or its schema."""
+
+
+class StateMissing(StateError):
+    """The checkpoint names a snapshot that is nowhere to be found."""
+
+
+class EmbeddedError(StreamrecError):
+    """A broker or a Redis server could not be started on this machine."""

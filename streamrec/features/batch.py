@@ -1,0 +1,168 @@
+"""The arrays that travel through the house: what is asked (queries), what might be shown (candidates), what is learned
+(examples). One micro-batch holds all three, from one learning cut of the log to the next.
+
+Rows have fixed places: row q of a micro-batch is the same row however the log was cut into polls, so array arithmetic over
+the whole batch gives the same bits whether events came one by one or all at once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[np.generic]
+Int8 = npt.NDArray[np.int8]
+Int32 = npt.NDArray[np.int32]
+Int64 = npt.NDArray[np.int64]
+Uint64 = npt.NDArray[np.uint64]
+Float32 = npt.NDArray[np.float32]
+Float64 = npt.NDArray[np.float64]
+
+HISTORY = 64
+"""Items of a user's past that a query sees, newest first."""
+RECENT = 20
+"""Items of a user's past that an example carries, newest first."""
+CATEGORIES = 8
+"""Categories of a user's affinity that a query sees."""
+CANDIDATES = 96
+"""Items scored per query at most."""
+NOTHING = -1
+"""In arrays of item indices: no item here."""
+
+
+@dataclass(slots=True)
+class Queries:
+    """Who asks, when, and what they did before: the context frozen at that moment."""
+
+    user: Uint64  # (queries,) hash of the user id
+    ts: Int64  # (queries,) ms
+    seed: Uint64  # (queries,) a function of the input position
+    items: Int32  # (queries, HISTORY) newest first
+    ages_s: Float32  # (queries, HISTORY) seconds before ts
+    session: Int32  # (queries,) how many of the newest items belong to this session
+    activity: Float32  # (queries,) decayed number of events of this user
+    categories: Int32  # (queries, CATEGORIES)
+    affinity: Float32  # (queries, CATEGORIES) decayed weight of each category
+
+    @classmethod
+    def empty(cls, size: int) -> Queries:
+        return cls(
+            user=np.zeros(size, np.uint64),
+            ts=np.zeros(size, np.int64),
+            seed=np.zeros(size, np.uint64),
+            items=np.full((size, HISTORY), NOTHING, np.int32),
+            ages_s=np.zeros((size, HISTORY), np.float32),
+            session=np.zeros(size, np.int32),
+            activity=np.zeros(size, np.float32),
+            categories=np.full((size, CATEGORIES), NOTHING, np.int32),
+            affinity=np.zeros((size, CATEGORIES), np.float32),
+        )
+
+
+@dataclass(slots=True)
+class Candidates:
+    """Items worth scoring per query, and what every model says of each."""
+
+    items: Int32  # (queries, CANDIDATES) NOTHING where there are fewer
+    scores: Float32  # (models, queries, CANDIDATES) log mass, -inf where a model knows nothing
+    features: Float32  # (queries, CANDIDATES, features) what the fusion sees
+    utility: Float32  # (queries, CANDIDATES) the fusion's mean score, -inf where there is no item
+
+    @classmethod
+    def empty(cls, size: int, models: int, features: int) -> Candidates:
+        return cls(
+            items=np.full((size, CANDIDATES), NOTHING, np.int32),
+            scores=np.full((models, size, CANDIDATES), -np.inf, np.float32),
+            features=np.zeros((size, CANDIDATES, features), np.float32),
+            utility=np.full((size, CANDIDATES), -np.inf, np.float32),
+        )
+
+
+@dataclass(slots=True)
+class Examples:
+    """What happened: one row per event that teaches, in log order."""
+
+    query: Int32  # (examples,) the query that was ranked before this happened
+    item: Int32  # (examples,)
+    ts: Int64  # (examples,) ms
+    label: Int8  # (examples,) 1 wanted, 0 refused, -1 dropped (a repeat that counts once)
+    weight: Float32  # (examples,)
+    recent: Int32  # (examples, RECENT) the user's items before it, newest first, this basket's included
+    recent_ages_s: Float32  # (examples, RECENT)
+    session: Int32  # (examples,) how many of those belong to the session
+
+    @classmethod
+    def empty(cls, size: int) -> Examples:
+        return cls(
+            query=np.full(size, NOTHING, np.int32),
+            item=np.full(size, NOTHING, np.int32),
+            ts=np.zeros(size, np.int64),
+            label=np.zeros(size, np.int8),
+            weight=np.ones(size, np.float32),
+            recent=np.full((size, RECENT), NOTHING, np.int32),
+            recent_ages_s=np.zeros((size, RECENT), np.float32),
+            session=np.zeros(size, np.int32),
+        )
+
+
+@dataclass(slots=True)
+class MicroBatch:
+    """Queries, their candidates and the examples since the last learning cut."""
+
+    queries: Queries
+    candidates: Candidates
+    examples: Examples
+    asked: int = 0  # rows of queries and candidates in use
+    learned: int = 0  # rows of examples in use
+
+    @classmethod
+    def empty(cls, queries: int, examples: int, models: int, features: int) -> MicroBatch:
+        return cls(Queries.empty(queries), Candidates.empty(queries, models, features), Examples.empty(examples))
+
+    def keep(self, rows: Int64) -> None:
+        """Start the next micro-batch with these query rows in front; examples are gone."""
+        kept = len(rows)
+        for part in (self.queries, self.candidates):
+            for field in fields(part):
+                array = getattr(part, field.name)
+                if field.name == "scores":  # (models, queries, candidates)
+                    array[:, :kept] = array[:, rows]
+                else:
+                    array[:kept] = array[rows]
+        self.queries.items[kept : self.asked] = NOTHING
+        self.queries.session[kept : self.asked] = 0
+        self.candidates.items[kept : self.asked] = NOTHING
+        self.asked, self.learned = kept, 0
+
+    def state(self) -> dict[str, Array]:
+        """Named arrays of the rows in use."""
+        arrays: dict[str, Array] = {}
+        for name, part, rows in self._parts():
+            for field in fields(part):
+                array = getattr(part, field.name)
+                arrays[f"{name}.{field.name}"] = (
+                    array[:, :rows].copy() if field.name == "scores" else array[:rows].copy()
+                )
+        return arrays
+
+    def restore(self, arrays: dict[str, Array]) -> None:
+        """The inverse of `state`."""
+        self.asked = len(arrays["queries.user"])
+        self.learned = len(arrays["examples.item"])
+        for name, part, rows in self._parts():
+            for field in fields(part):
+                saved = arrays[f"{name}.{field.name}"]
+                array = getattr(part, field.name)
+                if field.name == "scores":
+                    array[:, :rows] = saved
+                else:
+                    array[:rows] = saved
+
+    def _parts(self) -> list[tuple[str, Queries | Candidates | Examples, int]]:
+        return [
+            ("queries", self.queries, self.asked),
+            ("candidates", self.candidates, self.asked),
+            ("examples", self.examples, self.learned),
+        ]

@@ -1,0 +1,138 @@
+"""Items as the models know them: a dense index per item id, and the few facts every model asks for.
+
+An index is given when an item is first seen and taken back when the item has not been seen for longest and room is needed.
+Knows nothing of models: whoever keeps rows by item index is told which ones to forget.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from streamrec.features.batch import NOTHING, Array, Int32, Int64
+
+FORGOTTEN_SHARE = 64
+"""When the table is full, one item in so many makes room."""
+
+
+class ItemTable:
+    """At most `capacity` items, each with an index below it."""
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        self.first_ts = np.zeros(capacity, np.int64)
+        self.last_ts = np.zeros(capacity, np.int64)
+        self.category = np.full(capacity, NOTHING, np.int32)
+        self.ids: list[str] = []
+        self._index: dict[str, int] = {}
+        self._free: list[int] = []
+        self._categories: dict[str, int] = {}
+
+    def __len__(self) -> int:
+        """One more than the largest index ever given: the rows that models must look at."""
+        return len(self.ids)
+
+    @property
+    def known(self) -> int:
+        """Items that have an index now."""
+        return len(self._index)
+
+    def lookup(self, item_id: str) -> int:
+        """The item's index, NOTHING when it is unknown."""
+        return self._index.get(item_id, NOTHING)
+
+    def intern(self, item_id: str, ts: int) -> int:
+        """The item's index, given now if it is new. `make_room` must have been asked for first.
+
+        Only a new item's time is taken: what is known of an item moves at learning cuts (`seen`), never before it was ranked.
+        """
+        index = self._index.get(item_id)
+        if index is None:
+            if self._free:
+                index = self._free.pop()
+                self.ids[index] = item_id
+            else:
+                index = len(self.ids)
+                self.ids.append(item_id)
+            self._index[item_id] = index
+            self.first_ts[index] = ts
+            self.last_ts[index] = ts
+            self.category[index] = NOTHING
+        return index
+
+    def seen(self, indices: Int32, ts: Int64) -> None:
+        """These items were touched at these times, (events,) each."""
+        np.maximum.at(self.last_ts, indices, ts)
+
+    def categorise(self, index: int, category: str) -> None:
+        """Say what kind of item this is; at most `capacity` categories are told apart."""
+        code = self._categories.get(category)
+        if code is None:
+            if len(self._categories) >= self.capacity:
+                return
+            code = self._categories[category] = len(self._categories)
+        self.category[index] = code
+
+    def category_names(self) -> list[str]:
+        """By code."""
+        return list(self._categories)
+
+    def category_code(self, category: str) -> int:
+        """The code of a category, given now if it is new; NOTHING when there are too many."""
+        code = self._categories.get(category)
+        if code is None and len(self._categories) < self.capacity:
+            code = self._categories[category] = len(self._categories)
+        return NOTHING if code is None else code
+
+    def make_room(self, newcomers: int) -> Int32:
+        """Free indices for as many new items; returns the indices that must be forgotten everywhere, often none."""
+        spare = self.capacity - len(self.ids) + len(self._free)
+        if newcomers <= spare:
+            return np.empty(0, np.int32)
+        leaving = min(len(self._index), max(newcomers - spare, self.capacity // FORGOTTEN_SHARE))
+        known = np.fromiter(self._index.values(), np.int32, len(self._index))
+        # Ties go by index, so that equal logs forget equal items.
+        order = np.lexsort((known, self.last_ts[known]))
+        forgotten = known[order[:leaving]]
+        for index in forgotten.tolist():
+            del self._index[self.ids[index]]
+            self.ids[index] = ""
+            self._free.append(index)
+        return np.sort(forgotten)
+
+    def state(self) -> dict[str, Array]:
+        rows = len(self.ids)
+        return {
+            "first_ts": self.first_ts[:rows].copy(),
+            "last_ts": self.last_ts[:rows].copy(),
+            "category": self.category[:rows].copy(),
+            "free": np.array(self._free, np.int32),
+            **packed_strings("ids", self.ids),
+            **packed_strings("categories", list(self._categories)),
+        }
+
+    def restore(self, arrays: Mapping[str, Array]) -> None:
+        self.ids = unpacked_strings("ids", arrays)
+        rows = len(self.ids)
+        self.first_ts[:rows] = arrays["first_ts"]
+        self.last_ts[:rows] = arrays["last_ts"]
+        self.category[:rows] = arrays["category"]
+        self._free = [int(index) for index in arrays["free"]]
+        free = set(self._free)
+        self._index = {item_id: index for index, item_id in enumerate(self.ids) if index not in free}
+        self._categories = {name: code for code, name in enumerate(unpacked_strings("categories", arrays))}
+
+
+def packed_strings(name: str, strings: list[str]) -> dict[str, Array]:
+    """Strings as two arrays: their UTF-8 bytes end to end, and where each ends."""
+    encoded = [string.encode("utf-8", "surrogatepass") for string in strings]
+    ends = np.cumsum([len(part) for part in encoded], dtype=np.int64) if encoded else np.empty(0, np.int64)
+    return {f"{name}.utf8": np.frombuffer(b"".join(encoded), np.uint8), f"{name}.ends": ends}
+
+
+def unpacked_strings(name: str, arrays: Mapping[str, Array]) -> list[str]:
+    """The inverse of `packed_strings`."""
+    text = arrays[f"{name}.utf8"].tobytes()
+    ends = arrays[f"{name}.ends"].tolist()
+    return [text[start:end].decode("utf-8", "surrogatepass") for start, end in zip([0, *ends[:-1]], ends, strict=True)]

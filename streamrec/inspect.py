@@ -1,0 +1,147 @@
+"""What the store knows of a user or an item, gathered over partitions for people and tools.
+
+Reads the values that workers write and changes none. Knows nothing of Redis, Kafka or how values come to be.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeVar
+
+import msgspec
+
+from streamrec.errors import StateError
+from streamrec.events import Slate
+from streamrec.state import Kind, Store
+
+LAYOUT = 1
+"""The `v` of stored values that this module reads."""
+
+Touch = tuple[str, str, int]
+"""(item or user id, event type, ts in ms)"""
+Known = dict[str, Any]
+"""What is known, as plain values in a stable shape (`docs/cli.md` lists the fields)."""
+
+
+class StoredSession(msgspec.Struct, frozen=True):
+    """The session a user is in, or was in last. `started` is in ms."""
+
+    started: int
+    items: int
+    id: str | None = None
+
+
+class StoredUser(msgspec.Struct, frozen=True):
+    """A user as one partition keeps it. Times are in ms, `recent` is newest first; other fields are not read."""
+
+    v: int
+    user_id: str
+    counts: dict[str, int]
+    first_ts: int
+    last_ts: int
+    recent: tuple[Touch, ...] = ()
+    affinities: dict[str, float] = {}
+    session: StoredSession | None = None
+
+
+class StoredItem(msgspec.Struct, frozen=True):
+    """An item as one partition keeps it: of the users of that partition alone."""
+
+    v: int
+    item_id: str
+    counts: dict[str, int]
+    first_ts: int
+    last_ts: int
+    recent_users: tuple[Touch, ...] = ()
+    category: str | None = None
+
+
+Stored = TypeVar("Stored", StoredUser, StoredItem)
+
+
+def user(store: Store, user_id: str) -> Known | None:
+    """What is known of a user, and the latest slate; None for a user never seen.
+
+    A user lives on one partition. More than one is found only after partitions were added: counts are then summed, and
+    affinities and session are those of the latest.
+
+    Raises:
+        StateError: a stored value cannot be read.
+    """
+    parts = _stored(store, Kind.USER, user_id, StoredUser)
+    if not parts:
+        return None
+    latest = max(parts, key=lambda part: part.last_ts)
+    return {
+        "user_id": user_id,
+        **_counted(parts),
+        "recent": _newest_first("item_id", (part.recent for part in parts)),
+        "affinities": dict(sorted(latest.affinities.items(), key=lambda pair: (-pair[1], pair[0]))),
+        "session": None if latest.session is None else msgspec.to_builtins(latest.session),
+        "slate": _latest_slate(store, user_id),
+    }
+
+
+def item(store: Store, item_id: str) -> Known | None:
+    """What is known of an item over all partitions; None for an item never seen.
+
+    Raises:
+        StateError: a stored value cannot be read.
+    """
+    parts = _stored(store, Kind.ITEM, item_id, StoredItem)
+    if not parts:
+        return None
+    latest_first = sorted(parts, key=lambda part: -part.last_ts)
+    return {
+        "item_id": item_id,
+        **_counted(parts),
+        "category": next((part.category for part in latest_first if part.category is not None), None),
+        "recent_users": _newest_first("user_id", (part.recent_users for part in parts)),
+    }
+
+
+def _stored(store: Store, kind: Kind, name: str, shape: type[Stored]) -> list[Stored]:
+    parts = []
+    for partition, value in sorted(store.find(kind, name).items()):
+        try:
+            part = msgspec.msgpack.decode(value, type=shape)
+        except msgspec.DecodeError as error:
+            raise StateError(
+                f"{kind.value} {name!r} in partition {partition} cannot be read: {error}; "
+                f"was it written by another version, or by another program under the same prefix?"
+            ) from None
+        if part.v != LAYOUT:
+            raise StateError(
+                f"{kind.value} {name!r} in partition {partition} has layout {part.v}, expected {LAYOUT}; "
+                f"use the streamrec version that wrote it"
+            )
+        parts.append(part)
+    return parts
+
+
+def _latest_slate(store: Store, user_id: str) -> Any:
+    try:
+        slates = [msgspec.msgpack.decode(value, type=Slate) for value in store.find(Kind.SLATE, user_id).values()]
+    except msgspec.DecodeError as error:
+        raise StateError(f"the latest slate of user {user_id!r} cannot be read: {error}") from None
+    if not slates:
+        return None
+    return msgspec.json.decode(msgspec.json.encode(max(slates, key=lambda slate: slate.ts)))
+
+
+def _counted(parts: Sequence[Stored]) -> Known:
+    counts: Counter[str] = Counter()
+    for part in parts:
+        counts.update(part.counts)
+    return {
+        "events": counts.total(),
+        "counts": dict(sorted(counts.items())),
+        "first_ts": min(part.first_ts for part in parts),
+        "last_ts": max(part.last_ts for part in parts),
+    }
+
+
+def _newest_first(name: str, parts: Iterable[Iterable[Touch]]) -> list[Known]:
+    touches = sorted((touch for part in parts for touch in part), key=lambda touch: -touch[2])
+    return [{name: who, "type": kind, "ts": ts} for who, kind, ts in touches]

@@ -1,0 +1,57 @@
+"""What a worker counts, for Prometheus and for people."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+
+from streamrec.recommender import Trial
+
+LATENCY_BUCKETS_S = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 15.0, 60.0)
+
+
+class Metrics:
+    """One worker's counters, in a registry of their own."""
+
+    def __init__(self, lists: Sequence[str]) -> None:
+        """`lists` names what is ranked: the fused list first, then every model."""
+        self.registry = CollectorRegistry()
+        self._lists = tuple(lists)
+        self.events = Counter("streamrec_events", "Events handled", registry=self.registry)
+        self.dead_letters = Counter(
+            "streamrec_dead_letters", "Messages that could not be used", ["reason"], registry=self.registry
+        )
+        self.duplicates = Counter("streamrec_duplicates", "Events seen before, left out", registry=self.registry)
+        self.late = Counter("streamrec_late_events", "Events older than the user's last one", registry=self.registry)
+        self.slates = Counter("streamrec_slates", "Slates published", registry=self.registry)
+        self.outcomes = Counter("streamrec_outcomes", "Outcomes published", registry=self.registry)
+        self.trials = Counter(
+            "streamrec_trials", "Wanted items ranked before they were learned", registry=self.registry
+        )
+        self.hits = Counter("streamrec_hits", "Of those, in the first ten of a list", ["list"], registry=self.registry)
+        self.latency = Histogram(
+            "streamrec_slate_latency_seconds",
+            "From the request's time of sending to its slate",
+            buckets=LATENCY_BUCKETS_S,
+            registry=self.registry,
+        )
+        self.checkpoint = Histogram("streamrec_checkpoint_seconds", "One checkpoint", registry=self.registry)
+        self.lag = Gauge("streamrec_lag", "Records of the input not yet read", registry=self.registry)
+        self.refused = Gauge(
+            "streamrec_refused_updates", "Updates whose numbers were not finite", ["model"], registry=self.registry
+        )
+
+    def tried(self, trial: Trial) -> None:
+        """Count a portion's prequential hits."""
+        if not any(trial.kept):
+            return
+        ranks = trial.ranks[:, trial.kept]
+        self.trials.inc(ranks.shape[1])
+        for name, hits in zip(self._lists, ((ranks > 0) & (ranks <= 10)).sum(1).tolist(), strict=True):
+            if hits:
+                self.hits.labels(name).inc(hits)
+
+    def serve(self, port: int, host: str = "127.0.0.1") -> None:
+        """Answer Prometheus on `host:port`, from a thread of its own."""
+        start_http_server(port, host, registry=self.registry)

@@ -1,0 +1,387 @@
+"""The whole system on one screen: remember, recommend, learn.
+
+    for each portion of the log up to the next learning cut:
+        users and items remember the events; queries freeze what was known before each       remember
+        retrievers propose, models score, the fusion joins                                    rank
+        the queries that were asked for become slates                                         answer
+    at the cut, every model learns what came after its ranking                                learn
+
+A user's state moves with every event. Models learn at cuts, which are counted in the log: batching changes speed, never
+results. Before an event teaches anything, it is ranked: each wanted item has a query that knew nothing of it, and events of
+one user at one time (a basket) share the query made before the first of them.
+
+Knows nothing of Kafka, Redis, files or the wall clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from streamrec.arrivals import Arrival, name_hash
+from streamrec.events import TYPE_CODES, EventType, Slate, SlateItem
+from streamrec.features.affinity import Affinity
+from streamrec.features.batch import CANDIDATES, NOTHING, Array, Int8, Int32, MicroBatch
+from streamrec.features.counts import Counts
+from streamrec.features.duplicates import Duplicates
+from streamrec.features.history import TOUCHES, History
+from streamrec.features.items import ItemTable
+from streamrec.features.seen import Seen, ragged
+from streamrec.features.steps import ASK, REMEMBER, Step, Steps
+from streamrec.features.users import UserTable
+from streamrec.fusion import Fusion, ranks
+from streamrec.interest import Interest
+from streamrec.models import Model
+from streamrec.retrieval import Retriever, union
+
+LAYOUT = 1
+"""Version of a snapshot's arrays."""
+PROPOSALS = 30
+"""Items that each retriever proposes."""
+NO_EXAMPLE = NOTHING
+PRACTICE, PUBLISHED = 0, 1  # why a query is made: to be learned from, or to be answered
+
+
+@dataclass(frozen=True, slots=True)
+class Tempo:
+    """When the models learn, and how they are fed."""
+
+    micro_batch: int = 32
+    micro_batch_s: float = 30.0
+    seed: int = 0
+    recommend_on: frozenset[EventType] = frozenset({EventType.REQUEST, EventType.SEARCH})
+    k: int = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Knowledge:
+    """What is remembered of users and items."""
+
+    users: UserTable
+    items: ItemTable
+    history: History
+    counts: Counts
+    affinity: Affinity
+    duplicates: Duplicates
+    seen: Seen | None
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """One portion's examples beside their rankings, made before they were learned: what prequential figures are made of."""
+
+    arrivals: list[Arrival]  # one per example
+    known: list[bool]  # the item had been seen before in the log
+    rows: list[int]  # query rows of the batch
+    ranks: Int8  # (1 + models, examples): the fused list first; 1 to 20, 0 further down
+    kept: list[bool]  # False for a repeat that counts once
+
+
+@dataclass(frozen=True, slots=True)
+class Portion:
+    """What came of one portion of the log."""
+
+    arrivals: Sequence[Arrival]
+    slates: Mapping[tuple[int, int], Slate]  # by the partition and offset of what asked for them
+    trial: Trial
+
+
+class Recommender:
+    """Models, retrievers and fusion over one memory of users and items."""
+
+    def __init__(
+        self,
+        knowledge: Knowledge,
+        models: Sequence[Model],
+        retrievers: Sequence[Retriever],
+        fusion: Fusion,
+        interest: Interest,
+        tempo: Tempo,
+        fill: str,
+        category_of: Callable[[str], str | None] = lambda item_id: None,
+    ) -> None:
+        self.knowledge = knowledge
+        self.models = tuple(models)
+        self.retrievers = tuple(retrievers)
+        self.fusion = fusion
+        self.interest = interest
+        self.tempo = tempo
+        self._category_of = category_of
+        self.fill = [model.name for model in models].index(fill)  # the popularity that fills short lists up
+        # Per event at most an example and two queries; as many rows again for rankings that stay open over a cut.
+        self.batch = MicroBatch.empty(4 * tempo.micro_batch, tempo.micro_batch, len(models), fusion.width)
+        self._open: dict[int, tuple[int, int]] = {}  # user hash -> (time, query row) of the ranking that still counts
+        self._since_cut = 0
+        self._first_ts = 0
+        self._latest_ts = 0
+        self._excluded: dict[int, Int32] = {}  # items that must not be shown, by query row of the present portion
+
+    # One portion of the log
+
+    def portions(self, arrivals: Sequence[Arrival]) -> Iterator[Portion]:
+        """Handle events in log order; users must be in the table. Yields after each portion, learned or not."""
+        start = 0
+        while start < len(arrivals):
+            if self._overdue(arrivals[start].event.ts):
+                self.learn()
+            room = self.tempo.micro_batch - self._since_cut
+            stop = self._until_overdue(arrivals, start, min(len(arrivals), start + room))
+            yield self._portion(arrivals[start:stop])
+            start = stop
+            if self._since_cut >= self.tempo.micro_batch:
+                self.learn()
+
+    def _portion(self, arrivals: Sequence[Arrival]) -> Portion:
+        first_query, first_example = self.batch.asked, self.batch.learned
+        if self._since_cut == 0:
+            self._first_ts = arrivals[0].event.ts
+        requests, known, taught = self.remember(arrivals)
+        self.rank(slice(first_query, self.batch.asked))
+        slates = self.answer(requests)
+        trial = self._trial(taught, known, slice(first_example, self.batch.learned))
+        self._since_cut += len(arrivals)
+        return Portion(arrivals, slates, trial)
+
+    def remember(self, arrivals: Sequence[Arrival]) -> tuple[list[tuple[int, Arrival]], list[bool], list[Arrival]]:
+        """Users and items take the events; queries and examples freeze what was known before each.
+
+        Returns the requests with their query rows, whether each example's item was known, and each example's arrival.
+        """
+        knowledge, batch = self.knowledge, self.batch
+        steps: list[Step] = []
+        requests: list[tuple[int, Arrival]] = []
+        known: list[bool] = []
+        taught: list[Arrival] = []
+        for arrival in arrivals:
+            event = arrival.event
+            row = knowledge.users.touch((arrival.partition, event.user_id))
+            code = TYPE_CODES[event.type]
+            session = name_hash(event.session_id)
+            label = None if arrival.learned else self.interest.label(event)
+            item, before = self._item_of(arrival, code, label)
+            example = NO_EXAMPLE
+            if label is not None:
+                query = self._open_query(arrival, row, session, steps)
+                example = batch.learned
+                batch.learned += 1
+                self._write_example(example, query, item, event.ts, label)
+                known.append(before)
+                taught.append(arrival)
+            steps.append((REMEMBER, row, 0, event.ts, session, item, code, example))
+            if knowledge.seen is not None and item != NOTHING and event.type is not EventType.IMPRESSION:
+                knowledge.seen.add(row, item)
+            if event.type in self.tempo.recommend_on:
+                query = self._new_query(arrival, row, session, steps, PUBLISHED)
+                requests.append((query, arrival))
+            self._latest_ts = max(self._latest_ts, event.ts)
+        self._fold(Steps.of(steps))
+        self._plant_seeds(requests)
+        return requests, known, taught
+
+    def rank(self, rows: slice) -> None:
+        """Candidates, every model's score of each, and the fused score."""
+        batch, items = self.batch, self.knowledge.items
+        if rows.start == rows.stop:
+            return
+        proposals = [retriever.candidates(batch.queries, rows, PROPOSALS) for retriever in self.retrievers]
+        excluded, starts = ragged(self._excluded[q] for q in range(rows.start, rows.stop))
+        candidates = union(proposals, excluded, starts, items.capacity, CANDIDATES)
+        batch.candidates.items[rows] = candidates
+        for place, model in enumerate(self.models):
+            batch.candidates.scores[place, rows] = model.score(batch.queries, rows, candidates)
+        self.fusion.describe(batch.queries, rows, batch.candidates, items.first_ts, items.last_ts)
+
+    def answer(self, requests: Sequence[tuple[int, Arrival]]) -> dict[tuple[int, int], Slate]:
+        """Slates for the queries that were asked for, by the place of what asked."""
+        if not requests:
+            return {}
+        rows = np.array([query for query, _ in requests], np.int64)
+        longest = max(arrival.event.k or self.tempo.k for _, arrival in requests)
+        choice = self.fusion.choose(self.batch.queries, rows, self.batch.candidates, longest)
+        return {
+            (arrival.partition, arrival.offset): self._slate(
+                arrival, query, choice.places[at], choice.propensity[at], choice.utility[at]
+            )
+            for at, (query, arrival) in enumerate(requests)
+        }
+
+    def learn(self) -> None:
+        """The cut: everybody learns what came since the last one, and a new micro-batch begins."""
+        batch, items = self.batch, self.knowledge.items
+        for model in self.models:
+            model.learn(batch)
+        self.fusion.learn(batch)
+        for retriever in self.retrievers:
+            retriever.learn(batch)
+        examples = slice(0, batch.learned)
+        items.seen(batch.examples.item[examples], batch.examples.ts[examples])
+        forgotten = items.make_room(self.tempo.micro_batch)
+        if len(forgotten):
+            for part in (*self.models, self.knowledge.users):
+                part.forget_items(forgotten) if isinstance(part, UserTable) else part.forget(forgotten)
+        self._begin_batch(keep_open=len(forgotten) == 0)
+
+    # The pieces
+
+    def _item_of(self, arrival: Arrival, code: int, label: int | None) -> tuple[int, bool]:
+        """The event's item index and whether the log had it before; only what is touched or judged gets an index."""
+        event, items = arrival.event, self.knowledge.items
+        if event.item_id is None:
+            return NOTHING, False
+        index = items.lookup(event.item_id)
+        if index != NOTHING:
+            return index, True
+        if label is None and code not in TOUCHES:
+            return NOTHING, False
+        index = items.intern(event.item_id, event.ts)
+        category = self.category_of(arrival)
+        if category is not None:
+            items.categorise(index, category)
+        return index, False
+
+    def category_of(self, arrival: Arrival) -> str | None:
+        """The catalogue's word, else what the event itself says in its context."""
+        event = arrival.event
+        listed = None if event.item_id is None else self._category_of(event.item_id)
+        said = (event.context or {}).get("category")
+        return listed or (said if isinstance(said, str) else None)
+
+    def _open_query(self, arrival: Arrival, row: int, session: int, steps: list[Step]) -> int:
+        """The ranking made before this moment's first event of this user."""
+        user = name_hash(arrival.event.user_id)
+        open_ts, query = self._open.get(user, (-1, NOTHING))
+        if open_ts != arrival.event.ts:
+            query = self._new_query(arrival, row, session, steps, PRACTICE)
+            self._open[user] = arrival.event.ts, query
+        return query
+
+    def _new_query(self, arrival: Arrival, row: int, session: int, steps: list[Step], purpose: int) -> int:
+        batch, query = self.batch, self.batch.asked
+        batch.asked += 1
+        batch.queries.user[query] = name_hash(arrival.event.user_id)
+        batch.queries.ts[query] = arrival.event.ts
+        batch.queries.seed[query] = arrival.seed(self.tempo.seed) ^ purpose
+        seen = self.knowledge.seen
+        self._excluded[query] = np.empty(0, np.int32) if seen is None else seen.of(row)
+        steps.append((ASK, row, query, arrival.event.ts, session, NOTHING, 0, NO_EXAMPLE))
+        return query
+
+    def _write_example(self, example: int, query: int, item: int, ts: int, label: int) -> None:
+        examples = self.batch.examples
+        examples.query[example] = query
+        examples.item[example] = item
+        examples.ts[example] = ts
+        examples.label[example] = label
+        examples.weight[example] = 1.0
+        examples.recent[example] = NOTHING
+        examples.session[example] = 0
+
+    def _fold(self, steps: Steps) -> None:
+        for family in (self.knowledge.history, self.knowledge.counts, self.knowledge.affinity):
+            family.fold(steps, self.batch.queries, self.batch.examples)
+
+    def _plant_seeds(self, requests: Sequence[tuple[int, Arrival]]) -> None:
+        """A request that names an item asks for what goes with it: it is answered as if the item had just been touched."""
+        queries = self.batch.queries
+        for query, arrival in requests:
+            seed = NOTHING if arrival.event.item_id is None else self.knowledge.items.lookup(arrival.event.item_id)
+            if seed == NOTHING or arrival.event.type is not EventType.REQUEST:
+                continue
+            queries.items[query, 1:] = queries.items[query, :-1].copy()
+            queries.ages_s[query, 1:] = queries.ages_s[query, :-1].copy()
+            queries.items[query, 0], queries.ages_s[query, 0] = seed, 0.0
+            queries.session[query] += 1
+
+    def _slate(self, arrival: Arrival, query: int, places: Array, propensity: Array, utility: Array) -> Slate:
+        event, batch = arrival.event, self.batch
+        places = places[: event.k or self.tempo.k]
+        places = places[places != NOTHING]
+        used = int((batch.candidates.items[query] != NOTHING).sum())
+        shares = self.fusion.shares(batch.candidates.features[query, :used])[places] if used else np.empty((0, 0))
+        names = (*self.fusion.models, "item")
+        ids = self.knowledge.items.ids
+        items = tuple(
+            SlateItem(
+                item_id=ids[batch.candidates.items[query, place]],
+                position=at + 1,
+                score=round(float(utility[at]), 5),
+                propensity=float(propensity[at]),
+                shares={name: round(share, 3) for name, share in zip(names, shares[at].tolist(), strict=True) if share},
+            )
+            for at, place in enumerate(places.tolist())
+        )
+        return Slate(
+            rec_id=arrival.rec_id,
+            user_id=event.user_id,
+            ts=event.ts,
+            items=items,
+            policy=self.fusion.policy,
+            version=str(self.fusion.version),
+            candidates=used,
+            scenario=event.scenario or "home",
+            session_id=event.session_id,
+            request_id=event.event_id,
+        )
+
+    def _trial(self, taught: list[Arrival], known: list[bool], rows: slice) -> Trial:
+        batch = self.batch
+        asked = batch.examples.query[rows]
+        fused = batch.candidates.utility[asked][None]  # (1, examples, candidates)
+        scores = np.concatenate([fused, batch.candidates.scores[:, asked]])  # (1 + models, examples, candidates)
+        fill = batch.candidates.scores[self.fill, asked]
+        places = ranks(scores, fill, batch.candidates.items[asked], batch.examples.item[rows])
+        kept = (batch.examples.label[rows] == 1).tolist()
+        return Trial(taught, known, asked.tolist(), places, kept)
+
+    # Learning cuts
+
+    def _overdue(self, ts: int) -> bool:
+        return self._since_cut > 0 and ts - self._first_ts >= self.tempo.micro_batch_s * 1000
+
+    def _until_overdue(self, arrivals: Sequence[Arrival], start: int, stop: int) -> int:
+        first_ts = self._first_ts if self._since_cut else arrivals[start].event.ts
+        for at in range(start, stop):
+            if arrivals[at].event.ts - first_ts >= self.tempo.micro_batch_s * 1000:
+                return at
+        return stop
+
+    def _begin_batch(self, keep_open: bool) -> None:
+        """Rankings of the log's present moment stay: more of their basket may come."""
+        still = {user: at for user, at in self._open.items() if at[0] == self._latest_ts} if keep_open else {}
+        newest = sorted(still.items(), key=lambda entry: entry[1][1])[-2 * self.tempo.micro_batch :]
+        rows = [row for _, (_, row) in newest]
+        self.batch.keep(np.array(rows, np.int64))
+        self._open = {user: (ts, place) for place, (user, (ts, _)) in enumerate(newest)}
+        self._since_cut = 0
+
+    # Snapshots
+
+    @property
+    def schema(self) -> str:
+        """What a snapshot must have been taken of to fit: the models, and what the fusion sees of them."""
+        return "/".join([f"v{LAYOUT}", *self.fusion.names])
+
+    def state(self) -> dict[str, dict[str, Array]]:
+        """Everything learned, by component; users are not in it, they live in the store."""
+        users = list(self._open)
+        clock = {
+            "counts": np.array([self._since_cut, self._first_ts, self._latest_ts], np.int64),
+            "open.user": np.array(users, np.uint64),
+            "open.at": np.array([self._open[user] for user in users], np.int64).reshape(len(users), 2),
+        }
+        parts = {"items": self.knowledge.items.state(), "fusion": self.fusion.state(), "clock": clock}
+        return parts | {"batch": self.batch.state()} | {f"model.{m.name}": m.state() for m in self.models}
+
+    def restore(self, arrays: Mapping[str, Mapping[str, Array]]) -> None:
+        """The inverse of `state`."""
+        self.knowledge.items.restore(arrays["items"])
+        self.fusion.restore(arrays["fusion"])
+        self.batch.restore(arrays["batch"])
+        for model in self.models:
+            model.restore(arrays[f"model.{model.name}"])
+        clock = arrays["clock"]
+        self._since_cut, self._first_ts, self._latest_ts = (int(count) for count in clock["counts"])
+        at = clock["open.at"].tolist()
+        self._open = {int(user): (ts, row) for user, (ts, row) in zip(clock["open.user"], at, strict=True)}

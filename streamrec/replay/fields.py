@@ -1,0 +1,102 @@
+"""Says how a column of a log is read as one field of an event.
+
+The limits are taken from the `Event` type itself, so a log and a live message are judged alike. Knows nothing of files.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import msgspec
+import polars as pl
+from msgspec import inspect
+
+from streamrec.columns import Converted, number, text, timestamp, whole_number
+from streamrec.events import LATEST_TS_MS, ContextValue, Event
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One field of an event: how to read a column of it, and what a reader of errors is told to expect."""
+
+    name: str
+    expected: str
+    read: Callable[[pl.Series], Converted]
+
+
+def context(series: pl.Series) -> Converted:
+    """A flat map per row, from JSON text or from a struct column; null members are left out."""
+    maps = [_flat_map(value) for value in series.to_list()]
+    bad = pl.Series([value == {} for value in maps], dtype=pl.Boolean)
+    return Converted(pl.Series([value or None for value in maps], dtype=pl.Object), bad)
+
+
+def context_member(series: pl.Series) -> Converted:
+    """One member of the context. Text that reads as a number or as true or false is one, for csv has no other way."""
+    if series.dtype.is_float():
+        series = series.fill_nan(None)
+    values = [_scalar(value) for value in series.to_list()]
+    bad = pl.Series(
+        [v is None and raw not in (None, "") for v, raw in zip(values, series, strict=True)], dtype=pl.Boolean
+    )
+    return Converted(pl.Series(values, dtype=pl.Object), bad)
+
+
+def _scalar(value: object) -> ContextValue | None:
+    if isinstance(value, str):
+        if value in ("true", "false"):
+            return value == "true"
+        for read in (int, float):
+            try:
+                parsed = read(value)
+            except ValueError:
+                continue
+            return parsed if math.isfinite(parsed) and -(2**63) <= parsed < 2**63 else value
+        return value or None
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value if isinstance(value, bool | int | float) else None
+
+
+def _flat_map(value: object) -> dict[str, ContextValue] | None:
+    """The map, None when there is none, and an empty one for what is no flat map of at most 64 members."""
+    if value is None or value == "":
+        return None
+    try:
+        raw = msgspec.json.decode(value) if isinstance(value, str) else value
+        members = {key: member for key, member in raw.items() if member is not None} if isinstance(raw, dict) else raw
+        return msgspec.convert(members, _CONTEXT) or None
+    except (msgspec.DecodeError, msgspec.ValidationError):
+        return {}
+
+
+_CONTEXT = next(f.type for f in msgspec.structs.fields(Event) if f.name == "context")
+
+
+def _field(name: str, kind: inspect.Type) -> Field:
+    """How to read a column of the field, from the type that the field has in `Event`."""
+    if isinstance(kind, inspect.UnionType):
+        kind = next(member for member in kind.types if not isinstance(member, inspect.NoneType))
+    if name == "ts":
+        return Field(
+            name,
+            "milliseconds since 1970 or an ISO 8601 time, before the year 2100",
+            lambda series: timestamp(series, LATEST_TS_MS),
+        )
+    if isinstance(kind, inspect.StrType):
+        least, most = kind.min_length or 1, kind.max_length or 1024
+        return Field(name, f"text of {least} to {most} characters", lambda series: text(series, least, most))
+    if isinstance(kind, inspect.IntType):
+        low, high = kind.ge or 0, kind.le or 2**53
+        return Field(name, f"a whole number from {low} to {high}", lambda series: whole_number(series, low, high))
+    if isinstance(kind, inspect.FloatType):
+        return Field(name, "a finite number", number)
+    return Field(name, "a flat map of at most 64 texts, numbers or booleans, as JSON or as a struct", context)
+
+
+_EVENT = inspect.type_info(Event)
+assert isinstance(_EVENT, inspect.StructType)
+FIELDS: Mapping[str, Field] = {f.name: _field(f.name, f.type) for f in _EVENT.fields if f.name != "type"}
+MEMBER = Field("context", "a text, a finite number or a boolean", context_member)

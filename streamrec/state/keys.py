@@ -1,0 +1,55 @@
+"""Where values live in Redis: the only place where its keys are built.
+
+    streamrec:user-events:partitions                  the partitions ever opened (a set)
+    streamrec:{user-events:3}:mark                    epoch, turn, watermark, snapshot of partition 3 (a hash)
+    streamrec:{user-events:3}:user:ID                 one value; likewise item: and slate:
+
+What stands between braces is all that a Redis Cluster hashes, so everything of one partition lies in one slot and one
+script may write it. Knows nothing of connections, nor of what the values mean.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from streamrec.errors import ConfigError
+from streamrec.state import Key
+
+_PREFIX = re.compile(r"[A-Za-z0-9._:-]{1,100}")
+_TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}")  # what Kafka allows; a brace here would move the hash tag
+
+
+@dataclass(frozen=True, slots=True)
+class KeySpace:
+    """The keys of one topic's state under one prefix. Distinct values never share a key.
+
+    Raises:
+        ConfigError: `prefix` or `topic` holds characters that would break the layout.
+    """
+
+    prefix: str
+    topic: str
+
+    def __post_init__(self) -> None:
+        if not _PREFIX.fullmatch(self.prefix):
+            raise ConfigError(f"redis prefix is {self.prefix!r}, expected 1 to 100 letters, digits or any of `._:-`")
+        if not _TOPIC.fullmatch(self.topic):
+            raise ConfigError(f"topic is {self.topic!r}, expected 1 to 249 letters, digits or any of `._-`")
+
+    @property
+    def registry(self) -> bytes:
+        """The set of partitions ever opened."""
+        return f"{self.prefix}:{self.topic}:partitions".encode()
+
+    def mark(self, partition: int) -> bytes:
+        """The hash that says where `partition` stands."""
+        return f"{self._home(partition)}:mark".encode()
+
+    def value(self, key: Key) -> bytes:
+        """The string that holds one value."""
+        # Ids are free text, and JSON can smuggle half a surrogate pair into one: it must not stop a checkpoint.
+        return f"{self._home(key.partition)}:{key.kind.value}:{key.name}".encode("utf-8", "surrogatepass")
+
+    def _home(self, partition: int) -> str:
+        return f"{self.prefix}:{{{self.topic}:{partition}}}"

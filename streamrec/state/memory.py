@@ -1,0 +1,74 @@
+"""A store in this process: for backtests, and wherever nothing has to outlive the process.
+
+Keeps the promises of every store, with one difference: it forgets nothing, so its size is that of the log's users and
+items. Knows nothing of time, connections or what the values mean.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from threading import Lock
+
+from streamrec.state import Checkpoint, Key, Kind, Mark
+from streamrec.state.refusals import backwards, forgotten, refuse_malformed, stale, unopened
+
+
+class MemoryStore:
+    """State per partition in dictionaries.
+
+    Guarantee: a checkpoint is visible whole or not at all, to every thread, and only from the partition's newest owner.
+    """
+
+    def __init__(self) -> None:
+        self._values: dict[Key, bytes] = {}
+        self._marks: dict[int, Mark] = {}
+        self._lock = Lock()
+
+    def open(self, partition: int) -> Mark:
+        """Become the owner of `partition`: raises its epoch and returns where it stands."""
+        with self._lock:
+            before = self._marks.get(partition, Mark(watermark=None, snapshot=None, epoch=0))
+            mark = Mark(before.watermark, before.snapshot, before.epoch + 1)
+            self._marks[partition] = mark
+            return mark
+
+    def load(self, keys: Sequence[Key]) -> list[bytes | None]:
+        """The stored values, None where there is none, in the order of `keys`."""
+        with self._lock:
+            return [self._values.get(key) for key in keys]
+
+    def commit(self, checkpoint: Checkpoint) -> None:
+        """Write values, watermark and snapshot reference atomically.
+
+        Raises:
+            StaleEpoch: the partition has a newer owner; nothing was written.
+            StateError: the partition was never opened, a key belongs to another one, or the watermark goes backwards;
+                nothing was written.
+        """
+        refuse_malformed(checkpoint)
+        with self._lock:
+            mark = self._marks.get(checkpoint.partition)
+            if mark is None:
+                raise unopened(checkpoint.partition)
+            if mark.epoch > checkpoint.epoch:
+                raise stale(checkpoint, mark.epoch)
+            if mark.epoch < checkpoint.epoch:
+                raise forgotten(checkpoint)
+            if mark.watermark is not None and mark.watermark > checkpoint.watermark:
+                raise backwards(checkpoint, mark.watermark)
+            self._values.update(checkpoint.writes)
+            self._marks[checkpoint.partition] = Mark(checkpoint.watermark, checkpoint.snapshot, checkpoint.epoch)
+
+    def marks(self) -> dict[int, Mark]:
+        """Every partition ever opened, and where it stands."""
+        with self._lock:
+            return dict(self._marks)
+
+    def find(self, kind: Kind, name: str) -> dict[int, bytes]:
+        """The values stored under one name, by partition."""
+        with self._lock:
+            found = {partition: self._values.get(Key(partition, kind, name)) for partition in self._marks}
+        return {partition: value for partition, value in found.items() if value is not None}
+
+    def close(self) -> None:
+        """Nothing to let go of: what was committed stays readable, as it would on a server."""

@@ -1,0 +1,247 @@
+"""A store in Redis, 6.2 or newer; the keys are laid out so that a cluster can hold them too.
+
+One Lua script per checkpoint decides and writes. Knows nothing of Kafka, events, models or what the values mean.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any
+from urllib.parse import urlsplit
+
+import redis
+from redis.backoff import ConstantBackoff
+from redis.retry import Retry
+
+from streamrec.errors import ConfigError, StateError
+from streamrec.state import Checkpoint, Key, Kind, Mark
+from streamrec.state.keys import KeySpace
+from streamrec.state.refusals import backwards, forgotten, refuse_malformed, stale, unopened
+
+MAX_WRITES = 200_000
+MAX_BYTES = 256 * 1024 * 1024
+"""Of one checkpoint. Redis serves nobody else while a script runs: 20,000 values of 500 bytes take it about 40 ms."""
+LONGEST_TTL_S = 100 * 365 * 24 * 3600
+KEYS_PER_MGET = 512
+MGETS_PER_PIPELINE = 64
+
+
+_SHOWABLE = re.compile(r"(\w+://)([^/?#@]*@)?((?:\[[\da-fA-F:.]+\]|[\w.-]+)?(?::\d+)?(?:/[^?#@]*)?)(\?[^@]*)?")
+
+
+@dataclass(slots=True)
+class _Turns:
+    """Checkpoints of one partition since it was opened here: how many were sent, and the last one confirmed."""
+
+    sent: int = 0
+    confirmed: int = 0
+
+
+class RedisStore:
+    """State per partition in Redis.
+
+    Guarantees: a checkpoint is visible whole or not at all, and only from the partition's newest owner. A checkpoint is
+    sent again, once, when the connection breaks: it carries its turn, and the script writes a turn once and never after
+    a later one, so neither the repeat nor a first copy that arrives late can undo anything. A store that has lost
+    confirmed checkpoints (flushed, or failed over to an older copy) is noticed at the next commit and not written to.
+    Values expire `ttl_s` (users, items) and `slate_ttl_s` (slates) seconds after they were last written; marks never.
+    Durable as far as the server is: use AOF, and `maxmemory-policy noeviction`.
+
+    Args:
+        url: redis://, rediss:// or unix:// URL; a password in it never shows in an error.
+        timeout_s: how long connecting, and one answer, may take.
+
+    Raises:
+        ConfigError: a URL that is none, or a time or name out of range.
+    """
+
+    def __init__(
+        self, url: str, *, prefix: str, topic: str, ttl_s: int, slate_ttl_s: int, timeout_s: float = 10.0
+    ) -> None:
+        for name, seconds in (("ttl_s", ttl_s), ("slate_ttl_s", slate_ttl_s)):
+            # SET refuses an expiry out of range only when the script has come to it: too late for all or nothing.
+            if not 1 <= seconds <= LONGEST_TTL_S:
+                raise ConfigError(f"{name} is {seconds}, expected 1 to {LONGEST_TTL_S} seconds")
+        self._keys = KeySpace(prefix, topic)
+        self._ttl_s = int(ttl_s)  # a fraction, too, SET would refuse half way
+        self._slate_ttl_s = int(slate_ttl_s)
+        self._timeout_s = timeout_s
+        self._where = without_password(url)
+        self._client = _connected(url, timeout_s)
+        self._open = self._client.register_script(_script("open.lua"))
+        self._commit = self._client.register_script(_script("commit.lua"))
+        self._turns: dict[int, _Turns] = {}
+
+    def __repr__(self) -> str:
+        return f"RedisStore({self._where!r}, prefix={self._keys.prefix!r}, topic={self._keys.topic!r})"
+
+    def open(self, partition: int) -> Mark:
+        """Become the owner of `partition`: raises its epoch and returns where it stands.
+
+        Raises:
+            StateError: Redis did not answer; the epoch may have grown, which does no harm.
+        """
+        with self._named_errors(f"opening partition {partition}"):
+            # Another slot, so not in the script: first, so that no opened partition can be missing here.
+            self._client.sadd(self._keys.registry, partition)
+            watermark, snapshot, epoch = self._open(keys=[self._keys.mark(partition)])
+        self._turns[partition] = _Turns()
+        return _mark(watermark, snapshot, epoch)
+
+    def load(self, keys: Sequence[Key]) -> list[bytes | None]:
+        """The stored values, None where there is none, in the order of `keys` (one partition or many).
+
+        Raises:
+            StateError: Redis did not answer.
+        """
+        values: list[bytes | None] = [None] * len(keys)
+        chunks = list(_chunks_of_one_partition(keys))
+        for start in range(0, len(chunks), MGETS_PER_PIPELINE):
+            with self._named_errors(f"loading {len(keys)} values"), self._client.pipeline(transaction=False) as pipe:
+                for places in chunks[start : start + MGETS_PER_PIPELINE]:
+                    pipe.mget([self._keys.value(keys[place]) for place in places])
+                for places, found in zip(chunks[start : start + MGETS_PER_PIPELINE], pipe.execute(), strict=True):
+                    for place, value in zip(places, found, strict=True):
+                        values[place] = value
+        return values
+
+    def commit(self, checkpoint: Checkpoint) -> None:
+        """Write values, watermark and snapshot reference atomically.
+
+        Raises:
+            StaleEpoch: the partition has a newer owner; nothing was written.
+            StateError: the partition was not opened here, a key belongs to another one, the watermark goes backwards,
+                the checkpoint is too large, or Redis has lost earlier ones: nothing was written. Or Redis did not
+                answer within the time limit: it may or may not have written; a later commit that repeats these writes
+                settles it.
+        """
+        refuse_malformed(checkpoint)
+        self._refuse_oversized(checkpoint)
+        turns = self._turns.get(checkpoint.partition)
+        if turns is None:
+            raise unopened(checkpoint.partition)
+        turns.sent += 1  # never reused, even when this one fails: a copy of it may still be on its way
+        turn = turns.sent
+        with self._named_errors(f"committing partition {checkpoint.partition}"):
+            verdict, detail = self._commit(*self._script_input(checkpoint, turn, turns.confirmed))
+        if verdict == b"written":
+            turns.confirmed = turn
+        elif verdict == b"stale":
+            raise stale(checkpoint, int(detail))
+        elif verdict == b"backwards":
+            raise backwards(checkpoint, int(detail))
+        else:
+            raise forgotten(checkpoint)
+
+    def marks(self) -> dict[int, Mark]:
+        """Every partition ever opened, and where it stands. Raises no epoch."""
+        with self._named_errors("reading marks"), self._client.pipeline(transaction=False) as pipe:
+            partitions = self._partitions()
+            for partition in partitions:
+                pipe.hmget(self._keys.mark(partition), ["watermark", "snapshot", "epoch"])
+            stored = dict(zip(partitions, pipe.execute(), strict=True))
+        return {partition: _mark(*fields) for partition, fields in stored.items() if fields[2] is not None}
+
+    def find(self, kind: Kind, name: str) -> dict[int, bytes]:
+        """The values stored under one name, by partition."""
+        partitions = self._partitions()
+        values = self.load([Key(partition, kind, name) for partition in partitions])
+        return {partition: value for partition, value in zip(partitions, values, strict=True) if value is not None}
+
+    def close(self) -> None:
+        """Let go of connections."""
+        self._client.close()
+
+    def _partitions(self) -> list[int]:
+        with self._named_errors("reading the list of partitions"):
+            return sorted(int(member) for member in self._client.smembers(self._keys.registry))
+
+    def _refuse_oversized(self, checkpoint: Checkpoint) -> None:
+        size = sum(map(len, checkpoint.writes.values()))
+        if len(checkpoint.writes) > MAX_WRITES or size > MAX_BYTES:
+            raise StateError(
+                f"checkpoint of partition {checkpoint.partition} holds {len(checkpoint.writes)} values of {size} bytes "
+                f"together, expected at most {MAX_WRITES} and {MAX_BYTES}; nothing was written: save more often"
+            )
+
+    def _script_input(self, checkpoint: Checkpoint, turn: int, confirmed: int) -> tuple[list[bytes], list[Any]]:
+        """KEYS and ARGV of the commit script."""
+        lasting = [key for key in checkpoint.writes if key.kind is not Kind.SLATE]
+        slates = [key for key in checkpoint.writes if key.kind is Kind.SLATE]
+        keys = [self._keys.mark(checkpoint.partition), *map(self._keys.value, lasting + slates)]
+        header = [checkpoint.epoch, turn, confirmed, checkpoint.watermark, checkpoint.snapshot or ""]
+        values = [checkpoint.writes[key] for key in lasting + slates]
+        return keys, [*header, self._ttl_s, self._slate_ttl_s, len(slates), *values]
+
+    @contextmanager
+    def _named_errors(self, doing: str) -> Iterator[None]:
+        """Redis's errors as ours, with the server's name and what to do about it."""
+        try:
+            yield
+        except redis.TimeoutError as error:
+            raise StateError(
+                f"Redis at {self._where} did not answer within {self._timeout_s:g} s while {doing}; it may be "
+                "overloaded or unreachable: check it, or raise `redis.timeout_s`, and start again"
+            ) from error
+        except redis.ConnectionError as error:
+            raise StateError(
+                f"no connection to Redis at {self._where} while {doing}, after two tries: {error}; "
+                "check that it runs and that the URL is right, and start again"
+            ) from error
+        except redis.RedisError as error:
+            raise StateError(f"Redis at {self._where} refused {doing}: {error}") from error
+
+
+def without_password(url: str) -> str:
+    """`url` fit for people: credentials and options hidden, and all of it where it cannot be told where they end."""
+    showable = _SHOWABLE.fullmatch(url)
+    if showable is None:
+        return f"{url.partition('://')[0]}://***" if "://" in url else "***"
+    scheme, credentials, address, options = showable.groups()
+    return f"{scheme}{'***@' if credentials else ''}{address}{'?***' if options else ''}"
+
+
+def _connected(url: str, timeout_s: float) -> redis.Redis:
+    """A client whose every command ends: in an answer, or in an error after `timeout_s` without one."""
+    try:
+        urlsplit(url).port  # noqa: B018  raises on a port that is no number
+        return redis.Redis.from_url(
+            url,
+            socket_timeout=timeout_s,
+            socket_connect_timeout=timeout_s,
+            # A broken connection is tried anew once; an answer that did not come in time is not waited for twice.
+            retry=Retry(ConstantBackoff(0.1), 1, supported_errors=(redis.ConnectionError,)),
+        )
+    except ValueError:
+        # Its message may quote half a password: not chained.
+        raise ConfigError(
+            f"redis url is {without_password(url)!r}, expected redis://HOST:PORT/DB, rediss:// or unix://PATH; "
+            "special characters in a password are written %XX"
+        ) from None
+
+
+def _script(name: str) -> str:
+    return resources.files("streamrec.state").joinpath(name).read_text("utf-8")
+
+
+def _mark(watermark: bytes | None, snapshot: bytes | None, epoch: bytes | int) -> Mark:
+    return Mark(
+        watermark=None if watermark is None else int(watermark),
+        snapshot=snapshot.decode() if snapshot else None,
+        epoch=int(epoch),
+    )
+
+
+def _chunks_of_one_partition(keys: Sequence[Key]) -> Iterator[list[int]]:
+    """Places in `keys`, at most KEYS_PER_MGET together, each chunk of one partition and so of one slot."""
+    places: dict[int, list[int]] = defaultdict(list)
+    for place, key in enumerate(keys):
+        places[key.partition].append(place)
+    for own in places.values():
+        for start in range(0, len(own), KEYS_PER_MGET):
+            yield own[start : start + KEYS_PER_MGET]

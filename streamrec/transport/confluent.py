@@ -1,0 +1,318 @@
+"""The event log on Apache Kafka, or anything that speaks its protocol, through librdkafka.
+
+Knows nothing of events, state or models; `settings` are librdkafka's own, all of them pass through.
+Reference: librdkafka's INTRODUCTION.md (rebalancing, idempotent producer) and CONFIGURATION.md.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+from confluent_kafka import (
+    OFFSET_BEGINNING,
+    OFFSET_END,
+    Consumer,
+    KafkaError,
+    KafkaException,
+    Message,
+    TopicPartition,
+)
+
+from streamrec.errors import ConfigError, TransportError
+from streamrec.transport import Assignee, Headers, Record
+from streamrec.transport.confluent_sink import KafkaSink
+from streamrec.transport.librdkafka import HOPELESS, LOG, Settings, connect, for_consumer
+
+__all__ = ["KafkaSink", "KafkaSource"]
+
+_STARTS = {
+    "earliest": OFFSET_BEGINNING,
+    "beginning": OFFSET_BEGINNING,
+    "smallest": OFFSET_BEGINNING,
+    "latest": OFFSET_END,
+    "end": OFFSET_END,
+    "largest": OFFSET_END,
+}
+_OURS = ("enable.auto.commit", "enable.auto.offset.store", "partition.assignment.strategy", "enable.partition.eof")
+"""Consumer settings that the guarantees of `KafkaSource` rest on; a user may not set them."""
+
+_CALL_LIMIT_S = 10.0
+_IDLE_CHECK_S = 3.0
+
+
+class KafkaSource:
+    """One topic, read as a member of a consumer group.
+
+    One thread owns the object: `poll`, `seek` and `close` serve librdkafka's callbacks, so the assignee is called on
+    the thread that polls. Where a partition starts is the assignee's word alone; offsets committed to Kafka are never
+    read.
+
+    Guarantee: as `Source`. A start position that the log no longer holds is an error and never a silent jump. Brokers
+    that come and go are waited for: `transient_errors` counts what was survived, `failed_commits` the commits refused.
+    """
+
+    def __init__(self, topic: str, settings: Settings, group_id: str) -> None:
+        """Make a consumer; connects in the background, so a broker that is away is no error here.
+
+        `auto.offset.reset` in `settings` (`earliest` when absent, or `latest`) is where a partition starts for which
+        the assignee names no offset.
+
+        Raises:
+            ConfigError: librdkafka does not know a setting, or one was set that must keep our value.
+        """
+        if taken := [name for name in _OURS if name in settings]:
+            raise ConfigError(f"{', '.join(taken)} cannot be set: recovery depends on our values; remove it")
+        start = str(settings.get("auto.offset.reset", "earliest"))
+        if start not in _STARTS:
+            raise ConfigError(f"auto.offset.reset is {start!r}, expected 'earliest' or 'latest'")
+        self._start = _STARTS[start]
+        self._topic = topic
+        self._assignee: Assignee | None = None
+        self._positions: dict[int, int | None] = {}  # next offset per partition held; None until its first record
+        self._failure: Exception | None = None
+        self._idle_since: float | None = None
+        self._closed = False
+        self.transient_errors = 0
+        self.failed_commits = 0
+        self._consumer = connect(
+            lambda config: Consumer(config, logger=LOG),
+            {
+                **for_consumer(settings),
+                "group.id": group_id,
+                "enable.auto.commit": False,
+                "partition.assignment.strategy": "cooperative-sticky",
+                # Out-of-range positions surface as an error instead of a jump; see `_STARTS` for the default start.
+                "auto.offset.reset": "error",
+                "error_cb": self._on_error,
+                "on_commit": self._on_commit,
+            },
+        )
+
+    @property
+    def topic(self) -> str:
+        """The topic that is read."""
+        return self._topic
+
+    def subscribe(self, assignee: Assignee) -> None:
+        """Join the group; `assignee` hears of partitions from then on, during `poll` and `close`."""
+        self._assignee = assignee
+        self._consumer.subscribe(
+            [self._topic], on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
+        )
+
+    def poll(self, max_records: int, timeout_s: float) -> Sequence[Record]:
+        """See `Source`.
+
+        Raises:
+            TransportError: a fatal or hopeless error, no such topic, or a position outside the log.
+            Exception: whatever the assignee raised while it was told of partitions.
+        """
+        if self._closed or self._assignee is None:
+            state = "is closed" if self._closed else "has no subscriber; call subscribe() first"
+            raise TransportError(f"topic {self._topic!r} cannot be polled: the source {state}")
+        # consume() waits until the batch is full, not until the first message: wait with poll(), drain with consume().
+        messages = self._consumer.consume(max_records, 0)
+        if not messages:
+            first = self._consumer.poll(timeout_s)
+            messages = [] if first is None else [first]
+            if messages and max_records > 1:
+                messages += self._consumer.consume(max_records - 1, 0)
+        records = [record for message in messages if (record := self._accept(message)) is not None]
+        if self._failure is not None:
+            raise self._failure
+        self._check_idle(bool(records))
+        return records
+
+    def seek(self, positions: Mapping[int, int]) -> None:
+        """Continue each partition at the given offset.
+
+        Raises:
+            TransportError: a partition is not held, or librdkafka did not accept the position in time.
+        """
+        for partition, offset in positions.items():
+            if partition not in self._positions:
+                raise TransportError(f"topic {self._topic!r}: cannot seek partition {partition}, it is not held here")
+            self._seek(TopicPartition(self._topic, partition, offset))
+            self._positions[partition] = offset
+
+    def commit(self, positions: Mapping[int, int]) -> None:
+        """Tell Kafka's tools how far we are; asynchronous, refusals are counted in `failed_commits`."""
+        offsets = [TopicPartition(self._topic, p, offset) for p, offset in positions.items() if p in self._positions]
+        if not offsets:
+            return
+        try:
+            self._consumer.commit(offsets=offsets, asynchronous=True)
+        except KafkaException:
+            self.failed_commits += 1
+
+    def lag(self) -> int | None:
+        """Records between our position and the end as last heard from the broker; never blocks."""
+        total = 0
+        for partition, position in self._positions.items():
+            first, end = self._known_range(partition)
+            if end is None:
+                return None
+            if position is None:  # nothing read yet: we stand where a partition starts by default
+                position = first if self._start == OFFSET_BEGINNING else end
+            total += max(0, end - position)
+        return total if self._positions else None
+
+    def exhausted(self) -> bool:
+        """Never: a topic may always grow."""
+        return False
+
+    def close(self) -> None:
+        """Hand partitions back, leave the group and disconnect. Raises what the assignee raised, after leaving."""
+        if self._closed:
+            return
+        self._closed = True
+        self._failure = None
+        self._consumer.close()
+        if self._failure is not None:
+            raise self._failure
+
+    # librdkafka's callbacks. They run inside poll, consume and close; an exception there would be lost or leave the
+    # group half way, so it is kept for `poll` and `close` to raise once librdkafka has had its answer.
+
+    def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        numbers = sorted(partition.partition for partition in partitions)
+        starts: Mapping[int, int | None] = {}
+        if numbers and self._assignee is not None:
+            try:
+                starts = self._assignee.assigned(numbers)
+            except Exception as error:
+                self._failure = error
+        self._positions.update({number: starts.get(number) for number in numbers})
+        consumer.incremental_assign([self._at(number, starts.get(number)) for number in numbers])
+
+    def _on_revoke(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        if self._assignee is not None:
+            self._let_go(consumer, partitions, self._assignee.revoked)
+
+    def _on_lost(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        if self._assignee is not None:
+            self._let_go(consumer, partitions, self._assignee.lost)
+
+    def _let_go(
+        self, consumer: Consumer, partitions: list[TopicPartition], goodbye: Callable[[Sequence[int]], None]
+    ) -> None:
+        numbers = sorted(partition.partition for partition in partitions)
+        try:
+            goodbye(numbers)
+        except Exception as error:
+            self._failure = error
+        for number in numbers:
+            self._positions.pop(number, None)
+        consumer.incremental_unassign(partitions)
+
+    def _at(self, partition: int, offset: int | None) -> TopicPartition:
+        return TopicPartition(self._topic, partition, self._start if offset is None else offset)
+
+    def _on_error(self, error: KafkaError) -> None:
+        self._judge(error)
+
+    def _on_commit(self, error: KafkaError | None, partitions: list[TopicPartition]) -> None:
+        if error is not None or any(partition.error is not None for partition in partitions):
+            self.failed_commits += 1
+
+    # What came of a poll.
+
+    def _accept(self, message: Message) -> Record | None:
+        if (error := message.error()) is not None:
+            self._judge(error, message.partition())
+            return None
+        partition, offset = message.partition() or 0, message.offset() or 0
+        position = self._positions.get(partition, _NOT_HELD)
+        # A batch may hold messages fetched before a partition left, or before a seek: they are not ours to handle.
+        if position is not None and offset < position:
+            return None
+        self._positions[partition] = offset + 1
+        return Record(
+            self._topic,
+            partition,
+            offset,
+            message.key(),
+            message.value(),
+            _headers(message),
+            max(0, message.timestamp()[1]),
+        )
+
+    def _judge(self, error: KafkaError, partition: int | None = None) -> None:
+        code = error.code()
+        if code == KafkaError._AUTO_OFFSET_RESET:
+            self._failure = self._out_of_range(partition, error.str())
+        elif error.fatal() or code in HOPELESS:
+            self._failure = TransportError(f"topic {self._topic!r} cannot be read: {error.str()}; restart once mended")
+        elif code == KafkaError.UNKNOWN_TOPIC_OR_PART and not self._topic_exists():
+            self._failure = TransportError(f"topic {self._topic!r} does not exist; make it: `streamrec topics apply`")
+        elif code != KafkaError._PARTITION_EOF:
+            self.transient_errors += 1
+            LOG.info("topic %s: %s; librdkafka goes on trying", self._topic, error.str())
+
+    def _topic_exists(self) -> bool:
+        # Asked of the whole list: asking for one name makes some brokers create it.
+        try:
+            return self._topic in self._consumer.list_topics(timeout=_CALL_LIMIT_S).topics
+        except KafkaException:
+            return True  # nobody answers: that passes, a missing topic does not
+
+    def _seek(self, position: TopicPartition) -> None:
+        deadline = time.monotonic() + _CALL_LIMIT_S
+        while True:
+            try:
+                self._consumer.seek(position)
+                return
+            except KafkaException as error:
+                # A partition just assigned is not yet being fetched, and cannot be sought until it is.
+                starting = error.args[0].code() == KafkaError._STATE
+                if not starting or time.monotonic() > deadline:
+                    raise TransportError(
+                        f"topic {self._topic!r} partition {position.partition}: could not seek to {position.offset} "
+                        f"within {_CALL_LIMIT_S:.0f} s: {error.args[0].str()}"
+                    ) from error
+            time.sleep(0.02)
+
+    def _check_idle(self, busy: bool) -> None:
+        """Not every broker refuses a position past the end; one that stays there would wait in silence for ever."""
+        now = time.monotonic()
+        if busy or self._idle_since is None:
+            self._idle_since = now
+        if busy or now - self._idle_since < _IDLE_CHECK_S:
+            return
+        self._idle_since = now
+        for partition, position in self._positions.items():
+            _, end = self._known_range(partition)
+            if position is not None and end is not None and position > end:
+                try:  # what we last heard may be old: ask
+                    _, end = self._consumer.get_watermark_offsets(
+                        TopicPartition(self._topic, partition), timeout=_CALL_LIMIT_S
+                    )
+                except KafkaException:
+                    continue
+                if position > end:
+                    raise self._out_of_range(partition, f"the log ends at {end}")
+
+    def _known_range(self, partition: int) -> tuple[int, int | None]:
+        """(first offset, end) as of the last fetch; end None before the first."""
+        try:
+            known = self._consumer.get_watermark_offsets(TopicPartition(self._topic, partition), cached=True)
+        except KafkaException:
+            known = None
+        return (0, None) if known is None or known[1] < 0 else (max(0, known[0]), known[1])
+
+    def _out_of_range(self, partition: int | None, detail: str | None) -> TransportError:
+        position = self._positions.get(partition) if partition is not None else None
+        return TransportError(
+            f"topic {self._topic!r} partition {partition}: position {position} is not in the log ({detail}); records "
+            "were deleted before they were read, or the topic was made anew; clear the stored positions to go on"
+        )
+
+
+_NOT_HELD = 1 << 63  # past every offset
+
+
+def _headers(message: Message) -> Headers:
+    pairs = message.headers()
+    # librdkafka hands over a list of pairs; a header without a value, None there, is left out.
+    return tuple((name, value) for name, value in pairs if isinstance(value, bytes)) if isinstance(pairs, list) else ()

@@ -1,0 +1,103 @@
+"""Publishing to Apache Kafka, or anything that speaks its protocol, through librdkafka.
+
+Knows nothing of what it publishes; `settings` are librdkafka's own, all of them pass through.
+Reference: librdkafka's INTRODUCTION.md, "Idempotent Producer".
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+
+from confluent_kafka import KafkaError, KafkaException, Message, Producer
+
+from streamrec.errors import PublishFailed
+from streamrec.transport.librdkafka import HOPELESS, LOG, Settings, connect, for_producer
+
+
+class KafkaSink:
+    """Publishes to any topic of a cluster, by an idempotent producer.
+
+    Guarantee: as `Sink`. Per key, order is kept and no retry doubles a record. One lost record breaks the sink: every
+    later call raises, so that nothing can be checkpointed past the loss.
+    """
+
+    def __init__(self, settings: Settings, *, block_s: float = 30.0) -> None:
+        """Make a producer; connects in the background. `publish` waits at most `block_s` for room in the queue.
+
+        Raises:
+            ConfigError: librdkafka does not know a setting, or a value contradicts idempotence.
+        """
+        self._block_s = block_s
+        self._refused: str | None = None
+        self._closed = False
+        self._producer = connect(
+            lambda config: Producer(config, logger=LOG),
+            {
+                "linger.ms": 5,
+                "compression.type": "lz4",
+                "queue.buffering.max.messages": 100_000,
+                "queue.buffering.max.kbytes": 65_536,
+                **for_producer(settings),
+                "enable.idempotence": True,
+                "acks": "all",
+                "error_cb": self._on_error,
+                "on_delivery": self._on_delivery,
+                "delivery.report.only.error": True,
+            },
+        )
+
+    def publish(
+        self, topic: str, key: bytes | None, value: bytes | None, headers: Iterable[tuple[str, bytes]] = ()
+    ) -> None:
+        """See `Sink`."""
+        deadline = time.monotonic() + self._block_s
+        pairs: list[tuple[str, str | bytes | None]] = list(headers)
+        while True:
+            self._check()
+            try:
+                self._producer.produce(topic, value=value, key=key, headers=pairs)
+                self._producer.poll(0)
+                return
+            except BufferError:
+                if time.monotonic() > deadline:
+                    raise PublishFailed(
+                        f"topic {topic!r}: the queue of {len(self._producer)} records stayed full for "
+                        f"{self._block_s:.0f} s; are the brokers reachable?"
+                    ) from None
+                self._producer.poll(0.1)
+            except KafkaException as error:
+                raise PublishFailed(f"a record for topic {topic!r} was not taken: {error.args[0].str()}") from error
+
+    def flush(self, timeout_s: float) -> None:
+        """See `Sink`."""
+        self._check()
+        left = self._producer.flush(timeout_s)
+        self._check()
+        if left:
+            raise PublishFailed(f"{left} records were not acknowledged within {timeout_s:.1f} s; are the brokers up?")
+
+    def close(self) -> None:
+        """Flush for at most `block_s` and let go; what could not be stored by then is dropped and raised."""
+        if self._closed:
+            return
+        try:
+            self.flush(self._block_s)
+        finally:
+            self._closed = True
+            self._producer.purge()
+            self._producer.poll(0)
+
+    def _check(self) -> None:
+        if self._closed:
+            raise PublishFailed("the sink is closed; make a new one")
+        if self._refused is not None:
+            raise PublishFailed(f"{self._refused}; make a new sink and publish again from the last checkpoint")
+
+    def _on_delivery(self, error: KafkaError | None, message: Message) -> None:
+        if error is not None and self._refused is None:
+            self._refused = f"a record for topic {message.topic()!r} was refused: {error.str()}"
+
+    def _on_error(self, error: KafkaError) -> None:
+        if (error.fatal() or error.code() in HOPELESS) and self._refused is None:
+            self._refused = f"the producer cannot go on: {error.str()}"

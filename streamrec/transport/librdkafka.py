@@ -1,0 +1,127 @@
+"""What all Kafka clients here share: which librdkafka setting is for which client, connecting, hopeless errors.
+
+A user's `[kafka]` table is one flat list for everything that connects. librdkafka warns about every property that is
+meant for the other kind of client, so the table is divided here before a client sees it. Names that stand in neither
+set below go to every client, so TLS, SASL and whatever librdkafka adds later pass through untouched.
+
+Knows nothing of topics or records. Source: librdkafka's CONFIGURATION.md, column C/P.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+from confluent_kafka import KafkaError, KafkaException
+
+from streamrec.errors import ConfigError
+
+LOG = logging.getLogger("streamrec.kafka")
+"""Where librdkafka's own lines go: its chatter about reconnecting is `info`."""
+
+Client = TypeVar("Client")
+Setting = str | int | float | bool
+Settings = Mapping[str, Setting]
+
+CONSUMER_ONLY = frozenset(
+    {
+        "auto.commit.interval.ms",
+        "auto.offset.reset",
+        "check.crcs",
+        "coordinator.query.interval.ms",
+        "enable.auto.commit",
+        "enable.auto.offset.store",
+        "enable.partition.eof",
+        "fetch.error.backoff.ms",
+        "fetch.max.bytes",
+        "fetch.message.max.bytes",
+        "fetch.min.bytes",
+        "fetch.queue.backoff.ms",
+        "fetch.wait.max.ms",
+        "group.id",
+        "group.instance.id",
+        "group.protocol",
+        "group.protocol.type",
+        "group.remote.assignor",
+        "heartbeat.interval.ms",
+        "isolation.level",
+        "max.partition.fetch.bytes",
+        "max.poll.interval.ms",
+        "partition.assignment.strategy",
+        "queued.max.messages.kbytes",
+        "queued.min.messages",
+        "session.timeout.ms",
+    }
+)
+
+PRODUCER_ONLY = frozenset(
+    {
+        "acks",
+        "batch.num.messages",
+        "batch.size",
+        "compression.codec",
+        "compression.level",
+        "compression.type",
+        "delivery.report.only.error",
+        "delivery.timeout.ms",
+        "enable.gapless.guarantee",
+        "enable.idempotence",
+        "linger.ms",
+        "message.send.max.retries",
+        "message.timeout.ms",
+        "partitioner",
+        "queue.buffering.backpressure.threshold",
+        "queue.buffering.max.kbytes",
+        "queue.buffering.max.messages",
+        "queue.buffering.max.ms",
+        "queuing.strategy",
+        "request.required.acks",
+        "request.timeout.ms",
+        "retries",
+        "sticky.partitioning.linger.ms",
+        "transaction.timeout.ms",
+        "transactional.id",
+    }
+)
+
+
+def for_consumer(settings: Settings) -> dict[str, Setting]:
+    """What of `settings` a consumer understands."""
+    return {name: value for name, value in settings.items() if name not in PRODUCER_ONLY}
+
+
+def for_producer(settings: Settings) -> dict[str, Setting]:
+    """What of `settings` a producer understands."""
+    return {name: value for name, value in settings.items() if name not in CONSUMER_ONLY}
+
+
+def for_admin(settings: Settings) -> dict[str, Setting]:
+    """What of `settings` concerns the connection alone."""
+    return {name: value for name, value in for_consumer(settings).items() if name not in CONSUMER_ONLY}
+
+
+HOPELESS = frozenset(
+    {
+        KafkaError._AUTHENTICATION,
+        KafkaError.SASL_AUTHENTICATION_FAILED,
+        KafkaError.TOPIC_AUTHORIZATION_FAILED,
+        KafkaError.GROUP_AUTHORIZATION_FAILED,
+        KafkaError.CLUSTER_AUTHORIZATION_FAILED,
+        KafkaError.INCONSISTENT_GROUP_PROTOCOL,
+    }
+)
+"""Errors that librdkafka retries for ever although only a person can help."""
+
+
+def connect(make: Callable[[dict[str, Any]], Client], config: dict[str, Any]) -> Client:
+    """The client that `make` makes of `config`.
+
+    Raises:
+        ConfigError: librdkafka does not know a setting, or two of them contradict each other.
+    """
+    try:
+        return make(config)
+    except (KafkaException, TypeError, ValueError) as error:
+        detail = error.args[0].str() if isinstance(error, KafkaException) else error
+        raise ConfigError(f"the Kafka settings were refused: {detail}; see librdkafka's CONFIGURATION.md") from error

@@ -1,0 +1,171 @@
+"""The topics streamrec reads and writes: what is missing on a cluster, what differs, and making what is missing.
+
+Nothing that exists is ever changed: a difference is reported for a person to decide on. Knows nothing of records.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from confluent_kafka import KafkaError, KafkaException
+
+# These names are public, but the library's type hints do not say so.
+from confluent_kafka.admin import (  # type: ignore[attr-defined]
+    AdminClient,
+    ConfigEntry,
+    ConfigResource,
+    NewTopic,
+    ResourceType,
+)
+
+from streamrec.config import Topics
+from streamrec.errors import TransportError
+from streamrec.transport.librdkafka import LOG, Settings, connect, for_admin
+
+LONG = 4
+"""Dead letters and outcomes are kept so many times as long as events."""
+
+Answer = TypeVar("Answer")
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """A topic that is not there; `apply` makes it exactly so."""
+
+    topic: str
+    partitions: int
+    replication_factor: int
+    config: Mapping[str, str] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        config = ", ".join(f"{name}={value}" for name, value in self.config.items())
+        return f"{self.topic}: missing; {self.partitions} partitions, {self.replication_factor} replicas, {config}"
+
+
+@dataclass(frozen=True, slots=True)
+class Different:
+    """A topic that is there but not as configured; never changed by `apply`."""
+
+    topic: str
+    setting: str
+    wanted: str
+    found: str
+
+    def __str__(self) -> str:
+        return f"{self.topic}: {self.setting} is {self.found}, the configuration says {self.wanted}; left as it is"
+
+
+Change = Missing | Different
+
+
+def wanted(topics: Topics) -> list[Missing]:
+    """Every topic as the configuration describes it, as if none were there."""
+    retention = {"cleanup.policy": "delete", "retention.ms": str(topics.retention_ms)}
+    long = {**retention, "retention.ms": str(topics.retention_ms * LONG if topics.retention_ms > 0 else -1)}
+    compact = {"cleanup.policy": "compact"}
+    configs = {
+        topics.events: retention,
+        topics.items: compact,
+        topics.recommendations: retention,
+        topics.outcomes: long,
+        topics.trends: compact,
+        topics.dead_letters: long,
+    }
+    return [Missing(name, topics.partitions, topics.replication_factor, config) for name, config in configs.items()]
+
+
+def plan(topics: Topics, settings: Settings, *, timeout_s: float = 10.0) -> list[Change]:
+    """What a cluster lacks of `topics`, and what it has otherwise; empty when all is as configured.
+
+    Raises:
+        TransportError: the brokers did not answer within `timeout_s` a call.
+        ConfigError: librdkafka does not know a setting.
+    """
+    admin = _admin(settings)
+    try:
+        # The whole list: asking for a topic by name makes some brokers create it.
+        there = admin.list_topics(timeout=timeout_s).topics
+    except KafkaException as error:
+        raise _unanswered("list its topics", error, timeout_s) from error
+    changes: list[Change] = []
+    existing: list[Missing] = []
+    for topic in wanted(topics):
+        if topic.topic not in there:
+            changes.append(topic)
+            continue
+        existing.append(topic)
+        partitions = there[topic.topic].partitions
+        replicas = min((len(partition.replicas) for partition in partitions.values()), default=0)
+        changes += _differences(topic.topic, "partitions", topic.partitions, len(partitions))
+        changes += _differences(topic.topic, "replicas", topic.replication_factor, replicas)
+    found = _configs(admin, [topic.topic for topic in existing], timeout_s)
+    for topic in existing:
+        for name, value in topic.config.items():
+            # A broker that does not tell a setting cannot be said to differ in it.
+            changes += _differences(topic.topic, name, value, found[topic.topic].get(name, value))
+    return changes
+
+
+def apply(changes: Iterable[Change], settings: Settings, *, timeout_s: float = 30.0) -> list[Missing]:
+    """Make what is missing of a plan, and return that; differences are left as they are.
+
+    A topic that somebody else made in the meantime is not an error.
+
+    Raises:
+        TransportError: a topic could not be made, or the brokers did not answer within `timeout_s`.
+    """
+    missing = [change for change in changes if isinstance(change, Missing)]
+    if not missing:
+        return []
+    new = [NewTopic(c.topic, c.partitions, c.replication_factor, config=dict(c.config)) for c in missing]
+    admin = _admin(settings)
+    answers = admin.create_topics(new, operation_timeout=timeout_s, request_timeout=timeout_s)
+    made = []
+    for change in missing:
+        try:
+            _wait(answers[change.topic], timeout_s)
+        except KafkaException as error:
+            if error.args[0].code() == KafkaError.TOPIC_ALREADY_EXISTS:
+                continue
+            raise _unanswered(f"make topic {change.topic!r}", error, timeout_s) from error
+        made.append(change)
+    return made
+
+
+def _admin(settings: Settings) -> AdminClient:
+    return connect(lambda config: AdminClient(config, logger=LOG), dict(for_admin(settings)))
+
+
+def _configs(admin: AdminClient, names: Sequence[str], timeout_s: float) -> dict[str, dict[str, str]]:
+    if not names:
+        return {}
+    resources = [ConfigResource(ResourceType.TOPIC, name) for name in names]
+    configs: dict[str, dict[str, str]] = {}
+    for resource, answer in admin.describe_configs(resources, request_timeout=timeout_s).items():
+        try:
+            entries: Mapping[str, ConfigEntry] = _wait(answer, timeout_s)
+        except KafkaException as error:
+            raise _unanswered(f"describe topic {resource.name!r}", error, timeout_s) from error
+        configs[resource.name] = {name: entry.value for name, entry in entries.items() if entry.value is not None}
+    return configs
+
+
+def _wait(answer: Future[Answer], timeout_s: float) -> Answer:
+    try:
+        return answer.result(timeout_s + 1.0)  # a little longer than librdkafka's own limit, whose error says more
+    except TimeoutError:
+        raise KafkaException(KafkaError(KafkaError._TIMED_OUT)) from None
+
+
+def _differences(topic: str, setting: str, wanted: object, found: object) -> list[Different]:
+    return [] if str(wanted) == str(found) else [Different(topic, setting, str(wanted), str(found))]
+
+
+def _unanswered(what: str, error: KafkaException, timeout_s: float) -> TransportError:
+    return TransportError(
+        f"the cluster could not {what} (time limit {timeout_s:.0f} s): {error.args[0].str()}; "
+        "check bootstrap.servers, and that this user may do so"
+    )

@@ -1,0 +1,263 @@
+"""One step and the loop around it: records in, slates out, everything remembered.
+
+    decode > deduplicate > attribute > remember > recommend > learn > publish > checkpoint
+
+The step is the same for a live topic and for a historical log: only source and sink differ. Bad input costs one record;
+a fault of ours, of the store or of the log stops the worker, and what was not checkpointed is done again by the next one.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from streamrec.arrivals import Arrival, name_hash
+from streamrec.attribution import Attribution
+from streamrec.checkpoints import Checkpoints
+from streamrec.codec import CONTENT_TYPE, JSON, decode_event, encode
+from streamrec.errors import BadEvent, TooManyBadEvents
+from streamrec.events import Event, Outcome, Slate
+from streamrec.features.ledger import Ledger
+from streamrec.metrics import Metrics
+from streamrec.recommender import Portion, Recommender
+from streamrec.state import Key, Kind, Store
+from streamrec.transport import Record, Sink, Source
+
+LOG = logging.getLogger("streamrec.worker")
+POLL_RECORDS = 512
+POLL_TIMEOUT_S = 0.1
+JSON_HEADERS = ((CONTENT_TYPE, JSON.encode()),)
+
+
+@dataclass(frozen=True, slots=True)
+class Addresses:
+    """Where things are published."""
+
+    recommendations: str
+    outcomes: str
+    dead_letters: str
+
+
+@dataclass(frozen=True, slots=True)
+class Tolerance:
+    """What is still an event."""
+
+    max_message_bytes: int
+    max_depth: int
+    max_bad_in_a_row: int
+    max_ahead_s: float
+
+
+class Worker:
+    """Reads a source, as the owner of some of its partitions."""
+
+    def __init__(
+        self,
+        recommender: Recommender,
+        ledger: Ledger,
+        attribution: Attribution,
+        checkpoints: Checkpoints,
+        source: Source,
+        sink: Sink,
+        store: Store,
+        addresses: Addresses,
+        tolerance: Tolerance,
+        metrics: Metrics,
+        observer: Callable[[Portion], None] | None = None,
+        wall_ms: Callable[[], int] = lambda: int(time.time() * 1000),
+    ) -> None:
+        """`observer` sees every portion after it was answered and before it is learned (reports, tests)."""
+        self.recommender = recommender
+        self.metrics = metrics
+        self._ledger = ledger
+        self._attribution = attribution
+        self._checkpoints = checkpoints
+        self._source = source
+        self._sink = sink
+        self._store = store
+        self._addresses = addresses
+        self._tolerance = tolerance
+        self._observer = observer
+        self._wall_ms = wall_ms
+        self._bad_in_a_row = 0
+        self._bad_since: dict[int, int] = {}  # per partition, the first of the unusable messages at its end
+        self._stopping = False
+
+    # The loop
+
+    def run(self) -> None:
+        """Work until `stop` is called or the source can give no more; then save a checkpoint and leave.
+
+        Raises:
+            StreamrecError: the worker cannot go on. Nothing past its last checkpoint is committed.
+        """
+        self._source.subscribe(self)
+        try:
+            while not self._stopping and not self._source.exhausted():
+                self.step(self._source.poll(POLL_RECORDS, POLL_TIMEOUT_S))
+                if self._checkpoints.due():
+                    self.checkpoint()
+            if self._checkpoints.positions:
+                self.checkpoint()
+        except BaseException:
+            self._checkpoints.let_go(list(self._checkpoints.positions))  # closing must not save half a step
+            self._source.close()
+            raise
+        self._source.close()
+        self._sink.close()
+        self._store.close()
+
+    def stop(self) -> None:
+        """Finish the step at hand, save a checkpoint and leave. Safe from a signal handler or another thread."""
+        self._stopping = True
+
+    # One step
+
+    def step(self, records: Sequence[Record]) -> None:
+        """Handle some records, in order."""
+        sent_ms = {(record.partition, record.offset): record.timestamp_ms for record in records}
+        arrivals = self._deduplicated(self._decoded(records))
+        for portion in self.recommender.portions(arrivals):
+            self._publish_portion(portion, sent_ms)
+            self.metrics.tried(portion.trial)
+            if self._observer is not None:
+                self._observer(portion)
+        for record in records:
+            self._checkpoints.positions[record.partition] = self._bad_since.get(record.partition, record.offset + 1)
+
+    def checkpoint(self) -> None:
+        """Save state, models and positions together."""
+        with self.metrics.checkpoint.time():
+            safe = self._checkpoints.save(self._sink.flush)
+        self._source.commit(safe)
+        self.metrics.lag.set(self._source.lag() or 0)
+
+    def _decoded(self, records: Sequence[Record]) -> list[Arrival]:
+        tolerance, taught = self._tolerance, self._checkpoints.taught
+        arrivals = []
+        for record in records:
+            try:
+                event = decode_event(
+                    record.value,
+                    record.headers,
+                    max_bytes=tolerance.max_message_bytes,
+                    max_depth=tolerance.max_depth,
+                )
+                self._refuse_future(event, record)
+            except BadEvent as error:
+                self._bury(record, error)
+                continue
+            self._bad_in_a_row = 0
+            self._bad_since.clear()
+            learned = record.offset < taught.get(record.partition, 0)
+            arrivals.append(Arrival(event, record.partition, record.offset, learned))
+        return arrivals
+
+    def _refuse_future(self, event: Event, record: Record) -> None:
+        # The log's own clock, not the wall's: the same record is judged alike whenever it is read.
+        ahead_ms = event.ts - record.timestamp_ms
+        if record.timestamp_ms > 0 and ahead_ms > self._tolerance.max_ahead_s * 1000:
+            raise BadEvent(
+                "future", f"field 'ts' is {event.ts}, {ahead_ms / 1000:.0f} s after the message was sent", "ts"
+            )
+
+    def _bury(self, record: Record, error: BadEvent) -> None:
+        """One unusable message goes to the dead-letter topic, as it came, with the reason."""
+        headers = {
+            "reason": error.reason,
+            "field": error.field or "",
+            "detail": error.detail[:500],
+            "topic": record.topic,
+            "partition": str(record.partition),
+            "offset": str(record.offset),
+        }
+        kept = [(name, content) for name, content in record.headers if name not in headers]
+        encoded = [(name, text.encode("utf-8", "replace")) for name, text in headers.items()]
+        self._sink.publish(self._addresses.dead_letters, record.key, record.value, [*kept, *encoded])
+        self.metrics.dead_letters.labels(error.reason).inc()
+        self._bad_since.setdefault(record.partition, record.offset)
+        self._bad_in_a_row += 1
+        if self._bad_in_a_row >= self._tolerance.max_bad_in_a_row:
+            raise TooManyBadEvents(
+                f"{self._bad_in_a_row} messages in a row could not be used, the last one topic {record.topic!r} partition "
+                f"{record.partition} offset {record.offset}: {error.detail}. Mend what sends them; they are in "
+                f"{self._addresses.dead_letters!r}, and nothing past the first of them is committed"
+            )
+
+    def _deduplicated(self, arrivals: list[Arrival]) -> list[Arrival]:
+        """The events that are new, their users and items in memory and counted."""
+        self._admit(arrivals)
+        users = self.recommender.knowledge.users
+        rows = [users.touch((arrival.partition, arrival.event.user_id)) for arrival in arrivals]
+        ids = [name_hash(arrival.event.event_id) for arrival in arrivals]
+        fresh = self.recommender.knowledge.duplicates.first_time(np.array(rows, np.int32), np.array(ids, np.uint64))
+        kept = [arrival for arrival, new in zip(arrivals, fresh.tolist(), strict=True) if new]
+        for arrival in kept:
+            if arrival.event.item_id is not None:
+                self._ledger.count(arrival.partition, arrival.event, self.recommender.category_of(arrival))
+        self.metrics.events.inc(len(kept))
+        self.metrics.duplicates.inc(len(arrivals) - len(kept))
+        return kept
+
+    def _admit(self, arrivals: Sequence[Arrival]) -> None:
+        """Bring into memory what the store knows of these users and items, in one go."""
+        users = self.recommender.knowledge.users
+        new_users = users.missing((arrival.partition, arrival.event.user_id) for arrival in arrivals)
+        new_items = self._ledger.missing(
+            (arrival.partition, arrival.event.item_id) for arrival in arrivals if arrival.event.item_id is not None
+        )
+        crowded = users.crowded(len(new_users)) or self._ledger.crowded(len(new_items))
+        if crowded or self._attribution.crowded(len(arrivals)):
+            self.checkpoint()
+        keys = [Key(partition, Kind.USER, name) for partition, name in new_users]
+        keys += [Key(partition, Kind.SLATE, name) for partition, name in new_users]
+        keys += [Key(partition, Kind.ITEM, name) for partition, name in new_items]
+        if not keys:
+            return
+        values = self._store.load(keys)
+        count = len(new_users)
+        users.admit(new_users, values[:count], arrivals[0].event.ts)
+        self._attribution.admit(new_users, values[count : 2 * count])
+        self._ledger.admit(new_items, values[2 * count :])
+
+    def _publish_portion(self, portion: Portion, sent_ms: Mapping[tuple[int, int], int]) -> None:
+        """Slates and outcomes in log order: an event is owed to a slate only if the slate came first."""
+        for arrival in portion.arrivals:
+            outcome = self._attribution.outcome(arrival)
+            if outcome is not None:
+                self._publish(self._addresses.outcomes, outcome)
+                self.metrics.outcomes.inc()
+            place = arrival.partition, arrival.offset
+            slate = portion.slates.get(place)
+            if slate is not None:
+                self._publish(self._addresses.recommendations, slate)
+                self._attribution.shown(arrival.partition, slate)
+                self.metrics.slates.inc()
+                if sent_ms[place] > 0:
+                    self.metrics.latency.observe(max(self._wall_ms() - sent_ms[place], 0) / 1000)
+
+    def _publish(self, topic: str, message: Slate | Outcome) -> None:
+        self._sink.publish(topic, message.user_id.encode(), encode(message), JSON_HEADERS)
+
+    # Partitions come and go (called by the source, inside poll)
+
+    def assigned(self, partitions: Sequence[int]) -> Mapping[int, int | None]:
+        """See `transport.Assignee`."""
+        return self._checkpoints.take_over(partitions)
+
+    def revoked(self, partitions: Sequence[int]) -> None:
+        """See `transport.Assignee`."""
+        if any(partition in self._checkpoints.positions for partition in partitions):
+            self.checkpoint()
+        self._checkpoints.let_go(partitions)
+
+    def lost(self, partitions: Sequence[int]) -> None:
+        """See `transport.Assignee`."""
+        LOG.warning(
+            "partitions %s were lost; what was not checkpointed is done again by their new owner", list(partitions)
+        )
+        self._checkpoints.let_go(partitions)

@@ -1,0 +1,64 @@
+"""What tests share: a broker and a Redis server, started once per run on free loopback ports and ended with it."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from streamrec.embedded import EmbeddedBroker, EmbeddedRedis, apache_kafka_home, embedded_broker, embedded_redis
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[EmbeddedRedis]:
+    """A Redis server of the tests' own."""
+    with embedded_redis() as redis:
+        yield redis
+
+
+@pytest.fixture(scope="session")
+def tansu() -> Iterator[EmbeddedBroker]:
+    """The bundled broker. Do not end it: start another for that."""
+    with embedded_broker(apache=False) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def apache_kafka() -> Iterator[EmbeddedBroker]:
+    """Apache Kafka, where it is installed. Do not end it: start another for that."""
+    if apache_kafka_home() is None:
+        pytest.skip("no Apache Kafka here: set KAFKA_HOME to a folder with libs/*.jar, and install Java")
+    with embedded_broker(apache=True) as running:
+        yield running
+
+
+@pytest.fixture(params=["tansu", "apache_kafka"])
+def broker(request: pytest.FixtureRequest) -> EmbeddedBroker:
+    """Every kind of broker in turn; each is started once."""
+    running: EmbeddedBroker = request.getfixturevalue(request.param)
+    return running
+
+
+@pytest.fixture
+def make_topic(broker: EmbeddedBroker) -> Callable[[int], str]:
+    """Makes a topic with so many partitions and a name of its own."""
+    from streamrec.transport.topics import Missing, apply
+
+    def make(partitions: int = 1) -> str:
+        name = f"test-{uuid.uuid4().hex[:12]}"
+        apply([Missing(name, partitions, 1)], broker.settings)
+        return name
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def streamrec_data() -> Path:
+    """The folder with the large public logs."""
+    folder = os.environ.get("STREAMREC_DATA")
+    if not folder or not Path(folder).is_dir():
+        pytest.skip("no large logs here: set STREAMREC_DATA to the folder that holds them")
+    return Path(folder)

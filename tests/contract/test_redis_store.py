@@ -1,0 +1,340 @@
+"""What the Redis store promises beyond every store: expiry, and what happens when the server or the network fails."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+import traceback
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
+from typing import Any
+
+import pytest
+import redis
+
+from streamrec.embedded import embedded_redis
+from streamrec.errors import ConfigError, StaleEpoch, StateError
+from streamrec.state import Checkpoint, Key, Kind, Mark
+from streamrec.state import redis as redis_module
+from streamrec.state.keys import KeySpace
+from streamrec.state.redis import RedisStore, without_password
+
+ANN, BOB = Key(0, Kind.USER, "ann"), Key(0, Kind.USER, "bob")
+TEA, SLATE = Key(0, Kind.ITEM, "tea"), Key(0, Kind.SLATE, "ann")
+
+
+@pytest.fixture
+def prefix() -> str:
+    return uuid.uuid4().hex
+
+
+@pytest.fixture
+def server(redis_server: Any) -> Iterator[redis.Redis]:
+    """A plain client, to look at what is stored and to make trouble."""
+    with closing(redis.Redis.from_url(redis_server.url)) as client:
+        yield client
+
+
+@pytest.fixture
+def connect(redis_server: Any, prefix: str) -> Iterator[Callable[..., RedisStore]]:
+    stores = []
+
+    def connect(url: str = redis_server.url, timeout_s: float = 5.0) -> RedisStore:
+        stores.append(RedisStore(url, prefix=prefix, topic="t", ttl_s=600, slate_ttl_s=300, timeout_s=timeout_s))
+        return stores[-1]
+
+    yield connect
+    for store in stores:
+        store.close()
+
+
+@pytest.fixture
+def store(connect: Callable[..., RedisStore]) -> RedisStore:
+    return connect()
+
+
+class Line:
+    """A TCP line to the server that can lose one reply, or hold one command back and deliver it later."""
+
+    def __init__(self, server: redis.Redis) -> None:
+        where = server.get_connection_kwargs()
+        self._server = (where["host"], where["port"])
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"redis://127.0.0.1:{self._listener.getsockname()[1]}/0"
+        self.lose_next_reply = self.hold_next_command = False
+        self.lost: list[bytes] = []
+        self.held: list[bytes] = []
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                near, _ = self._listener.accept()
+                far = socket.create_connection(self._server, timeout=10)
+                threading.Thread(target=self._carry, args=(near, far, True), daemon=True).start()
+                threading.Thread(target=self._carry, args=(far, near, False), daemon=True).start()
+
+    def _carry(self, source: socket.socket, target: socket.socket, commands: bool) -> None:
+        with suppress(OSError):
+            while data := source.recv(1 << 20):
+                if commands and self.hold_next_command:
+                    self.hold_next_command = False
+                    self.held.append(data)
+                    break
+                if not commands and self.lose_next_reply:
+                    self.lose_next_reply = False
+                    self.lost.append(data)
+                    break
+                target.sendall(data)
+        for end in (source, target):
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+    def deliver(self) -> bytes:
+        """Send what was held back; the server's reply."""
+        with socket.create_connection(self._server, timeout=5) as far:
+            far.sendall(self.held.pop())
+            return far.recv(1 << 16)
+
+    def close(self) -> None:
+        self._listener.close()
+
+
+@pytest.fixture
+def line(server: redis.Redis) -> Iterator[Line]:
+    with closing(Line(server)) as line:
+        yield line
+
+
+def test_values_expire_and_marks_do_not(store: RedisStore, server: redis.Redis, prefix: str) -> None:
+    store.open(0)
+    store.commit(Checkpoint(0, 1, 1, None, {SLATE: b"s", ANN: b"a", TEA: b"t"}))
+    space = KeySpace(prefix, "t")
+    assert [server.ttl(space.value(key)) for key in (ANN, TEA, SLATE)] == pytest.approx([600, 600, 300], abs=5)
+    assert server.ttl(space.mark(0)) == server.ttl(space.registry) == -1
+
+
+def test_every_key_starts_with_the_prefix(store: RedisStore, server: redis.Redis, prefix: str) -> None:
+    store.open(0)
+    store.commit(Checkpoint(0, 1, 1, None, {ANN: b"a", SLATE: b"s"}))
+    assert len([key for key in server.scan_iter() if key.startswith(prefix.encode())]) == 4
+
+
+def test_another_process_is_fenced_too(connect: Callable[..., RedisStore]) -> None:
+    zombie, owner = connect(), connect()
+    zombie.open(0)
+    zombie.commit(Checkpoint(0, 1, 10, None, {ANN: b"first"}))
+    assert owner.open(0) == Mark(10, None, 2)
+    with pytest.raises(StaleEpoch):
+        zombie.commit(Checkpoint(0, 1, 20, None, {ANN: b"zombie"}))
+    owner.commit(Checkpoint(0, 2, 11, None))
+    assert owner.load([ANN]) == [b"first"]
+
+
+def test_a_server_that_forgot_its_scripts_is_told_them_again(store: RedisStore, server: redis.Redis) -> None:
+    store.open(0)
+    server.script_flush()
+    store.commit(Checkpoint(0, 1, 1, None, {ANN: b"a"}))
+    server.script_flush()
+    assert store.open(0) == Mark(1, None, 2)
+
+
+@pytest.fixture
+def memory_limit(server: redis.Redis) -> Iterator[Callable[[int], None]]:
+    """Limits the server's memory to what it uses now and so many bytes more."""
+
+    def limit(spare_bytes: int) -> None:
+        server.config_set("maxmemory-policy", "noeviction")
+        server.config_set("maxmemory", max(1, int(server.info("memory")["used_memory"]) + spare_bytes))
+
+    yield limit
+    server.config_set("maxmemory", 0)
+
+
+def test_a_full_server_writes_nothing(
+    store: RedisStore, server: redis.Redis, memory_limit: Callable[[int], None]
+) -> None:
+    store.open(0)
+    store.commit(Checkpoint(0, 1, 1, "0000000001-aa", {ANN: b"old"}))
+    memory_limit(-200_000)
+    with pytest.raises(StateError, match="maxmemory"):
+        store.commit(Checkpoint(0, 1, 2, "0000000002-bb", {ANN: b"new", BOB: b"new"}))
+    assert store.load([ANN, BOB]) == [b"old", None]
+    assert store.marks() == {0: Mark(1, "0000000001-aa", 1)}
+    server.config_set("maxmemory", 0)
+    store.commit(Checkpoint(0, 1, 3, "0000000003-cc", {ANN: b"new", BOB: b"new"}))
+    assert store.load([ANN, BOB]) == [b"new", b"new"]
+
+
+@pytest.mark.parametrize("spare_bytes", [100_000, 1_000_000, 3_000_000, 6_000_000, 12_000_000])
+def test_a_server_that_fills_up_half_way_writes_all_or_nothing(
+    store: RedisStore, memory_limit: Callable[[int], None], spare_bytes: int
+) -> None:
+    store.open(0)
+    store.commit(Checkpoint(0, 1, 1, None))
+    writes = {Key(0, Kind.USER, str(n)): bytes(1000) for n in range(3_000)}
+    memory_limit(spare_bytes)
+    with suppress(StateError):
+        store.commit(Checkpoint(0, 1, 2, None, writes))
+    written = sum(value is not None for value in store.load(list(writes)))
+    assert (written, store.marks()[0].watermark) in [(0, 1), (3_000, 2)]
+
+
+def test_a_server_that_does_not_answer_is_an_error_in_time(
+    connect: Callable[..., RedisStore], server: redis.Redis
+) -> None:
+    store = connect(timeout_s=0.2)
+    store.open(0)
+    store.commit(Checkpoint(0, 1, 1, None, {ANN: b"1"}))
+    server.client_pause(1_000)
+    begun = time.monotonic()
+    with pytest.raises(StateError, match=r"did not answer within 0\.2 s while committing partition 0"):
+        store.commit(Checkpoint(0, 1, 2, None, {ANN: b"2"}))
+    assert time.monotonic() - begun < 0.9
+    time.sleep(1.1)  # the pause is over; the server may have read the second checkpoint, or not
+    store.commit(Checkpoint(0, 1, 3, None, {ANN: b"3"}))
+    assert store.load([ANN]) == [b"3"]
+    assert store.marks()[0].watermark == 3
+
+
+def test_a_server_that_is_not_there_is_an_error_in_time(connect: Callable[..., RedisStore]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    store = connect(f"redis://ann:s3cret@127.0.0.1:{port}/0?password=s3cret")
+    for attempt in (lambda: store.open(0), lambda: store.load([ANN]), store.marks, lambda: store.find(Kind.USER, "a")):
+        begun = time.monotonic()
+        with pytest.raises(StateError, match=f"no connection to Redis at redis://.*127.0.0.1:{port}/0") as failure:
+            attempt()
+        assert time.monotonic() - begun < 3
+        assert "s3cret" not in "".join(traceback.format_exception(failure.value)) + repr(store)
+
+
+def test_a_broken_connection_is_made_anew(store: RedisStore, server: redis.Redis) -> None:
+    store.open(0)
+    for n in range(1, 4):
+        server.client_kill_filter(_type="normal", skipme=True)
+        store.commit(Checkpoint(0, 1, n, None, {ANN: b"%d" % n}))
+        server.client_kill_filter(_type="normal", skipme=True)
+        assert store.load([ANN]) == [b"%d" % n]
+
+
+def test_a_checkpoint_whose_confirmation_was_lost_is_not_written_twice(
+    connect: Callable[..., RedisStore], line: Line, server: redis.Redis, prefix: str
+) -> None:
+    store = connect(line.url)
+    store.open(0)
+    store.commit(Checkpoint(0, 1, 1, None, {ANN: b"1"}))
+    line.lose_next_reply = True
+    before = server.info("commandstats")["cmdstat_set"]["calls"]
+    store.commit(Checkpoint(0, 1, 2, None, {ANN: b"2"}))
+    assert b"written" in line.lost[0]
+    assert server.info("commandstats")["cmdstat_set"]["calls"] == before + 1
+    assert store.load([ANN]) == [b"2"]
+
+
+def test_a_copy_that_arrives_late_changes_nothing(connect: Callable[..., RedisStore], line: Line) -> None:
+    store = connect(line.url)
+    store.open(0)
+    store.commit(Checkpoint(0, 1, 1, None, {ANN: b"1"}))
+    line.hold_next_command = True
+    store.commit(Checkpoint(0, 1, 2, "0000000002-bb", {ANN: b"2", BOB: b"2"}))  # the repeat gets through
+    store.commit(Checkpoint(0, 1, 2, "0000000003-cc", {ANN: b"3"}))  # the same watermark, with more behind it
+    assert b"EVALSHA" in line.held[0]
+    line.deliver()
+    assert store.load([ANN, BOB]) == [b"3", b"2"]
+    assert store.marks() == {0: Mark(2, "0000000003-cc", 1)}
+
+
+def test_what_was_confirmed_survives_the_servers_crash(connect: Callable[..., RedisStore]) -> None:
+    with embedded_redis(appendonly=True) as crashing:
+        store = connect(crashing.url)
+        store.open(0)
+        store.commit(Checkpoint(0, 1, 10, "0000000001-aa", {ANN: b"a"}))
+        crashing.kill()
+        with pytest.raises(StateError, match="no connection to Redis"):
+            store.commit(Checkpoint(0, 1, 11, None, {ANN: b"b"}))
+        crashing.start()
+        assert store.load([ANN]) == [b"a"]
+        store.commit(Checkpoint(0, 1, 12, None, {ANN: b"c"}))
+        assert store.open(0) == Mark(12, None, 2)
+        assert store.load([ANN]) == [b"c"]
+
+
+def test_a_server_that_lost_everything_is_not_written_to(store: RedisStore, server: redis.Redis, prefix: str) -> None:
+    store.open(0)
+    store.commit(Checkpoint(0, 1, 10, None, {ANN: b"a"}))
+    server.delete(*[key for key in server.scan_iter() if key.startswith(prefix.encode())])
+    with pytest.raises(StateError, match="lost checkpoints of partition 0"):
+        store.commit(Checkpoint(0, 1, 20, None, {BOB: b"b"}))
+    assert store.load([BOB]) == [None]
+    assert store.open(0) == Mark(None, None, 1)
+    store.commit(Checkpoint(0, 1, 20, None, {BOB: b"b"}))
+
+
+def test_an_older_copy_of_the_data_is_not_written_to(store: RedisStore, server: redis.Redis, prefix: str) -> None:
+    mark = KeySpace(prefix, "t").mark(0)
+    store.open(0)
+    store.commit(Checkpoint(0, 1, 10, None))
+    older = server.dump(mark)
+    assert older is not None
+    store.commit(Checkpoint(0, 1, 11, None, {ANN: b"a"}))
+    server.restore(mark, 0, older, replace=True)
+    with pytest.raises(StateError, match="lost checkpoints of partition 0"):
+        store.commit(Checkpoint(0, 1, 12, None, {BOB: b"b"}))
+    assert store.load([BOB]) == [None]
+
+
+def test_a_mark_of_the_wrong_kind_is_left_alone(store: RedisStore, server: redis.Redis, prefix: str) -> None:
+    store.open(0)
+    server.set(KeySpace(prefix, "t").mark(0), "somebody else's")
+    with pytest.raises(StateError, match="refused committing partition 0"):
+        store.commit(Checkpoint(0, 1, 1, None, {ANN: b"a"}))
+    assert store.load([ANN]) == [None]
+
+
+@pytest.mark.parametrize(("bound", "limit"), [("MAX_WRITES", 1), ("MAX_BYTES", 5)])
+def test_a_checkpoint_too_large_for_one_script_is_refused(
+    store: RedisStore, monkeypatch: pytest.MonkeyPatch, bound: str, limit: int
+) -> None:
+    monkeypatch.setattr(redis_module, bound, limit)
+    store.open(0)
+    with pytest.raises(StateError, match="save more often"):
+        store.commit(Checkpoint(0, 1, 1, None, {ANN: b"aaa", BOB: b"bbb"}))
+    assert store.load([ANN, BOB]) == [None, None]
+
+
+@pytest.mark.parametrize("kind", ["user", "slate"])
+@pytest.mark.parametrize("seconds", [0, -1, 10**17])
+def test_an_expiry_redis_would_refuse_half_way_is_refused_at_the_start(kind: str, seconds: int) -> None:
+    ttls = {"ttl_s": 600, "slate_ttl_s": 600} | {"ttl_s" if kind == "user" else "slate_ttl_s": seconds}
+    with pytest.raises(ConfigError, match="expected 1 to"):
+        RedisStore("redis://127.0.0.1:1/0", prefix="p", topic="t", **ttls)
+
+
+@pytest.mark.parametrize(
+    "url", ["http://ann:s3cret@host", "redis://ann:s3/cret@host:6379", "host:6379", "", "redis://h:s3cret"]
+)
+def test_a_url_that_is_none_is_refused_without_its_password(url: str) -> None:
+    with pytest.raises(ConfigError, match="expected redis://") as refusal:
+        RedisStore(url, prefix="p", topic="t", ttl_s=600, slate_ttl_s=600)
+    assert "s3" not in "".join(traceback.format_exception(refusal.value))
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("redis://127.0.0.1:6379/0", "redis://127.0.0.1:6379/0"),
+        ("rediss://ann:s3cret@redis.example.org:6380/2", "rediss://***@redis.example.org:6380/2"),
+        ("redis://:s3cret@[::1]:6379", "redis://***@[::1]:6379"),
+        ("redis://host/0?password=s3cret&db=1", "redis://host/0?***"),
+        ("unix://:s3cret@/run/redis.sock?db=1", "unix://***@/run/redis.sock?***"),
+        ("redis://:s3/cr@et@host", "redis://***"),
+        ("redis://:s3?cret@host", "redis://***"),
+        ("redis://host?password=s3@cret", "redis://***"),
+        ("s3cret", "***"),
+    ],
+)
+def test_a_url_is_shown_without_its_password(url: str, shown: str) -> None:
+    assert without_password(url) == shown

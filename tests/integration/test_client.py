@@ -1,0 +1,121 @@
+"""The small client for other people's programs: events go out checked, slates come in decoded."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+import pytest
+from confluent_kafka import Consumer, TopicPartition
+
+from streamrec import codec
+from streamrec.client import EventProducer, RecommendationConsumer
+from streamrec.embedded import EmbeddedBroker
+from streamrec.errors import BadEvent, TransportError
+from streamrec.events import Event, EventType, Slate, SlateItem
+from streamrec.transport.confluent import KafkaSink
+
+MakeTopic = Callable[[int], str]
+NOBODY = "127.0.0.1:9"
+
+
+def slate(rec_id: str) -> Slate:
+    place = SlateItem(item_id="i1", position=1, score=0.5, propensity=0.25, shares={"popular": 1.0})
+    return Slate(rec_id=rec_id, user_id="u1", ts=1, items=(place,), policy="greedy", version="0", candidates=1)
+
+
+def publish(broker: EmbeddedBroker, topic: str, *values: bytes) -> None:
+    sink = KafkaSink(broker.settings)
+    for value in values:
+        sink.publish(topic, b"u1", value, [(codec.CONTENT_TYPE, codec.JSON.encode())])
+    sink.flush(10.0)
+    sink.close()
+
+
+@pytest.mark.parametrize("content_type", [codec.JSON, codec.MSGPACK])
+def test_a_sent_event_can_be_read_by_any_client(
+    broker: EmbeddedBroker, make_topic: MakeTopic, content_type: str
+) -> None:
+    topic = make_topic(1)
+    given = Event(type=EventType.VIEW, user_id="u1", item_id="i1", ts=1_700_000_000_000)
+    before_ms = time.time_ns() // 1_000_000
+    with EventProducer(broker.bootstrap, topic=topic, content_type=content_type) as events:
+        events.send(given)
+        sent = events.send(type="purchase", user_id="u2", item_id="i2", value=3)
+        assert before_ms <= sent.ts <= time.time_ns() // 1_000_000
+
+    reader = Consumer({"bootstrap.servers": broker.bootstrap, "group.id": topic, "enable.auto.commit": False})
+    reader.assign([TopicPartition(topic, 0, 0)])
+    messages = reader.consume(2, 15)
+    reader.close()
+    assert [message.key() for message in messages] == [b"u1", b"u2"]
+    assert [message.headers() for message in messages] == [[("content-type", content_type.encode())]] * 2
+    headers = [("content-type", content_type.encode())]
+    assert [codec.decode_event(message.value(), headers) for message in messages] == [given, sent]
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({"type": "view", "user_id": "u"}, "item_id"),
+        ({"type": "stare", "user_id": "u", "item_id": "i"}, "type"),
+        ({"type": "view", "user_id": "u", "item_id": "i", "ts": "yesterday"}, "ts"),
+        ({"type": "view", "user_id": "u", "item_id": "i", "colour": "red"}, "colour"),
+    ],
+)
+def test_an_event_the_worker_would_refuse_is_never_sent(fields: dict[str, str], named: str) -> None:
+    events = EventProducer(NOBODY)
+    with pytest.raises(BadEvent, match=named):
+        events.send(**fields)
+    with pytest.raises(BadEvent, match="user_id"):
+        events.send(Event(type=EventType.REQUEST, user_id="", ts=1))
+    events.close()  # would raise, had anything been sent: nobody answers there
+
+
+def test_slates_are_read_from_the_beginning(broker: EmbeddedBroker, make_topic: MakeTopic) -> None:
+    topic = make_topic(2)
+    publish(broker, topic, *(codec.encode(slate(f"r{number}")) for number in range(3)))
+    with RecommendationConsumer(broker.bootstrap, topic=topic, from_beginning=True) as slates:
+        seen = [next(iter(slates)) for _ in range(3)]
+        assert slates.poll(0.2) is None
+    assert seen == [slate("r0"), slate("r1"), slate("r2")]
+
+
+def test_without_a_beginning_only_new_slates_come(broker: EmbeddedBroker, make_topic: MakeTopic) -> None:
+    topic = make_topic(1)
+    publish(broker, topic, codec.encode(slate("old")))
+    with RecommendationConsumer(broker.bootstrap, topic=topic) as slates:
+        assert slates.poll(1.0) is None
+        publish(broker, topic, codec.encode(slate("new")))
+        assert slates.poll(15.0) == slate("new")
+
+
+def test_a_message_that_is_no_slate_is_skipped_and_counted(broker: EmbeddedBroker, make_topic: MakeTopic) -> None:
+    topic = make_topic(1)
+    publish(broker, topic, b"{", b'{"rec_id": 7}', codec.encode(slate("good")))
+    with RecommendationConsumer(broker.bootstrap, topic=topic, from_beginning=True) as slates:
+        assert slates.poll(15.0) == slate("good")
+        assert slates.undecodable == 2
+
+
+def test_a_group_goes_on_where_it_was(broker: EmbeddedBroker, make_topic: MakeTopic) -> None:
+    topic = make_topic(1)
+    for name in ("first", "second"):
+        publish(broker, topic, codec.encode(slate(name)))
+        with RecommendationConsumer(
+            broker.bootstrap, topic=topic, group_id=topic, from_beginning=True, settings=broker.settings
+        ) as slates:
+            assert slates.poll(20.0) == slate(name)
+            assert slates.poll(0.3) is None
+
+
+def test_a_topic_that_is_not_there_is_told_at_once(apache_kafka: EmbeddedBroker) -> None:
+    with pytest.raises(TransportError, match="streamrec topics apply"):
+        RecommendationConsumer(apache_kafka.bootstrap, topic="no-such-topic")
+
+
+def test_the_client_loads_no_torch() -> None:
+    program = "import sys, streamrec.client; sys.exit('torch' in sys.modules or 'river' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], timeout=60, check=False).returncode == 0

@@ -1,0 +1,285 @@
+"""What is particular to Kafka: groups that share, brokers that go away, settings, topics."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
+
+import pytest
+from confluent_kafka.admin import AdminClient
+
+from streamrec.config import Topics
+from streamrec.embedded import EmbeddedBroker, embedded_broker
+from streamrec.errors import ConfigError, PublishFailed, TransportError
+from streamrec.transport.confluent import KafkaSink, KafkaSource
+from streamrec.transport.librdkafka import CONSUMER_ONLY, PRODUCER_ONLY, for_admin, for_consumer, for_producer
+from streamrec.transport.topics import Different, Missing, apply, plan, wanted
+
+PATIENCE_S = 40.0
+NOBODY = "127.0.0.1:9"  # the discard port: nothing answers there
+
+MakeTopic = Callable[[int], str]
+
+
+class Member:
+    """A source and its assignee in one: holds partitions, counts what it reads, starts where it last was."""
+
+    def __init__(self, source: KafkaSource, positions: dict[int, int]) -> None:
+        self.source = source
+        self.held: set[int] = set()
+        self.read: list[tuple[int, int]] = []
+        self._positions = positions  # shared by all members, as a store would be
+        source.subscribe(self)
+
+    def assigned(self, partitions: Sequence[int]) -> Mapping[int, int | None]:
+        self.held.update(partitions)
+        return {partition: self._positions.get(partition) for partition in partitions}
+
+    def revoked(self, partitions: Sequence[int]) -> None:
+        self.held.difference_update(partitions)
+
+    def lost(self, partitions: Sequence[int]) -> None:
+        self.held.difference_update(partitions)
+
+    def step(self) -> None:
+        for record in self.source.poll(100, 0.05):
+            assert record.partition in self.held, "a record came of a partition that was handed back"
+            self.read.append((record.partition, record.offset))
+            self._positions[record.partition] = record.offset + 1
+
+
+class Startled:
+    """An assignee whose store is down."""
+
+    def assigned(self, partitions: Sequence[int]) -> Mapping[int, int | None]:
+        raise RuntimeError("the store is down")
+
+    def revoked(self, partitions: Sequence[int]) -> None: ...
+
+    def lost(self, partitions: Sequence[int]) -> None: ...
+
+
+def until(condition: Callable[[], bool], *steps: Callable[[], None]) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        for step in steps:
+            step()
+
+
+def fill(settings: Mapping[str, str | int], topic: str, records: int) -> None:
+    with closing(KafkaSink(settings)) as sink:
+        for number in range(records):
+            sink.publish(topic, b"user-%d" % number, b"x")
+        sink.flush(10.0)
+
+
+def test_two_members_share_a_topic_and_every_record_is_read_once(broker: EmbeddedBroker, make_topic: MakeTopic) -> None:
+    topic = make_topic(4)
+    positions: dict[int, int] = {}
+    first = Member(KafkaSource(topic, broker.settings, topic), positions)
+    until(lambda: len(first.held) == 4, first.step)
+    fill(broker.settings, topic, 200)
+    until(lambda: len(first.read) >= 100, first.step)
+
+    second = Member(KafkaSource(topic, broker.settings, topic), positions)
+    until(lambda: len(first.held) == len(second.held) == 2, first.step, second.step)
+    assert first.held.isdisjoint(second.held)
+    fill(broker.settings, topic, 200)
+    until(lambda: sum(positions.values()) == 400, first.step, second.step)
+    assert second.read
+
+    second.source.close()
+    until(lambda: len(first.held) == 4, first.step)
+    fill(broker.settings, topic, 100)
+    until(lambda: sum(positions.values()) == 500, first.step)
+    first.source.close()
+    assert len(first.read) + len(second.read) == len({*first.read, *second.read}) == 500
+
+
+def test_an_error_of_the_assignee_comes_out_of_poll(broker: EmbeddedBroker, make_topic: MakeTopic) -> None:
+    topic = make_topic(1)
+    with closing(KafkaSource(topic, broker.settings, topic)) as source:
+        source.subscribe(Startled())
+        with pytest.raises(RuntimeError, match="the store is down"):
+            until(lambda: False, lambda: source.poll(10, 0.1) and None)
+
+
+def test_committed_offsets_reach_the_lag_tools_only(broker: EmbeddedBroker, make_topic: MakeTopic) -> None:
+    topic = make_topic(1)
+    fill(broker.settings, topic, 10)
+    member = Member(KafkaSource(topic, broker.settings, topic), {})
+    until(lambda: len(member.read) == 10, member.step)
+    member.source.commit({0: 7})
+    time.sleep(0.5)
+    member.step()
+    member.source.close()
+    assert member.source.failed_commits == 0
+
+    again = Member(KafkaSource(topic, broker.settings, topic), {})
+    until(lambda: len(again.read) == 10, again.step)
+    again.source.close()
+
+
+def test_a_missing_topic_is_an_error_that_says_what_to_do(apache_kafka: EmbeddedBroker) -> None:
+    # The bundled broker creates a topic when it is asked about it; only Apache Kafka can be missing one.
+    with closing(KafkaSource("no-such-topic", apache_kafka.settings, "g")) as source:
+        source.subscribe(Startled())
+        with pytest.raises(TransportError, match="streamrec topics apply"):
+            until(lambda: False, lambda: source.poll(10, 0.1) and None)
+
+
+def test_a_latest_start_skips_what_is_there(apache_kafka: EmbeddedBroker) -> None:
+    apply([Missing("latest", 1, 1)], apache_kafka.settings)
+    fill(apache_kafka.settings, "latest", 5)
+    member = Member(KafkaSource("latest", {**apache_kafka.settings, "auto.offset.reset": "latest"}, "g-latest"), {})
+    until(lambda: member.held == {0} and member.source.lag() == 0, member.step)
+    fill(apache_kafka.settings, "latest", 3)
+    until(lambda: len(member.read) == 3, member.step)
+    assert member.read == [(0, 5), (0, 6), (0, 7)]
+    member.source.close()
+
+
+def test_a_source_and_a_sink_outlive_a_broker_that_crashes(apache_kafka: EmbeddedBroker) -> None:
+    with embedded_broker(apache=True) as broker:
+        apply([Missing("t", 1, 1)], broker.settings)
+        fill(broker.settings, "t", 50)
+        sink, member = KafkaSink(broker.settings), Member(KafkaSource("t", broker.settings, "g"), {})
+        until(lambda: len(member.read) == 50, member.step)
+        broker.kill()
+        sink.publish("t", b"k", b"while the broker was away")
+        member.step()
+        broker.restart()
+        sink.flush(30.0)
+        until(lambda: len(member.read) == 51, member.step)
+        assert member.read == [(0, offset) for offset in range(51)]
+        sink.close()
+        member.source.close()
+
+
+def test_flush_says_when_nobody_acknowledges() -> None:
+    sink = KafkaSink({"bootstrap.servers": NOBODY}, block_s=0.2)
+    sink.publish("t", b"k", b"v")
+    with pytest.raises(PublishFailed, match="1 records were not acknowledged"):
+        sink.flush(0.2)
+    with pytest.raises(PublishFailed):
+        sink.close()
+
+
+def test_a_full_queue_blocks_only_up_to_its_limit() -> None:
+    sink = KafkaSink({"bootstrap.servers": NOBODY, "queue.buffering.max.messages": 10}, block_s=0.5)
+    for _ in range(10):
+        sink.publish("t", b"k", b"v")
+    began = time.monotonic()
+    with pytest.raises(PublishFailed, match="stayed full"):
+        sink.publish("t", b"k", b"v")
+    assert 0.4 < time.monotonic() - began < 3.0
+    with pytest.raises(PublishFailed):
+        sink.close()
+
+
+def test_a_record_given_up_breaks_the_sink_for_good() -> None:
+    sink = KafkaSink({"bootstrap.servers": NOBODY, "message.timeout.ms": 300, "linger.ms": 1}, block_s=0.2)
+    sink.publish("t", b"k", b"v")
+    time.sleep(1.5)
+    for call in (lambda: sink.flush(1.0), lambda: sink.publish("t", b"k", b"w"), lambda: sink.flush(1.0)):
+        with pytest.raises(PublishFailed, match="make a new sink"):
+            call()
+
+
+def test_a_record_too_large_for_the_log_is_refused_at_once(tansu: EmbeddedBroker) -> None:
+    with closing(KafkaSink(tansu.settings)) as sink, pytest.raises(PublishFailed, match="not taken"):
+        sink.publish("t", b"k", b"x" * 2_000_000)
+
+
+def test_settings_that_are_wrong_are_told_at_the_start() -> None:
+    with pytest.raises(ConfigError, match=r"no\.such\.setting"):
+        KafkaSink({"bootstrap.servers": NOBODY, "no.such.setting": 1})
+    with pytest.raises(ConfigError, match=r"enable\.auto\.commit cannot be set"):
+        KafkaSource("t", {"bootstrap.servers": NOBODY, "enable.auto.commit": True}, "g")
+    with pytest.raises(ConfigError, match="expected 'earliest' or 'latest'"):
+        KafkaSource("t", {"bootstrap.servers": NOBODY, "auto.offset.reset": "yesterday"}, "g")
+
+
+def test_one_table_of_settings_serves_every_client_without_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    table: dict[str, str | int] = {
+        "bootstrap.servers": NOBODY,
+        "client.id": "test",
+        "session.timeout.ms": 7_000,
+        "fetch.min.bytes": 1,
+        "isolation.level": "read_committed",
+        "batch.size": 100_000,
+        "partitioner": "murmur2",
+        "retries": 5,
+    }
+    with caplog.at_level(logging.WARNING, "streamrec.kafka"):
+        source, sink = KafkaSource("t", table, "g"), KafkaSink(table)
+        member = Member(source, {})
+        member.step()
+        sink.flush(0.1)
+        member.source.close()
+        sink.close()
+    assert [line for line in caplog.messages if "CONFWARN" in line] == []
+    assert set(for_admin(table)) == {"bootstrap.servers", "client.id"}
+    assert CONSUMER_ONLY.isdisjoint(PRODUCER_ONLY)
+    assert for_consumer(table).keys() & PRODUCER_ONLY == for_producer(table).keys() & CONSUMER_ONLY == set()
+
+
+@pytest.fixture
+def empty_cluster(broker: EmbeddedBroker) -> Iterator[EmbeddedBroker]:
+    """The broker, with the topics of this test taken away afterwards."""
+    yield broker
+    names = [topic.topic for topic in wanted(TOPICS)]
+    admin = AdminClient(for_admin(broker.settings))  # held until all have answered: they are cancelled with it
+    for answer in admin.delete_topics(names, request_timeout=10).values():
+        answer.exception(10)
+    until(lambda: not admin.list_topics(timeout=5).topics.keys() & set(names), lambda: time.sleep(0.05))
+
+
+TOPICS = Topics(
+    events="p-events",
+    items="p-items",
+    recommendations="p-recommendations",
+    outcomes="p-outcomes",
+    trends="p-trends",
+    dead_letters="p-dlq",
+    partitions=3,
+    retention_ms=86_400_000,
+)
+
+
+def test_a_plan_names_what_is_missing_and_apply_makes_just_that(empty_cluster: EmbeddedBroker) -> None:
+    settings = {**empty_cluster.settings, "linger.ms": 1}
+    changes = plan(TOPICS, settings)
+    assert changes == wanted(TOPICS)
+    configs = {change.topic: change.config for change in wanted(TOPICS)}
+    assert configs["p-items"] == configs["p-trends"] == {"cleanup.policy": "compact"}
+    assert configs["p-events"]["retention.ms"] == "86400000"
+    assert configs["p-dlq"]["retention.ms"] == configs["p-outcomes"]["retention.ms"] == str(4 * 86_400_000)
+
+    assert apply(changes, settings) == changes
+    assert plan(TOPICS, settings) == []
+    assert apply(changes, settings) == []  # somebody else made them in the meantime: no error
+
+
+def test_what_exists_otherwise_is_reported_and_left_alone(empty_cluster: EmbeddedBroker) -> None:
+    settings = empty_cluster.settings
+    apply([Missing("p-events", 2, 1, {"cleanup.policy": "compact", "retention.ms": "5000"})], settings)
+    changes = plan(TOPICS, settings)
+    differences = [change for change in changes if isinstance(change, Different)]
+    assert differences == [
+        Different("p-events", "partitions", "3", "2"),
+        Different("p-events", "cleanup.policy", "delete", "compact"),
+        Different("p-events", "retention.ms", "86400000", "5000"),
+    ]
+    apply(changes, settings)
+    assert plan(TOPICS, settings) == differences
+
+
+def test_a_plan_without_a_broker_fails_within_its_time() -> None:
+    began = time.monotonic()
+    with pytest.raises(TransportError, match=r"bootstrap\.servers"):
+        plan(TOPICS, {"bootstrap.servers": NOBODY}, timeout_s=0.5)
+    assert time.monotonic() - began < 5.0

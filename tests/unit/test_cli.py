@@ -1,0 +1,334 @@
+"""The command line: quick help, clear errors, true exit codes; and a replay that can be interrupted."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import time
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import jsonschema
+import msgspec
+import pytest
+import typer
+
+from streamrec import codec, inspect
+from streamrec.cli import app
+from streamrec.commands.replay import FLUSH_ROWS, Bookmark, Mark, Pace, send
+from streamrec.commands.schema import event_schema
+from streamrec.commands.tail import line
+from streamrec.errors import BadEvent, PublishFailed, StateError
+from streamrec.events import EVENT_TYPES, ITEMLESS_TYPES, Event, EventType, Slate, SlateItem
+from streamrec.state import Kind
+
+HELP_LIMIT_S = 0.5
+
+
+def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("STREAMREC_")}
+    return subprocess.run(
+        [sys.executable, "-m", "streamrec.cli", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env={**kept, "COLUMNS": "200", **environment},
+    )
+
+
+def every_command() -> Iterator[tuple[str, ...]]:
+    def walk(path: tuple[str, ...], command: typer.core.TyperCommand) -> Iterator[tuple[str, ...]]:
+        yield path
+        for name, child in getattr(command, "commands", {}).items():
+            yield from walk((*path, name), child)
+
+    yield from walk((), typer.main.get_command(app))
+
+
+COMMANDS = list(every_command())
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=lambda path: " ".join(path) or "streamrec")
+def test_help_says_what_a_command_does_with_an_example_and_quickly(path: tuple[str, ...]) -> None:
+    took = []
+    for _ in range(3):  # the median of three: other work on the machine must not fail this
+        started = time.perf_counter()
+        result = run(*path, "--help")
+        took.append(time.perf_counter() - started)
+    assert result.returncode == 0
+    assert f"Example: {'STREAMREC_' if path == ('config',) else 'streamrec'}" in result.stdout
+    assert len(result.stdout.partition("Usage:")[2].split("\n")[2].split()) >= 5
+    assert statistics.median(took) < HELP_LIMIT_S
+
+
+def test_the_connection_options_are_the_same_on_every_command_that_connects() -> None:
+    connecting = ["worker", "config", "topics plan", "topics apply", "tail", "replay", "user", "item"]
+    for command in connecting:
+        words = run(*command.split(), "--help").stdout
+        assert [option for option in ("--kafka", "--redis", "--config") if option not in words] == [], command
+
+
+def test_the_printed_configuration_can_be_used_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "printed.toml"
+    path.write_text(run("config", "--kafka", "b:1", STREAMREC_LEARNING__POSITIVES="click").stdout, encoding="utf-8")
+    again = run("config", "--config", str(path)).stdout
+    assert again == path.read_text(encoding="utf-8")
+    values = tomllib.loads(again)
+    assert values["kafka"]["bootstrap.servers"] == "b:1"
+    assert values["learning"]["positives"] == ["click"]
+
+
+def test_the_printed_configuration_has_no_secrets() -> None:
+    printed = run("config", "--redis", "redis://:hunter2@host/0", STREAMREC_KAFKA__SASL_PASSWORD="hunter3").stdout
+    assert "hunter" not in printed
+    assert tomllib.loads(printed)["redis"]["url"] == "redis://:********@host/0"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["config", "--config", "/nowhere.toml"], 2, "/nowhere.toml cannot be read"),
+        (["config", "--colour"], 2, "No such option"),
+        (["replay", "/nowhere.parquet"], 1, "nowhere.parquet"),
+        (["replay", "x.csv", "--rows", "ten"], 2, "expected A:B"),
+        (["replay", "x.csv", "--map", "type"], 2, "expected FIELD=COLUMN"),
+    ],
+)
+def test_a_failure_is_told_on_standard_error_with_its_exit_code(arguments: list[str], code: int, words: str) -> None:
+    result = run(*arguments)
+    assert result.returncode == code
+    assert words in result.stderr
+    assert "Traceback" not in result.stderr
+    assert result.stdout == ""
+
+
+WAITING = """
+import time
+from streamrec import cli
+
+@cli.app.command()
+def wait() -> None:
+    try:
+        print("waiting", flush=True)
+        time.sleep(30)
+    finally:
+        print("tidied", flush=True)
+
+cli.main()
+"""
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupt_ends_a_command_quietly_and_tidily(number: signal.Signals, code: int) -> None:
+    command = [sys.executable, "-c", WAITING, "wait"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "waiting\n"
+            process.send_signal(number)
+            output, errors = process.communicate(timeout=20)
+        finally:
+            process.kill()
+    assert process.returncode == code
+    assert (output, errors) == ("tidied\n", "")
+
+
+class ListSink:
+    """A sink that keeps what it is given; `flush` stores it, and fails from the `fails_at`th time on."""
+
+    def __init__(self, fails_at: int | None = None) -> None:
+        self.pending: list[Event] = []
+        self.stored: list[Event] = []
+        self.flushes = 0
+        self.fails_at = fails_at
+
+    def publish(self, topic: str, key: bytes | None, value: bytes | None, headers: object = ()) -> None:
+        event = codec.decode_event(value or b"", [(codec.CONTENT_TYPE, codec.MSGPACK.encode())])
+        assert key == event.user_id.encode()
+        self.pending.append(event)
+
+    def flush(self, timeout_s: float) -> None:
+        self.flushes += 1
+        if self.fails_at is not None and self.flushes >= self.fails_at:
+            raise PublishFailed("planted")
+        self.stored += self.pending
+        self.pending = []
+
+    def close(self) -> None:
+        self.flush(0.0)
+
+
+def events(count: int, start: int = 0) -> Iterator[tuple[int, Event]]:
+    for row in range(start, count):
+        yield row, Event(type=EventType.CLICK, user_id=f"u{row % 7}", item_id="i", ts=row * 1000)
+
+
+def test_a_mark_is_given_only_for_what_the_broker_has_stored() -> None:
+    sink = ListSink()
+    marks = []
+    for mark in send(events(3 * FLUSH_ROWS + 10), Mark("run", 0), sink, "user-events", Pace(None)):
+        assert len(sink.stored) == mark.next_row
+        marks.append(mark)
+    assert marks[-1] == Mark("run", 3 * FLUSH_ROWS + 10)
+    assert len(marks) >= 4
+
+
+def test_a_replay_that_fails_in_the_middle_goes_on_without_loss_or_repeat(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    total = 3 * FLUSH_ROWS
+    bookmark = Bookmark("digest")
+    bookmark.write(Mark("run", 0))
+    first = ListSink(fails_at=2)
+    with pytest.raises(PublishFailed):
+        for mark in send(events(total), Mark("run", 0), first, "user-events", Pace(None)):
+            bookmark.write(mark)
+    mark = Bookmark("digest").read()
+    assert mark == Mark("run", len(first.stored))
+    assert 0 < mark.next_row < total
+    second = ListSink()
+    for _ in send(events(total, mark.next_row), mark, second, "user-events", Pace(None)):
+        pass
+    ids = [event.event_id for event in first.stored + second.stored]
+    assert ids == [f"run-{row}" for row in range(total)]
+    unstored = {event.event_id for event in first.pending}
+    assert unstored <= {event.event_id for event in second.stored}
+
+
+def test_an_event_id_that_is_there_is_kept() -> None:
+    sink = ListSink()
+    given = iter([(0, Event(type=EventType.CLICK, user_id="u", item_id="i", ts=0, event_id="mine"))])
+    list(send(given, Mark("run", 0), sink, "user-events", Pace(None)))
+    assert [event.event_id for event in sink.stored] == ["mine"]
+
+
+def test_a_damaged_bookmark_is_no_bookmark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    bookmark = Bookmark("digest")
+    bookmark.write(Mark("run", 3))
+    bookmark.path.write_text("{", encoding="utf-8")
+    assert bookmark.read() is None
+    bookmark.clear()
+    bookmark.clear()
+    assert not bookmark.path.exists()
+
+
+def test_the_pace_is_the_logs_own_clock_times_the_speed() -> None:
+    now = 100.0
+    waited = []
+
+    def sleep(delay_s: float) -> None:
+        nonlocal now
+        waited.append(delay_s)
+        now += delay_s
+
+    pace = Pace(10.0, clock=lambda: now, sleep=sleep)
+    list(send(events(4), Mark("run", 0), ListSink(), "user-events", pace))
+    assert waited == pytest.approx([0.1, 0.1, 0.1])
+
+
+def test_the_schema_accepts_what_the_decoder_accepts_and_refuses_what_it_refuses() -> None:
+    validator = jsonschema.Draft202012Validator(event_schema())
+    base = {"user_id": "u", "ts": 1}
+    candidates: list[dict[str, object]] = [
+        *({**base, "type": kind.value} for kind in EVENT_TYPES),
+        *({**base, "type": kind.value, "item_id": "i"} for kind in EVENT_TYPES),
+        {**base, "type": "click", "item_id": ""},
+        {**base, "type": "click", "item_id": None},
+        {**base, "type": "nod", "item_id": "i"},
+        {**base, "type": "click", "item_id": "i", "ts": -1},
+        {**base, "type": "click", "item_id": "i", "colour": "red"},
+        {**base, "type": "request", "k": 101},
+        {**base, "type": "request", "context": {"page": "home", "depth": 2, "new": True}},
+        {**base, "type": "request", "context": {"page": {"nested": 1}}},
+        {"type": "request", "ts": 1},
+    ]
+    accepted = 0
+    for candidate in candidates:
+        try:
+            codec.decode_event(json.dumps(candidate).encode(), [])
+            decodes = True
+        except BadEvent:
+            decodes = False
+        assert validator.is_valid(candidate) == decodes, candidate
+        accepted += decodes
+    assert accepted == len(EVENT_TYPES) + len(ITEMLESS_TYPES) + 1
+
+
+def test_the_printed_schema_is_the_generated_one() -> None:
+    assert json.loads(run("schema").stdout) == json.loads(json.dumps(event_schema()))
+
+
+def a_slate(ts: int = 5) -> Slate:
+    place = SlateItem(item_id="i1", position=1, score=0.5, propensity=0.25, shares={"covisit": 0.4, "popular": 0.1})
+    return Slate(rec_id="r", user_id="u", ts=ts, items=(place,), policy="thompson", version="1", candidates=7)
+
+
+class DictStore:
+    """What `find` needs of a store."""
+
+    def __init__(self, found: dict[tuple[Kind, str], dict[int, bytes]]) -> None:
+        self.found = found
+
+    def find(self, kind: Kind, name: str) -> dict[int, bytes]:
+        return self.found.get((kind, name), {})
+
+
+def stored_user(**fields: object) -> bytes:
+    base = {"v": 1, "user_id": "u", "counts": {"view": 2, "click": 1}, "first_ts": 1, "last_ts": 4, "affinities": {}}
+    return msgspec.msgpack.encode({**base, "recent": [["b", "view", 4], ["a", "click", 2]], "extra": [1], **fields})
+
+
+def stored_item(**fields: object) -> bytes:
+    base = {"v": 1, "item_id": "i", "counts": {"view": 1}, "first_ts": 3, "last_ts": 3, "category": None}
+    return msgspec.msgpack.encode({**base, "recent_users": [["u1", "view", 3]], **fields})
+
+
+def test_a_user_is_shown_with_counts_and_the_latest_slate() -> None:
+    slates = {0: msgspec.msgpack.encode(a_slate(5)), 1: msgspec.msgpack.encode(a_slate(9))}
+    session = {"id": None, "started": 2, "items": 1}
+    user = stored_user(affinities={"mugs": 0.5, "bags": 2.0}, session=session)
+    known = inspect.user(DictStore({(Kind.USER, "u"): {3: user}, (Kind.SLATE, "u"): slates}), "u")  # type: ignore[arg-type]
+    assert known is not None
+    assert list(known) == [
+        *("user_id", "events", "counts", "first_ts", "last_ts", "recent", "affinities", "session", "slate")
+    ]
+    assert (known["events"], known["counts"]) == (3, {"click": 1, "view": 2})
+    assert known["recent"][0] == {"item_id": "b", "type": "view", "ts": 4}
+    assert list(known["affinities"]) == ["bags", "mugs"]
+    assert known["session"] == session
+    assert known["slate"]["ts"] == 9
+    assert json.loads(json.dumps(known)) == known
+
+
+def test_an_item_is_summed_over_partitions() -> None:
+    other = stored_item(counts={"view": 2, "purchase": 1}, first_ts=1, last_ts=9, category="mugs")
+    other = msgspec.msgpack.encode({**msgspec.msgpack.decode(other), "recent_users": [["u2", "purchase", 9]]})
+    known = inspect.item(DictStore({(Kind.ITEM, "i"): {0: stored_item(), 4: other}}), "i")  # type: ignore[arg-type]
+    assert known is not None
+    assert (known["events"], known["counts"]) == (4, {"purchase": 1, "view": 3})
+    assert (known["first_ts"], known["last_ts"], known["category"]) == (1, 9, "mugs")
+    assert [touch["user_id"] for touch in known["recent_users"]] == ["u2", "u1"]
+
+
+def test_nothing_is_known_of_a_stranger() -> None:
+    empty = DictStore({})
+    assert inspect.user(empty, "u") is None  # type: ignore[arg-type]
+    assert inspect.item(empty, "i") is None  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("value", [b"\xc1", stored_user(v=2), msgspec.msgpack.encode({"v": 1})])
+def test_a_stored_value_of_another_layout_is_an_error_and_not_a_guess(value: bytes) -> None:
+    with pytest.raises(StateError, match="'u' in partition 3"):
+        inspect.user(DictStore({(Kind.USER, "u"): {3: value}}), "u")  # type: ignore[arg-type]
+
+
+def test_a_slate_for_people_is_one_line() -> None:
+    assert line(a_slate(1_767_225_600_000)) == "2026-01-01 00:00:00Z  u: i1 (0.5)"

@@ -1,0 +1,110 @@
+"""Every command and every setting is documented, with its true default."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import typer
+
+from streamrec.cli import app
+from streamrec.settings import Settings, shown
+
+ROOT = Path(__file__).parents[2]
+CLI = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
+CONFIGURATION = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def commands() -> Iterator[tuple[str, typer.core.TyperCommand]]:
+    """Every command as it is typed, groups opened."""
+
+    def walk(path: str, command: typer.core.TyperCommand) -> Iterator[tuple[str, typer.core.TyperCommand]]:
+        children = getattr(command, "commands", {})
+        if not children:
+            yield path, command
+        for name, child in children.items():
+            yield from walk(f"{path} {name}", child)
+
+    yield from walk("streamrec", typer.main.get_command(app))
+
+
+COMMANDS = dict(commands())
+SETTINGS = [
+    *(name for name, field in Settings.model_fields.items() if not hasattr(field.annotation, "model_fields")),
+    *(
+        f"{group}.{name}"
+        for group, field in Settings.model_fields.items()
+        for name in getattr(field.annotation, "model_fields", ())
+    ),
+]
+
+
+def test_there_is_something_to_document() -> None:
+    assert {"streamrec worker", "streamrec topics apply", "streamrec backtest"} <= set(COMMANDS)
+    assert {"group_id", "kafka", "redis.url", "checkpoints.keep"} <= set(SETTINGS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_a_section_with_an_example(command: str) -> None:
+    section = re.search(rf"^## `{re.escape(command)}`\n(.*?)(?=^## |\Z)", CLI, re.MULTILINE | re.DOTALL)
+    assert section is not None
+    assert re.search(rf"^    .*{re.escape(command)}", section[1], re.MULTILINE)
+
+
+def test_no_command_is_documented_that_does_not_exist() -> None:
+    assert set(re.findall(r"^## `(streamrec [^`]+)`", CLI, re.MULTILINE)) == set(COMMANDS)
+
+
+@pytest.mark.parametrize("command", ["streamrec backtest", "streamrec replay", "streamrec tail", "streamrec worker"])
+def test_every_option_of_the_larger_commands_is_mentioned(command: str) -> None:
+    shared = {"--kafka", "--redis", "--help"}
+    options = {option for parameter in COMMANDS[command].params for option in parameter.opts if option[:2] == "--"}
+    assert {option for option in options - shared if option not in CLI} == set()
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_every_setting_is_documented_with_its_default(setting: str) -> None:
+    row = re.search(rf"^\| `{re.escape(setting)}` \| (.*?) \| (.+) \|$", CONFIGURATION, re.MULTILINE)
+    assert row is not None
+    value: object = shown(Settings())
+    for part in setting.split("."):
+        value = value.get(part) if isinstance(value, dict) else None
+    assert row[1] == ("not set" if value is None else f"`{json.dumps(value)}`")
+
+
+def test_no_setting_is_documented_that_does_not_exist() -> None:
+    assert set(re.findall(r"^\| `([^`]+)` \|", CONFIGURATION, re.MULTILINE)) == set(SETTINGS)
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_every_setting_says_in_the_code_what_it_is_for(setting: str) -> None:
+    group, _, name = setting.partition(".")
+    field = Settings.model_fields[group]
+    if name:
+        field = field.annotation.model_fields[name]  # type: ignore[union-attr]
+    assert field.description
+
+
+def test_a_newcomer_needs_fewer_than_400_words() -> None:
+    first = README.index("## From clone to your own topic")
+    assert len(README[: README.index("\n## ", first + 1)].split()) < 400
+
+
+def test_the_two_commands_stand_at_the_top_and_can_be_run() -> None:
+    top = README[: README.index("\n## ")]
+    for tool in ("tools/demo", "tools/test"):
+        assert tool in top
+        assert (ROOT / tool).stat().st_mode & 0o111
+
+
+@pytest.mark.parametrize(
+    "page", sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")]), ids=lambda page: page.name
+)
+def test_no_link_inside_the_repository_is_dead(page: Path) -> None:
+    links = re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text(encoding="utf-8"))
+    inside = [link for link in links if "://" not in link]
+    assert [link for link in inside if not (page.parent / link).exists()] == []

@@ -1,0 +1,315 @@
+"""Historical logs: what is read, what is refused and in which words."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import tracemalloc
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import polars as pl
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from streamrec import codec, tables
+from streamrec.errors import LogError, TableError
+from streamrec.events import Event, EventType
+from streamrec.replay.logs import open_log
+
+ROWS: list[dict[str, Any]] = [
+    {"type": "view", "user_id": "u1", "item_id": "7", "ts": 1_600_000_000_000, "session_id": "s1", "value": None},
+    {"type": "rating", "user_id": "u2", "item_id": "8", "ts": 1_600_000_000_000, "session_id": None, "value": 4.5},
+    {"type": "purchase", "user_id": "ü3", "item_id": "7", "ts": 1_600_000_000_250, "session_id": "s1", "value": 2.0},
+]
+
+
+def write(path: Path, rows: list[dict[str, Any]]) -> Path:
+    """The same rows in the format that the name asks for."""
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    if path.suffix == ".parquet":
+        pl.DataFrame(rows, infer_schema_length=None).write_parquet(path)
+    elif path.suffix == ".jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    else:
+        with path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, columns)
+            writer.writeheader()
+            writer.writerows(rows)
+    return path
+
+
+def events(path: Path, **options: Any) -> list[Event]:
+    return [event for _, event in open_log(path, **options).events()]
+
+
+def refusal(path: Path, **options: Any) -> str:
+    with pytest.raises(TableError) as caught:
+        open_log(path, **options).check()
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".csv", ".jsonl"])
+def test_every_format_gives_the_same_events(tmp_path: Path, suffix: str) -> None:
+    expected = [Event(**{**row, "type": EventType(row["type"])}) for row in ROWS]
+    assert events(write(tmp_path / f"log{suffix}", ROWS)) == expected
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".csv", ".jsonl"])
+@pytest.mark.parametrize("rows", [(0, 0), (0, 2), (1, None), (None, 1), (2, 99), (3, None)])
+def test_a_part_keeps_the_row_numbers_of_the_whole(
+    tmp_path: Path, suffix: str, rows: tuple[int | None, int | None]
+) -> None:
+    path = write(tmp_path / f"log{suffix}", ROWS)
+    whole = list(open_log(path).events())
+    log = open_log(path, rows=rows)
+    assert list(log.events()) == whole[slice(*rows)]
+    assert len(log) == len(whole[slice(*rows)])
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".csv", ".jsonl"])
+def test_batches_and_row_groups_leave_no_seams(tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "BATCH_ROWS", 4)
+    rows = [{"type": "view", "user_id": f"u{n}", "item_id": "i", "ts": 10**12 + n} for n in range(23)]
+    path = write(tmp_path / f"log{suffix}", rows)
+    if suffix == ".parquet":
+        pl.DataFrame(rows).write_parquet(path, row_group_size=5)
+    assert [(row, event.user_id) for row, event in open_log(path, rows=(3, 19)).events()] == [
+        (n, f"u{n}") for n in range(3, 19)
+    ]
+
+
+def test_a_record_is_the_event_in_msgpack_at_the_offset_of_its_row(tmp_path: Path) -> None:
+    path = write(tmp_path / "log.csv", ROWS)
+    records = list(open_log(path, rows=(1, 3)).records("user-events"))
+    assert [(record.topic, record.partition, record.offset) for record in records] == [
+        ("user-events", 0, 1),
+        ("user-events", 0, 2),
+    ]
+    assert records[1].key == "ü3".encode()
+    assert [codec.decode_event(record.value, record.headers) for record in records] == events(path)[1:]
+
+
+def test_columns_are_mapped_and_constants_fill_in(tmp_path: Path) -> None:
+    path = write(tmp_path / "log.csv", [{"who": "a", "what": 5, "when": 10**12, "price": "2.50", "shop": "x", "k": 7}])
+    mapping = {"user_id": "who", "item_id": "what", "ts": "when", "type": "@purchase", "k": ""}
+    [event] = events(path, mapping=mapping | {"context.price": "price", "context.shop": "shop"})
+    assert event == Event(
+        type=EventType.PURCHASE, user_id="a", item_id="5", ts=10**12, context={"price": 2.5, "shop": "x"}
+    )
+    assert open_log(path, mapping=mapping).check().ignored_columns == ("price", "shop", "k")
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".jsonl"])
+def test_a_context_column_is_read_and_dotted_columns_join_it(tmp_path: Path, suffix: str) -> None:
+    rows = [
+        {"type": "view", "user_id": "a", "item_id": "i", "ts": 1, "context": {"page": "home", "n": 3}, "os": 2},
+        {"type": "view", "user_id": "a", "item_id": "i", "ts": 2, "context": None, "os": None},
+    ]
+    path = write(tmp_path / f"log{suffix}", rows)
+    assert [event.context for event in events(path, mapping={"context.os": "os"})] == [
+        {"page": "home", "n": 3, "os": 2},
+        None,
+    ]
+
+
+def test_ids_that_are_numbers_become_text(tmp_path: Path) -> None:
+    path = tmp_path / "log.parquet"
+    pl.DataFrame({"type": ["view"], "user_id": [17850.0], "item_id": [22], "ts": [1]}).write_parquet(path)
+    [event] = events(path)
+    assert (event.user_id, event.item_id) == ("17850", "22")
+
+
+def test_times_may_be_iso_text_or_timestamps_of_any_unit_and_zone(tmp_path: Path) -> None:
+    texts = ["2020-09-13T12:26:40Z", "2020-09-13 14:26:40.250+02:00", "2020-09-13T12:26:41", "1600000002000"]
+    rows = [{"type": "view", "user_id": "a", "item_id": "i", "ts": text} for text in texts]
+    moments = [1_600_000_000_000, 1_600_000_000_250, 1_600_000_001_000, 1_600_000_002_000]
+    assert [event.ts for event in events(write(tmp_path / "log.csv", rows))] == moments
+    for unit in ("ms", "us", "ns"):
+        for zone in (None, "UTC", "Europe/Lisbon"):
+            when = pl.Series([datetime.fromtimestamp(ms / 1000, UTC) for ms in moments]).dt.cast_time_unit(unit)
+            when = when.dt.replace_time_zone(None) if zone is None else when.dt.convert_time_zone(zone)
+            pl.DataFrame({"type": ["view"] * 4, "user_id": "a", "item_id": "i", "ts": when}).write_parquet(
+                tmp_path / "log.parquet"
+            )
+            assert [event.ts for event in events(tmp_path / "log.parquet")] == moments
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".csv", ".jsonl"])
+def test_a_missing_column_is_named_with_what_there_is(tmp_path: Path, suffix: str) -> None:
+    said = refusal(write(tmp_path / f"log{suffix}", [{"event": "view", "user_id": "a", "item_id": "i", "ts": 1}]))
+    assert "no column holds 'type'" in said
+    assert "--map type=COLUMN" in said
+    assert "its columns are event, user_id, item_id, ts" in said
+
+
+def test_a_mapping_to_nothing_and_from_nothing_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "log.csv", ROWS)
+    assert "there is no column 'prize' for 'value'" in refusal(path, mapping={"value": "prize"})
+    assert "'usr' is no event field" in refusal(path, mapping={"usr": "user_id"})
+    assert "rows 2:1 cannot be taken of 3" in refusal(path, rows=(2, 1))
+    assert "translated to 'buy'" in refusal(path, types={"purchase": "buy"})
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "expected"),
+    [
+        ("ts", "yesterday", "'ts' is 'yesterday', expected milliseconds since 1970"),
+        ("ts", "-1", "'ts' is '-1', expected milliseconds"),
+        ("ts", str(1_600_000_000_000_000), "before the year 2100"),
+        ("ts", "", "'ts' is empty"),
+        ("user_id", "", "'user_id' is empty"),
+        ("item_id", "", "'item_id' is empty, and a 'rating' event needs one"),
+        ("item_id", "x" * 257, "expected text of 1 to 256 characters"),
+        ("value", "much", "'value' is 'much', expected a finite number"),
+        ("value", "inf", "'value' is 'inf', expected a finite number"),
+        ("position", "0", "'position' is '0', expected a whole number from 1 to 10000"),
+        ("position", "1.5", "expected a whole number"),
+        ("context", "[1]", "expected a flat map"),
+        ("context", '{"a": {"b": 1}}', "expected a flat map"),
+    ],
+)
+def test_an_unreadable_value_is_told_with_its_row(tmp_path: Path, field: str, value: str, expected: str) -> None:
+    rows = [{**row, "position": 1, "context": '{"a": 1}'} for row in ROWS]
+    rows[1] = {**rows[1], field: value}
+    said = refusal(write(tmp_path / "log.csv", rows))
+    assert "row 1: " in said
+    assert "row 0" not in said
+    assert expected in said
+
+
+@pytest.mark.parametrize(
+    ("column", "expected"),
+    [
+        ({"value": [1.0, float("inf")]}, "'value' is inf"),
+        ({"user_id": [1.0, 1.5]}, "'user_id' is 1.5"),
+        ({"position": [1, 0]}, "'position' is 0"),
+        ({"ts": [1.0, 2.5]}, "'ts' is 2.5"),
+    ],
+)
+def test_typed_columns_are_held_to_the_same_limits(tmp_path: Path, column: dict[str, Any], expected: str) -> None:
+    frame = {"type": ["view"] * 2, "user_id": ["a"] * 2, "item_id": ["i"] * 2, "ts": [1, 2]} | column
+    pl.DataFrame(frame).write_parquet(tmp_path / "log.parquet")
+    assert f"row 1: {expected}, expected" in refusal(tmp_path / "log.parquet")
+
+
+def test_unsorted_rows_are_told_also_across_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "BATCH_ROWS", 2)
+    rows = [{"type": "view", "user_id": "a", "item_id": "i", "ts": ts} for ts in (10, 20, 15, 15, 30, 29)]
+    path = write(tmp_path / "log.jsonl", rows)
+    said = refusal(path)
+    assert "2 problems" in said
+    assert "row 2: 'ts' is 15, before the 20 of row 1" in said
+    assert "row 5: 'ts' is 29, before the 30 of row 4" in said
+    with pytest.raises(LogError, match="row 2"):
+        events(path)
+
+
+def test_unknown_types_are_listed_and_can_be_translated_or_left_out(tmp_path: Path) -> None:
+    kinds = ["clickout item", "sort", "sort", "view", ""]
+    path = write(tmp_path / "log.csv", [{**ROWS[0], "type": kind} for kind in kinds])
+    said = refusal(path)
+    assert "2 rows from row 1 on are of type 'sort'" in said
+    assert "--skip-unknown-types" in said
+    log = open_log(path, types={"clickout item": "click", "sort": ""}, skip_unknown_types=True)
+    assert [(row, event.type.value) for row, event in log.events()] == [(0, "click"), (3, "view")]
+    summary = log.check()
+    assert summary.left_out == {"sort": 2, "": 1}
+    assert summary.events == {EventType.CLICK: 1, EventType.VIEW: 1}
+
+
+def test_rows_left_out_are_not_held_against_the_log(tmp_path: Path) -> None:
+    path = write(tmp_path / "log.csv", [ROWS[0], {**ROWS[1], "type": "sort", "item_id": "", "value": "x"}, ROWS[2]])
+    assert [row for row, _ in open_log(path, types={"sort": ""}).events()] == [0, 2]
+
+
+def test_a_request_needs_no_item(tmp_path: Path) -> None:
+    path = write(tmp_path / "log.jsonl", [{"type": "request", "user_id": "a", "ts": 1, "item_id": None, "k": 5}])
+    assert events(path) == [Event(type=EventType.REQUEST, user_id="a", ts=1, k=5)]
+
+
+def test_many_problems_are_counted_but_not_all_listed(tmp_path: Path) -> None:
+    rows = [{**ROWS[0], "value": "much"} for _ in range(50)]
+    said = refusal(write(tmp_path / "log.csv", rows))
+    assert "50 problems" in said
+    assert said.count("'value' is 'much'") == 20
+    assert said.endswith("... and 30 more")
+
+
+def test_a_wrong_type_column_does_not_fill_the_screen(tmp_path: Path) -> None:
+    rows = [{**ROWS[0], "type": f"kind {n}"} for n in range(500)]
+    said = refusal(write(tmp_path / "log.csv", rows))
+    assert "500 problems" in said
+    assert len(said.splitlines()) < 30
+
+
+def test_broken_lines_are_told_with_their_row(tmp_path: Path) -> None:
+    (tmp_path / "log.jsonl").write_text(json.dumps(ROWS[0]) + "\n\n{nonsense\n" + json.dumps(ROWS[2]) + "\n")
+    assert "row 1: the line is no JSON object" in refusal(tmp_path / "log.jsonl")
+    (tmp_path / "log.csv").write_text("type,user_id,item_id,ts\nview,a,i,1\nview,a\n")
+    assert "row 1: the row has 2 cells, expected 4" in refusal(tmp_path / "log.csv")
+
+
+def test_a_file_that_is_not_what_its_name_says_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "log.parquet").write_bytes(b"PAR1 but no more")
+    assert "expected a parquet file" in refusal(tmp_path / "log.parquet")
+    (tmp_path / "log.csv").write_bytes(b"type,user_id,item_id,ts\nview,\xff,i,1\n")
+    assert "expected a csv file in UTF-8" in refusal(tmp_path / "log.csv")
+    assert "there is no such file" in refusal(tmp_path / "none.csv")
+    (tmp_path / "log.xlsx").write_bytes(b"")
+    assert "expected a file ending in .parquet, .csv, .jsonl" in refusal(tmp_path / "log.xlsx")
+
+
+def test_seconds_in_place_of_milliseconds_are_hinted_at(tmp_path: Path) -> None:
+    path = write(tmp_path / "log.csv", [{**ROWS[0], "ts": 1_600_000_000}])
+    assert any("seconds" in hint for hint in open_log(path).check().hints)
+    assert not open_log(write(tmp_path / "ms.csv", ROWS)).check().hints
+
+
+json_values = st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.integers(0, 99) | st.floats() | st.text()
+wild_fields = st.sampled_from(["user_id", "item_id", "ts", "value", "position", "k", "context", "query", "session_id"])
+wild_rows = st.dictionaries(wild_fields, json_values, max_size=2).map(lambda wild: ROWS[0] | wild)
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(wild_rows, min_size=1, max_size=2))
+def test_whatever_passes_the_check_is_an_event_that_the_service_accepts(
+    tmp_path: Path, rows: list[dict[str, Any]]
+) -> None:
+    path = tmp_path / "wild.jsonl"
+    with path.open("wb") as file:
+        file.writelines(msgspec.json.encode(row) + b"\n" for row in rows)
+    try:
+        log = open_log(path)
+        log.check()
+    except LogError:
+        return
+    for record in log.records("user-events"):
+        codec.decode_event(record.value, record.headers)
+
+
+def test_a_long_log_is_read_in_bounded_memory(tmp_path: Path) -> None:
+    count = 200_000
+    frame = {"type": ["view"] * count, "user_id": "a", "item_id": "i", "ts": range(count)}
+    pl.DataFrame(frame).write_parquet(tmp_path / "log.parquet")
+    log = open_log(tmp_path / "log.parquet")
+    tracemalloc.start()
+    assert sum(1 for _ in log.events()) == count
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 20_000_000  # all events at once would take ten times that
+
+
+@pytest.mark.skipif(not os.environ.get("STREAMREC_DATA"), reason="STREAMREC_DATA names no folder of real logs")
+@pytest.mark.parametrize("name", ["globo", "ml100k", "online_retail", "trivago100k", "yoochoose100k"])
+def test_real_logs_are_read(name: str) -> None:
+    path = Path(os.environ["STREAMREC_DATA"]) / name / "events.parquet"
+    types = {"clickout item": "click"}
+    log = open_log(path, mapping={"type": "event"}, types=types, skip_unknown_types=True, rows=(1_000, 31_000))
+    summary = log.check()
+    assert sum(summary.events.values()) + sum(summary.left_out.values()) == 30_000
+    assert sum(1 for _ in log.events()) == sum(summary.events.values()) > 3_000

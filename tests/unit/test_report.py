@@ -1,0 +1,267 @@
+"""What a backtest leaves behind: slates that metrics can be recomputed from, a JSON file and a page."""
+
+from __future__ import annotations
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from streamrec.errors import TableError
+from streamrec.replay import slates as slates_file
+from streamrec.replay.metrics import ranking_metrics, recommended_items
+from streamrec.replay.report import BacktestResult, write_report
+from streamrec.replay.slates import SlateWriter, fused_ranks, model_ranks, read_slates
+
+MODELS = ("click", "sequence", "popularity")
+TARGETS = 3_000
+
+
+@pytest.fixture(scope="module")
+def columns() -> dict[str, Any]:
+    """The columns of slates.parquet for a made-up run; the first slates are short, the target is often in them."""
+    rng = np.random.default_rng(7)
+    catalogue = np.array([f"item-{n}" for n in range(60)])
+    slates = [list(rng.choice(catalogue, min(20, n), replace=False)) for n in range(TARGETS)]
+    return {
+        "rows": np.arange(TARGETS) * 2,
+        "ts": 1_318_000_000_000 + np.sort(rng.integers(0, 10**9, TARGETS)),
+        "user_ids": [f"user-{n}" for n in rng.integers(0, 99, TARGETS)],
+        "targets": list(rng.choice(catalogue, TARGETS)),
+        "known": rng.random(TARGETS) < 0.9,
+        "scored": np.arange(TARGETS) >= 300,
+        "items": slates,
+        "scores": [np.sort(rng.random(len(slate)).astype(np.float32))[::-1] for slate in slates],
+        "ranks": {name: rng.integers(0, 21, TARGETS) for name in MODELS},
+    }
+
+
+def part(columns: dict[str, Any], start: int, stop: int) -> dict[str, Any]:
+    cut = {name: values[start:stop] for name, values in columns.items() if name != "ranks"}
+    return cut | {"ranks": {name: ranks[start:stop] for name, ranks in columns["ranks"].items()}}
+
+
+def written(path: Path, columns: dict[str, Any], batch: int) -> Path:
+    with SlateWriter(path, MODELS) as writer:
+        for start in range(0, TARGETS, batch):
+            writer.append(**part(columns, start, start + batch))
+    return path
+
+
+def result_of(path: Path, **more: Any) -> BacktestResult:
+    """The result that a run with these slates would report, taken from the file alone."""
+    table = read_slates(path)
+    scored = table["scored"].to_numpy()
+    kept = [slate for slate, counts in zip(table["items"].to_pylist(), scored, strict=True) if counts]
+    fields = {
+        "log": "made up",
+        "seed": 3,
+        "settings": {"warmup": 0.1, "positives": ["purchase"]},
+        "ts": table["ts"].to_numpy(),
+        "known": table["known"].to_numpy(),
+        "scored": scored,
+        "ranks": fused_ranks(table),
+        "model_ranks": model_ranks(table),
+        "recommended_items": len(recommended_items(kept)),
+        "known_items": 60,
+        "events": 4_000,
+        "seconds": 2.0,
+        "weights": [(n * 100, {"click": 0.01 * n, "sequence": -0.02 * n, "hour": 0.5}) for n in range(40)],
+        "throughput": [(n * 100, n * 0.05) for n in range(1, 41)],
+    }
+    return BacktestResult(**(fields | more))
+
+
+@pytest.fixture(scope="module")
+def slates(columns: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return written(tmp_path_factory.mktemp("run") / "slates.parquet", columns, 256)
+
+
+def test_slates_come_back_as_they_were_written(slates: Path, columns: dict[str, Any]) -> None:
+    table = read_slates(slates)
+    assert table["items"].to_pylist() == columns["items"]
+    assert table["target"].to_pylist() == columns["targets"]
+    assert [np.float32(score) for slate in table["scores"].to_pylist() for score in slate] == [
+        score for slate in columns["scores"] for score in slate
+    ]
+    for name in MODELS:
+        assert (model_ranks(table)[name] == columns["ranks"][name]).all()
+
+
+def test_fused_ranks_are_the_places_of_the_targets(slates: Path, columns: dict[str, Any]) -> None:
+    pairs = zip(columns["items"], columns["targets"], strict=True)
+    assert fused_ranks(read_slates(slates)).tolist() == [
+        slate.index(target) + 1 if target in slate else 0 for slate, target in pairs
+    ]
+
+
+def test_the_bytes_do_not_depend_on_how_rows_were_batched(
+    columns: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(slates_file, "ROW_GROUP", 512)
+    files = [written(tmp_path / f"{batch}.parquet", columns, batch) for batch in (1, 100, 512, 700, TARGETS)]
+    assert len({file.read_bytes() for file in files}) == 1
+    changed = columns | {"targets": ["another", *columns["targets"][1:]]}
+    assert written(tmp_path / "changed.parquet", changed, 100).read_bytes() != files[0].read_bytes()
+
+
+def test_a_run_that_fails_leaves_no_slates(columns: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError), SlateWriter(tmp_path / "slates.parquet", MODELS) as writer:
+        writer.append(**part(columns, 0, 10))
+        raise RuntimeError
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"ranks": {"click": [1]}}, "expected those named"),
+        ({"ranks": {"click": [1], "sequence": [21], "popularity": [0]}}, "rank_sequence goes from 21 to 21"),
+        ({"scores": [[0.5]]}, "one score for each item"),
+        ({"items": [["x"] * 21], "scores": [[0.1] * 21]}, "expected at most 20"),
+    ],
+)
+def test_slates_that_make_no_sense_are_refused(
+    columns: dict[str, Any], tmp_path: Path, change: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(ValueError, match=said), SlateWriter(tmp_path / "slates.parquet", MODELS) as writer:
+        writer.append(**(part(columns, 50, 51) | change))
+
+
+def test_a_run_without_targets_still_leaves_a_table(tmp_path: Path) -> None:
+    with SlateWriter(tmp_path / "slates.parquet", MODELS):
+        pass
+    table = read_slates(tmp_path / "slates.parquet")
+    assert (table.num_rows, len(fused_ranks(table))) == (0, 0)
+
+
+def test_a_file_of_something_else_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "slates.parquet").write_text("no")
+    with pytest.raises(TableError, match="run the backtest again"):
+        read_slates(tmp_path / "slates.parquet")
+
+
+def test_every_metric_of_the_report_can_be_recomputed_from_the_slates(slates: Path, tmp_path: Path) -> None:
+    write_report(tmp_path, result_of(slates))
+    report = json.loads((tmp_path / "report.json").read_text())
+    rows = [row for row in read_slates(slates).to_pylist() if row["scored"]]
+    places = {"fused": [row["items"].index(row["target"]) + 1 if row["target"] in row["items"] else 0 for row in rows]}
+    places |= {name: [row[f"rank_{name}"] for row in rows] for name in MODELS}
+    assert set(report["metrics"]) == set(places)
+    for name, ranks in places.items():
+        told = report["metrics"][name]
+        assert told["targets"] == len(rows) == 2_700
+        assert told["recall_10"] == pytest.approx(sum(0 < rank <= 10 for rank in ranks) / len(rows))
+        assert told["recall_20"] == pytest.approx(sum(rank > 0 for rank in ranks) / len(rows))
+        assert told["mrr_20"] == pytest.approx(sum(1 / rank for rank in ranks if rank) / len(rows))
+        assert told["ndcg_10"] == pytest.approx(sum(1 / np.log2(1 + r) for r in ranks if 0 < r <= 10) / len(rows))
+    assert report["unknown_target_share"] == pytest.approx(sum(not row["known"] for row in rows) / len(rows))
+    assert report["coverage_10"] == pytest.approx(len({item for row in rows for item in row["items"][:10]}) / 60)
+    assert report["events_per_s"] == 2_000
+    assert report["seed"] == 3
+    assert report["settings"]["warmup"] == 0.1
+
+
+def test_known_targets_are_reported_apart(slates: Path, tmp_path: Path) -> None:
+    result = result_of(slates)
+    write_report(tmp_path, result)
+    told = json.loads((tmp_path / "report.json").read_text())["metrics_of_known_targets"]["fused"]
+    assert told == ranking_metrics(result.ranks, result.scored & result.known).as_dict()
+
+
+class Page(HTMLParser):
+    """Collects what a browser would fetch, and checks that what is opened is closed."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.fetched: list[str] = []
+        self.open: list[str] = []
+        self.unbalanced: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.fetched += [
+            f"{k}={v}" for k, v in attrs if k in ("src", "href", "xlink:href", "srcset") and v and v[0] != "#"
+        ]
+        if tag not in ("meta", "link", "br", "img", "hr"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if not self.open or self.open.pop() != tag:
+            self.unbalanced.append(tag)
+
+
+def test_the_page_needs_nothing_from_elsewhere_and_shows_every_plot(slates: Path, tmp_path: Path) -> None:
+    text = write_report(tmp_path, result_of(slates)).read_text()
+    page = Page(text)
+    assert page.fetched == []
+    assert (page.open, page.unbalanced) == ([], [])
+    assert not re.search(r"@import|url\(\s*['\"]?(?!#)", text)
+    assert text.count('<svg role="img"') == 4
+    for name in ("fused", *MODELS):
+        assert f'<th scope="row">{name}</th>' in text
+    assert "$" not in text
+
+
+def test_plots_take_the_colours_of_the_page(slates: Path, tmp_path: Path) -> None:
+    text = write_report(tmp_path, result_of(slates)).read_text()
+    drawn = text[text.index("<svg") :]
+    assert "var(--series-1)" in drawn
+    assert "var(--ink)" in drawn
+    assert not re.search(r"(stroke|fill): #", drawn)
+
+
+def test_a_model_has_one_colour_in_all_plots(slates: Path, tmp_path: Path) -> None:
+    text = write_report(tmp_path, result_of(slates)).read_text()
+    hit_rate, _, weights, _ = text.split("<svg")[1:]
+    for variable in ("var(--series-2)", "var(--series-3)"):  # click and sequence, after the fused slate
+        assert variable in hit_rate
+        assert variable in weights
+    assert "var(--series-1)" in hit_rate
+    assert "var(--series-1)" not in weights
+
+
+def test_equal_results_give_equal_reports(slates: Path, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write_report(tmp_path / name, result_of(slates))
+    for file in ("report.json", "report.html"):
+        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+
+
+def test_settings_that_json_has_no_word_for_are_written_in_a_fixed_order(slates: Path, tmp_path: Path) -> None:
+    kinds = frozenset(f"type {n}" for n in range(9))
+    write_report(tmp_path, result_of(slates, settings={"recommend_on": kinds, "directory": Path("a/b")}))
+    told = json.loads((tmp_path / "report.json").read_text())["settings"]
+    assert told == {"recommend_on": sorted(kinds), "directory": "a/b"}
+
+
+def test_names_cannot_break_the_page(slates: Path, tmp_path: Path) -> None:
+    nasty = '<script>alert("x")</script> $money'
+    text = write_report(tmp_path, result_of(slates, log=nasty, settings={nasty: nasty})).read_text()
+    assert "<script>" not in text
+    assert "&lt;script&gt;" in text
+    assert "$money" in text
+
+
+def test_an_empty_run_is_reported_without_plots(slates: Path, tmp_path: Path) -> None:
+    nothing = np.empty(0, np.int64)
+    none = nothing.astype(bool)
+    empty = result_of(
+        slates,
+        ts=nothing,
+        known=none,
+        scored=none,
+        ranks=nothing,
+        model_ranks=dict.fromkeys(MODELS, nothing),
+        weights=[],
+        throughput=[],
+        seconds=0.0,
+    )
+    text = write_report(tmp_path, empty).read_text()
+    assert "Nothing was scored" in text
+    assert "<svg" not in text
+    assert json.loads((tmp_path / "report.json").read_text())["metrics"]["fused"]["targets"] == 0
