@@ -1,7 +1,7 @@
 """Where the parts are put together: the only place that names concrete classes.
 
-A new model, retriever, feature, store or transport is one new file and one line here; that line enrols it in the contract
-tests.
+A new model, retriever, feature, store or transport is one new file and one line here; that line enrols it in the
+contract tests.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def build_recommender(settings: Settings, catalogue: Catalogue | None = None) ->
     from streamrec.features.history import History
     from streamrec.features.items import ItemTable
     from streamrec.features.seen import Seen
-    from streamrec.features.users import UserTable
+    from streamrec.features.users import Family, UserTable
     from streamrec.fusion import Fusion
     from streamrec.interest import GAINS, Interest
     from streamrec.recommender import Knowledge, Recommender, Tempo
@@ -103,7 +103,7 @@ def build_recommender(settings: Settings, catalogue: Catalogue | None = None) ->
     affinity = Affinity(0, items.category, GAINS, items.category_names, items.category_code)
     duplicates = Duplicates(0)
     seen = Seen() if learning.exclude_seen else None
-    families = [history, counts, affinity, duplicates, *([seen] if seen else [])]
+    families: list[Family] = [history, counts, affinity, duplicates, *([seen] if seen else [])]
     users = UserTable(settings.limits.max_users, families, items)
     models = build_models(settings, items)
     return Recommender(

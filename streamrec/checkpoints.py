@@ -1,8 +1,8 @@
 """State, models and positions, saved together: who owns which partition, and where each stands.
 
-In this order, so that whatever dies leaves a whole checkpoint behind: what was published is stored by the log; the models'
-snapshot is on disk; then, partition by partition, users, items, slates, watermark and the snapshot's name are written at once.
-Recovery takes the last of these and folds on from its watermark.
+In this order, so that whatever dies leaves a whole checkpoint behind: what was published is stored by the log; the
+models' snapshot is on disk; then, partition by partition, users, items, slates, watermark and the snapshot's name are
+written at once. Recovery takes the last of these and folds on from its watermark.
 """
 
 from __future__ import annotations

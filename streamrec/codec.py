@@ -123,7 +123,7 @@ def _json_depth_exceeds(value: bytes, limit: int) -> bool:
 
 
 def _msgpack_depth_exceeds(value: bytes, limit: int) -> bool:
-    # As above: bytes that could open a container bound the depth. Text in other scripts has such bytes too, hence the walk.
+    # As above: bytes that could open a container bound the depth. Other scripts' letters have such bytes: hence the walk.
     if len(value) - len(value.translate(None, _MSGPACK_CONTAINERS)) <= limit:
         return False
     open_counts: list[int] = []  # how many values each open container still waits for

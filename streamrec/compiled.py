@@ -7,7 +7,7 @@ Arithmetic stays in IEEE order (no fastmath): two runs over one log give the sam
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import ParamSpec, TypeVar
+from typing import ParamSpec, SupportsInt, TypeVar, cast
 
 import numba
 import numpy as np
@@ -19,11 +19,11 @@ Result = TypeVar("Result")
 
 def compiled(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
     """Compile a function over numbers and arrays on its first call."""
-    return numba.njit(function, cache=True, nogil=True)  # type: ignore[no-any-return]
+    return cast(Callable[Parameters, Result], numba.njit(function, cache=True, nogil=True))
 
 
 @compiled
-def mixed(seed: int, counter: int) -> np.uint64:
+def mixed(seed: SupportsInt, counter: SupportsInt) -> np.uint64:
     """A 64-bit hash of two integers: a random number addressed by position instead of drawn in sequence.
 
     splitmix64's finaliser (Steele, Lea, Flood: Fast splittable pseudorandom number generators, OOPSLA 2014).
@@ -35,7 +35,7 @@ def mixed(seed: int, counter: int) -> np.uint64:
 
 
 @compiled
-def uniform(seed: int, counter: int) -> float:
+def uniform(seed: SupportsInt, counter: SupportsInt) -> float:
     """A number in (0, 1) addressed by position."""
     return (float(mixed(seed, counter) >> np.uint64(11)) + 0.5) / 9007199254740992.0
 

@@ -1,14 +1,16 @@
 """The bandit over model scores: what every model says of a candidate becomes one score, an order, and its probability.
 
-A multinomial logit over the candidates of a query, P(wanted = c) = exp(w . x_c) / sum_d exp(w . x_d), whose weights have a
-Gaussian posterior N(m, L^-1) that moves by Laplace steps (Newton's method on each micro-batch, with forgetting):
+A multinomial logit over the candidates of a query, P(wanted = c) = exp(w . x_c) / sum_d exp(w . x_d), whose weights
+have a Gaussian posterior N(m, L^-1) that moves by Laplace steps (Newton's method on each micro-batch, with
+forgetting):
 
     L <- g L + (1 - g) L_0 + sum_q X_q^T (diag(p_q) - p_q p_q^T) X_q
     m <- m + L^-1 (sum_q X_q^T (y_q - p_q) + (1 - g) L_0 (m_0 - m))
 
-Exploration is ensemble sampling (Lu, Van Roy, NeurIPS 2017): a few weight vectors are drawn from the posterior after each
-micro-batch, a query takes one of them by its seed, and the slate is a Plackett-Luce draw from its scores (Gumbel top-k; Kool et
-al., ICML 2019). Since the vectors are few, each propensity is summed over all of them: exact, not estimated.
+Exploration is ensemble sampling (Lu, Van Roy, NeurIPS 2017): a few weight vectors are drawn from the posterior after
+each micro-batch, a query takes one of them by its seed, and the slate is a Plackett-Luce draw from its scores (Gumbel
+top-k; Kool et al., ICML 2019). Since the vectors are few, each propensity is summed over all of them: exact, not
+estimated.
 
 Knows nothing of how candidates were found, nor of events, topics or stores.
 """
@@ -189,7 +191,7 @@ class Fusion:
         self.version, self.skipped = (int(count) for count in arrays["counts"])
 
 
-def ranked(utility: Array, k: int) -> Int64:
+def ranked(utility: Float32 | Float64, k: int) -> Int64:
     """Places of the `k` best candidates, best first, (rows, k), NOTHING past the last; ties stay in candidate order."""
     order = np.argsort(-utility, axis=1, kind="stable")[:, :k]
     return np.where(np.isfinite(np.take_along_axis(utility, order, axis=1)), order, NOTHING).astype(np.int64)

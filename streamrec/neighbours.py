@@ -1,8 +1,8 @@
 """A sparse item-item matrix that forgets: for each item, the strongest few items that go with it.
 
-The ground under co-visitation and transitions. Each row keeps at most `slots` neighbours; a newcomer takes the place of the
-weakest. Weights decay by half-lives of the log's own time: instead of shrinking what is there, what comes is added larger,
-and everything is rescaled before the numbers grow too large.
+The ground under co-visitation and transitions. Each row keeps at most `slots` neighbours; a newcomer takes the place
+of the weakest. Weights decay by half-lives of the log's own time: instead of shrinking what is there, what comes is
+added larger, and everything is rescaled before the numbers grow too large.
 """
 
 from __future__ import annotations
@@ -166,7 +166,7 @@ def _learn(item, recent, reach, gain, fade, mutual, items, weights, mass):  # ty
         mass[later] += gain[e]
         for place in range(min(reach[e], len(fade), recent.shape[1])):
             earlier = recent[e, place]
-            if earlier == NOTHING or earlier == later:
+            if earlier == NOTHING or earlier == later:  # noqa: SIM109 (numba knows no mixed tuples)
                 continue
             _add(earlier, later, gain[e] * fade[place], items, weights)
             if mutual:

@@ -6,9 +6,9 @@
         the queries that were asked for become slates                                         answer
     at the cut, every model learns what came after its ranking                                learn
 
-A user's state moves with every event. Models learn at cuts, which are counted in the log: batching changes speed, never
-results. Before an event teaches anything, it is ranked: each wanted item has a query that knew nothing of it, and events of
-one user at one time (a basket) share the query made before the first of them.
+A user's state moves with every event. Models learn at cuts, which are counted in the log: batching changes speed,
+never results. Before an event teaches anything, it is ranked: each wanted item has a query that knew nothing of it,
+and events of one user at one time (a basket) share the query made before the first of them.
 
 Knows nothing of Kafka, Redis, files or the wall clock.
 """
@@ -70,7 +70,7 @@ class Knowledge:
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """One portion's examples beside their rankings, made before they were learned: what prequential figures are made of."""
+    """One portion's examples beside their rankings, made before they were learned: the stuff of prequential figures."""
 
     arrivals: list[Arrival]  # one per example
     known: list[bool]  # the item had been seen before in the log
@@ -219,8 +219,9 @@ class Recommender:
         items.seen(batch.examples.item[examples], batch.examples.ts[examples])
         forgotten = items.make_room(self.tempo.micro_batch)
         if len(forgotten):
-            for part in (*self.models, self.knowledge.users):
-                part.forget_items(forgotten) if isinstance(part, UserTable) else part.forget(forgotten)
+            self.knowledge.users.forget_items(forgotten)
+            for model in self.models:
+                model.forget(forgotten)
         self._begin_batch(keep_open=len(forgotten) == 0)
 
     # The pieces
@@ -283,7 +284,7 @@ class Recommender:
             family.fold(steps, self.batch.queries, self.batch.examples)
 
     def _plant_seeds(self, requests: Sequence[tuple[int, Arrival]]) -> None:
-        """A request that names an item asks for what goes with it: it is answered as if the item had just been touched."""
+        """A request that names an item asks for what goes with it: the answer is as if it had just been touched."""
         queries = self.batch.queries
         for query, arrival in requests:
             seed = NOTHING if arrival.event.item_id is None else self.knowledge.items.lookup(arrival.event.item_id)
@@ -366,13 +367,18 @@ class Recommender:
     def state(self) -> dict[str, dict[str, Array]]:
         """Everything learned, by component; users are not in it, they live in the store."""
         users = list(self._open)
-        clock = {
+        clock: dict[str, Array] = {
             "counts": np.array([self._since_cut, self._first_ts, self._latest_ts], np.int64),
             "open.user": np.array(users, np.uint64),
             "open.at": np.array([self._open[user] for user in users], np.int64).reshape(len(users), 2),
         }
-        parts = {"items": self.knowledge.items.state(), "fusion": self.fusion.state(), "clock": clock}
-        return parts | {"batch": self.batch.state()} | {f"model.{m.name}": m.state() for m in self.models}
+        return {
+            "items": self.knowledge.items.state(),
+            "batch": self.batch.state(),
+            "fusion": self.fusion.state(),
+            "clock": clock,
+            **{f"model.{model.name}": model.state() for model in self.models},
+        }
 
     def restore(self, arrays: Mapping[str, Mapping[str, Array]]) -> None:
         """The inverse of `state`."""

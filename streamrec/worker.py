@@ -2,8 +2,9 @@
 
     decode > deduplicate > attribute > remember > recommend > learn > publish > checkpoint
 
-The step is the same for a live topic and for a historical log: only source and sink differ. Bad input costs one record;
-a fault of ours, of the store or of the log stops the worker, and what was not checkpointed is done again by the next one.
+The step is the same for a live topic and for a historical log: only source and sink differ. Bad input costs one
+record; a fault of ours, of the store or of the log stops the worker, and what was not checkpointed is done again by
+the next one.
 """
 
 from __future__ import annotations

@@ -1,12 +1,13 @@
 """The arrays that travel through the house: what is asked (queries), what might be shown (candidates), what is learned
 (examples). One micro-batch holds all three, from one learning cut of the log to the next.
 
-Rows have fixed places: row q of a micro-batch is the same row however the log was cut into polls, so array arithmetic over
-the whole batch gives the same bits whether events came one by one or all at once.
+Rows have fixed places: row q of a micro-batch is the same row however the log was cut into polls, so array arithmetic
+over the whole batch gives the same bits whether events came one by one or all at once.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -147,7 +148,7 @@ class MicroBatch:
                 )
         return arrays
 
-    def restore(self, arrays: dict[str, Array]) -> None:
+    def restore(self, arrays: Mapping[str, Array]) -> None:
         """The inverse of `state`."""
         self.asked = len(arrays["queries.user"])
         self.learned = len(arrays["examples.item"])

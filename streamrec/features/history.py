@@ -1,7 +1,7 @@
 """What a user touched lately, and which of it belongs to the session.
 
-Remembers the last HISTORY items of each user with time and event type. A session ends when the session id changes or, for
-events without one, after a pause.
+Remembers the last HISTORY items of each user with time and event type. A session ends when the session id changes or,
+for events without one, after a pause.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Items as the models know them: a dense index per item id, and the few facts every model asks for.
 
-An index is given when an item is first seen and taken back when the item has not been seen for longest and room is needed.
-Knows nothing of models: whoever keeps rows by item index is told which ones to forget.
+An index is given when an item is first seen and taken back when the item has not been seen for longest and room is
+needed. Knows nothing of models: whoever keeps rows by item index is told which ones to forget.
 """
 
 from __future__ import annotations
@@ -45,7 +45,8 @@ class ItemTable:
     def intern(self, item_id: str, ts: int) -> int:
         """The item's index, given now if it is new. `make_room` must have been asked for first.
 
-        Only a new item's time is taken: what is known of an item moves at learning cuts (`seen`), never before it was ranked.
+        Only a new item's time is taken: what is known of an item moves at learning cuts (`seen`), never before it was
+        ranked.
         """
         index = self._index.get(item_id)
         if index is None:

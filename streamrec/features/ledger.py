@@ -1,7 +1,7 @@
 """Exact counts per item and input partition: what people ask `streamrec item` for.
 
-An item's events come from every partition, so each partition keeps its own part, written with that partition's watermark;
-the whole is the sum over partitions. Knows nothing of Redis; works like the user table.
+An item's events come from every partition, so each partition keeps its own part, written with that partition's
+watermark; the whole is the sum over partitions. Knows nothing of Redis; works like the user table.
 """
 
 from __future__ import annotations

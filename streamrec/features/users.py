@@ -1,6 +1,7 @@
 """The user table: one row per user in memory, made of feature families; the longest idle leave when room is needed.
 
-Knows nothing of Redis: it says which users it lacks, takes their stored bytes, and hands over the bytes of those that changed.
+Knows nothing of Redis: it says which users it lacks, takes their stored bytes, and hands over the bytes of those that
+changed.
 """
 
 from __future__ import annotations

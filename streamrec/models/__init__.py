@@ -1,7 +1,7 @@
 """Anything that learns and scores (user, item) pairs; one file each, and none knows another.
 
-Scores are log masses: a larger score means more wanted, -inf means that the model knows nothing of this pair. The fusion
-turns each model's scores into shares over the candidates of a query, so only differences within a query count.
+Scores are log masses: a larger score means more wanted, -inf means that the model knows nothing of this pair. The
+fusion turns each model's scores into shares over the candidates of a query, so only differences within a query count.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ class Model(Protocol):
     def score(self, queries: Queries, rows: slice, items: Int32) -> Float32:
         """Log mass of each candidate, (rows, candidates) float32, -inf where nothing is known.
 
-        `rows` selects the queries, `items` are their candidates, (rows, candidates), NOTHING where there is none. Changes
-        nothing: unknown users and items get no state by being scored.
+        `rows` selects the queries, `items` are their candidates, (rows, candidates), NOTHING where there is none.
+        Changes nothing: unknown users and items get no state by being scored.
         """
 
     def learn(self, batch: MicroBatch) -> None:

@@ -2,8 +2,8 @@
 
     score(user, item) = sum of the weights of the pair's features, each a hash of who, what, when and what came before
 
-Learns each wanted item against a few of the candidates it was preferred to. River learns one example at a time; its weights
-are mirrored in one array, so that scoring is a gather instead of a dictionary per candidate.
+Learns each wanted item against a few of the candidates it was preferred to. River learns one example at a time; its
+weights are mirrored in one array, so that scoring is a gather instead of a dictionary per candidate.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from streamrec.features.items import ItemTable
 
 SPACE = 2**18
-"""Hashed features; collisions share a weight (Weinberger et al.: Feature hashing for large scale multitask learning, ICML 2009)."""
+"""Hashed features; collisions share a weight (Weinberger et al.: Feature hashing for large scale multitask learning,
+ICML 2009)."""
 FEATURES = 9
 
 

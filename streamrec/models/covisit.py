@@ -2,8 +2,8 @@
 
     score(item) = log sum over the user's items j of fade(place of j) * c(j, item) / sqrt(c(j) c(item))
 
-with decayed counts c. Item-based collaborative filtering (Sarwar et al.: Item-based collaborative filtering recommendation
-algorithms, WWW 2001), kept incrementally.
+with decayed counts c. Item-based collaborative filtering (Sarwar et al.: Item-based collaborative filtering
+recommendation algorithms, WWW 2001), kept incrementally.
 """
 
 from __future__ import annotations

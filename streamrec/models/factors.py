@@ -2,20 +2,21 @@
 
     score(user, item) = w(item) + <v(item), v(user)> + <v(item), u(last item)>
 
-Rendle: Factorization machines, ICDM 2010; with the last item as a feature it factorises the transitions of FPMC (Rendle et
-al., WWW 2010). Learns each wanted item against one candidate it was preferred to and items drawn evenly from the catalogue.
-River's latent vectors are rows of one array, so what it learns is what is scored.
+Rendle: Factorization machines, ICDM 2010; with the last item as a feature it factorises the transitions of FPMC
+(Rendle et al., WWW 2010). Learns each wanted item against one candidate it was preferred to and items drawn evenly
+from the catalogue. River's latent vectors are rows of one array, so what it learns is what is scored.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping
 
 import numpy as np
 from river import facto, optim
 
 from streamrec.compiled import compiled, mixed, uniform
-from streamrec.features.batch import NOTHING, Array, Float32, Int32, MicroBatch, Queries
+from streamrec.features.batch import NOTHING, Array, Float32, Float64, Int32, MicroBatch, Queries
 
 USERS = 2**16
 """Users share so many rows by hash: bounded memory, and a snapshot needs no list of users."""
@@ -24,16 +25,16 @@ NORM_LIMIT = 3.0
 """Longer latent vectors are shortened: a careless step must not run away."""
 
 
-class Rows(dict[int, Array]):
-    """River's dictionary of latent vectors, whose values are rows of one array and appear when they are first asked for."""
+class Rows(defaultdict[int, Float64]):
+    """River's dictionary of latent vectors: its values are rows of one array and appear when first asked for."""
 
     def __init__(self, rows: int, factors: int, seed: int) -> None:
         super().__init__()
-        self.array = np.zeros((rows, factors))
+        self.array: Float64 = np.zeros((rows, factors))
         self._seed = seed
 
-    def __missing__(self, row: int) -> Array:
-        vector = self.array[row]
+    def __missing__(self, row: int) -> Float64:
+        vector: Float64 = self.array[row]
         for factor in range(len(vector)):
             # A triangular draw has the spread of the normal one, and needs no generator that remembers.
             draw = uniform(self._seed, row * 256 + 2 * factor) - uniform(self._seed, row * 256 + 2 * factor + 1)
@@ -103,7 +104,7 @@ class Factorisation:
         features = {item: 1.0, user: 1.0}
         if last != NOTHING:
             features[self.capacity + last] = 1.0
-        self._river.learn_one(features, wanted)
+        self._river.learn_one(features, wanted)  # type: ignore[no-untyped-call]
         self._bias[item] = self._river.weights[item]
         for row in features:
             vector = self._latents[row]

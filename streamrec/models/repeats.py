@@ -2,8 +2,8 @@
 
     score(item) = log r(item) + log sum over the user's visits to it of (age + 1 min) ** -POWER
 
-with r(item) the learned share of this item's events that were returns. Recency power laws of repeat consumption: Anderson et
-al.: The dynamics of repeat consumption, WWW 2014.
+with r(item) the learned share of this item's events that were returns. Recency power laws of repeat consumption:
+Anderson et al.: The dynamics of repeat consumption, WWW 2014.
 """
 
 from __future__ import annotations

@@ -5,9 +5,9 @@
     h    = tanh(C [sum_i a_i x_i ; x_last])                                  the user tower
     score(item) = <h, E[item]> + b[item]                                     the item tower
 
-Attention with the last item as the query, after STAMP (Liu et al., KDD 2018). Fine-tuned on micro-batches cut by count: the
-new examples together with others drawn from a replay buffer, by softmax over the batch's items and some drawn evenly,
-corrected for how often each is drawn (Yi et al.: Sampling-bias-corrected neural modeling, RecSys 2019).
+Attention with the last item as the query, after STAMP (Liu et al., KDD 2018). Fine-tuned on micro-batches cut by
+count: the new examples together with others drawn from a replay buffer, by softmax over the batch's items and some
+drawn evenly, corrected for how often each is drawn (Yi et al.: Sampling-bias-corrected neural modeling, RecSys 2019).
 """
 
 from __future__ import annotations
@@ -103,8 +103,8 @@ class SequenceModel:
     def users(self, queries: Queries, rows: slice) -> Float32:
         """The user vector of these queries, (rows, width).
 
-        Encoded in aligned blocks of BLOCK query rows, whichever of them are in use: one shape, so a row's bits do not depend
-        on how many came with it.
+        Encoded in aligned blocks of BLOCK query rows, whichever of them are in use: one shape, so a row's bits do not
+        depend on how many came with it.
         """
         first, last = rows.start // BLOCK * BLOCK, -(-rows.stop // BLOCK) * BLOCK
         moment = (
@@ -114,9 +114,9 @@ class SequenceModel:
         )  # a query's seed is its name: retrieval and scoring
         if self._encoded_at != moment:  # ask for the same
             contexts = queries.items[first:last, :PLACES]
-            contexts = torch.from_numpy(np.where(contexts < self.rows, contexts, NOTHING)).to(self.device).long()
+            known = torch.from_numpy(np.where(contexts < self.rows, contexts, NOTHING)).to(self.device).long()
             with torch.no_grad():
-                blocks = [self._encoded(contexts[at : at + BLOCK]) for at in range(0, last - first, BLOCK)]
+                blocks = [self._encoded(known[at : at + BLOCK]) for at in range(0, last - first, BLOCK)]
             self._users, self._encoded_at = torch.cat(blocks).cpu().numpy(), moment
         return self._users[rows.start - first : rows.stop - first]
 
@@ -135,7 +135,8 @@ class SequenceModel:
         there = contexts >= 0  # (batch, places)
         table = self.vectors if vectors is None else vectors
         gathered = functional.embedding(contexts.clamp(min=0), table) * there.unsqueeze(2)
-        return self.tower(gathered, there.to(gathered.dtype))
+        encoded: torch.Tensor = self.tower(gathered, there.to(gathered.dtype))  # (batch, width)
+        return encoded
 
     # Learning
 
@@ -192,11 +193,12 @@ class SequenceModel:
         held = min(self._stored, len(self._targets))
         newest = (self._stored - 1 - np.arange(self.portion)) % len(self._targets)
         replayed = drawn_below(held, self.replayed, self.seed + 1, self.updates)
-        chosen = np.concatenate([newest, replayed]).astype(np.int64)
-        return chosen[self._targets[chosen] != NOTHING]
+        chosen: Int64 = np.concatenate([newest, replayed]).astype(np.int64)
+        kept: Int64 = chosen[self._targets[chosen] != NOTHING]
+        return kept
 
     def _negatives(self) -> Int32:
-        return drawn_below(self.rows, self.uniform_negatives, self.seed + 2, self.updates)
+        return drawn_below(self.rows, self.uniform_negatives, self.seed + 2, self.updates).astype(np.int32)
 
     def _count(self, targets: Int32) -> None:
         self._frequency *= 1.0 - 1e-2
@@ -206,18 +208,20 @@ class SequenceModel:
         """Log of how often each class is expected among the classes, by both ways of being drawn."""
         classes = np.concatenate([targets, negatives])
         expected = len(targets) * self._frequency[classes] + len(negatives) / self.rows
-        return np.log(expected).astype(np.float32)
+        logs: Float32 = np.log(expected).astype(np.float32)
+        return logs
 
     def _step(self, loss: torch.Tensor, here: torch.Tensor, vectors: torch.Tensor, bias: torch.Tensor) -> None:
         self.updates += 1
         self.optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         norm = float(nn.utils.clip_grad_norm_([*self.tower.parameters(), vectors, bias], GRADIENT_NORM))
         if not (math.isfinite(float(loss.detach())) and math.isfinite(norm)):
             self.skipped += 1
             return
         self.optimizer.step()
-        assert vectors.grad is not None and bias.grad is not None
+        assert vectors.grad is not None
+        assert bias.grad is not None
         with torch.no_grad():
             self._squares[here] += vectors.grad.square().mean(1)
             self._bias_squares[here] += bias.grad.square()

@@ -2,8 +2,9 @@
 
     score(item) = log sum over the session's last items j of 1 / (1 + steps back to j) * n(j, item) / n(j)
 
-with decayed counts n(j, item) of `item` coming one, two, ... steps after j, each step counting less. Sequential rules (Ludewig,
-Jannach: Evaluation of session-based recommendation algorithms, UMUAI 2018); with a reach of one step, a Markov chain.
+with decayed counts n(j, item) of `item` coming one, two, ... steps after j, each step counting less. Sequential rules
+(Ludewig, Jannach: Evaluation of session-based recommendation algorithms, UMUAI 2018); with a reach of one step, a
+Markov chain.
 """
 
 from __future__ import annotations

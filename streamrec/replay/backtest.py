@@ -1,7 +1,7 @@
 """The live system on an old log: the worker's own objects, a local source, and a record of every ranking.
 
-Prequential: each wanted item is ranked before it is learned, a basket whole before any of it. Nothing here learns or ranks;
-it watches a worker that does not know it is watched.
+Prequential: each wanted item is ranked before it is learned, a basket whole before any of it. Nothing here learns or
+ranks; it watches a worker that does not know it is watched.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Observer:
         self.ts: list[int] = []
         self.known: list[bool] = []
         self.scored: list[bool] = []
-        self.ranks: list[np.ndarray] = []  # type: ignore[type-arg]
+        self.ranks: list[np.ndarray] = []
         self.recommended: set[str] = set()
         self.weights: list[tuple[int, dict[str, float]]] = []
         self.throughput: list[tuple[int, float]] = []

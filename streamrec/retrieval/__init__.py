@@ -29,8 +29,8 @@ class Retriever(Protocol):
 def union(proposals: Sequence[Int32], excluded: Int32, excluded_starts: Int64, capacity: int, width: int) -> Int32:
     """Everything proposed for each query, each item once, (rows, width).
 
-    Proposals are taken in turns, everybody's best first, so that a full row loses the worst of each. `excluded` holds the
-    items that must not be shown, end to end, row q's from `excluded_starts[q]` to `excluded_starts[q + 1]`.
+    Proposals are taken in turns, everybody's best first, so that a full row loses the worst of each. `excluded` holds
+    the items that must not be shown, end to end, row q's from `excluded_starts[q]` to `excluded_starts[q + 1]`.
     """
     stacked = np.stack([_padded(proposal, max(p.shape[1] for p in proposals)) for proposal in proposals])
     out = np.full((stacked.shape[1], width), NOTHING, np.int32)

@@ -1,7 +1,7 @@
 """Nearest by learned vectors: the items whose vectors point where the user's does.
 
-Exact inner-product search over the items in circulation, the most popular `pool` of them, so that the cost per query stays the
-same however large the catalogue grows.
+Exact inner-product search over the items in circulation, the most popular `pool` of them, so that the cost per query
+stays the same however large the catalogue grows.
 """
 
 from __future__ import annotations
