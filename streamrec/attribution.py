@@ -5,12 +5,14 @@ window before, in the log's own time. Every credited event becomes one outcome, 
 repeat after a crash is the same outcome again.
 
 Items that were shown and left alone give no outcome here: only what was wanted or refused is credited.
+
+Knows nothing of stores: it says of whom it lacks the latest slate, takes stored bytes, and hands over what changed.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
@@ -32,25 +34,35 @@ User = tuple[int, str]
 
 
 class Attribution:
-    """Keeps the latest slate of at most `capacity` users, those answered longest ago leaving first."""
+    """Keeps the latest slate of at most `capacity` users, those asked for longest ago leaving first."""
 
     def __init__(self, window_s: float, capacity: int) -> None:
         self.window_ms = int(window_s * 1000)
         self.capacity = capacity
-        self._slates: OrderedDict[User, bytes] = OrderedDict()
+        self._slates: OrderedDict[User, bytes | None] = OrderedDict()  # None: the store has none either
         self._changed: dict[User, None] = {}
         self._decoder = msgspec.msgpack.Decoder(Slate)
         self._encoder = msgspec.msgpack.Encoder()
 
-    def missing(self, users: Sequence[User]) -> list[User]:
-        """Those of whom no slate is held here."""
-        return [user for user in users if user not in self._slates]
+    @property
+    def changed(self) -> int:
+        """Slates that are new since they were last handed over."""
+        return len(self._changed)
+
+    def missing(self, users: Iterable[User]) -> list[User]:
+        """Those of whom it is not known here whether they have a slate, each once, in order. The others stay longer."""
+        lacking = []
+        for user in dict.fromkeys(users):
+            if user in self._slates:
+                self._slates.move_to_end(user)
+            else:
+                lacking.append(user)
+        return lacking
 
     def admit(self, users: Sequence[User], slates: Sequence[bytes | None]) -> None:
-        """Take stored slates, as `take_changes` gave them."""
+        """Take stored slates, as `take_changes` gave them; None for a user without one."""
         for user, slate in zip(users, slates, strict=True):
-            if slate is not None:
-                self._keep(user, slate)
+            self._keep(user, slate)
 
     def shown(self, partition: int, slate: Slate) -> None:
         """This slate is now the user's latest."""
@@ -85,10 +97,13 @@ class Attribution:
 
     def take_changes(self, partition: int) -> dict[str, bytes]:
         """The latest slates of a partition's users that are new since the last time, by user id."""
-        changed = [user for user in self._changed if user[0] == partition]
-        for user in changed:
+        taken = {}
+        for user in [user for user in self._changed if user[0] == partition]:
+            slate = self._slates[user]
+            assert slate is not None  # only what was shown has changed, and what has changed is kept
+            taken[user[1]] = slate
             del self._changed[user]
-        return {user[1]: self._slates[user] for user in changed if user in self._slates}
+        return taken
 
     def drop(self, partitions: Sequence[int]) -> None:
         """Forget partitions that belong to somebody else now."""
@@ -97,15 +112,15 @@ class Attribution:
             del self._slates[user]
             self._changed.pop(user, None)
 
-    def crowded(self, newcomers: int) -> bool:
-        """True when room could only be made by losing slates not yet stored: hand them over first."""
-        return len(self._changed) + newcomers > self.capacity
+    def crowded(self, wanted: int) -> bool:
+        """True when room for so many could only be made by losing slates not yet stored: hand them over first."""
+        return len(self._changed) + wanted > self.capacity
 
-    def _keep(self, user: User, slate: bytes) -> None:
+    def _keep(self, user: User, slate: bytes | None) -> None:
         self._slates[user] = slate
         self._slates.move_to_end(user)
         while len(self._slates) > self.capacity:
-            oldest = next((user for user in self._slates if user not in self._changed), None)
-            if oldest is None:
+            oldest = next((user for user in self._slates if user not in self._changed), user)
+            if oldest == user:
                 break
             del self._slates[oldest]

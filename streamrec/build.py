@@ -46,6 +46,7 @@ def build_models(settings: Settings, items: ItemTable) -> dict[str, Model]:
     from streamrec.models.popularity import Popularity
     from streamrec.models.repeats import Repeats
     from streamrec.models.sequence import SequenceModel
+    from streamrec.models.sessions import SessionNeighbours
     from streamrec.models.transitions import Transitions
 
     capacity, seed = settings.limits.max_items, settings.learning.seed
@@ -53,6 +54,7 @@ def build_models(settings: Settings, items: ItemTable) -> dict[str, Model]:
         *(Popularity(name, half_life_s, capacity) for name, half_life_s in HALF_LIVES_S.items()),
         CoVisitation("covisit", 30 * DAY_S, capacity),
         Transitions("transitions", 7 * DAY_S, capacity),
+        SessionNeighbours("sessions", capacity),
         Repeats("repeats", capacity),
         ClickModel("clicks", items),
         Factorisation("factors", capacity, seed=seed),
@@ -72,6 +74,7 @@ def build_retrievers(models: Mapping[str, Any]) -> list[Retriever]:
         OwnHistory("repeats"),
         Neighbours("transitions", models["transitions"]),
         Neighbours("covisit", models["covisit"]),
+        Neighbours("sessions", models["sessions"]),
         Nearest("nearest", models["sequence"], models["popularity_days"]),
         *(Popular(name, models[name]) for name in HALF_LIVES_S),
     ]

@@ -8,7 +8,7 @@ written at once. Recovery takes the last of these and folds on from its watermar
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from streamrec.attribution import Attribution
@@ -20,6 +20,9 @@ from streamrec.state.snapshots import SnapshotShelf
 
 LOG = logging.getLogger("streamrec.checkpoints")
 FLUSH_TIMEOUT_S = 30.0
+MANY_CHANGES = 40_000
+"""So many users, items and slates waiting to be saved make a checkpoint due, whatever its share of the time: a store
+takes only so much in one piece."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +54,7 @@ class Checkpoints:
         self.store = store
         self.shelf = shelf
         self.positions: dict[int, int] = {}  # per partition held: the next offset its state has not seen
-        self.taught: Mapping[
-            int, int
-        ] = {}  # per partition: offsets below it were learned before the models were restored
+        self.taught: dict[int, int] = {}  # per partition: the models have learned what comes before this offset already
         self._marks: dict[int, Mark] = {}
         self._pace = pace
         self._clock = clock
@@ -70,6 +71,8 @@ class Checkpoints:
         Raises:
             StateMissing: there was a checkpoint, and what it refers to is gone.
         """
+        if not self._restored:
+            self._refuse_emptied_store()
         for partition in partitions:
             self._marks[partition] = self.store.open(partition)
         if not self._restored:
@@ -80,8 +83,10 @@ class Checkpoints:
         return starts
 
     def let_go(self, partitions: Iterable[int]) -> None:
-        """Forget partitions without writing."""
+        """Forget partitions without writing. Models cannot unlearn: how far they have learned is remembered."""
         leaving = list(partitions)
+        for partition in leaving:
+            self.taught[partition] = max(self.taught.get(partition, 0), self.positions.get(partition, 0))
         self.recommender.knowledge.users.drop(leaving)
         self.ledger.drop(leaving)
         self.attribution.drop(leaving)
@@ -89,19 +94,25 @@ class Checkpoints:
             self._marks.pop(partition, None)
             self.positions.pop(partition, None)
 
+    def _refuse_emptied_store(self) -> None:
+        # Asked before anything is opened, so that the answer is the same at the next try. A partition that was opened
+        # but never committed is no sign of loss: its worker died between its first snapshot and its first commit.
+        if self.shelf is not None and self.shelf.latest() is not None and not self.store.marks():
+            raise StateMissing(
+                f"{self.shelf.directory} holds model snapshots, but the store knows of no partition: it was emptied, "
+                "or is another one. Bring its data back, or name another checkpoints.directory to start afresh"
+            )
+
     def _restore_models(self) -> None:
         if self.shelf is None:
             return
-        named = sorted({mark.snapshot for mark in self._marks.values() if mark.snapshot is not None})
+        named = {mark.snapshot for mark in self._marks.values() if mark.snapshot is not None}
         if not named:
-            if self.shelf.latest() is not None and not any(mark.snapshot for mark in self.store.marks().values()):
-                raise StateMissing(
-                    f"{self.shelf.directory} holds model snapshots, but the store knows of no checkpoint: it was emptied, or is another "
-                    "one. Bring its data back, or name another checkpoints.directory to start afresh"
-                )
             return
-        # Partitions are committed one after the other: after a crash in between, the newest name is the models' own.
-        snapshot = self.shelf.load(named[-1], self.recommender.schema)
+        # Partitions are committed one after the other: after a crash in between, the newest name is the models' own. A
+        # partition that another worker left behind names a snapshot of that worker's directory.
+        newest = max(named & set(self.shelf.references()), default=max(named))
+        snapshot = self.shelf.load(newest, self.recommender.schema)
         self.recommender.restore(snapshot.arrays)
         self.taught = dict(snapshot.watermarks)
         LOG.info("models restored from %s, which stands for %s", snapshot.reference, dict(snapshot.watermarks))
@@ -111,10 +122,10 @@ class Checkpoints:
     def due(self) -> bool:
         """Whether it is time for the next one."""
         wait_s = max(self._pace.interval_s, self._last_took / self._pace.share)
-        return self._clock() - self._last_at >= wait_s
+        return self._clock() - self._last_at >= wait_s or self._waiting() >= MANY_CHANGES
 
-    def save(self, flush: Callable[[float], None], partitions: Iterable[int] | None = None) -> dict[int, int]:
-        """One checkpoint of the partitions held; returns the positions that are safe now.
+    def save(self, flush: Callable[[float], None]) -> dict[int, int]:
+        """One checkpoint of the partitions held; returns the positions that are safe now. Nothing new, nothing written.
 
         Raises:
             PublishFailed: something published was not stored; nothing was saved.
@@ -122,13 +133,14 @@ class Checkpoints:
             StateError: the store or the disk refused.
         """
         began = self._clock()
-        held = {p: at for p, at in self.positions.items() if partitions is None or p in set(partitions)}
-        flush(FLUSH_TIMEOUT_S)
-        reference = self._save_models()
-        for partition, watermark in held.items():
-            mark = self._marks[partition]
-            self.store.commit(Checkpoint(partition, mark.epoch, watermark, reference, self._changes(partition)))
-            self._marks[partition] = Mark(watermark, reference, mark.epoch)
+        held = dict(self.positions)
+        if any(self._marks[partition].watermark != watermark for partition, watermark in held.items()):
+            flush(FLUSH_TIMEOUT_S)
+            reference = self._save_models()
+            for partition, watermark in held.items():
+                mark = self._marks[partition]
+                self.store.commit(Checkpoint(partition, mark.epoch, watermark, reference, self._changes(partition)))
+                self._marks[partition] = Mark(watermark, reference, mark.epoch)
         self._last_at = self._clock()
         self._last_took = self._last_at - began
         return held
@@ -136,10 +148,14 @@ class Checkpoints:
     def _save_models(self) -> str | None:
         if self.shelf is None:
             return None
-        watermarks = {**self.taught, **self.positions}
-        protect = {mark.snapshot for mark in self._marks.values() if mark.snapshot is not None}
+        # A position may lie before what the models know, where a partition came back with an older state.
+        watermarks = {p: max(self.taught.get(p, 0), self.positions.get(p, 0)) for p in {*self.taught, *self.positions}}
+        protect = {mark.snapshot for mark in self.store.marks().values() if mark.snapshot is not None}
         state = self.recommender.state()
         return self.shelf.save(state, watermarks, self.recommender.schema, now_ms=self._wall_ms(), protect=protect)
+
+    def _waiting(self) -> int:
+        return self.recommender.knowledge.users.changed + self.ledger.changed + self.attribution.changed
 
     def _changes(self, partition: int) -> dict[Key, bytes]:
         users = self.recommender.knowledge.users.take_changes(partition)

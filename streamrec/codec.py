@@ -19,7 +19,7 @@ JSON = "application/json"
 MSGPACK = "application/msgpack"
 
 _MSGPACK_NAMES = frozenset({MSGPACK, "application/x-msgpack", "application/vnd.msgpack"})
-_JSON_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_JSON_STRING = re.compile(rb'"(?:[^"\\]|\\.)*+"?', re.DOTALL)  # one without an end runs to the end: never read twice
 _MSGPACK_CONTAINERS = bytes([*range(0x80, 0xA0), 0xDC, 0xDD, 0xDE, 0xDF])
 _FIELD = re.compile(r"`\$\.?(\w+)|field `(\w+)`|^`(\w+)` is")
 _SHOWN_CHARS = 60
@@ -123,7 +123,7 @@ def _json_depth_exceeds(value: bytes, limit: int) -> bool:
 
 
 def _msgpack_depth_exceeds(value: bytes, limit: int) -> bool:
-    # As above: bytes that could open a container bound the depth. Other scripts' letters have such bytes: hence the walk.
+    # As above: bytes that could open a container bound the depth. Other scripts have such bytes: hence the walk.
     if len(value) - len(value.translate(None, _MSGPACK_CONTAINERS)) <= limit:
         return False
     open_counts: list[int] = []  # how many values each open container still waits for

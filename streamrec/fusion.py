@@ -43,7 +43,7 @@ SCALE = 5.0
 """Log shares are divided by it, so that every feature is of the size of one."""
 BUCKETS = 3
 """Session lengths told apart: none, one or two, more."""
-ITEM_FEATURES = ("item age", "item idle")
+ITEM_FEATURES = ("item age", "item idle", "just touched", "in session", "in history")
 PRIOR_PRECISION = 20.0
 LARGEST_STEP = 0.5
 """No weight moves further than this in one micro-batch."""
@@ -95,7 +95,14 @@ class Fusion:
         items = candidates.items[rows]
         features = candidates.features[rows]
         _describe(
-            candidates.scores[:, rows], items, queries.ts[rows], queries.session[rows], first_ts, last_ts, features
+            candidates.scores[:, rows],
+            items,
+            queries.ts[rows],
+            queries.session[rows],
+            queries.items[rows],
+            first_ts,
+            last_ts,
+            features,
         )
         candidates.features[rows] = features
         utility = features @ self.mean.astype(np.float32)  # (rows, candidates)
@@ -227,7 +234,7 @@ def _normal(seed: int, version: int, rows: int, width: int) -> Float64:
 
 
 @compiled
-def _describe(scores, items, ts, session, first_ts, last_ts, features):  # type: ignore[no-untyped-def]
+def _describe(scores, items, ts, session, past, first_ts, last_ts, features):  # type: ignore[no-untyped-def]
     models = scores.shape[0]
     width = items.shape[1]
     keys = np.empty(width, np.float32)
@@ -267,6 +274,11 @@ def _describe(scores, items, ts, session, first_ts, last_ts, features):  # type:
             idle_s = max(ts[q] - last_ts[items[q, c]], 0) / 1000.0
             features[q, c, 5 * models] = np.log1p(age_s) / 10.0
             features[q, c, 5 * models + 1] = np.log1p(idle_s) / 10.0
+            for place in range(past.shape[1]):
+                if past[q, place] == items[q, c]:
+                    kind = 2 if place == 0 else (3 if place < session[q] else 4)
+                    features[q, c, 5 * models + kind] = 1.0
+                    break
 
 
 @compiled
@@ -310,6 +322,7 @@ def _draw(scores, seeds, places, propensity):  # type: ignore[no-untyped-def]
             tops[m] = scores[row, :, m].max()
             for c in range(width):
                 mass[m] += np.exp(scores[row, c, m] - tops[m])
+        summed = mass.copy()  # as of the last time it was summed
         belief = np.full(particles, 1.0 / particles)  # which particle it was, given the places so far
         for at in range(len(order)):
             c = order[at]
@@ -319,8 +332,9 @@ def _draw(scores, seeds, places, propensity):  # type: ignore[no-untyped-def]
                 belief[m] *= min(weight / max(mass[m], 1e-300), 1.0)
                 mass[m] -= weight
                 # What is left is a small difference of large numbers when the best are gone: sum it anew.
-                if mass[m] < 1e-6 * weight or mass[m] <= 0.0:
-                    mass[m] = _remaining(scores[row, :, m], tops[m], order[: at + 1])
+                if mass[m] < 1e-6 * summed[m]:
+                    tops[m], mass[m] = _remaining(scores[row, :, m], order[: at + 1])
+                    summed[m] = mass[m]
                 total += belief[m]
             places[row, at] = c
             propensity[row, at] = total
@@ -329,12 +343,10 @@ def _draw(scores, seeds, places, propensity):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _remaining(scores, top, gone):  # type: ignore[no-untyped-def]
-    total = 0.0
-    for c in range(len(scores)):
-        taken = False
-        for other in gone:
-            taken = taken or other == c
-        if not taken:
-            total += np.exp(scores[c] - top)
-    return total
+def _remaining(scores, gone):  # type: ignore[no-untyped-def]
+    """The largest score left, and the sum of exp(score - largest)."""
+    left = scores.copy()
+    for c in gone:
+        left[c] = -np.inf
+    top = left.max()
+    return top, np.exp(left - top).sum() if top > -np.inf else 0.0

@@ -18,8 +18,8 @@ from streamrec.state import Kind, Store
 LAYOUT = 1
 """The `v` of stored values that this module reads."""
 
-Touch = tuple[str, str, int]
-"""(item or user id, event type, ts in ms)"""
+Touch = tuple[str | None, str, int]
+"""(item or user id, event type, ts in ms); no id where the item was forgotten for want of room"""
 Known = dict[str, Any]
 """What is known, as plain values in a stable shape (`docs/cli.md` lists the fields)."""
 
@@ -143,5 +143,6 @@ def _counted(parts: Sequence[Stored]) -> Known:
 
 
 def _newest_first(name: str, parts: Iterable[Iterable[Touch]]) -> list[Known]:
-    touches = sorted((touch for part in parts for touch in part), key=lambda touch: -touch[2])
+    touches = [touch for part in parts for touch in part if touch[0] is not None]
+    touches.sort(key=lambda touch: -touch[2])
     return [{name: who, "type": kind, "ts": ts} for who, kind, ts in touches]

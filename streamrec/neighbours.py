@@ -14,6 +14,8 @@ import numpy as np
 from streamrec.compiled import compiled
 from streamrec.features.batch import NOTHING, Array, Float32, Float64, Int32, Int64
 
+SHRINKAGE = 5.0
+"""Events of the present that every count is shrunk by: without it, items seen once look like perfect matches."""
 RESCALE_HALF_LIVES = 40.0
 """2**40 is far from the end of float32, and a rescale so rare costs nothing."""
 
@@ -60,6 +62,7 @@ class NeighbourTable:
         self.weights = np.zeros((capacity, slots), np.float32)
         self.mass = np.zeros(capacity, np.float64)  # decayed number of times each item was learned
         self.rows = 0
+        self._latest_gain = 1.0  # what one event adds as of the last one learned
         self._scratch = np.zeros(capacity, np.float64)
         self._stamp = np.zeros(capacity, np.int64)
         self._stamps = 0
@@ -79,6 +82,7 @@ class NeighbourTable:
         if factor is not None:
             self.weights *= np.float32(factor)
             self.mass *= factor
+        self._latest_gain = self.clock.gain(int(ts.max()))
         gain = weight * np.exp2((ts - np.float64(self.clock.origin_ms or 0.0)) / self.clock.half_life_ms)
         self.rows = max(self.rows, int(item.max()) + 1, int(recent.max(initial=NOTHING)) + 1)
         _learn(item, recent, reach, gain, fade, mutual, self.items, self.weights, self.mass)
@@ -92,6 +96,7 @@ class NeighbourTable:
             reach,
             fade,
             cosine,
+            self._prior(),
             self.items,
             self.weights,
             self.mass,
@@ -108,7 +113,18 @@ class NeighbourTable:
         out = np.full((len(context), k), NOTHING, np.int32)
         first = self._take_stamps(len(context))
         _strongest(
-            context, reach, fade, cosine, self.items, self.weights, self.mass, self._scratch, self._stamp, first, out
+            context,
+            reach,
+            fade,
+            cosine,
+            self._prior(),
+            self.items,
+            self.weights,
+            self.mass,
+            self._scratch,
+            self._stamp,
+            first,
+            out,
         )
         return out
 
@@ -128,7 +144,7 @@ class NeighbourTable:
             "items": self.items[:rows].copy(),
             "weights": self.weights[:rows].copy(),
             "mass": self.mass[:rows].copy(),
-            "origin": self.clock.state(),
+            "clock": np.concatenate([self.clock.state(), [self._latest_gain]]),
         }
 
     def restore(self, arrays: Mapping[str, Array]) -> None:
@@ -136,7 +152,11 @@ class NeighbourTable:
         self.items[: self.rows] = arrays["items"]
         self.weights[: self.rows] = arrays["weights"]
         self.mass[: self.rows] = arrays["mass"]
-        self.clock.restore(arrays["origin"])
+        self.clock.restore(arrays["clock"])
+        self._latest_gain = float(arrays["clock"][1])
+
+    def _prior(self) -> float:
+        return SHRINKAGE * self._latest_gain
 
     def _take_stamps(self, count: int) -> int:
         self._stamps += count
@@ -174,7 +194,7 @@ def _learn(item, recent, reach, gain, fade, mutual, items, weights, mass):  # ty
 
 
 @compiled
-def _spread(context, reach, fade, cosine, items, weights, mass, scratch, stamp, mark):  # type: ignore[no-untyped-def]
+def _spread(context, reach, fade, cosine, prior, items, weights, mass, scratch, stamp, mark):  # type: ignore[no-untyped-def]
     """Leaves in scratch[n], where stamp[n] == mark, the weight that reached item n."""
     for place in range(min(reach, len(fade), len(context))):
         source = context[place]
@@ -186,9 +206,9 @@ def _spread(context, reach, fade, cosine, items, weights, mass, scratch, stamp, 
                 continue
             share = fade[place] * weights[source, slot]
             if cosine:
-                share /= np.sqrt((mass[source] + 1e-9) * (mass[n] + 1e-9))
+                share /= np.sqrt((mass[source] + prior) * (mass[n] + prior))
             else:
-                share /= mass[source] + 1e-9
+                share /= mass[source] + prior
             if stamp[n] != mark:
                 stamp[n] = mark
                 scratch[n] = 0.0
@@ -197,10 +217,10 @@ def _spread(context, reach, fade, cosine, items, weights, mass, scratch, stamp, 
 
 @compiled
 def _score(  # type: ignore[no-untyped-def]
-    context, reach, fade, cosine, items, weights, mass, scratch, stamp, first, candidates, out
+    context, reach, fade, cosine, prior, items, weights, mass, scratch, stamp, first, candidates, out
 ):  # fmt: skip
     for q in range(len(context)):
-        _spread(context[q], reach[q], fade, cosine, items, weights, mass, scratch, stamp, first + q)
+        _spread(context[q], reach[q], fade, cosine, prior, items, weights, mass, scratch, stamp, first + q)
         for c in range(candidates.shape[1]):
             n = candidates[q, c]
             if n != NOTHING and stamp[n] == first + q and scratch[n] > 0.0:
@@ -209,12 +229,12 @@ def _score(  # type: ignore[no-untyped-def]
 
 @compiled
 def _strongest(  # type: ignore[no-untyped-def]
-    context, reach, fade, cosine, items, weights, mass, scratch, stamp, first, out
+    context, reach, fade, cosine, prior, items, weights, mass, scratch, stamp, first, out
 ):  # fmt: skip
     k = out.shape[1]
     best = np.empty(k, np.float64)
     for q in range(len(context)):
-        _spread(context[q], reach[q], fade, cosine, items, weights, mass, scratch, stamp, first + q)
+        _spread(context[q], reach[q], fade, cosine, prior, items, weights, mass, scratch, stamp, first + q)
         found = 0
         for place in range(min(reach[q], len(fade), context.shape[1])):
             source = context[q, place]

@@ -13,6 +13,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 
@@ -20,7 +21,7 @@ from streamrec.arrivals import Arrival, name_hash
 from streamrec.attribution import Attribution
 from streamrec.checkpoints import Checkpoints
 from streamrec.codec import CONTENT_TYPE, JSON, decode_event, encode
-from streamrec.errors import BadEvent, TooManyBadEvents
+from streamrec.errors import BadEvent, StreamrecError, TooManyBadEvents
 from streamrec.events import Event, Outcome, Slate
 from streamrec.features.ledger import Ledger
 from streamrec.metrics import Metrics
@@ -87,6 +88,8 @@ class Worker:
         self._bad_in_a_row = 0
         self._bad_since: dict[int, int] = {}  # per partition, the first of the unusable messages at its end
         self._stopping = False
+        # A poll's users and items are in memory together.
+        self._poll_records = min(POLL_RECORDS, recommender.knowledge.users.capacity, ledger.capacity)
 
     # The loop
 
@@ -99,18 +102,26 @@ class Worker:
         self._source.subscribe(self)
         try:
             while not self._stopping and not self._source.exhausted():
-                self.step(self._source.poll(POLL_RECORDS, POLL_TIMEOUT_S))
+                self.step(self._source.poll(self._poll_records, POLL_TIMEOUT_S))
                 if self._checkpoints.due():
                     self.checkpoint()
-            if self._checkpoints.positions:
-                self.checkpoint()
-        except BaseException:
-            self._checkpoints.let_go(list(self._checkpoints.positions))  # closing must not save half a step
+            self.checkpoint()
             self._source.close()
+            self._sink.close()
+        except BaseException:
+            self._abandon()
             raise
-        self._source.close()
-        self._sink.close()
-        self._store.close()
+        finally:
+            self._store.close()
+
+    def _abandon(self) -> None:
+        """Leave without saving: what was done since the last checkpoint is done again by the next worker."""
+        self._checkpoints.let_go(list(self._checkpoints.positions))  # closing must not save half a step
+        for part in (self._sink, self._source):  # dead letters that explain the stop still go out
+            try:
+                part.close()
+            except StreamrecError as error:
+                LOG.warning("while stopping: %s", error)
 
     def stop(self) -> None:
         """Finish the step at hand, save a checkpoint and leave. Safe from a signal handler or another thread."""
@@ -184,19 +195,21 @@ class Worker:
         self._bad_in_a_row += 1
         if self._bad_in_a_row >= self._tolerance.max_bad_in_a_row:
             raise TooManyBadEvents(
-                f"{self._bad_in_a_row} messages in a row could not be used, the last one topic {record.topic!r} partition "
-                f"{record.partition} offset {record.offset}: {error.detail}. Mend what sends them; they are in "
-                f"{self._addresses.dead_letters!r}, and nothing past the first of them is committed"
+                f"{self._bad_in_a_row} messages in a row could not be used, the last one topic {record.topic!r} "
+                f"partition {record.partition} offset {record.offset}: {error.detail}. Mend what sends them; they are "
+                f"in {self._addresses.dead_letters!r}, and nothing past the first of them is committed: to leave them "
+                f"behind, start with limits.max_bad_in_a_row above {self._tolerance.max_bad_in_a_row} for a while"
             )
 
     def _deduplicated(self, arrivals: list[Arrival]) -> list[Arrival]:
         """The events that are new, their users and items in memory and counted."""
         self._admit(arrivals)
-        users = self.recommender.knowledge.users
-        rows = [users.touch((arrival.partition, arrival.event.user_id)) for arrival in arrivals]
+        knowledge = self.recommender.knowledge
+        rows = [knowledge.users.touch((arrival.partition, arrival.event.user_id)) for arrival in arrivals]
         ids = [name_hash(arrival.event.event_id) for arrival in arrivals]
-        fresh = self.recommender.knowledge.duplicates.first_time(np.array(rows, np.int32), np.array(ids, np.uint64))
-        kept = [arrival for arrival, new in zip(arrivals, fresh.tolist(), strict=True) if new]
+        fresh = knowledge.duplicates.first_time(np.array(rows, np.int32), np.array(ids, np.uint64)).tolist()
+        kept = [arrival for arrival, new in zip(arrivals, fresh, strict=True) if new]
+        self._count_late([row for row, new in zip(rows, fresh, strict=True) if new], kept)
         for arrival in kept:
             if arrival.event.item_id is not None:
                 self._ledger.count(arrival.partition, arrival.event, self.recommender.category_of(arrival))
@@ -204,26 +217,43 @@ class Worker:
         self.metrics.duplicates.inc(len(arrivals) - len(kept))
         return kept
 
+    def _count_late(self, rows: Sequence[int], arrivals: Sequence[Arrival]) -> None:
+        """An event older than its user's newest is late: it is taken as it comes, and counted as late here."""
+        last_ts = self.recommender.knowledge.counts.last_ts
+        newest: dict[int, int] = {}
+        for row, arrival in zip(rows, arrivals, strict=True):
+            before = newest.get(row)
+            if before is None:
+                before = int(last_ts[row])
+            if arrival.event.ts < before:
+                self.metrics.late.inc()
+            newest[row] = max(before, arrival.event.ts)
+
     def _admit(self, arrivals: Sequence[Arrival]) -> None:
         """Bring into memory what the store knows of these users and items, in one go."""
-        users = self.recommender.knowledge.users
-        new_users = users.missing((arrival.partition, arrival.event.user_id) for arrival in arrivals)
-        new_items = self._ledger.missing(
-            (arrival.partition, arrival.event.item_id) for arrival in arrivals if arrival.event.item_id is not None
+        table = self.recommender.knowledge.users
+        users = list(dict.fromkeys((arrival.partition, arrival.event.user_id) for arrival in arrivals))
+        items = list(
+            dict.fromkeys(
+                (arrival.partition, arrival.event.item_id) for arrival in arrivals if arrival.event.item_id is not None
+            )
         )
-        crowded = users.crowded(len(new_users)) or self._ledger.crowded(len(new_items))
-        if crowded or self._attribution.crowded(len(arrivals)):
+        crowded = table.crowded(len(users)) or self._ledger.crowded(len(items))
+        if crowded or self._attribution.crowded(len(users)):
             self.checkpoint()
-        keys = [Key(partition, Kind.USER, name) for partition, name in new_users]
-        keys += [Key(partition, Kind.SLATE, name) for partition, name in new_users]
-        keys += [Key(partition, Kind.ITEM, name) for partition, name in new_items]
+        new_users, new_items = table.missing(users), self._ledger.missing(items)
+        unasked = self._attribution.missing(users)
+        keys = [
+            *(Key(partition, Kind.USER, name) for partition, name in new_users),
+            *(Key(partition, Kind.ITEM, name) for partition, name in new_items),
+            *(Key(partition, Kind.SLATE, name) for partition, name in unasked),
+        ]
         if not keys:
             return
-        values = self._store.load(keys)
-        count = len(new_users)
-        users.admit(new_users, values[:count], arrivals[0].event.ts)
-        self._attribution.admit(new_users, values[count : 2 * count])
-        self._ledger.admit(new_items, values[2 * count :])
+        values = iter(self._store.load(keys))
+        table.admit(new_users, list(islice(values, len(new_users))), arrivals[0].event.ts)
+        self._ledger.admit(new_items, list(islice(values, len(new_items))))
+        self._attribution.admit(unasked, list(values))
 
     def _publish_portion(self, portion: Portion, sent_ms: Mapping[tuple[int, int], int]) -> None:
         """Slates and outcomes in log order: an event is owed to a slate only if the slate came first."""
@@ -252,13 +282,17 @@ class Worker:
 
     def revoked(self, partitions: Sequence[int]) -> None:
         """See `transport.Assignee`."""
-        if any(partition in self._checkpoints.positions for partition in partitions):
-            self.checkpoint()
-        self._checkpoints.let_go(partitions)
+        self.checkpoint()
+        self._let_go(partitions)
 
     def lost(self, partitions: Sequence[int]) -> None:
         """See `transport.Assignee`."""
         LOG.warning(
             "partitions %s were lost; what was not checkpointed is done again by their new owner", list(partitions)
         )
+        self._let_go(partitions)
+
+    def _let_go(self, partitions: Sequence[int]) -> None:
         self._checkpoints.let_go(partitions)
+        for partition in partitions:
+            self._bad_since.pop(partition, None)  # whoever reads it next stands elsewhere

@@ -7,6 +7,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from streamrec.catalogue import read_catalogue
 from streamrec.commands.logs import LogPart, checked
 from streamrec.replay.report import BacktestResult, report_figures
 from streamrec.settings import Settings
@@ -16,14 +17,15 @@ def run(part: LogPart, settings: Settings, *, out: Path, warmup: float) -> None:
     """Check the log, run over it, and say where the report is.
 
     Raises:
-        TableError, LogError: the log cannot be read as asked; nothing was written.
+        TableError, LogError: the log or the catalogue cannot be read as asked; nothing was written.
         ConfigError: a setting does not fit.
     """
     log = part.open()
+    catalogue = read_catalogue(settings.items) if settings.items is not None else None
     checked(log, Console(stderr=True))
     from streamrec.replay.backtest import backtest  # loads every model: a wrong log is told before that
 
-    result = backtest(log, settings, out, warmup=warmup)
+    result = backtest(log, settings, out, warmup=warmup, catalogue=catalogue)
     Console().print(figures(result))
     print(f"{result.events:,} events in {result.seconds:.0f} s; slates.parquet, report.json and report.html in {out}")
 

@@ -1,7 +1,8 @@
 """Sends a historical log to the events topic, at a pace, resumable.
 
-Progress is written only after the broker has stored what was sent, so an interrupted replay loses nothing. Events
-without an `event_id` get one made of the replay and the row: what an interrupted replay sends twice is counted once.
+Progress is written only after the broker has stored what was sent, so an interrupted replay loses nothing; Ctrl-C and
+SIGTERM note the last row sent. After a kill some rows are sent again. Events without an `event_id` get one made of the
+replay and the row, so that a worker, which remembers the last few ids of each user, can leave out what comes twice.
 """
 
 from __future__ import annotations
@@ -141,18 +142,25 @@ def send(events: Iterator[tuple[int, Event]], mark: Mark, sink: Sink, topic: str
     """
     sent, stored = mark.next_row, mark.next_row
     flushed_at = time.monotonic()
-    for row, event in events:
-        delay_s = pace.delay_s(event.ts)
-        if sent > stored and (delay_s > 0 or sent - stored >= FLUSH_ROWS or time.monotonic() - flushed_at > FLUSH_S):
-            sink.flush(FLUSH_TIMEOUT_S)
-            stored, flushed_at = sent, time.monotonic()
-            yield Mark(mark.run, stored)
-        if delay_s > 0:
-            pace.wait(delay_s)
-        if event.event_id is None:
-            event = msgspec.structs.replace(event, event_id=f"{mark.run}-{row}")
-        sink.publish(topic, event.user_id.encode(), codec.encode_event(event, codec.MSGPACK), HEADERS)
-        sent = row + 1
+    try:
+        for row, event in events:
+            delay_s = pace.delay_s(event.ts)
+            if sent > stored and (
+                delay_s > 0 or sent - stored >= FLUSH_ROWS or time.monotonic() - flushed_at > FLUSH_S
+            ):
+                sink.flush(FLUSH_TIMEOUT_S)
+                stored, flushed_at = sent, time.monotonic()
+                yield Mark(mark.run, stored)
+            if delay_s > 0:
+                pace.wait(delay_s)
+            if event.event_id is None:
+                event = msgspec.structs.replace(event, event_id=f"{mark.run}-{row}")
+            sink.publish(topic, event.user_id.encode(), codec.encode_event(event, codec.MSGPACK), HEADERS)
+            sent = row + 1
+    except SystemExit:  # asked to stop: the queue goes out with the program, so it must not be sent again
+        sink.flush(FLUSH_TIMEOUT_S)
+        yield Mark(mark.run, sent)
+        raise
     if sent > stored:
         sink.flush(FLUSH_TIMEOUT_S)
         yield Mark(mark.run, sent)

@@ -67,10 +67,10 @@ class Affinity:
 
     def pack(self, row: int, item_ids: Sequence[str]) -> dict[str, Any]:
         names = self._names()
+        # In the order of the slots: a user who comes back from the store must look to the models as if never gone.
         kept = [
             (int(c), float(w)) for c, w in zip(self.categories[row], self.weights[row], strict=True) if c != NOTHING
         ]
-        kept.sort(key=lambda pair: -pair[1])
         return {"affinities": {names[code]: weight for code, weight in kept}, "affinities_ts": int(self.as_of[row])}
 
     def unpack(self, row: int, value: Mapping[str, Any], indices: Mapping[str, int]) -> None:

@@ -23,7 +23,7 @@ Float64 = npt.NDArray[np.float64]
 
 HISTORY = 64
 """Items of a user's past that a query sees, newest first."""
-RECENT = 20
+RECENT = 64
 """Items of a user's past that an example carries, newest first."""
 CATEGORIES = 8
 """Categories of a user's affinity that a query sees."""

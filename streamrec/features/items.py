@@ -136,4 +136,5 @@ def unpacked_strings(name: str, arrays: Mapping[str, Array]) -> list[str]:
     """The inverse of `packed_strings`."""
     text = arrays[f"{name}.utf8"].tobytes()
     ends = arrays[f"{name}.ends"].tolist()
-    return [text[start:end].decode("utf-8", "surrogatepass") for start, end in zip([0, *ends[:-1]], ends, strict=True)]
+    starts = [0, *ends][:-1]
+    return [text[start:end].decode("utf-8", "surrogatepass") for start, end in zip(starts, ends, strict=True)]

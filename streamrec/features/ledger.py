@@ -7,6 +7,7 @@ watermark; the whole is the sum over partitions. Knows nothing of Redis; works l
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import islice
 from typing import Any
 
 import msgpack
@@ -37,20 +38,27 @@ class Ledger:
         self.capacity = capacity
         self._entries: dict[tuple[int, str], ItemEntry] = {}
         self._changed: dict[int, dict[str, None]] = {}
+        self._wanted: dict[tuple[int, str], None] = {}  # asked for last: these must not make room for one another
+
+    @property
+    def changed(self) -> int:
+        """Entries that changed since they were last handed over."""
+        return sum(map(len, self._changed.values()))
 
     def __len__(self) -> int:
         return len(self._entries)
 
     def missing(self, items: Iterable[tuple[int, str]]) -> list[tuple[int, str]]:
-        """Those without an entry, each once, in order."""
-        return [item for item in dict.fromkeys(items) if item not in self._entries]
+        """Those without an entry, each once, in order. All that were asked for stay until the next time."""
+        self._wanted = dict.fromkeys(items)
+        return [item for item in self._wanted if item not in self._entries]
 
-    def crowded(self, newcomers: int) -> bool:
-        """True when room could only be made by losing changes: hand them over first."""
-        return sum(map(len, self._changed.values())) + newcomers > self.capacity
+    def crowded(self, wanted: int) -> bool:
+        """True when room for so many could only be made by losing changes: hand them over first."""
+        return self.changed + wanted > self.capacity
 
     def admit(self, items: Sequence[tuple[int, str]], values: Sequence[bytes | None]) -> None:
-        """Give entries to items that lack one, with what the store kept of them."""
+        """Give entries to those that `missing` named, with what the store kept of them."""
         self._make_room(len(items))
         for item, value in zip(items, values, strict=True):
             self._entries[item] = ItemEntry() if value is None else _unpacked(value)
@@ -85,8 +93,10 @@ class Ledger:
         short = len(self._entries) + newcomers - self.capacity
         if short <= 0:
             return
-        idle = [item for item in self._entries if item[1] not in self._changed.get(item[0], {})]
-        for item in idle[: max(short, self.capacity // 64)]:
+        idle = (
+            item for item in self._entries if item not in self._wanted and item[1] not in self._changed.get(item[0], {})
+        )
+        for item in list(islice(idle, max(short, self.capacity // 64))):
             del self._entries[item]
 
 

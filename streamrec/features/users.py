@@ -18,6 +18,8 @@ from streamrec.features.items import ItemTable
 LAYOUT = 1
 """Version of a stored user."""
 _FIRST_ROWS = 1_024
+_SPARE_ITEMS = 2_048
+"""Item indices that stay free for what is new in the log, more than a micro-batch can bring."""
 
 
 class Family(Protocol):
@@ -48,7 +50,7 @@ class UserTable:
         self._items = items
         self._rows: dict[tuple[int, str], int] = {}
         self._owner: list[tuple[int, str] | None] = []
-        self._touched = np.zeros(0, np.int64)  # when each row was last used, in ticks of this table
+        self._touched = np.zeros(0, np.int64)  # when each row was last asked for, in ticks of this table
         self._tick = 0
         self._changed: set[int] = set()
         self._free: list[int] = []
@@ -63,15 +65,23 @@ class UserTable:
         return len(self._changed)
 
     def missing(self, users: Iterable[tuple[int, str]]) -> list[tuple[int, str]]:
-        """Those without a row, each once, in order."""
-        return [user for user in dict.fromkeys(users) if user not in self._rows]
+        """Those without a row, each once, in order. All that were asked for stay until the next time."""
+        self._tick += 1
+        lacking = []
+        for user in dict.fromkeys(users):
+            row = self._rows.get(user)
+            if row is None:
+                lacking.append(user)
+            else:
+                self._touched[row] = self._tick
+        return lacking
 
-    def crowded(self, newcomers: int) -> bool:
+    def crowded(self, wanted: int) -> bool:
         """True when room for so many could only be made by losing changes: hand them over first."""
-        return len(self._changed) + newcomers > self.capacity
+        return len(self._changed) + wanted > self.capacity
 
     def admit(self, users: Sequence[tuple[int, str]], values: Sequence[bytes | None], ts: int) -> None:
-        """Give rows to users that lack one, with what the store kept of them."""
+        """Give rows to those that `missing` named, with what the store kept of them."""
         self._make_room(len(users))
         stored = [None if value is None else msgpack.unpackb(value, strict_map_key=False) for value in values]
         for user, value in zip(users, stored, strict=True):
@@ -85,8 +95,6 @@ class UserTable:
     def touch(self, user: tuple[int, str]) -> int:
         """The user's row, which is about to change."""
         row = self._rows[user]
-        self._tick += 1
-        self._touched[row] = self._tick
         self._changed.add(row)
         return row
 
@@ -119,9 +127,10 @@ class UserTable:
     def _unpack(self, row: int, value: Mapping[str, Any], ts: int) -> None:
         named = {entry[0] for entry in value["recent"]} | set(value.get("seen", ()))
         named.discard(None)
-        spare = self._items.capacity - len(self._items) >= len(named)
+        # What the models have never heard of gets an index, unless the table is so full that new items will want it.
+        roomy = self._items.known + len(named) + _SPARE_ITEMS <= self._items.capacity
         indices = {
-            item_id: self._items.intern(item_id, ts) if spare else self._items.lookup(item_id)
+            item_id: self._items.intern(item_id, ts) if roomy else self._items.lookup(item_id)
             for item_id in sorted(named)
         }
         for family in self._families:
@@ -133,7 +142,10 @@ class UserTable:
             self._grow(min(self.capacity, max(2 * len(self._owner), len(self._owner) + short)))
             short = newcomers - len(self._free)
         if short > 0:
-            idle = np.array([row for row in self._rows.values() if row not in self._changed], np.int32)
+            idle = np.array(
+                [row for row in self._rows.values() if row not in self._changed and self._touched[row] < self._tick],
+                np.int32,
+            )
             leaving = min(len(idle), max(short, self.capacity // 64))
             self._release(idle[np.argsort(self._touched[idle], kind="stable")[:leaving]])
 

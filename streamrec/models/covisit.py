@@ -1,9 +1,9 @@
 """Co-visitation: items touched by the same people, by cosine.
 
-    score(item) = log sum over the user's items j of fade(place of j) * c(j, item) / sqrt(c(j) c(item))
+    score(item) = log sum over the user's items j of FADE ** (place of j) * c(j, item) / sqrt((c(j) + s) (c(item) + s))
 
-with decayed counts c. Item-based collaborative filtering (Sarwar et al.: Item-based collaborative filtering
-recommendation algorithms, WWW 2001), kept incrementally.
+with decayed counts c, shrunk by s against the noise of rare items. Item-based collaborative filtering (Sarwar et al.:
+Item-based collaborative filtering recommendation algorithms, WWW 2001), kept incrementally.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from streamrec.neighbours import NeighbourTable
 class CoVisitation:
     """Joins an item with the items before it, in both directions."""
 
-    def __init__(self, name: str, half_life_s: float, capacity: int, slots: int = 96, fade: float = 0.93) -> None:
+    def __init__(self, name: str, half_life_s: float, capacity: int, slots: int = 256, fade: float = 0.97) -> None:
         self.name = name
         self.table = NeighbourTable(capacity, slots, half_life_s)
         self._learn_fade = np.ones(RECENT)

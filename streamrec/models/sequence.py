@@ -57,14 +57,14 @@ class SequenceModel:
         name: str,
         capacity: int,
         *,
-        width: int = 48,
+        width: int = 64,
         device: str = "cpu",
         portion: int = 64,
-        replayed: int = 192,
+        replayed: int = 96,
         buffer: int = 16_384,
         uniform_negatives: int = 256,
         learning_rate: float = 3e-3,
-        row_learning_rate: float = 0.08,
+        row_learning_rate: float = 0.3,
         seed: int = 0,
     ) -> None:
         self.name = name

@@ -1,0 +1,63 @@
+"""Where a worker's time goes: clocks put around its methods from outside; the code measured knows nothing of it."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any
+
+from streamrec.worker import Worker
+
+
+class Stopwatch:
+    """Adds up the time spent in methods, each without the watched methods it calls."""
+
+    def __init__(self) -> None:
+        self.seconds: defaultdict[str, float] = defaultdict(float)
+        self._inner_s: list[float] = []  # per watched call that is open: time spent in watched calls inside it
+
+    def watch(self, owner: object, method: str, step: str) -> None:
+        """From now on, count what `owner.method` takes as `step`."""
+        original: Callable[..., Any] = getattr(owner, method)
+
+        def timed(*arguments: Any, **options: Any) -> Any:
+            self._inner_s.append(0.0)
+            began = time.perf_counter()
+            try:
+                return original(*arguments, **options)
+            finally:
+                took_s = time.perf_counter() - began
+                self.seconds[step] += took_s - self._inner_s.pop()
+                if self._inner_s:
+                    self._inner_s[-1] += took_s
+
+        setattr(owner, method, timed)
+
+
+def watch_worker(worker: Worker, stopwatch: Stopwatch) -> None:
+    """Put a clock around every step of a worker."""
+    recommender = worker.recommender
+    steps = [
+        (worker, "_decoded", "decode"),
+        (worker, "_deduplicated", "deduplicate and count"),
+        (worker, "_publish_portion", "publish"),
+        (worker, "checkpoint", "checkpoint"),
+        (worker._source, "poll", "read"),
+        (worker._store, "load", "load from the store"),
+        (recommender, "remember", "remember"),
+        (recommender, "rank", "retrieve"),
+        (recommender, "answer", "make slates"),
+        (recommender, "_trial", "judge"),
+        (recommender, "learn", "learn, other"),
+        (recommender.fusion, "describe", "fuse"),
+        (recommender.fusion, "choose", "fuse"),
+        (recommender.fusion, "learn", "learn fusion"),
+    ]
+    for owner, method, step in steps:
+        stopwatch.watch(owner, method, step)
+    for retriever in recommender.retrievers:
+        stopwatch.watch(retriever, "candidates", "retrieve")
+    for model in recommender.models:
+        stopwatch.watch(model, "score", f"score {model.name}")
+        stopwatch.watch(model, "learn", f"learn {model.name}")

@@ -1,0 +1,140 @@
+"""The demonstration itself: baskets go out, slates come in, figures are kept, and everything is ended.
+
+A closed loop: at most `MOST_WAITING` requests wait for their slate, so that a latency is the system's and not that of a
+queue as long as the log.
+"""
+
+from __future__ import annotations
+
+import signal
+import tempfile
+import time
+from collections import deque
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+
+from streamrec import inspect
+from streamrec.build import HALF_LIVES_S, build_store
+from streamrec.catalogue import read_catalogue
+from streamrec.client import EventProducer, RecommendationConsumer
+from streamrec.data import sample_items, sample_log
+from streamrec.demo.baskets import Basket, read_baskets
+from streamrec.demo.figures import Figures
+from streamrec.demo.show import Screen
+from streamrec.demo.stage import Stage, WorkerProcess, stage
+from streamrec.errors import EmbeddedError
+from streamrec.events import Event, Slate
+
+QUICK_ROWS = 12_000
+MOST_WAITING = 8
+WARMUP = 0.1
+"""This share of the baskets is learned but not scored."""
+SHOWN = 3
+"""Slates shown in words at the end: those of the last customers who had been there before."""
+SILENCE_LIMIT_S = 180.0
+"""The very first slate may wait for compiled loops, on a slow machine for a minute."""
+
+
+def run(*, quick: bool, stay: bool) -> None:
+    """Start everything, send the log, show what comes of it, and end everything.
+
+    Raises:
+        StreamrecError: something did not start, or stopped in the middle.
+    """
+    began = time.monotonic()
+    baskets = read_baskets(sample_log(), QUICK_ROWS if quick else None)
+    catalogue = read_catalogue(sample_items())
+    screen = Screen(catalogue, total=sum(len(basket.purchases) + 1 for basket in baskets))
+    figures = Figures(HALF_LIVES_S, sorted(catalogue), warmup=round(WARMUP * len(baskets)))
+    with tempfile.TemporaryDirectory(prefix="streamrec-demo-", ignore_cleanup_errors=True) as place:
+        with screen.starting(), stage(Path(place), sample_items()) as running:
+            screen.started(running)
+            memorable = Demonstration(running, figures, screen).play(baskets)
+            if stay:
+                screen.staying(running, baskets[-1])
+                signal.pause()
+            running.worker.stop()
+            known = _known(running, memorable)
+        screen.summary(figures, memorable, known, seconds=time.monotonic() - began)
+
+
+class Demonstration:
+    """Sends baskets and takes slates, as two clients of the running system."""
+
+    def __init__(self, running: Stage, figures: Figures, screen: Screen) -> None:
+        self._running = running
+        self._figures = figures
+        self._screen = screen
+        self._memorable: deque[tuple[Basket, Slate]] = deque(maxlen=SHOWN)
+        self._been_here: set[str] = set()
+
+    def play(self, baskets: Sequence[Basket]) -> list[tuple[Basket, Slate]]:
+        """All of it, in order; returns a few slates worth showing, and what was bought after each.
+
+        Raises:
+            StreamrecError: the worker, the broker or a slate failed us.
+        """
+        broker, topics = self._running.broker, self._running.settings.topics
+        settings = dict(broker.settings)
+        with (
+            RecommendationConsumer(
+                broker.bootstrap, topic=topics.recommendations, from_beginning=True, settings=settings
+            ) as slates,
+            EventProducer(broker.bootstrap, topic=topics.events, settings=settings) as events,
+            self._screen.live(self._figures),
+        ):
+            for basket in baskets:
+                self._take(slates, until=MOST_WAITING - 1)
+                self._send(events, basket)
+            # Its answer says that everything before it was handled.
+            last = Basket(len(baskets), baskets[-1].purchases[:1])
+            self._figures.ask(last, time.monotonic(), judged=False)
+            events.send(last.request)
+            self._take(slates, until=0)
+        return list(self._memorable)
+
+    def _send(self, events: EventProducer, basket: Basket) -> None:
+        request: Event = basket.request
+        self._figures.ask(basket, time.monotonic())
+        events.send(request)
+        for purchase in basket.purchases:
+            events.send(purchase)
+        self._figures.buy(basket)
+
+    def _take(self, slates: RecommendationConsumer, until: int) -> None:
+        """Read slates until at most so many requests wait."""
+        deadline = time.monotonic() + SILENCE_LIMIT_S
+        while self._figures.waiting > until:
+            slate = slates.poll(0.5)
+            now_s = time.monotonic()
+            if slate is None:
+                self._running.worker.check()
+                if now_s > deadline:
+                    raise _silent(self._running.worker)
+                continue
+            deadline = now_s + SILENCE_LIMIT_S
+            basket = self._figures.answer(slate, now_s)
+            if basket is not None:
+                self._remember(basket, slate)
+
+    def _remember(self, basket: Basket, slate: Slate) -> None:
+        self._screen.answered(self._figures)
+        if basket.user_id in self._been_here:
+            self._memorable.append((basket, slate))
+        self._been_here.add(basket.user_id)
+
+
+def _silent(worker: WorkerProcess) -> EmbeddedError:
+    return EmbeddedError(
+        f"no slate came for {SILENCE_LIMIT_S:.0f} s, expected one for every request; the end of the worker's log:\n"
+        f"{worker.log_end()}"
+    )
+
+
+def _known(running: Stage, memorable: Sequence[tuple[Basket, Slate]]) -> inspect.Known | None:
+    """What the store, after the worker's last checkpoint, knows of the last customer shown."""
+    if not memorable:
+        return None
+    with closing(build_store(running.settings)) as store:
+        return inspect.user(store, memorable[-1][0].user_id)

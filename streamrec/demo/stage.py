@@ -1,0 +1,89 @@
+"""What the demonstration runs on: a broker, a Redis server and a worker, each a child process that ends with this one.
+
+Knows nothing of what is sent or shown.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from streamrec.commands.configuration import toml_lines
+from streamrec.config import Checkpointing, Fusion, Redis, Topics
+from streamrec.embedded import EmbeddedBroker, EmbeddedServer, embedded_broker, embedded_redis
+from streamrec.errors import EmbeddedError
+from streamrec.settings import PREFIX, Settings, shown
+from streamrec.transport.topics import apply, wanted
+
+_LOG_BYTES = 2_000
+
+
+class WorkerProcess(EmbeddedServer):
+    """`streamrec worker` with a configuration file, as a person would start it."""
+
+    kind = "the worker"
+    durable = True
+
+    def __init__(self, config: Path, log: Path) -> None:
+        # The file says everything: what the person has set for a system of their own must not reach this one.
+        unset = [part for name in sorted(os.environ) if name.startswith(PREFIX) for part in ("-u", name)]
+        command = ["env", *unset, sys.executable, "-m", "streamrec.cli", "worker", "--config", str(config)]
+        super().__init__(command, lambda: "reading " in self.log_end(), log)
+
+    def log_end(self) -> str:
+        """The last lines it wrote."""
+        return self._log.read_bytes()[-_LOG_BYTES:].decode(errors="replace") if self._log.exists() else ""
+
+    def check(self) -> None:
+        """Make sure that it runs.
+
+        Raises:
+            EmbeddedError: it has ended; the message holds the end of its log.
+        """
+        if self.pid is None:
+            raise EmbeddedError(f"the worker ended, expected it to run on; the end of its log:\n{self.log_end()}")
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """Everything running, and the configuration file that connects any `streamrec` command to it."""
+
+    broker: EmbeddedBroker
+    worker: WorkerProcess
+    settings: Settings
+    config: Path
+
+
+@contextmanager
+def stage(place: Path, items: Path) -> Iterator[Stage]:
+    """Start everything, with data, logs and model snapshots in `place`; end it with the block, the worker first.
+
+    Raises:
+        EmbeddedError: something did not start.
+    """
+    with embedded_broker(place / "broker") as broker, embedded_redis(place / "redis") as redis:
+        settings = Settings(
+            group_id="streamrec-demo",
+            items=items,
+            kafka=dict(broker.settings),
+            redis=Redis(url=redis.url),
+            # One partition keeps the log's order over all users: every run gives the same slates, and popularity,
+            # counted here in that order, has seen exactly what the worker had.
+            topics=Topics(partitions=1),
+            # These customers bought long ago, whatever is shown now: exploring would cost hits and teach nothing.
+            fusion=Fusion(policy="greedy"),
+            checkpoints=Checkpointing(directory=place / "snapshots"),
+        )
+        apply(wanted(settings.topics), broker.settings)
+        config = place / "streamrec.toml"
+        config.write_text("\n".join(toml_lines(shown(settings))) + "\n", encoding="utf-8")
+        worker = WorkerProcess(config, place / "worker.log")
+        try:
+            worker.start()
+            yield Stage(broker, worker, settings, config)
+        finally:
+            worker.stop()

@@ -1,0 +1,163 @@
+"""What every retriever promises, checked on every retriever that `build` names; and their union."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from streamrec.arrivals import Arrival
+from streamrec.build import build_models, build_recommender, build_retrievers
+from streamrec.config import Learning, Limits
+from streamrec.events import Event, EventType
+from streamrec.features.batch import NOTHING, Queries
+from streamrec.features.items import ItemTable
+from streamrec.features.seen import ragged
+from streamrec.recommender import Recommender
+from streamrec.retrieval import union
+from streamrec.settings import Settings
+
+CAPACITY, ITEMS, K = 256, 80, 30
+BEGAN = 1_700_000_000_000
+SETTINGS = Settings(limits=Limits(max_items=CAPACITY, max_users=500), learning=Learning(device="cpu"))
+NAMES = [retriever.name for retriever in build_retrievers(build_models(SETTINGS, ItemTable(CAPACITY)))]
+FOLLOWING = ["transitions", "covisit", "nearest"]
+PLACES = range(len(NAMES))
+
+
+def run(recommender: Recommender, visits: list[tuple[str, str]], first: int = 0) -> None:
+    """Users view items, a tenth of a second apart."""
+    events = [
+        Event(type=EventType.VIEW, user_id=user, item_id=item, ts=BEGAN + 100 * (first + at))
+        for at, (user, item) in enumerate(visits)
+    ]
+    users = recommender.knowledge.users
+    lacking = users.missing((0, event.user_id) for event in events)
+    users.admit(lacking, [None] * len(lacking), BEGAN)
+    for _ in recommender.portions([Arrival(event, 0, first + at) for at, event in enumerate(events)]):
+        pass
+
+
+@pytest.fixture(scope="module")
+def taught() -> Recommender:
+    """People stroll along a ring of items: i5 is followed by i6. Left in the middle of a micro-batch."""
+    recommender, rng = build_recommender(SETTINGS), np.random.default_rng(2)
+    visits = []
+    for stroll in range(300):
+        start = int(rng.integers(ITEMS))
+        visits += [(f"u{stroll % 90}", f"i{(start + step) % ITEMS}") for step in range(4)]
+    run(recommender, visits)
+    run(recommender, [(f"u{user}", "i7") for user in range(10)], len(visits))
+    return recommender
+
+
+@pytest.mark.parametrize("place", PLACES, ids=NAMES)
+def test_proposals_are_distinct_items_best_first_and_then_nothing(place: int, taught: Recommender) -> None:
+    batch, retriever = taught.batch, taught.retrievers[place]
+    proposals = retriever.candidates(batch.queries, slice(0, batch.asked), K)
+    assert batch.asked >= 10
+    assert proposals.shape == (batch.asked, K)
+    assert proposals.dtype == np.int32
+    assert proposals.max() < len(taught.knowledge.items)
+    for row in proposals.tolist():
+        there = [item for item in row if item != NOTHING]
+        assert len(set(there)) == len(there)
+        assert row == there + [NOTHING] * (K - len(there))
+    assert (proposals != NOTHING).any()
+
+
+@pytest.mark.parametrize("place", PLACES, ids=NAMES)
+def test_proposing_changes_nothing(place: int, taught: Recommender) -> None:
+    batch, retriever = taught.batch, taught.retrievers[place]
+    before = {(part, name): a.tobytes() for part, arrays in taught.state().items() for name, a in arrays.items()}
+    first = retriever.candidates(batch.queries, slice(0, batch.asked), K).tolist()
+    assert retriever.candidates(batch.queries, slice(0, batch.asked), K).tolist() == first
+    after = {(part, name): a.tobytes() for part, arrays in taught.state().items() for name, a in arrays.items()}
+    assert before == after
+
+
+@pytest.mark.parametrize("place", PLACES, ids=NAMES)
+def test_a_proposal_does_not_depend_on_the_company_it_is_asked_in(place: int, taught: Recommender) -> None:
+    batch, retriever = taught.batch, taught.retrievers[place]
+    together = np.array(retriever.candidates(batch.queries, slice(0, batch.asked), K))
+    for row in (0, 3, batch.asked - 1):
+        assert retriever.candidates(batch.queries, slice(row, row + 1), K)[0].tolist() == together[row].tolist()
+
+
+@pytest.mark.parametrize("place", PLACES, ids=NAMES)
+@pytest.mark.parametrize("k", [1, 200])
+def test_more_than_there_is_and_almost_nothing_can_be_asked_for(place: int, k: int, taught: Recommender) -> None:
+    proposals = taught.retrievers[place].candidates(taught.batch.queries, slice(0, 4), k)
+    assert proposals.shape == (4, k)
+
+
+@pytest.mark.parametrize("place", PLACES, ids=NAMES)
+def test_the_untaught_propose_nothing(place: int) -> None:
+    retriever = build_retrievers(build_models(SETTINGS, ItemTable(CAPACITY)))[place]
+    assert (retriever.candidates(Queries.empty(3), slice(0, 3), K) == NOTHING).all()
+
+
+@pytest.mark.parametrize("place", PLACES, ids=NAMES)
+def test_a_forgotten_item_is_not_proposed(place: int) -> None:
+    recommender = build_recommender(
+        Settings(limits=Limits(max_items=64, max_users=500), learning=Learning(device="cpu"))
+    )
+    rng = np.random.default_rng(5)
+    run(recommender, [(f"u{n % 40}", f"i{n // 4 + int(rng.integers(5))}") for n in range(800)])
+    assert recommender.knowledge.items.lookup("i0") == NOTHING
+    run(recommender, [(f"u{n}", "i200") for n in range(10)], 800)
+    batch, free = recommender.batch, recommender.knowledge.items._free
+    proposals = recommender.retrievers[place].candidates(batch.queries, slice(0, batch.asked), K)
+    assert (proposals != NOTHING).any()
+    assert not np.isin(proposals, np.array(free, np.int32)).any()
+
+
+def proposed(recommender: Recommender, place: int, item: str) -> list[str]:
+    """What is proposed to somebody who has just touched this item and nothing else."""
+    queries = Queries.empty(1)
+    queries.items[0, 0] = recommender.knowledge.items.lookup(item)
+    queries.session[0], queries.seed[0] = 1, sum(map(ord, item))
+    indices = recommender.retrievers[place].candidates(queries, slice(0, 1), 5)[0]
+    return [recommender.knowledge.items.ids[index] for index in indices.tolist() if index != NOTHING]
+
+
+@pytest.mark.parametrize("name", FOLLOWING)
+def test_what_follows_is_found_better_than_by_popularity(name: str, taught: Recommender) -> None:
+    found = {
+        retriever: sum(f"i{(n + 1) % ITEMS}" in proposed(taught, NAMES.index(retriever), f"i{n}") for n in range(ITEMS))
+        for retriever in (name, "popularity_days")
+    }
+    print(found)
+    assert found[name] > max(3 * found["popularity_days"], ITEMS // 2)
+
+
+def test_own_history_is_what_was_touched_newest_first(taught: Recommender) -> None:
+    queries = Queries.empty(1)
+    queries.items[0, :5] = [4, 9, 4, 2, 9]
+    own = taught.retrievers[NAMES.index("repeats")].candidates(queries, slice(0, 1), 4)
+    assert own.tolist() == [[4, 9, 2, NOTHING]]
+
+
+# Their union
+
+lists = st.lists(st.integers(NOTHING, 15), min_size=4, max_size=4)
+
+
+@settings(deadline=None)
+@given(
+    drawn=st.lists(
+        st.tuples(lists, lists, lists.map(lambda row: row[:2]), st.lists(st.integers(NOTHING, 15), max_size=5)),
+        min_size=1,
+        max_size=4,
+    ),
+    width=st.integers(1, 12),
+)
+def test_the_union_takes_turns_and_names_each_item_once(drawn: list, width: int) -> None:  # type: ignore[type-arg]
+    proposals = [np.array([row[source] for row in drawn], np.int32) for source in range(3)]
+    excluded, starts = ragged([np.array(row[3], np.int32) for row in drawn])
+    found = union(proposals, excluded, starts, 16, width)
+    for q, (first, second, third, gone) in enumerate(drawn):
+        turns = [source[place] for place in range(4) for source in (first, second, third) if place < len(source)]
+        plain = [item for item in dict.fromkeys(turns) if item != NOTHING and item not in gone][:width]
+        assert found[q].tolist() == plain + [NOTHING] * (width - len(plain))

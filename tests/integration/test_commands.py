@@ -1,0 +1,162 @@
+"""The commands as they are typed, against a running system."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from streamrec.embedded import EmbeddedBroker, EmbeddedRedis
+from streamrec.testing import Deployment, WorkerProcess, recount, requests, shop, until
+
+LOG = shop(900, seed=21)
+
+
+@pytest.fixture(scope="module")
+def deployment(
+    tansu: EmbeddedBroker, redis_server: EmbeddedRedis, tmp_path_factory: pytest.TempPathFactory
+) -> Deployment:
+    return Deployment(tmp_path_factory.mktemp("commands"), tansu.settings, redis_server.url, partitions=2)
+
+
+@pytest.fixture(scope="module")
+def worker(deployment: Deployment) -> Iterator[WorkerProcess]:
+    with deployment.worker() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def shop_log(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A log whose columns are called otherwise, and without event ids."""
+    path = tmp_path_factory.mktemp("log") / "shop.parquet"
+    columns = {
+        "what": [event.type.value for event in LOG],
+        "customer": [event.user_id for event in LOG],
+        "product": [event.item_id for event in LOG],
+        "when": [event.ts for event in LOG],
+        "stars": [event.value for event in LOG],
+        "kind": [(event.context or {}).get("category") for event in LOG],
+    }
+    pl.DataFrame(columns).write_parquet(path)
+    return path
+
+
+MAPPING = [
+    *("--map", "type=what", "--map", "user_id=customer", "--map", "item_id=product"),
+    *("--map", "ts=when", "--map", "value=stars", "--map", "context.category=kind"),
+]
+
+
+def test_plan_names_what_apply_then_makes(tansu: EmbeddedBroker, redis_server: EmbeddedRedis, tmp_path: Path) -> None:
+    config = tmp_path / "streamrec.toml"
+    names = ("events", "items", "recommendations", "outcomes", "trends", "dead_letters")
+    lines = "".join(f'{name} = "{tmp_path.name}-{number}"\n' for number, name in enumerate(names))
+    config.write_text(f"[topics]\npartitions = 3\n{lines}")
+    connection = ("--kafka", tansu.bootstrap, "--redis", redis_server.url, "--config", str(config))
+
+    def topics(action: str) -> str:
+        command = [sys.executable, "-m", "streamrec.cli", "topics", action, *connection]
+        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+
+    missing = topics("plan")
+    assert missing.count("missing") == 6
+    assert topics("plan") == missing
+    assert topics("apply").count("made") == 6
+    assert topics("plan") == topics("apply") == "all topics are as configured\n"
+
+
+def test_config_prints_what_is_in_force(deployment: Deployment) -> None:
+    printed = deployment.command("config", "--redis", "redis://somebody:secret@elsewhere:1/0")
+    assert printed.returncode == 0
+    assert deployment.settings.topics.events in printed.stdout
+    assert "elsewhere" in printed.stdout
+    assert "secret" not in printed.stdout
+
+
+def test_an_interrupted_replay_goes_on_and_every_row_is_counted_once(
+    deployment: Deployment, worker: WorkerProcess, shop_log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    arguments = ["replay", str(shop_log), *MAPPING]
+    span_s = (LOG[-1].ts - LOG[0].ts) / 1000
+    command = [sys.executable, "-m", "streamrec.cli", *arguments, "--config", str(deployment.config)]
+    slow = subprocess.Popen(
+        [*command, "--speed", str(span_s / 8)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=dict(os.environ)
+    )
+    try:
+        until(lambda: len(deployment.read(deployment.settings.topics.events)) > 150)
+        slow.send_signal(signal.SIGTERM)
+        said, _ = slow.communicate(timeout=30)
+    finally:
+        slow.kill()
+        slow.wait(10)
+    assert slow.returncode == 143
+    assert "the same command goes on from here" in said.decode()
+    halfway = len(deployment.read(deployment.settings.topics.events))
+    assert 150 < halfway < len(LOG)
+
+    rest = deployment.command(*arguments)
+    assert rest.returncode == 0, rest.stderr
+    assert f"resuming at row {halfway}" in rest.stderr
+    assert len(deployment.read(deployment.settings.topics.events)) == len(LOG)
+    until(lambda: deployment.committed() == len(LOG), worker)
+    expected = recount(LOG)
+    for name in [*list(expected.users)[:3]]:
+        known = json.loads(deployment.command("user", name, "--json").stdout)
+        assert known["counts"] == expected.users[name]
+    for name in [*list(expected.items)[:3]]:
+        known = json.loads(deployment.command("item", name, "--json").stdout)
+        assert known["counts"] == expected.items[name]
+        assert known["category"] == f"kind-{int(name.removeprefix('item-')) % 8}"
+
+
+@pytest.mark.usefixtures("worker")
+def test_tail_prints_what_was_asked_for(deployment: Deployment) -> None:
+    user, count = Counter(event.user_id for event in requests(LOG)).most_common(1)[0]
+    took = min(count, 3)
+    lines = deployment.command("tail", "--from-beginning", "--user", user, "--count", str(took), "--json")
+    assert lines.returncode == 0, lines.stderr
+    slates = [json.loads(line) for line in lines.stdout.splitlines()]
+    assert [slate["user_id"] for slate in slates] == [user] * took
+    people = deployment.command("tail", "--from-beginning", "--count", "1")
+    assert people.stdout.startswith("2024-01-01")
+    assert people.stdout.count("\n") == 1
+
+
+def test_tail_shows_new_slates_as_they_come(deployment: Deployment, worker: WorkerProcess) -> None:
+    command = [sys.executable, "-m", "streamrec.cli", "tail", "--user", "newcomer", "--count", "1", "--json"]
+    tail = subprocess.Popen([*command, "--config", str(deployment.config)], stdout=subprocess.PIPE)
+    try:
+        ask = next(event for event in requests(LOG) if event.item_id is None)
+        deadline = time.monotonic() + 60
+        while tail.poll() is None and time.monotonic() < deadline:  # asked again until the tail has joined
+            deployment.send([type(ask)(type=ask.type, user_id="newcomer", ts=LOG[-1].ts, k=5)])
+            time.sleep(1.0)
+        assert tail.wait(1) == 0, worker.said
+        assert tail.stdout is not None
+        assert len(json.loads(tail.stdout.read())["items"]) == 5
+    finally:
+        tail.kill()
+        tail.wait(10)
+
+
+@pytest.mark.usefixtures("worker")
+def test_user_and_item_speak_to_people_too(deployment: Deployment) -> None:
+    expected = recount(LOG)
+    user, item = max(expected.users, key=lambda name: sum(expected.users[name].values())), next(iter(expected.items))
+    of_user = deployment.command("user", user)
+    assert f"user {user}: {sum(expected.users[user].values()):,} events" in of_user.stdout
+    assert "latest slate" in of_user.stdout
+    assert f"item {item}: {sum(expected.items[item].values()):,} events" in deployment.command("item", item).stdout
+    stranger = deployment.command("user", "nobody-at-all")
+    assert stranger.returncode == 1
+    assert "'nobody-at-all' is unknown" in stranger.stderr

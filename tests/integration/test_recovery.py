@@ -1,0 +1,461 @@
+"""What survives a crash: in this process, cut at every place one can think of, and by workers killed from outside."""
+
+from __future__ import annotations
+
+import random
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from streamrec import inspect
+from streamrec.build import build_store, build_worker
+from streamrec.codec import decode, decode_slate
+from streamrec.config import Checkpointing, Learning, Limits
+from streamrec.embedded import EmbeddedBroker, EmbeddedRedis
+from streamrec.errors import StaleEpoch, StateMissing, TooManyBadEvents
+from streamrec.events import Event, EventType, Outcome, Slate
+from streamrec.settings import Settings
+from streamrec.state import Checkpoint, Kind, Store
+from streamrec.state.memory import MemoryStore
+from streamrec.state.redis import RedisStore
+from streamrec.state.snapshots import SnapshotShelf
+from streamrec.testing import STARTED_MS, Deployment, records, recount, requests, shop, until
+from streamrec.transport import Record
+from streamrec.transport.local import LocalSink, LocalSource
+from streamrec.worker import Worker
+
+TOPIC = "user-events"
+LONGEST_POLL = 48
+
+
+class PowerCut(BaseException):
+    """Nothing of the worker runs any more."""
+
+
+class CutStore(MemoryStore):
+    """Loses power at the checkpoints it is told to, before or after they are written."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.before: set[int] = set()
+        self.after: set[int] = set()
+        self.commits = 0
+
+    def commit(self, checkpoint: Checkpoint) -> None:
+        self.commits += 1
+        if self.commits in self.before:
+            raise PowerCut
+        super().commit(checkpoint)
+        if self.commits in self.after:
+            raise PowerCut
+
+
+@dataclass
+class Ground:
+    """Everything that outlives a worker."""
+
+    log: Sequence[Record]
+    store: Store
+    directory: Path
+    partitions: int = 1
+    max_users: int = 2_000
+    max_items: int = 2_048
+    max_bad_in_a_row: int = 1_000
+    slates: list[Slate] = field(default_factory=list)
+    outcomes: list[Outcome] = field(default_factory=list)
+    dead_letters: list[dict[str, str]] = field(default_factory=list)
+
+    def worker(self) -> tuple[Worker, LocalSource]:
+        settings = Settings(
+            limits=Limits(max_items=self.max_items, max_users=self.max_users, max_bad_in_a_row=self.max_bad_in_a_row),
+            learning=Learning(device="cpu"),
+            checkpoints=Checkpointing(interval_s=1e9),
+        )
+        source = LocalSource(TOPIC, self.log, partitions=self.partitions)
+        shelf = SnapshotShelf(self.directory, 3)
+        worker = build_worker(settings, source, LocalSink(self.note), self.store, shelf)
+        source.subscribe(worker)
+        return worker, source
+
+    def note(self, record: Record) -> None:
+        if record.topic == "recommendations":
+            self.slates.append(decode_slate(record.value or b"", record.headers))
+        elif record.topic == "outcomes":
+            self.outcomes.append(decode(record.value or b"", record.headers, Outcome))
+        else:
+            self.dead_letters.append({name: content.decode() for name, content in record.headers})
+
+    def work(self, seed: int, until: Callable[[int], bool] = lambda offset: False, checkpoints: float = 0.15) -> Worker:
+        """Poll and save at times that `seed` decides, to the end or until the power is cut at one of the offsets."""
+        draw = random.Random(seed)
+        worker, source = self.worker()
+        source.poll(0, 0.0)  # joins
+        while not source.exhausted():
+            polled = source.poll(draw.randrange(1, LONGEST_POLL), 0.0)
+            worker.step(polled)
+            if any(until(record.offset) for record in polled):
+                raise PowerCut
+            if draw.random() < checkpoints:
+                worker.checkpoint()
+        worker.checkpoint()
+        return worker
+
+
+def by_id(slates: Sequence[Slate]) -> dict[str, Slate]:
+    """Slates by what they answer; the same one may have come out twice, but never another under its id."""
+    named: dict[str, Slate] = {}
+    for slate in slates:
+        assert named.setdefault(slate.rec_id, slate) == slate
+    return named
+
+
+def counted(store: Store, kind: Kind, names: Sequence[str]) -> dict[str, dict[str, int]]:
+    """What the store has of each name, summed over partitions."""
+    found: dict[str, dict[str, int]] = {}
+    for name in names:
+        total: Counter[str] = Counter()
+        for value in store.find(kind, name).values():
+            total.update(msgspec.msgpack.decode(value)["counts"])
+        found[name] = dict(total)
+    return found
+
+
+def assert_counts_equal_a_recount(store: Store, log: Sequence[Event]) -> None:
+    expected = recount(log)
+    assert counted(store, Kind.USER, list(expected.users)) == expected.users
+    assert counted(store, Kind.ITEM, list(expected.items)) == expected.items
+
+
+def learned(worker: Worker) -> int:
+    """How many wanted items the models were taught, those of the open micro-batch included."""
+    repeats = next(model for model in worker.recommender.models if model.name == "repeats")
+    batch = worker.recommender.batch
+    waiting = int((batch.examples.label[: batch.learned] == 1).sum())
+    return int(repeats.events.sum()) + waiting  # type: ignore[attr-defined]
+
+
+def wanted(log: Sequence[Event]) -> int:
+    positives = {EventType.VIEW, EventType.CLICK, EventType.ADD_TO_CART, EventType.PURCHASE, EventType.LIKE}
+    return sum(event.type in positives or (event.type is EventType.RATING and (event.value or 0) >= 4) for event in log)
+
+
+@pytest.fixture(params=["memory", "redis"])
+def store(request: pytest.FixtureRequest) -> Iterator[Store]:
+    if request.param == "memory":
+        yield MemoryStore()
+        return
+    url = request.getfixturevalue("redis_server").url
+    redis_store = RedisStore(url, prefix=uuid.uuid4().hex, topic=TOPIC, ttl_s=600, slate_ttl_s=300)
+    yield redis_store
+    redis_store.close()
+
+
+LOG = shop(1_400, seed=3)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Ground:
+    """The log in one go, everything in memory, one checkpoint at the end."""
+    ground = Ground(records(TOPIC, LOG), MemoryStore(), tmp_path_factory.mktemp("snapshots"))
+    ground.work(seed=0, checkpoints=0.0)
+    return ground
+
+
+def test_the_shop_gives_the_models_something_to_do(uninterrupted: Ground) -> None:
+    assert len(uninterrupted.slates) == len(requests(LOG)) > 250
+    assert len(uninterrupted.outcomes) > 100
+    assert sum(len(slate.items) for slate in uninterrupted.slates) > 2_000
+    assert_counts_equal_a_recount(uninterrupted.store, LOG)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_how_the_log_is_cut_into_polls_and_checkpoints_changes_nothing(
+    uninterrupted: Ground, tmp_path: Path, seed: int
+) -> None:
+    ground = Ground(uninterrupted.log, MemoryStore(), tmp_path)
+    ground.work(seed)
+    assert ground.slates == uninterrupted.slates
+    assert ground.outcomes == uninterrupted.outcomes
+
+
+def test_users_that_leave_memory_come_back_as_they_were(
+    uninterrupted: Ground, tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("streamrec.build.SLATES_HELD", LONGEST_POLL)
+    ground = Ground(uninterrupted.log, store, tmp_path, max_users=LONGEST_POLL)
+    ground.work(seed=1)
+    assert ground.slates == uninterrupted.slates
+    assert ground.outcomes == uninterrupted.outcomes
+    assert_counts_equal_a_recount(store, LOG)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_after_any_crash_the_slates_are_those_of_an_uninterrupted_run(
+    uninterrupted: Ground, tmp_path: Path, store: Store, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("streamrec.build.SLATES_HELD", LONGEST_POLL)
+    ground = Ground(uninterrupted.log, store, tmp_path, max_users=LONGEST_POLL if seed % 2 else 2_000)
+    cuts = sorted(random.Random(seed).sample(range(len(LOG)), 4))
+    for attempt, cut in enumerate(cuts):
+        with pytest.raises(PowerCut):
+            ground.work(10 * seed + attempt, until=lambda offset, cut=cut: offset >= cut)
+    worker = ground.work(10 * seed + 9)
+    assert by_id(ground.slates) == by_id(uninterrupted.slates)
+    assert {o.outcome_id: o for o in ground.outcomes} == {o.outcome_id: o for o in uninterrupted.outcomes}
+    assert_counts_equal_a_recount(store, LOG)
+    assert learned(worker) == wanted(LOG)
+
+
+@pytest.mark.parametrize("partitions", [1, 3])
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_a_crash_around_any_commit_loses_nothing_and_doubles_nothing(
+    tmp_path: Path, partitions: int, moment: str
+) -> None:
+    store = CutStore()
+    cuts = getattr(store, moment)
+    cuts |= {1, 2, 5, 9, 10, 17, 24, 30}
+    ground = Ground(records(TOPIC, LOG, partitions), store, tmp_path, partitions)
+    worker, crashes = None, 0
+    while worker is None:
+        try:
+            worker = ground.work(seed=crashes, checkpoints=0.4)
+        except PowerCut:
+            crashes += 1
+    assert crashes >= 7
+    assert_counts_equal_a_recount(store, LOG)
+    assert learned(worker) == wanted(LOG)
+    answered = Counter((slate.rec_id, slate.user_id, slate.request_id) for slate in ground.slates)
+    assert {request_id for _, _, request_id in answered} == {event.event_id for event in requests(LOG)}
+    assert len({rec_id for rec_id, _, _ in answered}) == len(answered) == len(requests(LOG))
+
+
+def test_marks_that_name_different_snapshots_are_told_apart_by_what_was_learned(tmp_path: Path) -> None:
+    store = CutStore()
+    ground = Ground(records(TOPIC, LOG, 3), store, tmp_path, 3)
+    store.before = {5}  # in the second checkpoint: one partition has it, two have not
+    with pytest.raises(PowerCut):
+        ground.work(seed=5, checkpoints=0.1)
+    marks = store.marks()
+    assert len({mark.snapshot for mark in marks.values()}) == 2
+    worker = ground.work(seed=6)
+    assert learned(worker) == wanted(LOG)
+    assert_counts_equal_a_recount(store, LOG)
+
+
+def test_a_crash_between_the_first_snapshot_and_the_first_commit_starts_afresh(tmp_path: Path) -> None:
+    store = CutStore()
+    store.before = {1}
+    ground = Ground(records(TOPIC, LOG[:300]), store, tmp_path)
+    with pytest.raises(PowerCut):
+        ground.work(seed=1)
+    assert SnapshotShelf(tmp_path, 3).latest() is not None
+    worker = ground.work(seed=2)
+    assert learned(worker) == wanted(LOG[:300])
+    assert_counts_equal_a_recount(store, LOG[:300])
+
+
+def test_a_store_that_was_emptied_is_not_mistaken_for_a_fresh_start(tmp_path: Path) -> None:
+    Ground(records(TOPIC, LOG[:100]), MemoryStore(), tmp_path).work(seed=1)
+    emptied = MemoryStore()
+    for _ in range(2):  # the refusal must not leave traces that let the next try pass
+        with pytest.raises(StateMissing, match="emptied"):
+            Ground(records(TOPIC, LOG[:100]), emptied, tmp_path).work(seed=1)
+
+
+def test_a_checkpoint_with_nothing_new_writes_nothing(tmp_path: Path) -> None:
+    store = CutStore()
+    ground = Ground(records(TOPIC, LOG[:100]), store, tmp_path)
+    worker = ground.work(seed=1)
+    commits, snapshots = store.commits, SnapshotShelf(tmp_path, 3).references()
+    worker.checkpoint()
+    assert (store.commits, SnapshotShelf(tmp_path, 3).references()) == (commits, snapshots)
+
+
+def test_snapshots_that_marks_of_other_workers_name_are_kept(tmp_path: Path) -> None:
+    store = MemoryStore()
+    shelf = SnapshotShelf(tmp_path, 3)
+    theirs = shelf.save({"models": {}}, {}, "another", now_ms=0)
+    mark = store.open(7)
+    store.commit(Checkpoint(7, mark.epoch, 1, theirs))
+    Ground(records(TOPIC, LOG[:600]), store, tmp_path).work(seed=1, checkpoints=0.5)
+    assert theirs in shelf.references()
+    assert len(shelf.references()) <= 5
+
+
+def test_the_older_of_two_owners_cannot_write_and_stops(tmp_path: Path) -> None:
+    store = MemoryStore()
+    ground = Ground(records(TOPIC, LOG[:400]), store, tmp_path)
+    zombie, source = ground.worker()
+    zombie.step(source.poll(40, 0.0))
+    zombie.checkpoint()
+    owner = ground.work(seed=1)
+    zombie.step(source.poll(40, 0.0))
+    with pytest.raises(StaleEpoch, match="epoch 2"):
+        zombie.checkpoint()
+    assert_counts_equal_a_recount(store, LOG[:400])
+    assert learned(owner) == wanted(LOG[:400])
+
+
+def test_a_partition_that_comes_back_is_not_learned_twice(tmp_path: Path) -> None:
+    store = MemoryStore()
+    ground = Ground(records(TOPIC, LOG[:600]), store, tmp_path)
+    worker, source = ground.worker()
+    worker.step(source.poll(200, 0.0))
+    worker.checkpoint()
+    worker.step(source.poll(300, 0.0))
+    worker.lost([0])  # nobody else touched it in the meantime
+    source.seek({0: worker.assigned([0])[0] or 0})
+    worker.step(source.poll(100, 0.0))
+    worker.checkpoint()
+    ground.work(seed=1)  # after a crash right there
+    assert learned(ground.worker()[0]) == 0
+    final, source = ground.worker()
+    source.poll(0, 0.0)
+    assert learned(final) == wanted(LOG[:600])
+    assert_counts_equal_a_recount(store, LOG[:600])
+
+
+# Unusable messages
+
+
+def with_bad(log: Sequence[Event], places: Sequence[int]) -> list[Record]:
+    """The log with unusable messages put in, so that each stands at its place."""
+    good, out = iter(records(TOPIC, log)), []
+    for offset in range(len(log) + len(places)):
+        record = Record(TOPIC, 0, offset, b"k", b"{", ()) if offset in places else next(good)
+        out.append(replace(record, offset=offset))
+    return out
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_crashes_inside_a_run_of_bad_messages_change_no_count(tmp_path: Path, seed: int) -> None:
+    log = LOG[:500]
+    places = [0, 1, *range(100, 130), 200, *range(300, 340), *range(560, 574)]
+    ground = Ground(with_bad(log, places), MemoryStore(), tmp_path)
+    for attempt, cut in enumerate([0, 110, 125, 201, 320, 339, 565]):
+        with pytest.raises(PowerCut):
+            ground.work(10 * seed + attempt, until=lambda offset, cut=cut: offset >= cut, checkpoints=0.5)
+    ground.work(10 * seed + 9)
+    assert_counts_equal_a_recount(ground.store, log)
+    assert {int(letter["offset"]) for letter in ground.dead_letters} == set(places)
+    assert {letter["reason"] for letter in ground.dead_letters} == {"malformed"}
+
+
+def test_nothing_past_a_run_of_only_bad_messages_is_committed(tmp_path: Path) -> None:
+    log = LOG[:200]
+    ground = Ground(with_bad(log, range(150, 250)), MemoryStore(), tmp_path, max_bad_in_a_row=60)
+    for _ in range(2):
+        worker, _ = ground.worker()
+        with pytest.raises(TooManyBadEvents, match="60 messages in a row"):
+            worker.run()
+    assert (ground.store.marks()[0].watermark or 0) <= 150
+    patient = Ground(ground.log, ground.store, tmp_path)
+    patient.work(seed=1)
+    assert_counts_equal_a_recount(ground.store, log)
+
+
+def test_a_run_of_bad_messages_is_forgotten_with_its_partition(tmp_path: Path) -> None:
+    store = MemoryStore()
+    ground = Ground(with_bad(LOG[:20], [10, 11]), store, tmp_path)
+    worker, source = ground.worker()
+    worker.step(source.poll(12, 0.0))
+    worker.revoked([0])
+    other, theirs = ground.worker()
+    other.step(theirs.poll(20, 0.0))
+    other.checkpoint()
+    worker.assigned([0])
+    worker.step([Record(TOPIC, 0, 22, b"k", b"{")])
+    worker.checkpoint()
+    assert store.marks()[0].watermark == 22
+
+
+# Crowds
+
+
+def test_a_user_who_returns_just_as_room_is_made_is_not_lost(tmp_path: Path) -> None:
+    def view(user: int, n: int) -> Event:
+        return Event(type=EventType.VIEW, user_id=f"u{user}", item_id=f"i{user}", ts=STARTED_MS + n)
+
+    order = [*range(100), *[user for pair in zip(range(100), range(100, 200), strict=True) for user in pair]]
+    log = [view(user, n) for n, user in enumerate(order)]
+    ground = Ground(records(TOPIC, log), MemoryStore(), tmp_path, max_users=100)
+    worker, source = ground.worker()
+    for _ in range(3):
+        worker.step(source.poll(100, 0.0))
+        worker.checkpoint()
+    assert_counts_equal_a_recount(ground.store, log)
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_counts_stay_exact_when_there_are_more_items_than_the_models_can_hold(tmp_path: Path, seed: int) -> None:
+    ground = Ground(records(TOPIC, LOG), MemoryStore(), tmp_path, max_users=LONGEST_POLL, max_items=80)
+    for cut in (400, 900):
+        with pytest.raises(PowerCut):
+            ground.work(seed, until=lambda offset, cut=cut: offset >= cut)
+    worker = ground.work(seed)
+    assert worker.recommender.knowledge.items.known <= 80 < len(recount(LOG).items)
+    assert_counts_equal_a_recount(ground.store, LOG)
+    for name in recount(LOG).users:
+        known = inspect.user(ground.store, name)
+        assert known is not None
+        assert all(isinstance(touch["item_id"], str) for touch in known["recent"])
+
+
+def test_late_and_repeated_events_are_counted_as_what_they_are(tmp_path: Path) -> None:
+    def click(user: str, ts: int, event_id: str) -> Event:
+        return Event(type=EventType.CLICK, user_id=user, item_id="i", ts=STARTED_MS + ts, event_id=event_id)
+
+    log = [click("a", 5, "1"), click("a", 3, "2"), click("b", 1, "1"), click("a", 5, "1"), click("a", 4, "3")]
+    ground = Ground(records(TOPIC, log), MemoryStore(), tmp_path)
+    worker, source = ground.worker()
+    for _ in range(5):
+        worker.step(source.poll(2, 0.0))
+    worker.checkpoint()
+    metrics = worker.metrics
+    assert metrics.late._value.get() == 2
+    assert metrics.duplicates._value.get() == 1
+    assert counted(ground.store, Kind.USER, ["a", "b"]) == {"a": {"click": 3}, "b": {"click": 1}}
+
+
+# Killed from outside
+
+
+@pytest.mark.parametrize(("partitions", "kills", "seed"), [(1, 3, 1), (4, 3, 2)])
+def test_a_worker_killed_in_the_middle_of_a_log_resumes_exactly(
+    apache_kafka: EmbeddedBroker, redis_server: EmbeddedRedis, tmp_path: Path, partitions: int, kills: int, seed: int
+) -> None:
+    log = shop(6_000, seed=seed, users=300, items=400)
+    deployment = Deployment(tmp_path, apache_kafka.settings, redis_server.url, partitions, limits={"max_items": 2_048})
+    deployment.send(log)
+    draw = random.Random(seed)
+    at = sorted(draw.sample(range(len(log) * 9 // 10), kills))
+    reached = []
+    for place in at:
+        with deployment.worker() as worker:
+            until(lambda place=place: deployment.committed() >= place, worker)
+            time.sleep(draw.random() * 0.5)
+            worker.kill()
+            reached.append(deployment.committed())
+    assert reached[0] < len(log)
+    with deployment.worker() as worker:
+        until(lambda: deployment.committed() == len(log), worker)
+        assert worker.stop() == 0
+
+    with closing(build_store(deployment.settings)) as store:
+        assert_counts_equal_a_recount(store, log)
+    published = deployment.read(deployment.settings.topics.recommendations)
+    slates = [decode_slate(record.value or b"", record.headers) for record in published]
+    answered = {(slate.rec_id, slate.user_id, slate.request_id) for slate in slates}
+    assert {request_id for _, _, request_id in answered} == {event.event_id for event in requests(log)}
+    assert len({rec_id for rec_id, _, _ in answered}) == len(answered) == len(requests(log))
+    if partitions == 1:
+        whole = Ground(records(TOPIC, log), MemoryStore(), tmp_path / "uninterrupted")
+        whole.work(seed=0, checkpoints=0.0)
+        assert by_id(slates) == by_id(whole.slates)

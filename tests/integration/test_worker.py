@@ -1,0 +1,216 @@
+"""A worker as it is run: a child process on a real broker and a real Redis, judged from outside."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import pytest
+from confluent_kafka import Producer
+
+from streamrec import inspect
+from streamrec.attribution import REWARDS
+from streamrec.build import build_store
+from streamrec.codec import MSGPACK, decode, decode_slate
+from streamrec.embedded import EmbeddedBroker, EmbeddedRedis
+from streamrec.events import Event, EventType, Outcome, Slate
+from streamrec.testing import Deployment, WorkerProcess, recount, requests, shop, until
+
+LOG = shop(1_500, seed=11)
+GOOD = {"type": "view", "user_id": "u", "item_id": "i", "ts": 1_700_000_000_000}
+PACKED = [("content-type", MSGPACK.encode())]
+
+
+def but(**fields: object) -> bytes:
+    return msgspec.json.encode({**GOOD, **fields})
+
+
+UNUSABLE: list[tuple[str, str, bytes | None, list[tuple[str, bytes]]]] = [
+    # reason, field, value, headers
+    ("malformed", "", b"{", []),
+    ("malformed", "", b"\xff\xfe", []),
+    ("empty", "", None, []),
+    ("too_large", "", but(query="x" * 5_000), []),
+    ("too_deep", "", b"[" * 2_000, []),
+    ("too_deep", "", b'{"a":' * 50 + b"1" + b"}" * 50, []),
+    ("too_deep", "", b"\x91" * 4_000, PACKED),
+    ("invalid", "", b"\xdd\xff\xff\xff\xff", PACKED),  # four thousand million values, says its head
+    ("invalid", "", b"\xdf\xff\xff\xff\xff\xc0", PACKED),
+    ("malformed", "", b"\xdf\xff\xff\xff\xff\xa4type", PACKED),
+    ("invalid", "ts", but(ts="yesterday"), []),
+    ("invalid", "ts", but(ts=-1), []),
+    ("invalid", "user_id", but(user_id=7), []),
+    ("invalid", "user_id", but(user_id=""), []),
+    ("invalid", "item_id", but(item_id=None), []),
+    ("invalid", "type", but(type="stare"), []),
+    ("invalid", "k", but(k=1_000_000), []),
+    ("invalid", "value", msgspec.msgpack.encode({**GOOD, "value": float("nan")}), PACKED),
+    ("future", "ts", but(ts=4_000_000_000_000), []),
+    ("content_type", "content-type", but(), [("content-type", b"text/xml")]),
+]
+
+
+@dataclass
+class System:
+    """A running worker that has handled everything sent so far."""
+
+    deployment: Deployment
+    worker: WorkerProcess
+
+    def send_raw(self, values: Sequence[tuple[bytes | None, list[tuple[str, bytes]]]]) -> None:
+        send_raw(self.deployment, values)
+
+    def slates(self) -> list[Slate]:
+        records = self.deployment.read(self.deployment.settings.topics.recommendations)
+        return [decode_slate(record.value or b"", record.headers) for record in records]
+
+    def outcomes(self) -> list[Outcome]:
+        records = self.deployment.read(self.deployment.settings.topics.outcomes)
+        return [decode(record.value or b"", record.headers, Outcome) for record in records]
+
+
+def send_raw(deployment: Deployment, values: Sequence[tuple[bytes | None, list[tuple[str, bytes]]]]) -> None:
+    producer = Producer({"bootstrap.servers": deployment.settings.kafka["bootstrap.servers"]})
+    for value, headers in values:
+        producer.produce(deployment.settings.topics.events, value=value, key=b"k", headers=headers)
+    assert producer.flush(20) == 0
+
+
+@pytest.fixture(scope="module", params=["tansu", "apache_kafka"])
+def system(
+    request: pytest.FixtureRequest, redis_server: EmbeddedRedis, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[System]:
+    broker: EmbeddedBroker = request.getfixturevalue(request.param)
+    directory = tmp_path_factory.mktemp("worker")
+    limits = {"max_message_bytes": 4_096}
+    deployment = Deployment(directory, broker.settings, redis_server.url, partitions=2, limits=limits)
+    with deployment.worker() as worker:
+        deployment.send(LOG)
+        send_raw(deployment, [(value, headers) for _, _, value, headers in UNUSABLE])
+        deployment.send([msgspec.structs.replace(LOG[-1], event_id=None, user_id=f"last-{n}") for n in range(40)])
+        until(lambda: deployment.committed() == len(LOG) + len(UNUSABLE) + 40, worker)
+        yield System(deployment, worker)
+
+
+EVERYTHING = [*LOG, *(msgspec.structs.replace(LOG[-1], event_id=None, user_id=f"last-{n}") for n in range(40))]
+
+
+def test_every_request_is_answered_once(system: System) -> None:
+    slates = system.slates()
+    assert len({slate.rec_id for slate in slates}) == len(slates)
+    answered = Counter((slate.user_id, slate.request_id, slate.ts) for slate in slates)
+    assert answered == Counter((event.user_id, event.event_id, event.ts) for event in requests(EVERYTHING))
+
+
+def test_a_slate_holds_distinct_known_items_with_their_propensities(system: System) -> None:
+    known = set(recount(EVERYTHING).items)
+    asked = {event.event_id: event.k or 20 for event in requests(LOG)}
+    slates = [slate for slate in system.slates() if slate.request_id in asked]
+    for slate in slates:
+        items = [place.item_id for place in slate.items]
+        assert len(items) == min(asked[slate.request_id], slate.candidates)
+        assert len(set(items)) == len(items)
+        assert set(items) <= known
+        assert [place.position for place in slate.items] == list(range(1, len(items) + 1))
+        assert all(0.0 < place.propensity <= 1.0 + 1e-12 for place in slate.items)
+    assert sum(len(slate.items) for slate in slates) > 5 * len(slates)
+
+
+def test_what_the_store_knows_of_users_and_items_equals_a_recount(system: System) -> None:
+    expected = recount(EVERYTHING)
+    with closing(build_store(system.deployment.settings)) as store:
+        users = {name: inspect.user(store, name) for name in expected.users}
+        items = {name: inspect.item(store, name) for name in expected.items}
+    assert {name: known and known["counts"] for name, known in users.items()} == expected.users
+    assert {name: known and known["counts"] for name, known in items.items()} == expected.items
+
+
+@pytest.mark.parametrize("kind", ["user", "item"])
+def test_the_commands_print_the_same_counts(system: System, kind: str) -> None:
+    counts = getattr(recount(EVERYTHING), f"{kind}s")
+    name = max(counts, key=lambda name: sum(counts[name].values()))
+    printed = system.deployment.command(kind, name, "--json")
+    assert printed.returncode == 0, printed.stderr
+    known = json.loads(printed.stdout)
+    assert known["counts"] == counts[name]
+    assert known["events"] == sum(counts[name].values())
+
+
+def test_outcomes_are_what_followed_the_slates(system: System) -> None:
+    slates = {slate.request_id: slate for slate in system.slates() if slate.request_id}
+    latest: dict[str, Slate] = {}
+    owed: Counter[tuple[str, str, str, float, float, int]] = Counter()
+    for event in LOG:
+        slate = latest.get(event.user_id)
+        place = next((p for p in slate.items if p.item_id == event.item_id), None) if slate else None
+        if slate and place and event.type in REWARDS:
+            assert event.item_id is not None
+            reward = REWARDS[event.type]
+            owed[slate.rec_id, event.item_id, event.type.value, reward, place.propensity, event.ts] += 1
+        if event.event_id in slates:
+            latest[event.user_id] = slates[event.event_id]
+    outcomes = system.outcomes()
+    assert Counter((o.rec_id, o.item_id, o.type.value, o.reward, o.propensity, o.ts) for o in outcomes) == owed
+    assert len({outcome.outcome_id for outcome in outcomes}) == len(outcomes)
+    assert any(outcome.type is EventType.PURCHASE and outcome.reward == 1.0 for outcome in outcomes)
+
+
+def test_unusable_messages_are_put_aside_as_they_came_with_the_reason(system: System) -> None:
+    topic = system.deployment.settings.topics.dead_letters
+    letters = [(dict(record.headers), record) for record in system.deployment.read(topic)]
+    found = Counter(
+        (headers["reason"].decode(), headers["field"].decode(), record.value) for headers, record in letters
+    )
+    assert found == Counter((reason, field, value) for reason, field, value, _ in UNUSABLE)
+    places = {(int(headers["partition"]), int(headers["offset"])) for headers, _ in letters}
+    assert len(places) == len(UNUSABLE)
+    for headers, record in letters:
+        assert headers["topic"].decode() == system.deployment.settings.topics.events
+        assert record.key == b"k"
+        assert headers["detail"]
+
+
+def test_a_worker_that_is_asked_to_stop_saves_everything_and_the_next_goes_on(system: System) -> None:
+    deployment, before = system.deployment, system.deployment.committed()
+    more = shop(400, seed=12, start_ms=LOG[-1].ts)
+    deployment.send(more[:200])
+    assert system.worker.stop() == 0
+    assert "checkpoint saved" in system.worker.said
+    assert before <= deployment.committed() <= before + 200
+    deployment.send(more[200:])
+    with deployment.worker() as following:
+        until(lambda: deployment.committed() == before + 400, following)
+        assert following.stop() == 0
+    expected = recount([*EVERYTHING, *more])
+    with closing(build_store(deployment.settings)) as store:
+        counts = {name: (inspect.user(store, name) or {})["counts"] for name in expected.users}
+    assert counts == expected.users
+    slates = system.slates()
+    assert len({slate.rec_id for slate in slates}) == len(slates) == len(requests([*EVERYTHING, *more]))
+
+
+def test_input_that_is_all_unusable_stops_the_worker_and_nothing_past_it_is_committed(
+    tansu: EmbeddedBroker, redis_server: EmbeddedRedis, tmp_path: Path
+) -> None:
+    limits = {"max_bad_in_a_row": 25}
+    deployment = Deployment(tmp_path, tansu.settings, redis_server.url, limits=limits)
+    log: list[Event] = LOG[:60]
+    deployment.send(log)
+    with deployment.worker() as worker:
+        until(lambda: deployment.committed() == len(log), worker)
+        send_raw(deployment, [(b"not an event", [])] * 40)
+        deployment.send(LOG[60:80])
+        assert worker.wait() == 1
+    lines = worker.said.strip().splitlines()
+    assert "25 messages in a row could not be used" in worker.said
+    assert "limits.max_bad_in_a_row" in worker.said
+    assert "Traceback" not in worker.said
+    assert sum(line.startswith("streamrec:") for line in lines) == 1
+    assert deployment.committed() == len(log)
+    letters = deployment.read(deployment.settings.topics.dead_letters)
+    assert sorted(int(dict(letter.headers)["offset"]) for letter in letters) == list(range(60, 85))

@@ -1,0 +1,211 @@
+"""A backtest is the live worker on an old log: the same twice, and its figures follow from its slates."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from typer.testing import CliRunner
+
+from streamrec.build import HALF_LIVES_S, build_models
+from streamrec.cli import app
+from streamrec.features.items import ItemTable
+from streamrec.replay.metrics import ranking_metrics
+from streamrec.replay.slates import fused_ranks, model_ranks, read_slates
+from streamrec.settings import Settings
+
+BEGAN = 1_700_000_000_000
+ROWS = 700
+
+
+@pytest.fixture(scope="module")
+def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Strolls along a ring, with baskets, repeats, ratings and impressions."""
+    rng, rows, ts = np.random.default_rng(8), [], BEGAN
+    while len(rows) < ROWS:
+        user, item = int(rng.integers(40)), int(rng.integers(60))
+        for _ in range(int(rng.integers(2, 6))):
+            ts += int(rng.choice([0, 3_000, 30_000]))
+            item = (item + int(rng.choice([0, 1, 2], p=[0.2, 0.7, 0.1]))) % 60
+            kind = str(rng.choice(["view", "click", "purchase", "rating", "impression"], p=[0.4, 0.2, 0.2, 0.1, 0.1]))
+            value = float(rng.integers(1, 6)) if kind == "rating" else None
+            rows.append({"ts": ts, "user_id": f"u{user}", "item_id": f"i{item}", "type": kind, "value": value})
+        ts += 40_000
+    path = tmp_path_factory.mktemp("log") / "events.parquet"
+    pl.DataFrame(rows[:ROWS]).write_parquet(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def settings_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("settings") / "streamrec.toml"
+    path.write_text('[limits]\nmax_items = 2000\nmax_users = 2000\n[learning]\ndevice = "cpu"\n')
+    return path
+
+
+class Ran:
+    """What one backtest left behind."""
+
+    def __init__(self, out: Path, printed: str) -> None:
+        self.out, self.printed = out, printed
+        self.slates = read_slates(out / "slates.parquet")
+        self.report: dict[str, Any] = json.loads((out / "report.json").read_text())
+
+    def column(self, name: str) -> list[Any]:
+        return list(self.slates[name].to_pylist())
+
+
+@pytest.fixture(scope="module")
+def backtest(log: Path, settings_file: Path, tmp_path_factory: pytest.TempPathFactory):  # type: ignore[no-untyped-def]
+    """Runs the command as it is typed; equal options run once, unless asked to run again."""
+    kept: dict[tuple[str, ...], Ran] = {}
+
+    def run(*options: str, again: bool = False) -> Ran:
+        if options not in kept or again:
+            out = tmp_path_factory.mktemp("out")
+            typed = ["backtest", str(log), "--out", str(out), "--config", str(settings_file), *options]
+            result = CliRunner().invoke(app, typed)
+            assert result.exit_code == 0, result.output
+            kept[options] = Ran(out, result.output)
+        return kept[options]
+
+    return run
+
+
+def events(log: Path) -> pl.DataFrame:
+    return pl.read_parquet(log)
+
+
+def test_two_runs_leave_the_same_bytes_and_another_seed_does_not(backtest) -> None:  # type: ignore[no-untyped-def]
+    first = (backtest().out / "slates.parquet").read_bytes()
+    assert first == (backtest(again=True).out / "slates.parquet").read_bytes()
+    assert first != (backtest("--seed", "5").out / "slates.parquet").read_bytes()
+
+
+def test_the_metrics_of_the_report_follow_from_the_slates(backtest) -> None:  # type: ignore[no-untyped-def]
+    ran = backtest()
+    scored, known = (np.array(ran.column(name)) for name in ("scored", "known"))
+    rankers = {"fused": fused_ranks(ran.slates), **model_ranks(ran.slates)}
+    assert set(rankers) == {"fused", *build_models(Settings(), ItemTable(1))} == set(ran.report["metrics"])
+    for name, ranks in rankers.items():
+        assert ran.report["metrics"][name] == pytest.approx(ranking_metrics(ranks, scored).as_dict())
+        assert ran.report["metrics_of_known_targets"][name] == pytest.approx(
+            ranking_metrics(ranks, scored & known).as_dict()
+        )
+    assert ran.report["unknown_target_share"] == pytest.approx(1 - known[scored].mean())
+    shown = {item for items, counts in zip(ran.column("items"), scored, strict=True) if counts for item in items[:10]}
+    assert ran.report["coverage_10"] == pytest.approx(len(shown) / ran.report["counts"]["known_items"])
+
+
+def test_every_target_of_the_log_is_there_once_in_order(backtest, log: Path) -> None:  # type: ignore[no-untyped-def]
+    ran, table = backtest(), events(log)
+    wanted = table.with_row_index("row").filter(
+        pl.col("type").is_in(["view", "click", "purchase"]) | ((pl.col("type") == "rating") & (pl.col("value") >= 4))
+    )
+    assert ran.column("row") == wanted["row"].to_list()
+    assert ran.column("target") == wanted["item_id"].to_list()
+    assert ran.column("user_id") == wanted["user_id"].to_list()
+    assert ran.column("ts") == wanted["ts"].to_list()
+
+
+def test_slates_are_twenty_distinct_items_best_first(backtest) -> None:  # type: ignore[no-untyped-def]
+    ran = backtest()
+    for items, scores in zip(ran.column("items"), ran.column("scores"), strict=True):
+        assert len(items) == len(scores) == len(set(items)) <= 20
+        assert scores == sorted(scores, reverse=True)
+    assert len(ran.column("items")[-1]) == 20
+    assert ran.column("items")[0] == []
+
+
+def test_a_basket_is_predicted_whole(backtest) -> None:  # type: ignore[no-untyped-def]
+    ran, slates, shared = backtest(), {}, 0
+    for user, ts, items in zip(*(ran.column(name) for name in ("user_id", "ts", "items")), strict=True):
+        shared += (user, ts) in slates
+        assert slates.setdefault((user, ts), items) == items
+    assert shared > 50
+
+
+def test_known_means_seen_before_in_the_log(backtest, log: Path) -> None:  # type: ignore[no-untyped-def]
+    ran, seen, known = backtest(), set(), {}
+    for row, (item, kind) in enumerate(events(log).select("item_id", "type").iter_rows()):
+        known[row] = item in seen
+        if kind != "impression":
+            seen.add(item)
+    assert ran.column("known") == [known[row] for row in ran.column("row")]
+
+
+def test_it_finds_the_pattern_that_popularity_misses(backtest) -> None:  # type: ignore[no-untyped-def]
+    metrics = backtest().report["metrics"]
+    print({name: round(values["recall_10"], 3) for name, values in metrics.items()})
+    assert metrics["fused"]["recall_10"] > 2 * max(metrics[name]["recall_10"] for name in HALF_LIVES_S)
+
+
+@pytest.mark.parametrize("share", ["0", "0.5"])
+def test_the_warm_up_is_learned_but_not_scored(backtest, share: str) -> None:  # type: ignore[no-untyped-def]
+    ran = backtest("--warmup", share)
+    assert ran.column("scored") == [row >= float(share) * ROWS for row in ran.column("row")]
+    for name in ("items", "scores", "rank_covisit"):
+        assert ran.column(name) == backtest().column(name)
+    assert ran.report["metrics"]["fused"]["targets"] == sum(ran.column("scored"))
+
+
+def test_positives_say_what_is_a_target(backtest, log: Path) -> None:  # type: ignore[no-untyped-def]
+    ran, table = backtest("--positives", "purchase,rating>=3"), events(log).with_row_index("row")
+    wanted = table.filter((pl.col("type") == "purchase") | ((pl.col("type") == "rating") & (pl.col("value") >= 3)))
+    assert ran.column("row") == wanted["row"].to_list()
+
+
+def seen_again(ran: Ran, log: Path) -> int:
+    """How many slates show something that their user had touched before the moment they were made for."""
+    visits = list(enumerate(events(log).select("ts", "user_id", "item_id", "type").iter_rows()))
+    count = 0
+    for user, ts, items in zip(*(ran.column(name) for name in ("user_id", "ts", "items")), strict=True):
+        began = next(row for row, visit in visits if visit[:2] == (ts, user))  # of the basket
+        touched = {item for row, (_, who, item, kind) in visits[:began] if who == user and kind != "impression"}
+        count += bool(touched & set(items))
+    return count
+
+
+def test_what_was_seen_is_in_no_slate_when_excluded(backtest, log: Path) -> None:  # type: ignore[no-untyped-def]
+    assert seen_again(backtest("--exclude-seen"), log) == 0
+    assert seen_again(backtest(), log) > 100
+
+
+def test_consecutive_repeats_count_once_when_collapsed(backtest, log: Path) -> None:  # type: ignore[no-untyped-def]
+    whole, ran = backtest(), backtest("--collapse-repeats")
+    last: dict[str, tuple[int, str]] = {}
+    dropped = set()
+    for row, (ts, user, item, kind) in enumerate(events(log).select("ts", "user_id", "item_id", "type").iter_rows()):
+        when, what = last.get(user, (0, ""))
+        pause = ts - when > 1_800_000
+        if kind == "impression":
+            last[user] = (max(ts, when), "" if pause else what)
+            continue
+        if what == item and not pause:
+            dropped.add(row)
+        last[user] = (max(ts, when), item)
+    assert len(dropped) > 30
+    assert ran.column("row") == [row for row in whole.column("row") if row not in dropped]
+
+
+def test_only_the_rows_asked_for_are_read(backtest) -> None:  # type: ignore[no-untyped-def]
+    ran = backtest("--rows", "100:400")
+    assert 100 <= min(ran.column("row")) < max(ran.column("row")) < 400
+    assert ran.report["counts"]["events"] == 300
+    assert ran.column("scored") == [row >= 130 for row in ran.column("row")]
+
+
+def test_the_catalogue_is_used(backtest, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    path = tmp_path / "items.csv"
+    path.write_text("item_id,category\n" + "".join(f"i{n},c{n // 6}\n" for n in range(60)))
+    assert backtest("--items", str(path)).column("scores") != backtest().column("scores")
+
+
+def test_an_impossible_rule_is_refused_and_writes_nothing(log: Path, tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["backtest", str(log), "--out", str(tmp_path / "out"), "--positives", "glance"])
+    assert result.exit_code != 0
+    assert not (tmp_path / "out" / "slates.parquet").exists()

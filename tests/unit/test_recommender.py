@@ -1,0 +1,305 @@
+"""Remember, recommend, learn: what is promised of the whole, whatever the parts are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+
+from streamrec.arrivals import Arrival
+from streamrec.build import build_recommender
+from streamrec.catalogue import Catalogue
+from streamrec.config import Fusion, Learning, Limits, Serving
+from streamrec.events import Event, EventType, Item, Slate
+from streamrec.features.batch import NOTHING
+from streamrec.recommender import Recommender
+from streamrec.settings import Settings
+
+BEGAN = 1_700_000_000_000
+CATALOGUE = Catalogue(Item(item_id=f"i{n}", categories=(f"c{n % 7}",)) for n in range(0, 150, 2))
+State = dict[str, dict[str, np.ndarray]]
+
+
+def untaught(*, max_items: int = 2_000, policy: str = "thompson", k: int = 20, **learning: object) -> Recommender:
+    settings = Settings(
+        limits=Limits(max_items=max_items, max_users=2_000),
+        learning=Learning(device="cpu", **learning),
+        fusion=Fusion(policy=policy),
+        serving=Serving(k=k),
+    )
+    return build_recommender(settings, CATALOGUE)
+
+
+def log_of(count: int, seed: int = 0, items: int = 150, users: int = 60) -> list[Event]:
+    """Walks along the items, with baskets, requests, refusals, late events and a pause now and then."""
+    rng = np.random.default_rng(seed)
+    ts, events, at = BEGAN, [], rng.integers(0, items, users)
+    kinds = [EventType.VIEW, EventType.CLICK, EventType.PURCHASE, EventType.SKIP, EventType.RATING, EventType.REQUEST]
+    while len(events) < count:
+        user = int(rng.integers(users))
+        ts += int(rng.choice([0, 700, 4_000, 90_000, 7_200_000], p=[0.2, 0.4, 0.3, 0.09, 0.01]))
+        kind = kinds[rng.choice(6, p=[0.5, 0.15, 0.1, 0.05, 0.05, 0.15])]
+        for _ in range(int(rng.integers(1, 4)) if kind is EventType.PURCHASE else 1):
+            at[user] = (at[user] * 3 + 1 + int(rng.integers(3))) % items
+            events.append(
+                Event(
+                    type=kind,
+                    user_id=f"u{user}",
+                    ts=ts - (3_000 if rng.random() < 0.05 else 0),
+                    item_id=None if kind is EventType.REQUEST and rng.random() < 0.7 else f"i{at[user]}",
+                    value=float(rng.integers(1, 6)) if kind is EventType.RATING else None,
+                    k=int(rng.integers(1, 30)) if kind is EventType.REQUEST and rng.random() < 0.3 else None,
+                    context={"category": f"c{user % 5}"} if rng.random() < 0.3 else None,
+                )
+            )
+    return events[:count]
+
+
+class Seen(NamedTuple):
+    """What came of a log: slates, and each example's ranks and its ranking, by offset."""
+
+    slates: dict[int, Slate]
+    ranks: dict[int, bytes]
+    rankings: dict[int, tuple[int, bytes, bytes]]
+    known: dict[int, bool]
+
+
+def run(recommender: Recommender, events: Sequence[Event], poll: int = 512, first: int = 0) -> Seen:
+    """Handle a log in polls, from the offset `first`."""
+    seen = Seen({}, {}, {}, {})
+    users = recommender.knowledge.users
+    for start in range(0, len(events), poll):
+        arrivals = [Arrival(event, 0, first + start + n) for n, event in enumerate(events[start : start + poll])]
+        lacking = users.missing((0, arrival.event.user_id) for arrival in arrivals)
+        users.admit(lacking, [None] * len(lacking), arrivals[0].event.ts)
+        for portion in recommender.portions(arrivals):
+            seen.slates.update({offset: slate for (_, offset), slate in portion.slates.items()})
+            trial, batch = portion.trial, recommender.batch
+            for at, arrival in enumerate(trial.arrivals):
+                row = trial.rows[at]
+                candidates = batch.candidates.items[row].tobytes(), batch.candidates.scores[:, row].tobytes()
+                seen.ranks[arrival.offset] = trial.ranks[:, at].tobytes()
+                seen.rankings[arrival.offset] = (int(batch.queries.seed[row]), *candidates)
+                seen.known[arrival.offset] = trial.known[at]
+    return seen
+
+
+def differing(first: State, second: State) -> list[str]:
+    """Names of the arrays that are not equal bit by bit."""
+    assert first.keys() == second.keys()
+    assert all(first[part].keys() == second[part].keys() for part in first)
+    return [
+        f"{part}.{name}"
+        for part in first
+        for name in first[part]
+        if first[part][name].tobytes() != second[part][name].tobytes()
+    ]
+
+
+@pytest.fixture(scope="module")
+def whole() -> tuple[list[Event], Seen, State]:
+    events, recommender = log_of(1_500), untaught()
+    return events, run(recommender, events), recommender.state()
+
+
+@pytest.mark.parametrize("poll", [1, 7])
+def test_batching_changes_speed_and_never_results(whole: tuple[list[Event], Seen, State], poll: int) -> None:
+    events, expected, state = whole
+    recommender = untaught()
+    seen = run(recommender, events, poll)
+    assert len(seen.slates) > 100
+    assert seen == expected
+    assert differing(recommender.state(), state) == []
+
+
+@pytest.mark.parametrize("cut", [1, 333, 1_000])
+def test_a_restored_recommender_goes_on_as_if_nothing_had_happened(
+    whole: tuple[list[Event], Seen, State], cut: int
+) -> None:
+    events, expected, state = whole
+    first, second = untaught(), untaught()
+    run(first, events[:cut], 100)
+    second.restore(first.state())
+    users = first.knowledge.users
+    names = [name for _, name in users._rows]
+    stored = users.take_changes(0)
+    second.knowledge.users.admit([(0, name) for name in names], [stored[name] for name in names], BEGAN)
+    seen = run(second, events[cut:], 100, cut)
+    assert seen.slates == {at: slate for at, slate in expected.slates.items() if at >= cut}
+    assert seen.ranks == {at: found for at, found in expected.ranks.items() if at >= cut}
+    assert differing(second.state(), state) == []
+
+
+def test_taking_the_state_changes_nothing_and_hands_out_copies(whole: tuple[list[Event], Seen, State]) -> None:
+    events, expected, _ = whole
+    recommender, slates = untaught(), {}
+    for start in range(0, 900, 150):
+        slates |= run(recommender, events[start : start + 150], 50, start).slates
+        for arrays in recommender.state().values():
+            for array in arrays.values():
+                if array.flags.writeable:
+                    array[...] = 0
+    assert slates == {at: slate for at, slate in expected.slates.items() if at < 900}
+
+
+def test_another_seed_draws_other_slates(whole: tuple[list[Event], Seen, State]) -> None:
+    events, expected, _ = whole
+    assert run(untaught(seed=1), events[:600]).slates != {
+        at: slate for at, slate in expected.slates.items() if at < 600
+    }
+
+
+def view(user: str, item: str, ts: int, **more: object) -> Event:
+    return Event(type=EventType.VIEW, user_id=user, item_id=item, ts=ts, **more)
+
+
+def test_a_basket_shares_the_ranking_made_before_its_first_event() -> None:
+    recommender = untaught(micro_batch=4)
+    run(recommender, log_of(400))
+    ts = BEGAN + 10**11
+    # Ten events of one moment, longer than a micro-batch, with another user's in between.
+    basket = [view("u1", f"i{n}", ts) for n in range(10)]
+    seen = run(recommender, [*basket[:5], view("u2", "i1", ts), *basket[5:], view("u1", "i11", ts + 1)], 3)
+    mine = [seen.rankings[at] for at in range(12) if at != 5]
+    assert len(set(mine[:10])) == 1
+    assert mine[10] != mine[0]
+    assert seen.rankings[5] != mine[0]
+
+
+def test_an_item_is_ranked_before_it_is_known() -> None:
+    recommender = untaught()
+    seen = run(recommender, [view("u", "i1", BEGAN), view("u", "i2", BEGAN + 1), view("v", "i1", BEGAN + 40_000)], 1)
+    assert seen.known == {0: False, 1: False, 2: True}
+    assert np.frombuffer(seen.ranks[0], np.int8).tolist() == [0] * (1 + len(recommender.models))
+
+
+@pytest.mark.parametrize("k", [1, 7, 20, 40])
+@pytest.mark.parametrize("policy", ["thompson", "greedy"])
+def test_a_request_gets_as_many_items_as_it_asks_for(k: int, policy: str) -> None:
+    recommender = untaught(policy=policy)
+    run(recommender, log_of(600))
+    asking = [Event(type=EventType.REQUEST, user_id=name, ts=BEGAN + 10**10, k=k) for name in ("u3", "nobody before")]
+    slates = run(recommender, asking).slates
+    for slate in slates.values():
+        assert len({item.item_id for item in slate.items}) == len(slate.items) == k
+        assert [item.position for item in slate.items] == list(range(1, k + 1))
+        assert all(0 < item.propensity <= 1 for item in slate.items)
+        assert slate.candidates >= k
+    assert [slates[at].user_id for at in (0, 1)] == ["u3", "nobody before"]
+
+
+def test_a_request_without_k_gets_the_configured_number() -> None:
+    recommender = untaught(k=5)
+    run(recommender, log_of(300))
+    slates = run(recommender, [Event(type=EventType.SEARCH, user_id="u", ts=BEGAN + 10**10, query="mug")]).slates
+    assert len(slates[0].items) == 5
+
+
+def test_a_slate_answers_its_request_and_says_so() -> None:
+    recommender = untaught()
+    run(recommender, log_of(300))
+    asked = Event(
+        type=EventType.REQUEST, user_id="u3", ts=BEGAN + 10**10, event_id="e9", session_id="s", scenario="cart", k=3
+    )
+    slate = run(recommender, [asked], first=41).slates[41]
+    assert (slate.rec_id, slate.user_id, slate.ts) == ("0-41", "u3", asked.ts)
+    assert (slate.request_id, slate.session_id, slate.scenario) == ("e9", "s", "cart")
+    assert slate.policy == "thompson"
+    for item in slate.items:
+        assert set(item.shares) <= {*recommender.fusion.models, "item"}
+
+
+def test_the_first_request_of_all_gets_an_empty_slate() -> None:
+    slates = run(untaught(), [Event(type=EventType.REQUEST, user_id="u", ts=BEGAN)]).slates
+    assert slates[0].items == ()
+
+
+def test_a_seed_item_moves_the_context() -> None:
+    recommender = untaught(policy="greedy")
+    pairs = [[view(f"w{n}", f"left{n % 5}", BEGAN + 10_000 * n), view(f"w{n}", f"right{n % 5}", BEGAN + 10_000 * n + 5_000)] for n in range(300)]  # fmt: skip  # noqa: E501
+    run(recommender, [event for pair in pairs for event in pair])
+    ts = BEGAN + 3_100_000
+    asking = [Event(type=EventType.REQUEST, user_id=f"new{n}", ts=ts, item_id=f"left{n}", k=3) for n in range(5)]
+    asking.append(Event(type=EventType.REQUEST, user_id="new", ts=ts, k=3))
+    asking.append(Event(type=EventType.REQUEST, user_id="new", ts=ts, item_id="unheard of", k=3))
+    slates = run(recommender, asking).slates
+    for n in range(5):
+        assert slates[n].items[0].item_id == f"right{n}"
+    assert [item.item_id for item in slates[5].items] == [item.item_id for item in slates[6].items]
+
+
+def test_what_was_seen_is_not_shown_again_when_so_configured() -> None:
+    recommender, touched = untaught(exclude_seen=True), {}
+    events = log_of(900)
+    seen = run(recommender, events)
+    checked = 0
+    for offset, event in enumerate(events):
+        if offset in seen.slates:
+            shown = {item.item_id for item in seen.slates[offset].items}
+            assert not shown & touched.get(event.user_id, set())
+            checked += len(shown)
+        if event.item_id is not None and event.type is not EventType.REQUEST:
+            touched.setdefault(event.user_id, set()).add(event.item_id)
+    assert checked > 500
+
+
+def test_what_was_learned_already_is_remembered_and_not_learned_again() -> None:
+    recommender = untaught()
+    run(recommender, log_of(200))
+    recommender.learn()
+    before = recommender.state()
+    views = [view("u1", f"i{n}", BEGAN + 10**10 + 40_000 * n) for n in range(40)]
+    for _ in recommender.portions([Arrival(event, 0, 200 + at, learned=True) for at, event in enumerate(views)]):
+        pass
+    recommender.learn()
+    after = recommender.state()
+    models = [part for part in before if part.startswith("model.")]
+    assert not [name for name in differing(before, after) if name.startswith((*models, "fusion"))]
+    row = recommender.knowledge.users.touch((0, "u1"))
+    assert recommender.knowledge.history.pushed[row] >= 40
+
+
+def test_with_a_tiny_item_table_it_runs_on_and_stays_bounded() -> None:
+    recommender = untaught(max_items=64)
+    seen = run(recommender, log_of(2_500, items=700), 100)
+    table = recommender.knowledge.items
+    assert len(table) <= 64
+    assert max(len(slate.items) for slate in seen.slates.values()) == 20 or len(seen.slates) > 100
+    for slate in seen.slates.values():
+        assert "" not in {item.item_id for item in slate.items}
+    history = recommender.knowledge.history.items
+    assert history.max() < 64
+    free = np.array(table._free, np.int32)
+    assert not np.isin(history[history != NOTHING], free).any()
+    for part, arrays in recommender.state().items():
+        for name, array in arrays.items():
+            assert array.dtype.kind != "f" or not np.isnan(array).any(), f"{part}.{name}"
+
+
+def test_item_eviction_does_not_depend_on_batching() -> None:
+    events = log_of(1_200, items=700)
+    first, second = untaught(max_items=64), untaught(max_items=64)
+    assert run(first, events, 512) == run(second, events, 13)
+    assert differing(first.state(), second.state()) == []
+
+
+def test_the_restored_snapshot_of_a_full_table_goes_on_alike() -> None:
+    events = log_of(1_200, items=700)
+    first, second = untaught(max_items=64), untaught(max_items=64)
+    run(first, events[:700], 100)
+    second.restore(first.state())
+    names = [name for _, name in first.knowledge.users._rows]
+    stored = first.knowledge.users.take_changes(0)
+    second.knowledge.users.admit([(0, name) for name in names], [stored[name] for name in names], BEGAN)
+    assert run(first, events[700:], 100, 700) == run(second, events[700:], 100, 700)
+    assert differing(first.state(), second.state()) == []
+
+
+def test_models_learn_when_the_logs_clock_moves_on_not_only_by_count() -> None:
+    recommender = untaught(micro_batch_s=10.0)
+    run(recommender, [view("u", "i1", BEGAN), view("u", "i2", BEGAN + 9_999)])
+    assert not recommender.models[0].state()["mass"].size
+    run(recommender, [view("u", "i3", BEGAN + 10_000)], first=2)
+    assert recommender.models[0].state()["mass"].size == 2
