@@ -77,6 +77,8 @@ class Attribution:
         stored = self._slates.get((arrival.partition, event.user_id))
         if reward is None or stored is None or event.item_id is None:
             return None
+        if event.item_id.encode() not in stored:  # most events are about something else, and decoding costs more
+            return None
         slate = self._decoder.decode(stored)
         if event.rec_id not in (None, slate.rec_id) or not 0 <= event.ts - slate.ts <= self.window_ms:
             return None

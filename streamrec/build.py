@@ -6,7 +6,7 @@ contract tests.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from streamrec.catalogue import Catalogue, read_catalogue
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from streamrec.settings import Settings
     from streamrec.state import Store
     from streamrec.state.snapshots import SnapshotShelf
-    from streamrec.transport import Sink, Source
+    from streamrec.transport import Record, Sink, Source
     from streamrec.worker import Worker
 
 MINUTE_S, HOUR_S, DAY_S = 60.0, 3_600.0, 86_400.0
@@ -99,6 +99,11 @@ def build_recommender(settings: Settings, catalogue: Catalogue | None = None) ->
 
     learning, fusion = settings.learning, settings.fusion
     interest = Interest(learning.positives)
+    if settings.limits.max_items < 2 * learning.micro_batch:
+        raise ConfigError(
+            f"limits.max_items is {settings.limits.max_items}, expected at least {2 * learning.micro_batch}: "
+            "twice learning.micro_batch, so that a micro-batch of new items finds room"
+        )
     steady_arithmetic()
     items = ItemTable(settings.limits.max_items)
     history = History(0, learning.session_gap_s, learning.collapse_repeats)
@@ -166,6 +171,23 @@ def build_worker(
         Metrics(["fused", *recommender.fusion.models]),
         observer,
     )
+
+
+def build_rehearsal(
+    settings: Settings,
+    records: Callable[[], Iterator[Record]],
+    observer: Callable[[Portion], None],
+    catalogue: Catalogue | None = None,
+) -> Worker:
+    """A worker on a log of the past, in this process: nothing is answered, and nothing outlives it."""
+    from streamrec.state.memory import MemoryStore
+    from streamrec.transport.local import LocalSink, LocalSource
+
+    never = settings.checkpoints.model_copy(update={"interval_s": 1e9})
+    unasked = settings.serving.model_copy(update={"recommend_on": frozenset()})
+    quiet = settings.model_copy(update={"serving": unasked, "checkpoints": never})
+    source = LocalSource(settings.topics.events, records)
+    return build_worker(quiet, source, LocalSink(keep=1), MemoryStore(), None, catalogue=catalogue, observer=observer)
 
 
 def connect_worker(settings: Settings) -> Worker:

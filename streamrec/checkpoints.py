@@ -15,8 +15,7 @@ from streamrec.attribution import Attribution
 from streamrec.errors import StateMissing
 from streamrec.features.ledger import Ledger
 from streamrec.recommender import Recommender
-from streamrec.state import Checkpoint, Key, Kind, Mark, Store
-from streamrec.state.snapshots import SnapshotShelf
+from streamrec.state import Checkpoint, Key, Kind, Mark, Shelf, Store
 
 LOG = logging.getLogger("streamrec.checkpoints")
 FLUSH_TIMEOUT_S = 30.0
@@ -42,7 +41,7 @@ class Checkpoints:
         ledger: Ledger,
         attribution: Attribution,
         store: Store,
-        shelf: SnapshotShelf | None,
+        shelf: Shelf | None,
         pace: Pace,
         clock: Callable[[], float],
         wall_ms: Callable[[], int],

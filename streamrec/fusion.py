@@ -121,13 +121,16 @@ class Fusion:
         _draw(scores.astype(np.float64), queries.seed[rows], places, propensity)
         return Choice(places, propensity, _at(utility, places))
 
-    def shares(self, features: Float32) -> Float64:
-        """Each model's part of the score of some candidates, beside the average candidate: (chosen, models + 1).
+    def shares(self, features: Float32, places: Int64) -> Float64:
+        """Each model's part of the score of the chosen, beside the average candidate: (chosen, models + 1).
 
         Args:
-            features: (candidates, features) of one query. The last column is the item's own features.
+            features: (candidates, features) of one query.
+            places: (chosen,) which of the candidates. The last column is the item's own features.
         """
-        parts = (features - features.mean(0)) * self.mean  # (candidates, features)
+        if len(places) == 0:
+            return np.empty((0, len(self.models) + 1))
+        parts = (features[places] - features.mean(0)) * self.mean  # (chosen, features)
         count = len(self.models)
         by_model = parts[:, : 5 * count].reshape(len(parts), 5, count).sum(1)
         return np.concatenate([by_model, parts[:, 5 * count :].sum(1, keepdims=True)], axis=1)

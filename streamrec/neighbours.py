@@ -62,7 +62,7 @@ class NeighbourTable:
         self.weights = np.zeros((capacity, slots), np.float32)
         self.mass = np.zeros(capacity, np.float64)  # decayed number of times each item was learned
         self.rows = 0
-        self._latest_gain = 1.0  # what one event adds as of the last one learned
+        self._latest_gain = 1.0  # what one event adds as of the latest one learned
         self._scratch = np.zeros(capacity, np.float64)
         self._stamp = np.zeros(capacity, np.int64)
         self._stamps = 0
@@ -82,7 +82,8 @@ class NeighbourTable:
         if factor is not None:
             self.weights *= np.float32(factor)
             self.mass *= factor
-        self._latest_gain = self.clock.gain(int(ts.max()))
+            self._latest_gain *= factor
+        self._latest_gain = max(self._latest_gain, self.clock.gain(int(ts.max())))  # late events do not turn it back
         gain = weight * np.exp2((ts - np.float64(self.clock.origin_ms or 0.0)) / self.clock.half_life_ms)
         self.rows = max(self.rows, int(item.max()) + 1, int(recent.max(initial=NOTHING)) + 1)
         _learn(item, recent, reach, gain, fade, mutual, self.items, self.weights, self.mass)

@@ -23,7 +23,7 @@ import numpy as np
 from streamrec.arrivals import Arrival, name_hash
 from streamrec.events import TYPE_CODES, EventType, Slate, SlateItem
 from streamrec.features.affinity import Affinity
-from streamrec.features.batch import CANDIDATES, NOTHING, Array, Int8, Int32, MicroBatch
+from streamrec.features.batch import CANDIDATES, NOTHING, Array, Float64, Int8, Int32, Int64, MicroBatch
 from streamrec.features.counts import Counts
 from streamrec.features.duplicates import Duplicates
 from streamrec.features.history import TOUCHES, History
@@ -34,7 +34,7 @@ from streamrec.features.users import UserTable
 from streamrec.fusion import Fusion, ranks
 from streamrec.interest import Interest
 from streamrec.models import Model
-from streamrec.retrieval import Retriever, union
+from streamrec.retrieval import Retriever, Union
 
 LAYOUT = 1
 """Version of a snapshot's arrays."""
@@ -112,6 +112,7 @@ class Recommender:
         self.fill = [model.name for model in models].index(fill)  # the popularity that fills short lists up
         # Per event at most an example and two queries; as many rows again for rankings that stay open over a cut.
         self.batch = MicroBatch.empty(4 * tempo.micro_batch, tempo.micro_batch, len(models), fusion.width)
+        self._union = Union(knowledge.items.capacity)
         self._open: dict[int, tuple[int, int]] = {}  # user hash -> (time, query row) of the ranking that still counts
         self._since_cut = 0
         self._first_ts = 0
@@ -187,7 +188,7 @@ class Recommender:
             return
         proposals = [retriever.candidates(batch.queries, rows, PROPOSALS) for retriever in self.retrievers]
         excluded, starts = ragged(self._excluded[q] for q in range(rows.start, rows.stop))
-        candidates = union(proposals, excluded, starts, items.capacity, CANDIDATES)
+        candidates = self._union(proposals, excluded, starts, CANDIDATES)
         batch.candidates.items[rows] = candidates
         for place, model in enumerate(self.models):
             batch.candidates.scores[place, rows] = model.score(batch.queries, rows, candidates)
@@ -295,23 +296,29 @@ class Recommender:
             queries.items[query, 0], queries.ages_s[query, 0] = seed, 0.0
             queries.session[query] += 1
 
-    def _slate(self, arrival: Arrival, query: int, places: Array, propensity: Array, utility: Array) -> Slate:
+    def _slate(self, arrival: Arrival, query: int, places: Int64, propensity: Float64, utility: Float64) -> Slate:
         event, batch = arrival.event, self.batch
         places = places[: event.k or self.tempo.k]
         places = places[places != NOTHING]
         used = int((batch.candidates.items[query] != NOTHING).sum())
-        shares = self.fusion.shares(batch.candidates.features[query, :used])[places] if used else np.empty((0, 0))
         names = (*self.fusion.models, "item")
         ids = self.knowledge.items.ids
+        columns = zip(
+            batch.candidates.items[query, places].tolist(),
+            np.round(utility[: len(places)], 5).tolist(),
+            propensity[: len(places)].tolist(),
+            np.round(self.fusion.shares(batch.candidates.features[query, :used], places), 3).tolist(),
+            strict=True,
+        )
         items = tuple(
             SlateItem(
-                item_id=ids[batch.candidates.items[query, place]],
-                position=at + 1,
-                score=round(float(utility[at]), 5),
-                propensity=float(propensity[at]),
-                shares={name: round(share, 3) for name, share in zip(names, shares[at].tolist(), strict=True) if share},
+                item_id=ids[item],
+                position=position,
+                score=score,
+                propensity=chance,
+                shares={name: share for name, share in zip(names, shares, strict=True) if share},
             )
-            for at, place in enumerate(places.tolist())
+            for position, (item, score, chance, shares) in enumerate(columns, 1)
         )
         return Slate(
             rec_id=arrival.rec_id,

@@ -71,10 +71,11 @@ class Task(msgspec.Struct, frozen=True):
 
 
 class Result(msgspec.Struct, frozen=True):
-    """What came of it. `steps` are seconds by step, each without the steps inside it."""
+    """What came of it. `steps` are seconds by step, each without the steps inside it; `cpu_s` is of all threads."""
 
     events: int
     seconds: float
+    cpu_s: float
     slates: int
     peak_mb: float
     steps: Mapping[str, float]
@@ -139,7 +140,7 @@ def _broker(task: Task) -> Result:
 def _result(events: int, seconds: float, slates: int, peak_mb: float, stopwatch: Stopwatch) -> Result:
     steps = dict(stopwatch.seconds)
     steps["everything else"] = max(seconds - sum(steps.values()), 0.0)
-    return Result(events, seconds, slates, peak_mb, steps)
+    return Result(events, seconds, stopwatch.cpu_s, slates, peak_mb, steps)
 
 
 def _peak_mb() -> float:

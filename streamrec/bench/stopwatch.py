@@ -15,6 +15,7 @@ class Stopwatch:
 
     def __init__(self) -> None:
         self.seconds: defaultdict[str, float] = defaultdict(float)
+        self.cpu_s = 0.0  # of the process while the worker ran, all threads: little moved by busy neighbours
         self._inner_s: list[float] = []  # per watched call that is open: time spent in watched calls inside it
 
     def watch(self, owner: object, method: str, step: str) -> None:
@@ -54,6 +55,14 @@ def watch_worker(worker: Worker, stopwatch: Stopwatch) -> None:
         (recommender.fusion, "choose", "fuse"),
         (recommender.fusion, "learn", "learn fusion"),
     ]
+    run = worker.run
+
+    def run_counted() -> None:
+        began_s = time.process_time()
+        run()
+        stopwatch.cpu_s = time.process_time() - began_s
+
+    setattr(worker, "run", run_counted)  # noqa: B010
     for owner, method, step in steps:
         stopwatch.watch(owner, method, step)
     for retriever in recommender.retrievers:

@@ -52,11 +52,13 @@ def run(*, quick: bool, stay: bool) -> None:
             screen.started(running)
             memorable = Demonstration(running, figures, screen).play(baskets)
             if stay:
+                screen.summary(figures, memorable, known=None)
                 screen.staying(running, baskets[-1])
                 signal.pause()
             running.worker.stop()
             known = _known(running, memorable)
-        screen.summary(figures, memorable, known, seconds=time.monotonic() - began)
+        screen.summary(figures, memorable, known)
+        screen.ended(seconds=time.monotonic() - began)
 
 
 class Demonstration:

@@ -118,10 +118,8 @@ class Screen:
 
     # In the end
 
-    def summary(
-        self, figures: Figures, memorable: Sequence[tuple[Basket, Slate]], known: Known | None, seconds: float
-    ) -> None:
-        """The figures, a few slates in words, and what to try next."""
+    def summary(self, figures: Figures, memorable: Sequence[tuple[Basket, Slate]], known: Known | None) -> None:
+        """A few slates in words, and the figures."""
         say = self._console.print
         for basket, slate in memorable:
             say(self._in_words(basket, slate))
@@ -142,6 +140,10 @@ class Screen:
             f"something of the first {FIRST}",
             soft_wrap=True,
         )
+
+    def ended(self, seconds: float) -> None:
+        """What to try next."""
+        say = self._console.print
         say(f"whole run {seconds:.0f} s; everything that was started has ended\n\nto try next:")
         say(TO_TRY.format(streamrec=_short(COMMAND), log=_short(sample_log())), soft_wrap=True)
 

@@ -88,7 +88,7 @@ def _fold(  # type: ignore[no-untyped-def]
         row = user[step]
         factor = 0.5 ** (max(ts[step] - as_of[row], 0) / 1000.0 / HALF_LIFE_S)
         if kind[step] != REMEMBER:
-            for slot in range(CATEGORIES):
+            for slot in range(categories.shape[1]):
                 query_categories[ref[step], slot] = categories[row, slot]
                 query_affinity[ref[step], slot] = weights[row, slot] * factor
             continue
@@ -97,7 +97,7 @@ def _fold(  # type: ignore[no-untyped-def]
         as_of[row] = max(as_of[row], ts[step])
         target = NOTHING
         weakest = 0
-        for slot in range(CATEGORIES):
+        for slot in range(categories.shape[1]):
             weights[row, slot] *= factor
             if categories[row, slot] == category[item[step]]:
                 target = slot

@@ -27,8 +27,8 @@ RECENT = 64
 """Items of a user's past that an example carries, newest first."""
 CATEGORIES = 8
 """Categories of a user's affinity that a query sees."""
-CANDIDATES = 96
-"""Items scored per query at most."""
+CANDIDATES = 100
+"""Items scored per query at most: as many as a request may ask for."""
 NOTHING = -1
 """In arrays of item indices: no item here."""
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from streamrec.compiled import compiled
 from streamrec.events import EVENT_TYPES, TYPE_CODES, EventType
-from streamrec.features.batch import HISTORY, NOTHING, RECENT, Examples, Int32, Queries
+from streamrec.features.batch import HISTORY, NOTHING, Examples, Int32, Queries
 from streamrec.features.steps import REMEMBER, Steps
 
 TOUCHES = frozenset(
@@ -139,6 +139,8 @@ def _fold(  # type: ignore[no-untyped-def]
     items, times, types, pushed, sessions, session_started, session_last, session_items, gap_ms, collapse, touches,
     query_items, query_ages, query_session, recent, recent_ages, example_session, label,
 ):  # fmt: skip
+    # Lengths are asked of the arrays: compiled code on disk would not notice a constant that changed in another file.
+    remembered, carried = items.shape[1], recent.shape[1]
     for step in range(len(kind)):
         row = user[step]
         now = ts[step]
@@ -146,14 +148,14 @@ def _fold(  # type: ignore[no-untyped-def]
             fresh = session[step] != sessions[row]
         else:
             fresh = now - session_last[row] > gap_ms
-        in_session = 0 if fresh else min(session_items[row], HISTORY)
-        total = min(pushed[row], HISTORY)
+        in_session = 0 if fresh else min(session_items[row], remembered)
+        total = min(pushed[row], remembered)
         if kind[step] != REMEMBER:
             q = ref[step]
             query_session[q] = in_session
-            for place in range(HISTORY):
+            for place in range(remembered):
                 if place < total:
-                    slot = (pushed[row] - 1 - place) % HISTORY
+                    slot = (pushed[row] - 1 - place) % remembered
                     query_items[q, place] = items[row, slot]
                     query_ages[q, place] = max(now - times[row, slot], 0) / 1000.0
                 else:
@@ -167,22 +169,27 @@ def _fold(  # type: ignore[no-untyped-def]
         session_last[row] = max(session_last[row], now)
         if item[step] == NOTHING:
             continue
-        repeat = collapse and in_session > 0 and items[row, (pushed[row] - 1) % HISTORY] == item[step]
+        repeat = (
+            collapse
+            and touches[event_type[step]]
+            and in_session > 0
+            and items[row, (pushed[row] - 1) % remembered] == item[step]
+        )
         e = example[step]
         if e != NOTHING:
             if repeat:
                 label[e] = -1
-            example_session[e] = min(in_session, RECENT)
-            for place in range(RECENT):
+            example_session[e] = min(in_session, carried)
+            for place in range(carried):
                 if place < total:
-                    slot = (pushed[row] - 1 - place) % HISTORY
+                    slot = (pushed[row] - 1 - place) % remembered
                     recent[e, place] = items[row, slot]
                     recent_ages[e, place] = max(now - times[row, slot], 0) / 1000.0
                 else:
                     recent[e, place] = NOTHING
                     recent_ages[e, place] = 0.0
         if touches[event_type[step]] and not repeat:
-            slot = pushed[row] % HISTORY
+            slot = pushed[row] % remembered
             items[row, slot] = item[step]
             times[row, slot] = now
             types[row, slot] = event_type[step]

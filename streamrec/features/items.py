@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from streamrec.errors import StateError
 from streamrec.features.batch import NOTHING, Array, Int32, Int64
 
 FORGOTTEN_SHARE = 64
@@ -116,6 +117,10 @@ class ItemTable:
     def restore(self, arrays: Mapping[str, Array]) -> None:
         self.ids = unpacked_strings("ids", arrays)
         rows = len(self.ids)
+        if rows > self.capacity:
+            raise StateError(
+                f"the snapshot has {rows} items, limits.max_items allows {self.capacity}: raise it to {rows}"
+            )
         self.first_ts[:rows] = arrays["first_ts"]
         self.last_ts[:rows] = arrays["last_ts"]
         self.category[:rows] = arrays["category"]

@@ -15,7 +15,7 @@ import numpy as np
 from river import linear_model, optim
 
 from streamrec.compiled import compiled, mixed
-from streamrec.features.batch import CATEGORIES, NOTHING, Array, Float32, Int32, MicroBatch, Queries
+from streamrec.features.batch import NOTHING, Array, Float32, Int32, MicroBatch, Queries
 
 if TYPE_CHECKING:
     from streamrec.features.items import ItemTable
@@ -147,8 +147,8 @@ def _fill(user, ts, past, ages_s, liked, item, category, first_ts, last_ts, out)
             if visits == 0:
                 last_visit_s = ages_s[place]
             visits += 1
-    leaning = CATEGORIES
-    for slot in range(CATEGORIES):
+    leaning = len(liked)
+    for slot in range(len(liked)):
         if kind != NOTHING and liked[slot] == kind:
             leaning = slot
     known_s = max(ts - first_ts[item], 0) / 1000.0

@@ -16,7 +16,7 @@ import numpy as np
 from river import facto, optim
 
 from streamrec.compiled import compiled, mixed, uniform
-from streamrec.features.batch import NOTHING, Array, Float32, Float64, Int32, MicroBatch, Queries
+from streamrec.features.batch import NOTHING, Array, Float32, Float64, Int32, Int64, MicroBatch, Queries
 
 USERS = 2**16
 """Users share so many rows by hash: bounded memory, and a snapshot needs no list of users."""
@@ -123,15 +123,18 @@ class Factorisation:
     def state(self) -> dict[str, Array]:
         rows = np.fromiter(self._latents, np.int64, len(self._latents))
         weights = np.array([self._river.weights.get(int(row), 0.0) for row in rows], np.float64)
+        # Which row is whose depends on the capacity, which may change: so kinds (item, last item, user) and places.
+        kinds = np.minimum(rows // self.capacity, 2)
         return {
-            "rows": rows,
+            "kinds": kinds,
+            "places": rows - kinds * self.capacity,
             "latents": self._latents.array[rows],
             "weights": weights,
             "learned": np.array([self.rows], np.int64),
         }
 
     def restore(self, arrays: Mapping[str, Array]) -> None:
-        rows = arrays["rows"]
+        rows: Int64 = np.add(arrays["places"], np.multiply(arrays["kinds"], self.capacity), dtype=np.int64)
         self._latents.array[rows] = arrays["latents"]
         for row, weight in zip(rows.tolist(), arrays["weights"].tolist(), strict=True):
             self._latents[row] = self._latents.array[row]

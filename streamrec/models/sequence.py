@@ -232,6 +232,7 @@ class SequenceModel:
     # Snapshots
 
     def forget(self, items: Int32) -> None:
+        self._encoded_at = None
         for row in items.tolist():
             if row < self.rows:
                 self._begin(row)
@@ -257,6 +258,7 @@ class SequenceModel:
         }
 
     def restore(self, arrays: Mapping[str, Array]) -> None:
+        self._encoded_at = None
         tower = {name[6:]: torch.from_numpy(value) for name, value in arrays.items() if name.startswith("tower.")}
         self.tower.load_state_dict(tower)
         moments: dict[int, dict[str, torch.Tensor]] = {}

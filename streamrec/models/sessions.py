@@ -3,8 +3,8 @@
     sim(s)      = sum over the items that s shares with this session of FADE ** (steps back to the item in this session)
     score(item) = log idf(item) * sum over the NEIGHBOURS most similar s that touched it of sim(s) / sqrt(|s|)
 
-Vector session nearest neighbours (V-SKNN; Ludewig, Jannach: Evaluation of session-based recommendation algorithms, UMUAI
-2018), kept incrementally: a session can be a neighbour from its first item on.
+Vector session nearest neighbours (V-SKNN; Ludewig, Jannach: Evaluation of session-based recommendation algorithms,
+UMUAI 2018), kept incrementally: a session can be a neighbour from its first item on.
 """
 
 from __future__ import annotations

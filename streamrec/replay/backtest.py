@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from streamrec.build import build_worker
+from streamrec.build import build_rehearsal
 from streamrec.catalogue import Catalogue
 from streamrec.features.batch import NOTHING
 from streamrec.fusion import ranked
@@ -22,8 +22,6 @@ from streamrec.replay.metrics import recommended_items
 from streamrec.replay.report import BacktestResult, write_report
 from streamrec.replay.slates import SlateWriter
 from streamrec.settings import Settings, shown
-from streamrec.state.memory import MemoryStore
-from streamrec.transport.local import LocalSink, LocalSource
 
 SLATES = "slates.parquet"
 LIST_LENGTH = 20
@@ -118,23 +116,9 @@ def backtest(
         StreamrecError: the worker stopped.
     """
     out.mkdir(parents=True, exist_ok=True)
-    quiet = settings.model_copy(
-        update={
-            "serving": settings.serving.model_copy(update={"recommend_on": frozenset()}),
-            "checkpoints": settings.checkpoints.model_copy(update={"interval_s": 1e9}),
-        }
-    )
     topic = settings.topics.events
     observed: list[Observer] = []
-    worker = build_worker(
-        quiet,
-        LocalSource(topic, lambda: log.records(topic)),
-        LocalSink(keep=1),
-        MemoryStore(),
-        None,
-        catalogue=catalogue,
-        observer=lambda portion: observed[0](portion),
-    )
+    worker = build_rehearsal(settings, lambda: log.records(topic), lambda portion: observed[0](portion), catalogue)
     names = worker.recommender.fusion.models
     with SlateWriter(out / SLATES, names) as writer:
         observer = Observer(worker.recommender, writer, len(log), log.start, warmup)

@@ -26,16 +26,25 @@ class Retriever(Protocol):
         """Take the examples of a micro-batch; a retriever that searches a model's own state has nothing to do."""
 
 
-def union(proposals: Sequence[Int32], excluded: Int32, excluded_starts: Int64, capacity: int, width: int) -> Int32:
-    """Everything proposed for each query, each item once, (rows, width).
+class Union:
+    """Joins proposals of items with an index below `capacity`."""
 
-    Proposals are taken in turns, everybody's best first, so that a full row loses the worst of each. `excluded` holds
-    the items that must not be shown, end to end, row q's from `excluded_starts[q]` to `excluded_starts[q + 1]`.
-    """
-    stacked = np.stack([_padded(proposal, max(p.shape[1] for p in proposals)) for proposal in proposals])
-    out = np.full((stacked.shape[1], width), NOTHING, np.int32)
-    _union(stacked, excluded, excluded_starts, np.zeros(capacity, np.int32), out)
-    return out
+    def __init__(self, capacity: int) -> None:
+        self._stamp = np.zeros(capacity, np.int64)
+        self._stamps = 0
+
+    def __call__(self, proposals: Sequence[Int32], excluded: Int32, excluded_starts: Int64, width: int) -> Int32:
+        """Everything proposed for each query, each item once, (rows, width).
+
+        Proposals are taken in turns, everybody's best first, so that a full row loses the worst of each. `excluded`
+        holds the items that must not be shown, end to end, row q's from `excluded_starts[q]` to before the next's start.
+        """
+        widest = max(proposal.shape[1] for proposal in proposals)
+        stacked = np.stack([_padded(proposal, widest) for proposal in proposals])  # (retrievers, rows, proposed)
+        out = np.full((stacked.shape[1], width), NOTHING, np.int32)
+        _union(stacked, excluded, excluded_starts, self._stamp, self._stamps + 1, out)
+        self._stamps += len(out)
+        return out
 
 
 def _padded(proposal: Int32, width: int) -> Int32:
@@ -44,16 +53,16 @@ def _padded(proposal: Int32, width: int) -> Int32:
 
 
 @compiled
-def _union(proposals, excluded, excluded_starts, stamp, out):  # type: ignore[no-untyped-def]
+def _union(proposals, excluded, excluded_starts, stamp, first, out):  # type: ignore[no-untyped-def]
     for q in range(proposals.shape[1]):
         for at in range(excluded_starts[q], excluded_starts[q + 1]):
             if excluded[at] != NOTHING:
-                stamp[excluded[at]] = q + 1
+                stamp[excluded[at]] = first + q
         used = 0
         for place in range(proposals.shape[2]):
             for source in range(proposals.shape[0]):
                 item = proposals[source, q, place]
-                if item != NOTHING and stamp[item] != q + 1 and used < out.shape[1]:
-                    stamp[item] = q + 1
+                if item != NOTHING and stamp[item] != first + q and used < out.shape[1]:
+                    stamp[item] = first + q
                     out[q, used] = item
                     used += 1

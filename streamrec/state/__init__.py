@@ -1,14 +1,17 @@
-"""What outlives the process: the protocol every store keeps.
+"""What outlives the process: the protocols of stores and of shelves of snapshots.
 
 Knows nothing of Kafka, events or models: values are bytes, a partition is a number with a watermark.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Protocol
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy.typing as npt
 
 
 class Kind(StrEnum):
@@ -82,3 +85,55 @@ class Store(Protocol):
 
     def close(self) -> None:
         """Let go of connections."""
+
+
+Arrays = Mapping[str, Mapping[str, npt.NDArray[Any]]]
+"""Component, then name, then array."""
+
+
+class Saved(Protocol):
+    """A snapshot as it was saved, and the input offset per partition that it stands for."""
+
+    @property
+    def arrays(self) -> Arrays: ...
+
+    @property
+    def watermarks(self) -> Mapping[int, int]: ...
+
+    @property
+    def reference(self) -> str: ...
+
+
+class Shelf(Protocol):
+    """Where models' snapshots are kept.
+
+    Guarantee: a snapshot is there whole or not at all, and comes back as it was saved or not at all.
+    """
+
+    @property
+    def directory(self) -> Path: ...
+
+    def save(
+        self,
+        arrays: Arrays,
+        watermarks: Mapping[int, int],
+        schema: str,
+        *,
+        now_ms: int,
+        protect: Collection[str] = frozenset(),
+    ) -> str:
+        """Keep a snapshot and return its reference; old ones may go, but none in `protect`."""
+
+    def load(self, reference: str, schema: str | None = None) -> Saved:
+        """The snapshot of that reference.
+
+        Raises:
+            StateMissing: there is no such snapshot here.
+            SnapshotCorrupt: it is not what was saved, or not of the `schema` expected.
+        """
+
+    def references(self) -> tuple[str, ...]:
+        """The complete snapshots here, newest first."""
+
+    def latest(self) -> str | None:
+        """The newest complete snapshot, None when there is none."""

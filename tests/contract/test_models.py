@@ -357,6 +357,7 @@ PATTERNS: Mapping[str, Callable[[Bench], list[MicroBatch]]] = {
     "sequence": successors,
     "factors": successors,
     "covisit": companions,
+    "sessions": companions,
     "repeats": returns,
     "clicks": tastes,
 }

@@ -15,14 +15,14 @@ from streamrec.features.batch import NOTHING, Queries
 from streamrec.features.items import ItemTable
 from streamrec.features.seen import ragged
 from streamrec.recommender import Recommender
-from streamrec.retrieval import union
+from streamrec.retrieval import Union
 from streamrec.settings import Settings
 
 CAPACITY, ITEMS, K = 256, 80, 30
 BEGAN = 1_700_000_000_000
 SETTINGS = Settings(limits=Limits(max_items=CAPACITY, max_users=500), learning=Learning(device="cpu"))
 NAMES = [retriever.name for retriever in build_retrievers(build_models(SETTINGS, ItemTable(CAPACITY)))]
-FOLLOWING = ["transitions", "covisit", "nearest"]
+FOLLOWING = ["transitions", "covisit", "sessions", "nearest"]
 PLACES = range(len(NAMES))
 
 
@@ -156,7 +156,7 @@ lists = st.lists(st.integers(NOTHING, 15), min_size=4, max_size=4)
 def test_the_union_takes_turns_and_names_each_item_once(drawn: list, width: int) -> None:  # type: ignore[type-arg]
     proposals = [np.array([row[source] for row in drawn], np.int32) for source in range(3)]
     excluded, starts = ragged([np.array(row[3], np.int32) for row in drawn])
-    found = union(proposals, excluded, starts, 16, width)
+    found = Union(16)(proposals, excluded, starts, width)
     for q, (first, second, third, gone) in enumerate(drawn):
         turns = [source[place] for place in range(4) for source in (first, second, third) if place < len(source)]
         plain = [item for item in dict.fromkeys(turns) if item != NOTHING and item not in gone][:width]

@@ -203,6 +203,21 @@ def test_an_interrupted_demonstration_ends_everything_it_started(
     assert list(tmp_path.glob("streamrec-*")) == []
 
 
+def test_a_demonstration_that_stays_can_be_looked_around_in(start: Start, tmp_path: Path) -> None:
+    demo = start("--quick", "--stay")
+    output = read_until(demo, "streamrec tail")
+    assert "12,435 of 12,435 events handled in order" in output
+    config = re.search(r"--config (\S+)", output)
+    assert config is not None
+    command = [sys.executable, "-m", "streamrec.cli", "tail", "--from-beginning", "--count", "1", "--json"]
+    ours = {name: value for name, value in os.environ.items() if not name.startswith("STREAMREC_")}
+    slate = subprocess.run([*command, "--config", config[1]], capture_output=True, text=True, timeout=60, env=ours)
+    assert '"request-0"' in slate.stdout, slate.stderr
+    demo.send_signal(signal.SIGINT)
+    assert demo.wait(60) == 130
+    assert relatives(tmp_path) == []
+
+
 def test_a_demonstration_that_is_killed_takes_its_children_along(start: Start, tmp_path: Path) -> None:
     demo = start()
     read_until(demo, "worker process")

@@ -252,7 +252,7 @@ def test_shares_add_up_to_the_score_beside_the_average_candidate() -> None:
     fusion.mean = np.random.default_rng(8).normal(size=fusion.width)
     features = np.random.default_rng(9).normal(size=(12, fusion.width)).astype(np.float32)
     scores = features @ fusion.mean
-    assert fusion.shares(features).sum(1) == pytest.approx(scores - scores.mean(), abs=1e-4)
+    assert fusion.shares(features, np.arange(len(features))).sum(1) == pytest.approx(scores - scores.mean(), abs=1e-4)
 
 
 # Ranks
