@@ -32,6 +32,8 @@ HALF_LIVES_S: Mapping[str, float] = {
     "popularity_days": 14 * DAY_S,
 }
 """Which one matters differs by log and by hour, and the fusion finds out."""
+PRIOR_WEIGHTS: Mapping[str, float] = {"popularity_days": 2.0}
+"""Whom the fusion trusts at first: while nobody has learned much, what sells anyway is the safest answer."""
 SLATES_HELD = 20_000
 """Latest slates kept in memory for attribution, 4 kB each."""
 STEADY_THREADS = 1
@@ -118,7 +120,7 @@ def build_recommender(settings: Settings, catalogue: Catalogue | None = None) ->
         Knowledge(users, items, history, counts, affinity, duplicates, seen),
         list(models.values()),
         build_retrievers(models),
-        Fusion(list(models), seed=learning.seed, **fusion.model_dump()),
+        Fusion(list(models), seed=learning.seed, prior=PRIOR_WEIGHTS, **fusion.model_dump()),
         interest,
         Tempo(
             learning.micro_batch,

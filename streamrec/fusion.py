@@ -44,7 +44,9 @@ SCALE = 5.0
 BUCKETS = 3
 """Session lengths told apart: none, one or two, more."""
 ITEM_FEATURES = ("item age", "item idle", "just touched", "in session", "in history")
-PRIOR_PRECISION = 20.0
+PRIOR_PRECISION = 8.0
+PRIOR_WEIGHT = 0.3
+"""Weight of a model's log share before anything is learned, unless told otherwise."""
 LARGEST_STEP = 0.5
 """No weight moves further than this in one micro-batch."""
 
@@ -70,7 +72,9 @@ class Fusion:
         particles: int = 8,
         forgetting: float = 0.9999,
         seed: int = 0,
+        prior: Mapping[str, float] | None = None,
     ) -> None:
+        """`prior` gives the weights of some models' log shares before anything is learned."""
         self.models = tuple(models)
         self.policy = policy
         self.temperature = temperature
@@ -83,7 +87,7 @@ class Fusion:
         self.names += ITEM_FEATURES
         self.width = len(self.names)
         self._prior_mean = np.zeros(self.width)
-        self._prior_mean[:count] = SCALE / count  # at first, everybody's opinion counts alike
+        self._prior_mean[:count] = [(prior or {}).get(model, PRIOR_WEIGHT) for model in self.models]
         self.mean = self._prior_mean.copy()
         self.precision = np.eye(self.width) * PRIOR_PRECISION
         self.particles = np.tile(self.mean, (particles, 1))  # (particles, features)

@@ -20,7 +20,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 @app.command(epilog="Example: tools/demo --quick")
 def demo(
-    quick: Annotated[bool, typer.Option("--quick", help="The first 12,000 purchases instead of all 39,267.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="The first 24,000 purchases instead of all 39,267.")] = False,
     stay: Annotated[
         bool, typer.Option("--stay", help="Keep everything running afterwards, until Ctrl-C, to look around.")
     ] = False,

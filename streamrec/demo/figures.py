@@ -1,4 +1,4 @@
-"""What the demonstration measures: speed, lag, latency, and how often a slate held something of the basket after it.
+"""What the demonstration measures: speed, lag, latency, and how much of what was bought stood in the slate before it.
 
 Popularity is measured on the very same requests, without look-ahead: its list is made before the basket is counted.
 Knows nothing of Kafka or of how figures are shown; times come in as arguments.
@@ -42,6 +42,20 @@ class DecayedCounts:
         np.logaddexp2.at(self._mass, places, basket.ts / self._half_life_ms)
 
 
+@dataclass(slots=True)
+class Hits:
+    """Of one way to choose ten items: purchases that it foresaw, and baskets with at least one of them."""
+
+    purchases: int = 0
+    baskets: int = 0
+
+    def count(self, basket: Basket, first: frozenset[str]) -> None:
+        """Judge the first places by the basket that followed."""
+        foreseen = len(basket.items & first)
+        self.purchases += foreseen
+        self.baskets += foreseen > 0
+
+
 @dataclass(frozen=True, slots=True)
 class Asked:
     """One request on its way."""
@@ -60,8 +74,9 @@ class Figures:
         self.sent = 0
         self.handled = 0
         self.answered = 0
-        self.hits = 0
-        self.popular_hits = dict.fromkeys(half_lives_s, 0)
+        self.bought = 0
+        self.hits = Hits()
+        self.popular_hits = {name: Hits() for name in half_lives_s}
         self._popular = {name: DecayedCounts(half_life_s, items) for name, half_life_s in half_lives_s.items()}
         self._warmup = warmup
         self._waiting: dict[str, Asked] = {}
@@ -96,9 +111,10 @@ class Figures:
         if self._scoring_since is None:
             self._scoring_since = now_s, self.handled
         self._latencies_s.append(now_s - asked.at_s)
-        self.hits += not asked.basket.items.isdisjoint(place.item_id for place in slate.items[:FIRST])
+        self.bought += len(asked.basket.items)
+        self.hits.count(asked.basket, frozenset(place.item_id for place in slate.items[:FIRST]))
         for name, popular in asked.popular.items():
-            self.popular_hits[name] += not asked.basket.items.isdisjoint(popular)
+            self.popular_hits[name].count(asked.basket, popular)
         return asked.basket
 
     # What it comes to
@@ -132,12 +148,17 @@ class Figures:
 
     @property
     def hit_rate(self) -> float:
-        """Share of requests whose first ten places held something of the basket."""
-        return self.hits / max(self.scored, 1)
+        """Share of the purchases whose item stood in the first ten places of the slate before their basket."""
+        return self.hits.purchases / max(self.bought, 1)
 
     def popular_rates(self) -> dict[str, float]:
         """The same for each popularity."""
-        return {name: hits / max(self.scored, 1) for name, hits in self.popular_hits.items()}
+        return {name: hits.purchases / max(self.bought, 1) for name, hits in self.popular_hits.items()}
+
+    def basket_rates(self) -> tuple[float, float]:
+        """Share of baskets with any hit: of the slates, and of the popularity that did best at this."""
+        best = max(hits.baskets for hits in self.popular_hits.values())
+        return self.hits.baskets / max(self.scored, 1), best / max(self.scored, 1)
 
     def best_popular(self) -> tuple[str, float]:
         """The popularity that did best over the whole run: chosen afterwards, which flatters it."""

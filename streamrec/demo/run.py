@@ -26,7 +26,7 @@ from streamrec.demo.stage import Stage, WorkerProcess, stage
 from streamrec.errors import EmbeddedError
 from streamrec.events import Event, Slate
 
-QUICK_ROWS = 12_000
+QUICK_ROWS = 24_000
 MOST_WAITING = 8
 WARMUP = 0.1
 """This share of the baskets is learned but not scored."""

@@ -112,7 +112,7 @@ class Screen:
         self._console.print(
             f"{figures.handled:,}/{self._total:,} events: {figures.events_per_s:,.0f}/s, lag {figures.lag:,}, "
             f"latency p50 {figures.latency_ms(0.5):.0f} ms p99 {figures.latency_ms(0.99):.0f} ms, "
-            f"hit rate at {FIRST}: slates {figures.hit_rate:.3f}, {name} {rate:.3f}",
+            f"hit rate at {FIRST}: slates {figures.hit_rate:.4f}, {name} {rate:.4f}",
             soft_wrap=True,
         )
 
@@ -131,15 +131,17 @@ class Screen:
         best, rate = figures.best_popular()
         verdict = "above" if figures.hit_rate > rate else "NOT above"
         say(
-            f"hit rate at {FIRST}: slates {figures.hit_rate:.3f}, {verdict} popularity's {rate:.3f} "
+            f"hit rate at {FIRST}: slates {figures.hit_rate:.4f}, {verdict} popularity's {rate:.4f} "
             f"({best}, the best of {len(figures.popular_rates())} half-lives, chosen afterwards)",
             soft_wrap=True,
         )
         say(
-            f"both over the same {figures.scored:,} requests after the warm-up; a hit: the basket that followed held "
-            f"something of the first {FIRST}",
+            f"both over the same {figures.bought:,} purchases in {figures.scored:,} baskets after the warm-up; a hit: "
+            f"the item was among the first {FIRST} before its basket began",
             soft_wrap=True,
         )
+        baskets, popular_baskets = figures.basket_rates()
+        say(f"baskets with any hit: slates {baskets:.3f}, best popularity {popular_baskets:.3f}")
 
     def ended(self, seconds: float) -> None:
         """What to try next."""
@@ -195,7 +197,7 @@ def _table(figures: Figures) -> Table | Text:
         f"{figures.lag:,}",
         f"{figures.latency_ms(0.5):.0f}",
         f"{figures.latency_ms(0.99):.0f}",
-        *(f"{rate:.3f}" for rate in (figures.hit_rate, *popular.values())),
+        *(f"{rate:.4f}" for rate in (figures.hit_rate, *popular.values())),
     )
     return table
 

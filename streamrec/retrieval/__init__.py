@@ -37,7 +37,7 @@ class Union:
         """Everything proposed for each query, each item once, (rows, width).
 
         Proposals are taken in turns, everybody's best first, so that a full row loses the worst of each. `excluded`
-        holds the items that must not be shown, end to end, row q's from `excluded_starts[q]` to before the next's start.
+        holds the items that must not be shown, end to end, row q's from `excluded_starts[q]` to the next's start.
         """
         widest = max(proposal.shape[1] for proposal in proposals)
         stacked = np.stack([_padded(proposal, widest) for proposal in proposals])  # (retrievers, rows, proposed)

@@ -79,7 +79,7 @@ def test_only_the_first_ten_places_count() -> None:
     asked = basket(0, 0, "wanted")
     figures.ask(asked, now_s=0.0)
     figures.answer(slate_for(asked, *(f"i{place}" for place in range(10)), "wanted"), now_s=0.0)
-    assert (figures.scored, figures.hits) == (1, 0)
+    assert (figures.scored, figures.hits.purchases, figures.hits.baskets) == (1, 0, 0)
 
 
 def test_the_warm_up_and_requests_not_judged_are_left_out_of_every_figure() -> None:
@@ -89,7 +89,7 @@ def test_the_warm_up_and_requests_not_judged_are_left_out_of_every_figure() -> N
         figures.ask(asked, now_s=10.0 if number else 0.0, judged=judged)
         figures.buy(asked)
         figures.answer(slate_for(asked, "a"), now_s=answered_s)
-    assert (figures.answered, figures.scored, figures.hits) == (3, 1, 1)
+    assert (figures.answered, figures.scored, figures.hits.baskets) == (3, 1, 1)
     assert figures.latency_ms(0.99) == pytest.approx(50.0)
 
 
