@@ -16,7 +16,7 @@ from typing import Any, Literal
 import msgspec
 
 from streamrec.bench.stopwatch import Stopwatch, watch_worker
-from streamrec.build import build_worker, connect_worker
+from streamrec.build import build_rehearsal, connect_worker
 from streamrec.config import Checkpointing, Learning, Redis, Serving, Topics
 from streamrec.events import EventType
 from streamrec.replay import backtest as replaying
@@ -98,14 +98,14 @@ def measure(task: Task) -> Result:
 def _backtest(task: Task) -> Result:
     """The backtest as it is, with the ranked list of every event written to `slates.parquet`."""
     stopwatch = Stopwatch()
-    build = build_worker
+    build = build_rehearsal
 
     def build_watched(*arguments: Any, **options: Any) -> Worker:
         worker = build(*arguments, **options)
         watch_worker(worker, stopwatch)
         return worker
 
-    setattr(replaying, "build_worker", build_watched)  # noqa: B010
+    setattr(replaying, "build_rehearsal", build_watched)  # noqa: B010
     stopwatch.watch(replaying.Observer, "__call__", "write slates.parquet")
     done = replaying.backtest(task.log.open(), task.settings, Path(task.place, task.name))
     return _result(done.events, done.seconds, len(done.ranks), _peak_mb(), stopwatch)
