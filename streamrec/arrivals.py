@@ -18,10 +18,12 @@ class Arrival(NamedTuple):
     learned: bool = False
     """The models have learned it already (they were restored from a later place than the state was)."""
 
+    topic: str = "user-events"
+
     @property
-    def rec_id(self) -> str:
-        """The id of the slate that answers this event: the same however often it is answered."""
-        return f"{self.partition}-{self.offset}"
+    def place(self) -> str:
+        """Where it came from: the id of the slate that answers it or the outcome that it gives, the same at every try."""
+        return f"{self.topic}-{self.partition}-{self.offset}"
 
     def seed(self, seed: int) -> int:
         """Every random draw for this event follows from this number, in [0, 2**62)."""

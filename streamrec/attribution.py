@@ -86,7 +86,7 @@ class Attribution:
         if shown is None:
             return None
         return Outcome(
-            outcome_id=f"{arrival.partition}-{arrival.offset}",
+            outcome_id=arrival.place,
             rec_id=slate.rec_id,
             user_id=event.user_id,
             item_id=event.item_id,

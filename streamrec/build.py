@@ -15,7 +15,8 @@ from streamrec.errors import ConfigError
 if TYPE_CHECKING:
     from streamrec.features.items import ItemTable
     from streamrec.models import Model
-    from streamrec.recommender import Portion, Recommender
+    from streamrec.portions import Portion
+    from streamrec.recommender import Recommender
     from streamrec.retrieval import Retriever
     from streamrec.settings import Settings
     from streamrec.state import Store

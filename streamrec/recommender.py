@@ -21,9 +21,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from streamrec.arrivals import Arrival, name_hash
-from streamrec.events import TYPE_CODES, EventType, Slate, SlateItem
+from streamrec.events import TYPE_CODES, EventType, Slate
 from streamrec.features.affinity import Affinity
-from streamrec.features.batch import CANDIDATES, NOTHING, Array, Float64, Int8, Int32, Int64, MicroBatch
+from streamrec.features.batch import CANDIDATES, NOTHING, Array, Int32, MicroBatch
 from streamrec.features.counts import Counts
 from streamrec.features.duplicates import Duplicates
 from streamrec.features.history import TOUCHES, History
@@ -31,9 +31,10 @@ from streamrec.features.items import ItemTable
 from streamrec.features.seen import Seen, ragged
 from streamrec.features.steps import ASK, REMEMBER, Step, Steps
 from streamrec.features.users import UserTable
-from streamrec.fusion import Fusion, ranks
+from streamrec.fusion import Fusion
 from streamrec.interest import Interest
 from streamrec.models import Model
+from streamrec.portions import Portion, composed, tried
 from streamrec.retrieval import Retriever, Union
 
 LAYOUT = 1
@@ -66,26 +67,6 @@ class Knowledge:
     affinity: Affinity
     duplicates: Duplicates
     seen: Seen | None
-
-
-@dataclass(frozen=True, slots=True)
-class Trial:
-    """One portion's examples beside their rankings, made before they were learned: the stuff of prequential figures."""
-
-    arrivals: list[Arrival]  # one per example
-    known: list[bool]  # the item had been seen before in the log
-    rows: list[int]  # query rows of the batch
-    ranks: Int8  # (1 + models, examples): the fused list first; 1 to 20, 0 further down
-    kept: list[bool]  # False for a repeat that counts once
-
-
-@dataclass(frozen=True, slots=True)
-class Portion:
-    """What came of one portion of the log."""
-
-    arrivals: Sequence[Arrival]
-    slates: Mapping[tuple[int, int], Slate]  # by the partition and offset of what asked for them
-    trial: Trial
 
 
 class Recommender:
@@ -141,7 +122,7 @@ class Recommender:
         requests, known, taught = self.remember(arrivals)
         self.rank(slice(first_query, self.batch.asked))
         slates = self.answer(requests)
-        trial = self._trial(taught, known, slice(first_example, self.batch.learned))
+        trial = tried(taught, known, self.batch, slice(first_example, self.batch.learned), self.fill)
         self._since_cut += len(arrivals)
         return Portion(arrivals, slates, trial)
 
@@ -201,12 +182,13 @@ class Recommender:
         rows = np.array([query for query, _ in requests], np.int64)
         longest = max(arrival.event.k or self.tempo.k for _, arrival in requests)
         choice = self.fusion.choose(self.batch.queries, rows, self.batch.candidates, longest)
-        return {
-            (arrival.partition, arrival.offset): self._slate(
-                arrival, query, choice.places[at], choice.propensity[at], choice.utility[at]
-            )
-            for at, (query, arrival) in enumerate(requests)
-        }
+        ids = self.knowledge.items.ids
+        slates = {}
+        for at, (query, arrival) in enumerate(requests):
+            k = arrival.event.k or self.tempo.k
+            slate = composed(arrival, query, self.batch, choice, at, self.fusion, ids, k)
+            slates[arrival.partition, arrival.offset] = slate
+        return slates
 
     def learn(self) -> None:
         """The cut: everybody learns what came since the last one, and a new micro-batch begins."""
@@ -295,53 +277,6 @@ class Recommender:
             queries.ages_s[query, 1:] = queries.ages_s[query, :-1].copy()
             queries.items[query, 0], queries.ages_s[query, 0] = seed, 0.0
             queries.session[query] += 1
-
-    def _slate(self, arrival: Arrival, query: int, places: Int64, propensity: Float64, utility: Float64) -> Slate:
-        event, batch = arrival.event, self.batch
-        places = places[: event.k or self.tempo.k]
-        places = places[places != NOTHING]
-        used = int((batch.candidates.items[query] != NOTHING).sum())
-        names = (*self.fusion.models, "item")
-        ids = self.knowledge.items.ids
-        columns = zip(
-            batch.candidates.items[query, places].tolist(),
-            np.round(utility[: len(places)], 5).tolist(),
-            propensity[: len(places)].tolist(),
-            np.round(self.fusion.shares(batch.candidates.features[query, :used], places), 3).tolist(),
-            strict=True,
-        )
-        items = tuple(
-            SlateItem(
-                item_id=ids[item],
-                position=position,
-                score=score,
-                propensity=chance,
-                shares={name: share for name, share in zip(names, shares, strict=True) if share},
-            )
-            for position, (item, score, chance, shares) in enumerate(columns, 1)
-        )
-        return Slate(
-            rec_id=arrival.rec_id,
-            user_id=event.user_id,
-            ts=event.ts,
-            items=items,
-            policy=self.fusion.policy,
-            version=str(self.fusion.version),
-            candidates=used,
-            scenario=event.scenario or "home",
-            session_id=event.session_id,
-            request_id=event.event_id,
-        )
-
-    def _trial(self, taught: list[Arrival], known: list[bool], rows: slice) -> Trial:
-        batch = self.batch
-        asked = batch.examples.query[rows]
-        fused = batch.candidates.utility[asked][None]  # (1, examples, candidates)
-        scores = np.concatenate([fused, batch.candidates.scores[:, asked]])  # (1 + models, examples, candidates)
-        fill = batch.candidates.scores[self.fill, asked]
-        places = ranks(scores, fill, batch.candidates.items[asked], batch.examples.item[rows])
-        kept = (batch.examples.label[rows] == 1).tolist()
-        return Trial(taught, known, asked.tolist(), places, kept)
 
     # Learning cuts
 

@@ -25,7 +25,8 @@ from streamrec.errors import BadEvent, StreamrecError, TooManyBadEvents
 from streamrec.events import Event, Outcome, Slate
 from streamrec.features.ledger import Ledger
 from streamrec.metrics import Metrics
-from streamrec.recommender import Portion, Recommender
+from streamrec.portions import Portion
+from streamrec.recommender import Recommender
 from streamrec.state import Key, Kind, Store
 from streamrec.transport import Record, Sink, Source
 
@@ -166,7 +167,7 @@ class Worker:
             self._bad_in_a_row = 0
             self._bad_since.clear()
             learned = record.offset < taught.get(record.partition, 0)
-            arrivals.append(Arrival(event, record.partition, record.offset, learned))
+            arrivals.append(Arrival(event, record.partition, record.offset, learned, record.topic))
         return arrivals
 
     def _refuse_future(self, event: Event, record: Record) -> None:

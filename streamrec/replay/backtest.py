@@ -16,7 +16,8 @@ from streamrec.build import build_rehearsal
 from streamrec.catalogue import Catalogue
 from streamrec.features.batch import NOTHING
 from streamrec.fusion import ranked
-from streamrec.recommender import Portion, Recommender
+from streamrec.portions import Portion
+from streamrec.recommender import Recommender
 from streamrec.replay.logs import Log
 from streamrec.replay.metrics import recommended_items
 from streamrec.replay.report import BacktestResult, write_report

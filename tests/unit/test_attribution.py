@@ -44,7 +44,7 @@ def follow(
 def test_an_outcome_carries_the_place_and_the_propensity_of_what_was_shown() -> None:
     outcome = follow(answered(slate()))
     assert outcome == Outcome(
-        outcome_id="0-77", rec_id="0-10", user_id="u", item_id="b", position=2, propensity=0.25,
+        outcome_id="user-events-0-77", rec_id="0-10", user_id="u", item_id="b", position=2, propensity=0.25,
         reward=REWARDS[EventType.CLICK], type=EventType.CLICK, ts=SHOWN + 1_000,
     )  # fmt: skip
 

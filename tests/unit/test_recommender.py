@@ -204,7 +204,7 @@ def test_a_slate_answers_its_request_and_says_so() -> None:
         type=EventType.REQUEST, user_id="u3", ts=BEGAN + 10**10, event_id="e9", session_id="s", scenario="cart", k=3
     )
     slate = run(recommender, [asked], first=41).slates[41]
-    assert (slate.rec_id, slate.user_id, slate.ts) == ("0-41", "u3", asked.ts)
+    assert (slate.rec_id, slate.user_id, slate.ts) == ("user-events-0-41", "u3", asked.ts)
     assert (slate.request_id, slate.session_id, slate.scenario) == ("e9", "s", "cart")
     assert slate.policy == "thompson"
     for item in slate.items:

