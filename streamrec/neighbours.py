@@ -80,8 +80,8 @@ class NeighbourTable:
             return
         factor = self.clock.rescale(int(ts.max()))
         if factor is not None:
-            self.weights *= np.float32(factor)
-            self.mass *= factor
+            self.weights[: self.rows] *= np.float32(factor)
+            self.mass[: self.rows] *= factor
             self._latest_gain *= factor
         self._latest_gain = max(self._latest_gain, self.clock.gain(int(ts.max())))  # late events do not turn it back
         gain = weight * np.exp2((ts - np.float64(self.clock.origin_ms or 0.0)) / self.clock.half_life_ms)
