@@ -22,7 +22,7 @@ class Arrival(NamedTuple):
 
     @property
     def place(self) -> str:
-        """Where it came from: the id of the slate that answers it, or of the outcome it gives, the same at every try."""
+        """Where it came from: the id of its slate or its outcome, the same at every try."""
         return f"{self.topic}-{self.partition}-{self.offset}"
 
     def seed(self, seed: int) -> int:
