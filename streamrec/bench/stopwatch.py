@@ -49,7 +49,6 @@ def watch_worker(worker: Worker, stopwatch: Stopwatch) -> None:
         (recommender, "remember", "remember"),
         (recommender, "rank", "retrieve"),
         (recommender, "answer", "make slates"),
-        (recommender, "_trial", "judge"),
         (recommender, "learn", "learn, other"),
         (recommender.fusion, "describe", "fuse"),
         (recommender.fusion, "choose", "fuse"),

@@ -68,6 +68,7 @@ class Ground:
     max_users: int = 2_000
     max_items: int = 2_048
     max_bad_in_a_row: int = 1_000
+    topic: str = TOPIC
     slates: list[Slate] = field(default_factory=list)
     outcomes: list[Outcome] = field(default_factory=list)
     dead_letters: list[dict[str, str]] = field(default_factory=list)
@@ -78,7 +79,7 @@ class Ground:
             learning=Learning(device="cpu"),
             checkpoints=Checkpointing(interval_s=1e9),
         )
-        source = LocalSource(TOPIC, self.log, partitions=self.partitions)
+        source = LocalSource(self.topic, self.log, partitions=self.partitions)
         shelf = SnapshotShelf(self.directory, 3)
         worker = build_worker(settings, source, LocalSink(self.note), self.store, shelf)
         source.subscribe(worker)
@@ -455,6 +456,7 @@ def test_a_worker_killed_in_the_middle_of_a_log_resumes_exactly(
     assert {request_id for _, _, request_id in answered} == {event.event_id for event in requests(log)}
     assert len({rec_id for rec_id, _, _ in answered}) == len(answered) == len(requests(log))
     if partitions == 1:
-        whole = Ground(records(TOPIC, log), MemoryStore(), tmp_path / "uninterrupted")
+        topic = deployment.settings.topics.events
+        whole = Ground(records(topic, log), MemoryStore(), tmp_path / "uninterrupted", topic=topic)
         whole.work(seed=0, checkpoints=0.0)
         assert by_id(slates) == by_id(whole.slates)
