@@ -59,12 +59,12 @@ def decode_event(
 
 def encode_event(event: Event, content_type: str = JSON) -> bytes:
     """An event as JSON or msgpack; send the same `content_type` in the header."""
-    return _encode(event, content_type)
+    return encode(event, content_type)
 
 
 def encode(message: Message, content_type: str = JSON) -> bytes:
-    """A slate, outcome or item as JSON or msgpack."""
-    return _encode(message, content_type)
+    """Any message as JSON or msgpack."""
+    return (_msgpack_encoder if content_type in _MSGPACK_NAMES else _json_encoder).encode(message)
 
 
 def decode_slate(value: bytes, headers: Iterable[tuple[str, bytes]] = ()) -> Slate:
@@ -88,10 +88,6 @@ def decode(value: bytes, headers: Iterable[tuple[str, bytes]], kind: type[Publis
         return msgspec.json.decode(value, type=kind)
     except msgspec.DecodeError as error:
         raise BadEvent("malformed", f"the message is not a {kind.__name__}: {error}") from None
-
-
-def _encode(message: Message, content_type: str) -> bytes:
-    return (_msgpack_encoder if content_type in _MSGPACK_NAMES else _json_encoder).encode(message)
 
 
 def _is_msgpack(headers: Iterable[tuple[str, bytes]]) -> bool:

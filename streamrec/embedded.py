@@ -129,7 +129,7 @@ class EmbeddedBroker(EmbeddedServer):
     @property
     def settings(self) -> Mapping[str, str | int]:
         """For librdkafka. Tansu starts a group only after half a session timeout, hence the short one; and it lets a
-        fetch for new records sleep for half its limit, which by default delays every event by 250 ms (at 10: 5 ms).
+        fetch for new records sleep for half its limit, which by default delays every event by 250 ms (at 20: 12 ms).
         """
         settings: dict[str, str | int] = {
             "bootstrap.servers": self.bootstrap,

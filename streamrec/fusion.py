@@ -41,8 +41,9 @@ FLOOR = -10.0
 """A log share below this says no more than this."""
 SCALE = 5.0
 """Log shares are divided by it, so that every feature is of the size of one."""
-BUCKETS = 3
-"""Session lengths told apart: none, one or two, more."""
+PARTS = ("share", "rank", "present", "share@1", "share@2")
+"""Features per model; the share again in sessions of one or two items (@1) and of more (@2)."""
+BY_MODEL = len(PARTS)
 ITEM_FEATURES = ("item age", "item idle", "just touched", "in session", "in history")
 PRIOR_PRECISION = 8.0
 PRIOR_WEIGHT = 0.3
@@ -81,9 +82,7 @@ class Fusion:
         self.forgetting = forgetting
         self.seed = seed
         count = len(self.models)
-        self.names = tuple(
-            f"{model} {part}" for part in ("share", "rank", "present", "share@1", "share@2") for model in self.models
-        )
+        self.names = tuple(f"{model} {part}" for part in PARTS for model in self.models)
         self.names += ITEM_FEATURES
         self.width = len(self.names)
         self._prior_mean = np.zeros(self.width)
@@ -136,8 +135,8 @@ class Fusion:
             return np.empty((0, len(self.models) + 1))
         parts = (features[places] - features.mean(0)) * self.mean  # (chosen, features)
         count = len(self.models)
-        by_model = parts[:, : 5 * count].reshape(len(parts), 5, count).sum(1)
-        return np.concatenate([by_model, parts[:, 5 * count :].sum(1, keepdims=True)], axis=1)
+        by_model = parts[:, : BY_MODEL * count].reshape(len(parts), BY_MODEL, count).sum(1)
+        return np.concatenate([by_model, parts[:, BY_MODEL * count :].sum(1, keepdims=True)], axis=1)
 
     def learn(self, batch: MicroBatch) -> None:
         """One Laplace step on the queries of a micro-batch that were followed by a wanted item."""
@@ -279,12 +278,12 @@ def _describe(scores, items, ts, session, past, first_ts, last_ts, features):  #
         for c in range(used):
             age_s = max(ts[q] - first_ts[items[q, c]], 0) / 1000.0
             idle_s = max(ts[q] - last_ts[items[q, c]], 0) / 1000.0
-            features[q, c, 5 * models] = np.log1p(age_s) / 10.0
-            features[q, c, 5 * models + 1] = np.log1p(idle_s) / 10.0
+            features[q, c, BY_MODEL * models] = np.log1p(age_s) / 10.0
+            features[q, c, BY_MODEL * models + 1] = np.log1p(idle_s) / 10.0
             for place in range(past.shape[1]):
                 if past[q, place] == items[q, c]:
                     kind = 2 if place == 0 else (3 if place < session[q] else 4)
-                    features[q, c, 5 * models + kind] = 1.0
+                    features[q, c, BY_MODEL * models + kind] = 1.0
                     break
 
 

@@ -63,7 +63,7 @@ class NeighbourTable:
         self.mass = np.zeros(capacity, np.float64)  # decayed number of times each item was learned
         self.rows = 0
         self._latest_gain = 1.0  # what one event adds as of the latest one learned
-        self._scratch = np.zeros(capacity, np.float64)
+        self._reached = np.zeros(capacity, np.float64)  # scratch: what reached an item, where its stamp says so
         self._stamp = np.zeros(capacity, np.int64)
         self._stamps = 0
 
@@ -91,29 +91,22 @@ class NeighbourTable:
     def score(self, context: Int32, reach: Int32, fade: Float64, cosine: bool, candidates: Int32) -> Float32:
         """Log of the weight that spreads from each context to its candidates, (rows, candidates), -inf for none."""
         out = np.full(candidates.shape, -np.inf, np.float32)
-        first = self._take_stamps(len(context))
-        _score(
-            context,
-            reach,
-            fade,
-            cosine,
-            self._prior(),
-            self.items,
-            self.weights,
-            self.mass,
-            self._scratch,
-            self._stamp,
-            first,
-            candidates,
-            out,
-        )
+        self._spread(context, reach, fade, cosine, candidates, out, np.empty((len(context), 0), np.int32))
         return out
 
     def strongest(self, context: Int32, reach: Int32, fade: Float64, cosine: bool, k: int) -> Int32:
         """The `k` items that most weight spreads to, best first, (rows, k)."""
-        out = np.full((len(context), k), NOTHING, np.int32)
-        first = self._take_stamps(len(context))
-        _strongest(
+        best = np.full((len(context), k), NOTHING, np.int32)
+        nobody = np.empty((len(context), 0), np.int32)
+        self._spread(context, reach, fade, cosine, nobody, nobody.astype(np.float32), best)
+        return best
+
+    def _spread(
+        self, context: Int32, reach: Int32, fade: Float64, cosine: bool, candidates: Int32, out: Float32, best: Int32
+    ) -> None:
+        first = self._stamps + 1
+        self._stamps += len(context)
+        _spread(
             context,
             reach,
             fade,
@@ -122,12 +115,16 @@ class NeighbourTable:
             self.items,
             self.weights,
             self.mass,
-            self._scratch,
+            self._reached,
             self._stamp,
             first,
+            candidates,
             out,
+            best,
         )
-        return out
+
+    def _prior(self) -> float:
+        return SHRINKAGE * self._latest_gain
 
     def forget(self, items: Int32) -> None:
         """Empty these rows, and these items' places in the rows of others."""
@@ -155,13 +152,6 @@ class NeighbourTable:
         self.mass[: self.rows] = arrays["mass"]
         self.clock.restore(arrays["clock"])
         self._latest_gain = float(arrays["clock"][1])
-
-    def _prior(self) -> float:
-        return SHRINKAGE * self._latest_gain
-
-    def _take_stamps(self, count: int) -> int:
-        self._stamps += count
-        return self._stamps - count + 1
 
 
 @compiled
@@ -195,47 +185,13 @@ def _learn(item, recent, reach, gain, fade, mutual, items, weights, mass):  # ty
 
 
 @compiled
-def _spread(context, reach, fade, cosine, prior, items, weights, mass, scratch, stamp, mark):  # type: ignore[no-untyped-def]
-    """Leaves in scratch[n], where stamp[n] == mark, the weight that reached item n."""
-    for place in range(min(reach, len(fade), len(context))):
-        source = context[place]
-        if source == NOTHING:
-            continue
-        for slot in range(items.shape[1]):
-            n = items[source, slot] - 1
-            if n < 0:
-                continue
-            share = fade[place] * weights[source, slot]
-            if cosine:
-                share /= np.sqrt((mass[source] + prior) * (mass[n] + prior))
-            else:
-                share /= mass[source] + prior
-            if stamp[n] != mark:
-                stamp[n] = mark
-                scratch[n] = 0.0
-            scratch[n] += share
-
-
-@compiled
-def _score(  # type: ignore[no-untyped-def]
-    context, reach, fade, cosine, prior, items, weights, mass, scratch, stamp, first, candidates, out
+def _spread(  # type: ignore[no-untyped-def]
+    context, reach, fade, cosine, prior, items, weights, mass, reached, stamp, first, candidates, out, best
 ):  # fmt: skip
+    """Fills `out` (rows, candidates) and `best` (rows, k); either may have no columns."""
+    found_items = np.empty(context.shape[1] * items.shape[1], np.int64)
     for q in range(len(context)):
-        _spread(context[q], reach[q], fade, cosine, prior, items, weights, mass, scratch, stamp, first + q)
-        for c in range(candidates.shape[1]):
-            n = candidates[q, c]
-            if n != NOTHING and stamp[n] == first + q and scratch[n] > 0.0:
-                out[q, c] = np.log(scratch[n])
-
-
-@compiled
-def _strongest(  # type: ignore[no-untyped-def]
-    context, reach, fade, cosine, prior, items, weights, mass, scratch, stamp, first, out
-):  # fmt: skip
-    k = out.shape[1]
-    best = np.empty(k, np.float64)
-    for q in range(len(context)):
-        _spread(context[q], reach[q], fade, cosine, prior, items, weights, mass, scratch, stamp, first + q)
+        mark = first + q
         found = 0
         for place in range(min(reach[q], len(fade), context.shape[1])):
             source = context[q, place]
@@ -243,17 +199,42 @@ def _strongest(  # type: ignore[no-untyped-def]
                 continue
             for slot in range(items.shape[1]):
                 n = items[source, slot] - 1
-                if n < 0 or stamp[n] != first + q:
+                if n < 0:
                     continue
-                stamp[n] = -(first + q)  # looked at: each item enters the list once
-                value = scratch[n]
-                if found == k and value <= best[k - 1]:
-                    continue
-                at = min(found, k - 1)
-                while at > 0 and best[at - 1] < value:
-                    best[at] = best[at - 1]
-                    out[q, at] = out[q, at - 1]
-                    at -= 1
-                best[at] = value
-                out[q, at] = n
-                found = min(found + 1, k)
+                share = fade[place] * weights[source, slot]
+                if cosine:
+                    share /= np.sqrt((mass[source] + prior) * (mass[n] + prior))
+                else:
+                    share /= mass[source] + prior
+                if stamp[n] != mark:
+                    stamp[n] = mark
+                    reached[n] = 0.0
+                    found_items[found] = n
+                    found += 1
+                reached[n] += share
+        logs_of(candidates[q], reached, stamp, mark, out[q])
+        best_of(found_items[:found], reached, best[q])
+
+
+@compiled
+def logs_of(items, mass, stamp, mark, out):  # type: ignore[no-untyped-def]
+    """Log of each item's mass, where its stamp says that it has one now."""
+    for at in range(len(items)):
+        n = items[at]
+        if n != NOTHING and stamp[n] == mark and mass[n] > 0.0:
+            out[at] = np.log(mass[n])
+
+
+@compiled
+def best_of(found, mass, best):  # type: ignore[no-untyped-def]
+    """The items of most mass, best first, by insertion into a short list; among equals those found first."""
+    used = 0
+    for n in found:
+        if len(best) == 0 or (used == len(best) and mass[n] <= mass[best[used - 1]]):
+            continue
+        place = min(used, len(best) - 1)
+        while place > 0 and mass[best[place - 1]] < mass[n]:
+            best[place] = best[place - 1]
+            place -= 1
+        best[place] = n
+        used = min(used + 1, len(best))

@@ -299,7 +299,12 @@ class Recommender:
         self._open = {user: (ts, place) for place, (user, (ts, _)) in enumerate(newest)}
         self._since_cut = 0
 
-    # Snapshots
+    # Snapshots and alarms
+
+    def refused_updates(self) -> dict[str, int]:
+        """How many updates were not taken, for a number in them that was not finite, by who refused them."""
+        parts = {"fusion": self.fusion, **{model.name: model for model in self.models}}
+        return {name: part.skipped for name, part in parts.items() if hasattr(part, "skipped")}
 
     @property
     def schema(self) -> str:

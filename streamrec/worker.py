@@ -148,6 +148,8 @@ class Worker:
             safe = self._checkpoints.save(self._sink.flush)
         self._source.commit(safe)
         self.metrics.lag.set(self._source.lag() or 0)
+        for name, count in self.recommender.refused_updates().items():
+            self.metrics.refused.labels(name).set(count)
 
     def _decoded(self, records: Sequence[Record]) -> list[Arrival]:
         tolerance, taught = self._tolerance, self._checkpoints.taught

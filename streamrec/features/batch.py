@@ -47,6 +47,10 @@ class Queries:
     categories: Int32  # (queries, CATEGORIES)
     affinity: Float32  # (queries, CATEGORIES) decayed weight of each category
 
+    def reach(self, rows: slice) -> Int32:
+        """How many of the newest items to start from: the session's, at its start the one before it, (rows,)."""
+        return np.maximum(self.session[rows], 1).astype(np.int32)
+
     @classmethod
     def empty(cls, size: int) -> Queries:
         return cls(

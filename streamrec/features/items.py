@@ -69,12 +69,9 @@ class ItemTable:
 
     def categorise(self, index: int, category: str) -> None:
         """Say what kind of item this is; at most `capacity` categories are told apart."""
-        code = self._categories.get(category)
-        if code is None:
-            if len(self._categories) >= self.capacity:
-                return
-            code = self._categories[category] = len(self._categories)
-        self.category[index] = code
+        code = self.category_code(category)
+        if code != NOTHING:
+            self.category[index] = code
 
     def category_names(self) -> list[str]:
         """By code."""

@@ -107,12 +107,9 @@ class SequenceModel:
         depend on how many came with it.
         """
         first, last = rows.start // BLOCK * BLOCK, -(-rows.stop // BLOCK) * BLOCK
-        moment = (
-            self.updates,
-            first,
-            queries.seed[rows].tobytes(),
-        )  # a query's seed is its name: retrieval and scoring
-        if self._encoded_at != moment:  # ask for the same
+        # A query's seed is its name: retrieval and scoring ask for the same vectors, which are encoded once.
+        moment = (self.updates, first, queries.seed[rows].tobytes())
+        if self._encoded_at != moment:
             contexts = queries.items[first:last, :PLACES]
             known = torch.from_numpy(np.where(contexts < self.rows, contexts, NOTHING)).to(self.device).long()
             with torch.no_grad():

@@ -16,6 +16,7 @@ import numpy as np
 
 from streamrec.compiled import compiled
 from streamrec.features.batch import NOTHING, Array, Float32, Int32, MicroBatch, Queries
+from streamrec.neighbours import best_of, logs_of
 
 LENGTH = 24
 """Items kept of a session, the newest."""
@@ -59,12 +60,11 @@ class SessionNeighbours:
     def _spread(self, queries: Queries, rows: slice, items: Int32, out: Float32, best: Int32) -> None:
         users = queries.user[rows].tolist()
         own = np.array([self._current.get(user, NOTHING) for user in users], np.int32)
-        reach = np.maximum(queries.session[rows], 1).astype(np.int32)
         first = self._stamps + 1
         self._stamps += len(users)
         _spread(
             queries.items[rows],
-            reach,
+            queries.reach(rows),
             own,
             self._items,
             self._lengths,
@@ -167,11 +167,8 @@ def _spread(  # type: ignore[no-untyped-def]
         for at in range(found):
             n = found_items[at]
             mass[n] *= 1.0 + np.log((begun + 1.0) / (visited[n] + 1.0))
-        for c in range(candidates.shape[1]):
-            n = candidates[q, c]
-            if n != NOTHING and stamp[n] == mark and mass[n] > 0.0:
-                out[q, c] = np.log(mass[n])
-        _best(found_items[:found], mass, best[q])
+        logs_of(candidates[q], mass, stamp, mark, out[q])
+        best_of(found_items[:found], mass, best[q])
 
 
 @compiled
@@ -200,18 +197,3 @@ def _neighbours(  # type: ignore[no-untyped-def]
     for at in range(found):
         keys[at] = -similar[chosen[at]] - 1e-3 * serials[chosen[at]] / (begun + 1.0)
     return chosen[:found][np.argsort(keys)[:NEIGHBOURS]]
-
-
-@compiled
-def _best(found, mass, best):  # type: ignore[no-untyped-def]
-    """The items of most mass, best first, by insertion into a short list."""
-    used = 0
-    for n in found:
-        if len(best) == 0 or (used == len(best) and mass[n] <= mass[best[used - 1]]):
-            continue
-        place = min(used, len(best) - 1)
-        while place > 0 and mass[best[place - 1]] < mass[n]:
-            best[place] = best[place - 1]
-            place -= 1
-        best[place] = n
-        used = min(used + 1, len(best))

@@ -29,11 +29,11 @@ class Transitions:
         self._fade = 0.25 ** np.arange(sources, dtype=np.float64)
 
     def score(self, queries: Queries, rows: slice, items: Int32) -> Float32:
-        return self.table.score(queries.items[rows], _reach(queries, rows), self._fade, False, items)
+        return self.table.score(queries.items[rows], queries.reach(rows), self._fade, False, items)
 
     def strongest(self, queries: Queries, rows: slice, k: int) -> Int32:
         """The items that score best for each query, best first, (rows, k)."""
-        return self.table.strongest(queries.items[rows], _reach(queries, rows), self._fade, False, k)
+        return self.table.strongest(queries.items[rows], queries.reach(rows), self._fade, False, k)
 
     def learn(self, batch: MicroBatch) -> None:
         examples = batch.examples
@@ -56,8 +56,3 @@ class Transitions:
 
     def restore(self, arrays: Mapping[str, Array]) -> None:
         self.table.restore(arrays)
-
-
-def _reach(queries: Queries, rows: slice) -> Int32:
-    """The session's items; at its start, the last item of the one before, better than nothing."""
-    return np.maximum(queries.session[rows], 1).astype(np.int32)

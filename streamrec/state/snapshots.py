@@ -27,10 +27,9 @@ import safetensors
 import safetensors.numpy
 
 from streamrec.errors import ConfigError, SnapshotCorrupt, StateError, StateMissing
+from streamrec.state import Arrays
 
 Array = np.ndarray[Any, Any]
-Arrays = Mapping[str, Mapping[str, Array]]
-"""Component, then name, then array."""
 
 TENSORS = "tensors.safetensors"
 MANIFEST = "manifest.json"

@@ -303,3 +303,10 @@ def test_models_learn_when_the_logs_clock_moves_on_not_only_by_count() -> None:
     assert not recommender.models[0].state()["mass"].size
     run(recommender, [view("u", "i3", BEGAN + 10_000)], first=2)
     assert recommender.models[0].state()["mass"].size == 2
+
+
+def test_refused_updates_are_named_by_who_refused_them() -> None:
+    recommender = untaught()
+    assert recommender.refused_updates() == {"fusion": 0, "sequence": 0}
+    recommender.fusion.skipped = 2
+    assert recommender.refused_updates()["fusion"] == 2
