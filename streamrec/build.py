@@ -7,6 +7,7 @@ contract tests.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from streamrec.catalogue import Catalogue, read_catalogue
@@ -35,6 +36,8 @@ HALF_LIVES_S: Mapping[str, float] = {
 """Which one matters differs by log and by hour, and the fusion finds out."""
 PRIOR_WEIGHTS: Mapping[str, float] = {"popularity_days": 2.0}
 """Whom the fusion trusts at first: while nobody has learned much, what sells anyway is the safest answer."""
+RECENT_FADE = 0.75
+"""Of co-visitation as the last few items see it."""
 SLATES_HELD = 20_000
 """Latest slates kept in memory for attribution, 4 kB each."""
 STEADY_THREADS = 1
@@ -42,9 +45,15 @@ STEADY_THREADS = 1
 
 
 def build_models(settings: Settings, items: ItemTable) -> dict[str, Model]:
-    """Every model, by name, untaught. Imported here: river and torch take seconds, and many commands need neither."""
+    """The models of a configuration, by name, untaught.
+
+    Imported here: river and torch take seconds, and many commands need neither.
+
+    Raises:
+        ConfigError: the popularity that short lists are filled up with is missing.
+    """
     from streamrec.models.clicks import ClickModel
-    from streamrec.models.covisit import CoVisitation
+    from streamrec.models.covisit import CoVisitation, CoVisitationView
     from streamrec.models.factors import Factorisation
     from streamrec.models.popularity import Popularity
     from streamrec.models.repeats import Repeats
@@ -53,17 +62,27 @@ def build_models(settings: Settings, items: ItemTable) -> dict[str, Model]:
     from streamrec.models.transitions import Transitions
 
     capacity, seed = settings.limits.max_items, settings.learning.seed
-    models: list[Model] = [
-        *(Popularity(name, half_life_s, capacity) for name, half_life_s in HALF_LIVES_S.items()),
-        CoVisitation("covisit", 30 * DAY_S, capacity),
-        Transitions("transitions", 7 * DAY_S, capacity),
-        SessionNeighbours("sessions", capacity),
-        Repeats("repeats", capacity),
-        ClickModel("clicks", items),
-        Factorisation("factors", capacity, seed=seed),
-        SequenceModel("sequence", capacity, device=torch_device(settings.learning.device), seed=seed),
-    ]
-    return {model.name: model for model in models}
+    wanted = settings.learning.models
+    if BASELINE not in wanted:
+        raise ConfigError(f"learning.models lacks {BASELINE!r}, which fills short lists up; add it")
+    makers: dict[str, Callable[[str], Model]] = {
+        **{name: partial(Popularity, half_life_s=life, capacity=capacity) for name, life in HALF_LIVES_S.items()},
+        "covisit": lambda name: CoVisitation(name, 90 * DAY_S, capacity),
+        "covisit_recent": lambda name: CoVisitation(name, 90 * DAY_S, capacity, fade=RECENT_FADE),
+        "transitions": lambda name: Transitions(name, 7 * DAY_S, capacity),
+        "sessions": lambda name: SessionNeighbours(name, capacity),
+        "repeats": lambda name: Repeats(name, capacity),
+        "clicks": lambda name: ClickModel(name, items),
+        "factors": lambda name: Factorisation(name, capacity, seed=seed),
+        "sequence": lambda name: SequenceModel(
+            name, capacity, device=torch_device(settings.learning.device), seed=seed
+        ),
+    }
+    models = {name: make(name) for name, make in makers.items() if name in wanted}
+    whole = models.get("covisit")
+    if isinstance(whole, CoVisitation) and "covisit_recent" in models:  # one table is enough for both
+        models["covisit_recent"] = CoVisitationView("covisit_recent", whole.table, RECENT_FADE)
+    return models
 
 
 def build_retrievers(models: Mapping[str, Any]) -> list[Retriever]:
@@ -71,16 +90,13 @@ def build_retrievers(models: Mapping[str, Any]) -> list[Retriever]:
     from streamrec.retrieval.covisit import Neighbours
     from streamrec.retrieval.nearest import Nearest
     from streamrec.retrieval.popular import Popular
-    from streamrec.retrieval.repeats import OwnHistory
 
-    return [
-        OwnHistory("repeats"),
-        Neighbours("transitions", models["transitions"]),
-        Neighbours("covisit", models["covisit"]),
-        Neighbours("sessions", models["sessions"]),
-        Nearest("nearest", models["sequence"], models["popularity_days"]),
-        *(Popular(name, models[name]) for name in HALF_LIVES_S),
-    ]
+    spreading = ("repeats", "transitions", "covisit", "covisit_recent", "sessions")
+    popularities = [name for name in HALF_LIVES_S if name in models]
+    retrievers: list[Retriever] = [Neighbours(name, models[name]) for name in spreading if name in models]
+    if "sequence" in models:
+        retrievers.append(Nearest("nearest", models["sequence"], models[popularities[-1]]))
+    return retrievers + [Popular(name, models[name]) for name in popularities]
 
 
 def build_recommender(settings: Settings, catalogue: Catalogue | None = None) -> Recommender:
@@ -89,6 +105,7 @@ def build_recommender(settings: Settings, catalogue: Catalogue | None = None) ->
     Raises:
         ConfigError: the positives are not rules.
     """
+    from streamrec.contribution import Contribution
     from streamrec.features.affinity import Affinity
     from streamrec.features.counts import Counts
     from streamrec.features.duplicates import Duplicates
@@ -98,6 +115,7 @@ def build_recommender(settings: Settings, catalogue: Catalogue | None = None) ->
     from streamrec.features.users import Family, UserTable
     from streamrec.fusion import Fusion
     from streamrec.interest import GAINS, Interest
+    from streamrec.progress import Progress
     from streamrec.recommender import Knowledge, Recommender, Tempo
 
     learning, fusion = settings.learning, settings.fusion
@@ -130,6 +148,8 @@ def build_recommender(settings: Settings, catalogue: Catalogue | None = None) ->
             settings.serving.recommend_on,
             settings.serving.k,
         ),
+        Progress(["fused", *models]),
+        Contribution(settings.limits.max_items),
         fill=BASELINE,
         category_of=(catalogue or Catalogue()).category,
     )
@@ -184,13 +204,27 @@ def build_rehearsal(
 ) -> Worker:
     """A worker on a log of the past, in this process: nothing is answered, and nothing outlives it."""
     from streamrec.state.memory import MemoryStore
-    from streamrec.transport.local import LocalSink, LocalSource
+    from streamrec.transport.local import LocalSource
 
+    source = LocalSource(settings.topics.events, records)
+    return build_warmup(settings, source, MemoryStore(), observer, catalogue)
+
+
+def build_warmup(
+    settings: Settings,
+    past: Source,
+    store: Store,
+    observer: Callable[[Portion], None] | None = None,
+    catalogue: Catalogue | None = None,
+) -> Worker:
+    """A worker on a log of the past, over the live store: nothing is answered, and snapshots are left to the caller."""
+    from streamrec.transport.local import LocalSink
+
+    # Checkpoints by time there are none; so many changes that memory fills still go to the store.
     never = settings.checkpoints.model_copy(update={"interval_s": 1e9})
     unasked = settings.serving.model_copy(update={"recommend_on": frozenset()})
     quiet = settings.model_copy(update={"serving": unasked, "checkpoints": never})
-    source = LocalSource(settings.topics.events, records)
-    return build_worker(quiet, source, LocalSink(keep=1), MemoryStore(), None, catalogue=catalogue, observer=observer)
+    return build_worker(quiet, past, LocalSink(keep=1), store, None, catalogue=catalogue, observer=observer)
 
 
 def connect_worker(settings: Settings) -> Worker:

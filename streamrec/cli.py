@@ -10,7 +10,7 @@ import signal
 import sys
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -72,6 +72,37 @@ Rows = Annotated[
     str | None,
     typer.Option("--rows", metavar="A:B", help="Only rows A to before B, from 0; either may be empty."),
 ]
+OnlyItems = Annotated[
+    str | None,
+    typer.Option("--only-items", metavar="REGEX", help="Leave out rows in whose item id this is not found."),
+]
+Anonymous = Annotated[
+    str | None,
+    typer.Option("--anonymous", metavar="USER", help="This user id is nobody: each of its sessions is a user."),
+]
+OncePerSession = Annotated[
+    bool, typer.Option("--once-per-session", help="Leave out rows that repeat type, user, session and item of another.")
+]
+Positives = Annotated[
+    str | None,
+    typer.Option("--positives", metavar="TYPES", help="What counts as interest, as 'rating>=4,click,purchase'."),
+]
+ExcludeSeen = Annotated[
+    bool | None, typer.Option("--exclude-seen", help="Never recommend what the user has touched before.")
+]
+CollapseRepeats = Annotated[
+    bool | None, typer.Option("--collapse-repeats", help="A session's consecutive repeats of an item count once.")
+]
+Warmup = Annotated[
+    float, typer.Option("--warmup", metavar="SHARE", min=0, max=1, help="This share is learned but not scored.")
+]
+Seed = Annotated[int | None, typer.Option("--seed", metavar="N", help="Of every random draw.")]
+
+
+Preset = Annotated[
+    str | None,
+    typer.Option("--preset", metavar="NAME", help="default, or fast: fewer models, several times the speed."),
+]
 
 
 @app.command(epilog="Example: streamrec worker --config streamrec.toml --metrics-port 9100")
@@ -82,6 +113,7 @@ def worker(
     items: Items = None,
     group: Annotated[str | None, typer.Option("--group", metavar="NAME", help="Kafka consumer group.")] = None,
     metrics_port: Annotated[int | None, typer.Option("--metrics-port", metavar="PORT", help="Prometheus port.")] = None,
+    preset: Preset = None,
 ) -> None:
     """Read events, learn from each, and answer requests with slates until stopped.
 
@@ -89,7 +121,7 @@ def worker(
     """
     from streamrec.commands import worker as command
 
-    command.run(_settings(config, kafka, redis, items=items, group_id=group, metrics_port=metrics_port))
+    command.run(_settings(config, kafka, redis, items=items, group_id=group, metrics_port=metrics_port, preset=preset))
 
 
 @app.command(name="config", epilog="Example: STREAMREC_LEARNING__SEED=7 streamrec config --config streamrec.toml")
@@ -144,6 +176,9 @@ def replay(
     types: MapType = None,
     skip_unknown_types: SkipUnknown = False,
     rows: Rows = None,
+    only_items: OnlyItems = None,
+    anonymous: Anonymous = None,
+    once_per_session: OncePerSession = False,
     speed: Annotated[
         float | None,
         typer.Option("--speed", metavar="X", min=1e-6, help="Times real time; without it as fast as it goes."),
@@ -153,8 +188,46 @@ def replay(
     """Send a historical log to the events topic, checked before anything is sent."""
     from streamrec.commands import replay as command
 
-    part = _part(log, mapping, types, skip_unknown_types, rows)
+    part = _part(log, mapping, types, skip_unknown_types, rows, only_items, anonymous, once_per_session)
     command.run(part, _settings(config, kafka, redis), speed=speed, resume=resume)
+
+
+@app.command(epilog="Example: streamrec warmup history.parquet --map type=event --until 2024-03-01")
+def warmup(
+    log: Log,
+    kafka: Kafka = None,
+    redis: Redis = None,
+    config: Config = None,
+    mapping: Map = None,
+    types: MapType = None,
+    skip_unknown_types: SkipUnknown = False,
+    rows: Rows = None,
+    only_items: OnlyItems = None,
+    anonymous: Anonymous = None,
+    once_per_session: OncePerSession = False,
+    items: Items = None,
+    until: Annotated[
+        str | None, typer.Option("--until", metavar="TIME", help="The last moment of the log that is learned.")
+    ] = None,
+    start: Annotated[
+        str,
+        typer.Option("--from", metavar="PLACE", help="Where the topic goes on: end-of-log, a time, earliest, latest."),
+    ] = "end-of-log",
+    passes: Annotated[
+        int, typer.Option("--passes", metavar="N", min=1, help="How often models with a memory of examples use it.")
+    ] = 1,
+    partitioner: Annotated[
+        Literal["crc32", "murmur2"] | None,
+        typer.Option("--partitioner", help="How producers spread users; without it, as the topic shows."),
+    ] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Forget what workers have learned so far.")] = False,
+) -> None:
+    """Learn a historical log before the first worker starts; the worker goes on in the topic where the log ends."""
+    from streamrec.commands import warmup as command
+
+    part = _part(log, mapping, types, skip_unknown_types, rows, only_items, anonymous, once_per_session)
+    plan = command.Plan(until, start, passes, partitioner, fresh)
+    command.run(part, _settings(config, kafka, redis, items=items), plan)
 
 
 @app.command(epilog="Example: streamrec backtest ratings.parquet --positives 'rating>=4' --exclude-seen --out report")
@@ -166,34 +239,65 @@ def backtest(
     types: MapType = None,
     skip_unknown_types: SkipUnknown = False,
     rows: Rows = None,
+    only_items: OnlyItems = None,
+    anonymous: Anonymous = None,
+    once_per_session: OncePerSession = False,
     items: Items = None,
-    positives: Annotated[
-        str | None,
-        typer.Option("--positives", metavar="TYPES", help="What counts as interest, as 'rating>=4,click,purchase'."),
-    ] = None,
-    exclude_seen: Annotated[
-        bool | None, typer.Option("--exclude-seen", help="Never recommend what the user has touched before.")
-    ] = None,
-    collapse_repeats: Annotated[
-        bool | None, typer.Option("--collapse-repeats", help="A session's consecutive repeats of an item count once.")
-    ] = None,
-    warmup: Annotated[
-        float, typer.Option("--warmup", metavar="SHARE", min=0, max=1, help="This share is learned but not scored.")
-    ] = 0.1,
-    seed: Annotated[int | None, typer.Option("--seed", metavar="N", help="Of every random draw.")] = None,
+    positives: Positives = None,
+    exclude_seen: ExcludeSeen = None,
+    collapse_repeats: CollapseRepeats = None,
+    warmup: Warmup = 0.1,
+    seed: Seed = None,
+    preset: Preset = None,
 ) -> None:
     """Run the worker over an old log, predicting each event before it is learned, and report how well that went."""
     from streamrec.commands import backtest as command
 
-    settings = _settings(
-        config,
-        items=items,
-        learning__positives=None if positives is None else tuple(part.strip() for part in positives.split(",")),
-        learning__exclude_seen=exclude_seen,
-        learning__collapse_repeats=collapse_repeats,
-        learning__seed=seed,
-    )
-    command.run(_part(log, mapping, types, skip_unknown_types, rows), settings, out=out, warmup=warmup)
+    settings = _rehearsal_settings(config, items, positives, exclude_seen, collapse_repeats, seed, preset)
+    part = _part(log, mapping, types, skip_unknown_types, rows, only_items, anonymous, once_per_session)
+    command.run(part, settings, out=out, warmup=warmup)
+
+
+@app.command(
+    epilog="Example: streamrec ablate clicks.parquet --map type=@click --delay 512 --without each --out ablation"
+)
+def ablate(
+    log: Log,
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the tables go.", show_default=False)],
+    config: Config = None,
+    mapping: Map = None,
+    types: MapType = None,
+    skip_unknown_types: SkipUnknown = False,
+    rows: Rows = None,
+    only_items: OnlyItems = None,
+    anonymous: Anonymous = None,
+    once_per_session: OncePerSession = False,
+    items: Items = None,
+    positives: Positives = None,
+    exclude_seen: ExcludeSeen = None,
+    collapse_repeats: CollapseRepeats = None,
+    warmup: Warmup = 0.1,
+    seed: Seed = None,
+    delays: Annotated[
+        list[int] | None,
+        typer.Option("--delay", metavar="EVENTS", min=1, help="Learn so many events late. Repeatable."),
+    ] = None,
+    context_delays: Annotated[
+        list[int] | None,
+        typer.Option("--context-delay", metavar="EVENTS", min=1, help="Know users so many events late. Repeatable."),
+    ] = None,
+    without: Annotated[
+        list[str] | None,
+        typer.Option("--without", metavar="MODEL", help="Do without this model; 'each' tries all. Repeatable."),
+    ] = None,
+) -> None:
+    """Run a backtest several times with one thing changed: learning late, knowing users late, or without a model."""
+    from streamrec.commands import ablate as command
+
+    settings = _rehearsal_settings(config, items, positives, exclude_seen, collapse_repeats, seed)
+    part = _part(log, mapping, types, skip_unknown_types, rows, only_items, anonymous, once_per_session)
+    changes = command.Changes(delays or (), context_delays or (), without or ())
+    command.run(part, settings, changes, out=out, warmup=warmup)
 
 
 @app.command(epilog="Example: streamrec user u42 --json")
@@ -271,10 +375,38 @@ def _settings(config: Path | None, kafka: str | None = None, redis: str | None =
     return load_settings(config, kafka, redis, **overrides)
 
 
+def _rehearsal_settings(
+    config: Path | None,
+    items: Path | None,
+    positives: str | None,
+    exclude_seen: bool | None,
+    collapse_repeats: bool | None,
+    seed: int | None,
+    preset: str | None = None,
+) -> Settings:
+    return _settings(
+        config,
+        preset=preset,
+        items=items,
+        learning__positives=None if positives is None else tuple(part.strip() for part in positives.split(",")),
+        learning__exclude_seen=exclude_seen,
+        learning__collapse_repeats=collapse_repeats,
+        learning__seed=seed,
+    )
+
+
 def _part(
-    log: Path, mapping: list[str] | None, types: list[str] | None, skip_unknown_types: bool, rows: str | None
+    log: Path,
+    mapping: list[str] | None,
+    types: list[str] | None,
+    skip_unknown_types: bool,
+    rows: str | None,
+    only_items: str | None = None,
+    anonymous: str | None = None,
+    once_per_session: bool = False,
 ) -> LogPart:
     from streamrec.commands.logs import LogPart
+    from streamrec.replay.selection import Selection
 
     return LogPart(
         path=log,
@@ -282,6 +414,7 @@ def _part(
         types=_pairs("--map-type", "VALUE=TYPE", types),
         skip_unknown_types=skip_unknown_types,
         rows=_range(rows),
+        selection=Selection(only_items, anonymous, once_per_session),
     )
 
 

@@ -5,8 +5,9 @@ Sources, later ones win: the defaults here, a TOML file, `STREAMREC_...` environ
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -75,8 +76,48 @@ class Limits(Group):
     """Items known to the models; the longest unseen are forgotten first."""
 
 
+MODELS = (
+    "popularity_minutes",
+    "popularity",
+    "popularity_days",
+    "covisit",
+    "covisit_recent",
+    "transitions",
+    "sessions",
+    "repeats",
+    "clicks",
+    "factors",
+    "sequence",
+)
+"""Every model there is."""
+DEFAULT_MODELS = tuple(name for name in MODELS if name != "factors")
+"""Those that add something somewhere when the others are there."""
+
+
+PRESETS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
+    "default": {},
+    "fast": {
+        "learning": {
+            "models": (
+                "popularity_minutes",
+                "popularity",
+                "popularity_days",
+                "covisit_recent",
+                "transitions",
+                "repeats",
+            ),
+        },
+        "fusion": {"form": "linear"},
+    },
+}
+"""Settings that belong together; every other source of settings goes before them."""
+
+
 class Learning(Group):
-    """What is learned from, and in which portions."""
+    """What is learned from, by whom, and in which portions."""
+
+    models: tuple[Literal[MODELS], ...] = DEFAULT_MODELS  # type: ignore[valid-type]
+    """Who learns and scores; `popularity` is always needed, for short lists are filled up with it."""
 
     positives: tuple[str, ...] = ("view", "click", "add_to_cart", "purchase", "like", "rating>=4")
     """Event types that count as interest; `type>=value` asks for a least value."""
@@ -107,6 +148,8 @@ class Fusion(Group):
     """Weight vectors drawn from the posterior after each micro-batch; propensities are exact over them."""
     forgetting: Annotated[float, Field(gt=0.9, le=1)] = 0.9999
     """How much of the posterior's certainty is kept per learned event."""
+    form: Literal["linear", "mlp"] = "mlp"
+    """linear weighs what the models say; mlp adds a small network's correction, weighed like a model's word."""
 
 
 class Serving(Group):

@@ -12,6 +12,10 @@ each micro-batch, a query takes one of them by its seed, and the slate is a Plac
 top-k; Kool et al., ICML 2019). Since the vectors are few, each propensity is summed over all of them: exact, not
 estimated.
 
+The features are linear in what the models say; a small network may add one that is not (`residual`). It is weighed
+like the others, so the posterior is one over the last layer (Riquelme et al.: Deep Bayesian bandits showdown, ICLR
+2018), and the ways to explore and to explain stay the same.
+
 Knows nothing of how candidates were found, nor of events, topics or stores.
 """
 
@@ -19,6 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import scipy.linalg
@@ -42,14 +47,21 @@ FLOOR = -10.0
 SCALE = 5.0
 """Log shares are divided by it, so that every feature is of the size of one."""
 PARTS = ("share", "rank", "present", "share@1", "share@2")
-"""Features per model; the share again in sessions of one or two items (@1) and of more (@2)."""
+"""Features per model; the share again where little is known of the user (@1) and where more is (@2)."""
+PAST_PER_SESSION_ITEM = 16
+"""So many items of the past tell as much as one of the session: one or two are little, three are more."""
 BY_MODEL = len(PARTS)
+RESIDUAL = "residual"
 ITEM_FEATURES = ("item age", "item idle", "just touched", "in session", "in history")
 PRIOR_PRECISION = 8.0
 PRIOR_WEIGHT = 0.3
 """Weight of a model's log share before anything is learned, unless told otherwise."""
 LARGEST_STEP = 0.5
 """No weight moves further than this in one micro-batch."""
+
+
+if TYPE_CHECKING:
+    from streamrec.residual import Residual
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +86,9 @@ class Fusion:
         forgetting: float = 0.9999,
         seed: int = 0,
         prior: Mapping[str, float] | None = None,
+        form: str = "linear",
     ) -> None:
-        """`prior` gives the weights of some models' log shares before anything is learned."""
+        """`prior` gives the weights of some models' log shares before anything is learned; `form` is linear or mlp."""
         self.models = tuple(models)
         self.policy = policy
         self.temperature = temperature
@@ -84,8 +97,16 @@ class Fusion:
         count = len(self.models)
         self.names = tuple(f"{model} {part}" for part in PARTS for model in self.models)
         self.names += ITEM_FEATURES
+        self.plain = len(self.names)  # features that are no network's
+        self.residual: Residual | None = None
+        if form == "mlp":
+            from streamrec.residual import Residual  # torch, which the linear form need not load
+
+            self.residual = Residual(self.plain, seed=seed)
+            self.names += (RESIDUAL,)
         self.width = len(self.names)
         self._prior_mean = np.zeros(self.width)
+        self._prior_mean[self.plain :] = 1.0
         self._prior_mean[:count] = [(prior or {}).get(model, PRIOR_WEIGHT) for model in self.models]
         self.mean = self._prior_mean.copy()
         self.precision = np.eye(self.width) * PRIOR_PRECISION
@@ -107,6 +128,9 @@ class Fusion:
             last_ts,
             features,
         )
+        if self.residual is not None:
+            plain = np.ascontiguousarray(features[:, :, : self.plain])
+            features[:, :, self.plain] = self.residual.score(plain, queries, rows)
         candidates.features[rows] = features
         utility = features @ self.mean.astype(np.float32)  # (rows, candidates)
         candidates.utility[rows] = np.where(items == NOTHING, -np.inf, utility)
@@ -152,6 +176,8 @@ class Fusion:
             gradient += x[wanted].mean(0) - mean
             curvature += (x * p[:, None]).T @ x - np.outer(mean, mean)
             learned += 1
+            if self.residual is not None:
+                self.residual.remember(batch.candidates.features[q, :used, : self.plain], batch.queries, q, wanted)
         if learned == 0:
             return
         kept = self.forgetting**learned
@@ -159,6 +185,8 @@ class Fusion:
         precision[np.diag_indices(self.width)] += (1.0 - kept) * PRIOR_PRECISION
         gradient += (1.0 - kept) * PRIOR_PRECISION * (self._prior_mean - self.mean)
         self._move(precision, gradient)
+        if self.residual is not None:
+            self.residual.learn(self.mean[: self.plain])
 
     def _targets(self, batch: MicroBatch) -> dict[int, list[int]]:
         """Places of the wanted items among the candidates, by query row."""
@@ -190,11 +218,13 @@ class Fusion:
         return {model: float(w) for model, w in zip(self.models, self.mean[: len(self.models)], strict=True)}
 
     def state(self) -> dict[str, Array]:
+        residual = {} if self.residual is None else self.residual.state()
         return {
             "mean": self.mean.copy(),
             "precision": self.precision.copy(),
             "particles": self.particles.copy(),
             "counts": np.array([self.version, self.skipped], np.int64),
+            **{f"{RESIDUAL}.{name}": array for name, array in residual.items()},
         }
 
     def restore(self, arrays: Mapping[str, Array]) -> None:
@@ -202,6 +232,9 @@ class Fusion:
         self.precision = np.array(arrays["precision"])
         self.particles = np.array(arrays["particles"])
         self.version, self.skipped = (int(count) for count in arrays["counts"])
+        if self.residual is not None:
+            own = len(RESIDUAL) + 1
+            self.residual.restore({name[own:]: a for name, a in arrays.items() if name.startswith(RESIDUAL + ".")})
 
 
 def ranked(utility: Float32 | Float64, k: int) -> Int64:
@@ -248,7 +281,12 @@ def _describe(scores, items, ts, session, past, first_ts, last_ts, features):  #
         used = 0
         while used < width and items[q, used] != NOTHING:
             used += 1
-        bucket = 0 if session[q] == 0 else (1 if session[q] <= 2 else 2)
+        known = session[q]
+        if known == 0:  # at a session's start the past must do, though each of its items tells less
+            for item in past[q]:
+                known += item != NOTHING
+            known = (known + PAST_PER_SESSION_ITEM - 1) // PAST_PER_SESSION_ITEM
+        bucket = 0 if known == 0 else (1 if known <= 2 else 2)
         features[q] = 0.0
         for m in range(models):
             top = np.float32(-np.inf)

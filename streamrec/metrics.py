@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterable, Mapping, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 
 from streamrec.portions import Trial
+from streamrec.progress import Drift, Standing
 
+LOG = logging.getLogger("streamrec.metrics")
 LATENCY_BUCKETS_S = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 15.0, 60.0)
 
 
@@ -30,6 +33,30 @@ class Metrics:
             "streamrec_trials", "Wanted items ranked before they were learned", registry=self.registry
         )
         self.hits = Counter("streamrec_hits", "Of those, in the first ten of a list", ["list"], registry=self.registry)
+        self.loss = Gauge(
+            "streamrec_progressive_loss",
+            "Mean loss of a list of late, in nats, before it learned",
+            ["list"],
+            registry=self.registry,
+        )
+        self.hit_rate = Gauge(
+            "streamrec_hit_rate",
+            "Share of wanted items of late in the first ten of a list",
+            ["list"],
+            registry=self.registry,
+        )
+        self.drifts = Counter(
+            "streamrec_drift",
+            "Times that a list came to do lastingly worse",
+            ["model"],
+            registry=self.registry,
+        )
+        self.held_back = Gauge(
+            "streamrec_held_back_examples",
+            "Examples beyond the share of their user or item, not learned",
+            ["bucket"],
+            registry=self.registry,
+        )
         self.latency = Histogram(
             "streamrec_slate_latency_seconds",
             "From the request's time of sending to its slate",
@@ -51,6 +78,18 @@ class Metrics:
         for name, hits in zip(self._lists, ((ranks > 0) & (ranks <= 10)).sum(1).tolist(), strict=True):
             if hits:
                 self.hits.labels(name).inc(hits)
+
+    def stand(self, standings: Mapping[str, Standing]) -> None:
+        """Show how well each list does."""
+        for name, standing in standings.items():
+            self.loss.labels(name).set(standing.loss)
+            self.hit_rate.labels(name).set(standing.hit_rate)
+
+    def drifted(self, drifts: Iterable[Drift]) -> None:
+        """Count and log what came to light; each drift is told once."""
+        for drift in drifts:
+            self.drifts.labels(drift.name).inc()
+            LOG.warning("drift: %s", drift)
 
     def serve(self, port: int, host: str = "127.0.0.1") -> None:
         """Answer Prometheus on `host:port`, from a thread of its own."""

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from streamrec.compiled import compiled
-from streamrec.features.batch import NOTHING, Array, Float32, Float64, Int32, Int64
+from streamrec.features.batch import NOTHING, Array, Excluded, Float32, Float64, Int32, Int64
 
 SHRINKAGE = 5.0
 """Events of the present that every count is shrunk by: without it, items seen once look like perfect matches."""
@@ -68,12 +68,21 @@ class NeighbourTable:
         self._stamps = 0
 
     def learn(
-        self, item: Int32, ts: Int64, recent: Int32, reach: Int32, weight: Float32, fade: Float64, mutual: bool
+        self,
+        item: Int32,
+        ts: Int64,
+        recent: Int32,
+        steps: Int32,
+        reach: Int32,
+        weight: Float32,
+        fade: Float64,
+        mutual: bool,
     ) -> None:
-        """Join each item with the first `reach` of the items before it, the nearest counting most (`fade` by place).
+        """Join each item with the first `reach` of the items before it, the nearest counting most (`fade` by step).
 
         Args:
             item: (examples,); recent: (examples, places) newest first; reach: (examples,); weight: (examples,).
+            steps: (examples, places) how far back each of them is; at len(fade) and beyond they do not count.
             mutual: the earlier item becomes a neighbour of the later one too, not only the other way round.
         """
         if len(item) == 0:
@@ -86,28 +95,43 @@ class NeighbourTable:
         self._latest_gain = max(self._latest_gain, self.clock.gain(int(ts.max())))  # late events do not turn it back
         gain = weight * np.exp2((ts - np.float64(self.clock.origin_ms or 0.0)) / self.clock.half_life_ms)
         self.rows = max(self.rows, int(item.max()) + 1, int(recent.max(initial=NOTHING)) + 1)
-        _learn(item, recent, reach, gain, fade, mutual, self.items, self.weights, self.mass)
+        _learn(item, recent, steps, reach, gain, fade, mutual, self.items, self.weights, self.mass)
 
-    def score(self, context: Int32, reach: Int32, fade: Float64, cosine: bool, candidates: Int32) -> Float32:
+    def score(
+        self, context: Int32, steps: Int32, reach: Int32, fade: Float64, cosine: bool, candidates: Int32
+    ) -> Float32:
         """Log of the weight that spreads from each context to its candidates, (rows, candidates), -inf for none."""
         out = np.full(candidates.shape, -np.inf, np.float32)
-        self._spread(context, reach, fade, cosine, candidates, out, np.empty((len(context), 0), np.int32))
+        nobody = np.empty((len(context), 0), np.int32)
+        self._spread(context, steps, reach, fade, cosine, candidates, out, nobody, Excluded.nothing(len(context)))
         return out
 
-    def strongest(self, context: Int32, reach: Int32, fade: Float64, cosine: bool, k: int) -> Int32:
-        """The `k` items that most weight spreads to, best first, (rows, k)."""
+    def strongest(
+        self, context: Int32, steps: Int32, reach: Int32, fade: Float64, cosine: bool, k: int, excluded: Excluded
+    ) -> Int32:
+        """The `k` items that most weight spreads to and that are not excluded, best first, (rows, k)."""
         best = np.full((len(context), k), NOTHING, np.int32)
         nobody = np.empty((len(context), 0), np.int32)
-        self._spread(context, reach, fade, cosine, nobody, nobody.astype(np.float32), best)
+        self._spread(context, steps, reach, fade, cosine, nobody, nobody.astype(np.float32), best, excluded)
         return best
 
     def _spread(
-        self, context: Int32, reach: Int32, fade: Float64, cosine: bool, candidates: Int32, out: Float32, best: Int32
+        self,
+        context: Int32,
+        steps: Int32,
+        reach: Int32,
+        fade: Float64,
+        cosine: bool,
+        candidates: Int32,
+        out: Float32,
+        best: Int32,
+        excluded: Excluded,
     ) -> None:
         first = self._stamps + 1
         self._stamps += len(context)
         _spread(
             context,
+            steps,
             reach,
             fade,
             cosine,
@@ -120,6 +144,8 @@ class NeighbourTable:
             first,
             candidates,
             out,
+            excluded.items,
+            excluded.starts,
             best,
         )
 
@@ -171,37 +197,52 @@ def _add(row, neighbour, gain, items, weights):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _learn(item, recent, reach, gain, fade, mutual, items, weights, mass):  # type: ignore[no-untyped-def]
+def _among(item, others):  # type: ignore[no-untyped-def]
+    for other in others:  # noqa: SIM110 (numba knows no generators here)
+        if other == item:
+            return True
+    return False
+
+
+@compiled
+def _learn(item, recent, steps, reach, gain, fade, mutual, items, weights, mass):  # type: ignore[no-untyped-def]
     for e in range(len(item)):
         later = item[e]
         mass[later] += gain[e]
-        for place in range(min(reach[e], len(fade), recent.shape[1])):
-            earlier = recent[e, place]
+        for place in range(min(reach[e], recent.shape[1])):
+            earlier, step = recent[e, place], steps[e, place]
+            if step >= len(fade):
+                break
             if earlier == NOTHING or earlier == later:  # noqa: SIM109 (numba knows no mixed tuples)
                 continue
-            _add(earlier, later, gain[e] * fade[place], items, weights)
+            if _among(earlier, recent[e, :place]):  # who goes to and fro is counted once
+                continue
+            _add(earlier, later, gain[e] * fade[step], items, weights)
             if mutual:
-                _add(later, earlier, gain[e] * fade[place], items, weights)
+                _add(later, earlier, gain[e] * fade[step], items, weights)
 
 
 @compiled
 def _spread(  # type: ignore[no-untyped-def]
-    context, reach, fade, cosine, prior, items, weights, mass, reached, stamp, first, candidates, out, best
+    context, steps, reach, fade, cosine, prior, items, weights, mass, reached, stamp, first, candidates, out,
+    excluded, starts, best,
 ):  # fmt: skip
     """Fills `out` (rows, candidates) and `best` (rows, k); either may have no columns."""
     found_items = np.empty(context.shape[1] * items.shape[1], np.int64)
     for q in range(len(context)):
         mark = first + q
         found = 0
-        for place in range(min(reach[q], len(fade), context.shape[1])):
-            source = context[q, place]
+        for place in range(min(reach[q], context.shape[1])):
+            source, step = context[q, place], steps[q, place]
+            if step >= len(fade):
+                break
             if source == NOTHING:
                 continue
             for slot in range(items.shape[1]):
                 n = items[source, slot] - 1
                 if n < 0:
                     continue
-                share = fade[place] * weights[source, slot]
+                share = fade[step] * weights[source, slot]
                 if cosine:
                     share /= np.sqrt((mass[source] + prior) * (mass[n] + prior))
                 else:
@@ -213,7 +254,7 @@ def _spread(  # type: ignore[no-untyped-def]
                     found += 1
                 reached[n] += share
         logs_of(candidates[q], reached, stamp, mark, out[q])
-        best_of(found_items[:found], reached, best[q])
+        best_of(found_items[:found], reached, excluded[starts[q] : starts[q + 1]], best[q])
 
 
 @compiled
@@ -226,11 +267,21 @@ def logs_of(items, mass, stamp, mark, out):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def best_of(found, mass, best):  # type: ignore[no-untyped-def]
-    """The items of most mass, best first, by insertion into a short list; among equals those found first."""
+def best_of(found, mass, excluded, best):  # type: ignore[no-untyped-def]
+    """The items of most mass, best first, by insertion into a short list; among equals those found first.
+
+    What is excluded loses its mass.
+    """
+    if len(best) == 0:
+        return
+    for n in excluded:
+        if n != NOTHING:
+            mass[n] = 0.0
     used = 0
     for n in found:
-        if len(best) == 0 or (used == len(best) and mass[n] <= mass[best[used - 1]]):
+        if mass[n] <= 0.0:
+            continue
+        if used == len(best) and mass[n] <= mass[best[used - 1]]:
             continue
         place = min(used, len(best) - 1)
         while place > 0 and mass[best[place - 1]] < mass[n]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,6 +15,9 @@ from streamrec.arrivals import Arrival
 from streamrec.events import Slate, SlateItem
 from streamrec.features.batch import NOTHING, Int8, MicroBatch
 from streamrec.fusion import Choice, Fusion, ranks
+
+if TYPE_CHECKING:
+    from streamrec.progress import Drift
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +38,7 @@ class Portion:
     arrivals: Sequence[Arrival]
     slates: Mapping[tuple[int, int], Slate]  # by the partition and offset of what asked for them
     trial: Trial
+    drifts: Sequence[Drift]  # that came to light in it
 
 
 def tried(taught: list[Arrival], known: list[bool], batch: MicroBatch, rows: slice, fill: int) -> Trial:

@@ -21,23 +21,25 @@ from dataclasses import dataclass
 import numpy as np
 
 from streamrec.arrivals import Arrival, name_hash
+from streamrec.contribution import Contribution
 from streamrec.events import TYPE_CODES, EventType, Slate
 from streamrec.features.affinity import Affinity
-from streamrec.features.batch import CANDIDATES, NOTHING, Array, Int32, MicroBatch
+from streamrec.features.batch import CANDIDATES, NOTHING, Array, Excluded, Int32, MicroBatch
 from streamrec.features.counts import Counts
 from streamrec.features.duplicates import Duplicates
 from streamrec.features.history import TOUCHES, History
 from streamrec.features.items import ItemTable
-from streamrec.features.seen import Seen, ragged
+from streamrec.features.seen import Seen
 from streamrec.features.steps import ASK, REMEMBER, Step, Steps
 from streamrec.features.users import UserTable
 from streamrec.fusion import Fusion
 from streamrec.interest import Interest
 from streamrec.models import Model
 from streamrec.portions import Portion, composed, tried
+from streamrec.progress import Progress
 from streamrec.retrieval import Retriever, Union
 
-LAYOUT = 1
+LAYOUT = 2
 """Version of a snapshot's arrays."""
 PROPOSALS = 30
 """Items that each retriever proposes."""
@@ -80,6 +82,8 @@ class Recommender:
         fusion: Fusion,
         interest: Interest,
         tempo: Tempo,
+        progress: Progress,
+        contribution: Contribution,
         fill: str,
         category_of: Callable[[str], str | None] = lambda item_id: None,
     ) -> None:
@@ -89,6 +93,8 @@ class Recommender:
         self.fusion = fusion
         self.interest = interest
         self.tempo = tempo
+        self.progress = progress
+        self.contribution = contribution
         self._category_of = category_of
         self.fill = [model.name for model in models].index(fill)  # the popularity that fills short lists up
         # Per event at most an example and two queries; as many rows again for rankings that stay open over a cut.
@@ -122,9 +128,11 @@ class Recommender:
         requests, known, taught = self.remember(arrivals)
         self.rank(slice(first_query, self.batch.asked))
         slates = self.answer(requests)
-        trial = tried(taught, known, self.batch, slice(first_example, self.batch.learned), self.fill)
+        examples = slice(first_example, self.batch.learned)
+        trial = tried(taught, known, self.batch, examples, self.fill)
+        drifts = self.progress.tried(trial, self.batch, examples)
         self._since_cut += len(arrivals)
-        return Portion(arrivals, slates, trial)
+        return Portion(arrivals, slates, trial, drifts)
 
     def remember(self, arrivals: Sequence[Arrival]) -> tuple[list[tuple[int, Arrival]], list[bool], list[Arrival]]:
         """Users and items take the events; queries and examples freeze what was known before each.
@@ -167,9 +175,9 @@ class Recommender:
         batch, items = self.batch, self.knowledge.items
         if rows.start == rows.stop:
             return
-        proposals = [retriever.candidates(batch.queries, rows, PROPOSALS) for retriever in self.retrievers]
-        excluded, starts = ragged(self._excluded[q] for q in range(rows.start, rows.stop))
-        candidates = self._union(proposals, excluded, starts, CANDIDATES)
+        excluded = Excluded.of(self._excluded[q] for q in range(rows.start, rows.stop))
+        proposals = [retriever.candidates(batch.queries, rows, PROPOSALS, excluded) for retriever in self.retrievers]
+        candidates = self._union(proposals, excluded, CANDIDATES)
         batch.candidates.items[rows] = candidates
         for place, model in enumerate(self.models):
             batch.candidates.scores[place, rows] = model.score(batch.queries, rows, candidates)
@@ -193,6 +201,7 @@ class Recommender:
     def learn(self) -> None:
         """The cut: everybody learns what came since the last one, and a new micro-batch begins."""
         batch, items = self.batch, self.knowledge.items
+        self._hold_back()
         for model in self.models:
             model.learn(batch)
         self.fusion.learn(batch)
@@ -203,9 +212,18 @@ class Recommender:
         forgotten = items.make_room(self.tempo.micro_batch)
         if len(forgotten):
             self.knowledge.users.forget_items(forgotten)
+            self.contribution.forget(forgotten)
             for model in self.models:
                 model.forget(forgotten)
         self._begin_batch(keep_open=len(forgotten) == 0)
+
+    def _hold_back(self) -> None:
+        """What goes beyond the share of its user or item teaches nobody."""
+        batch, examples = self.batch, self.batch.examples
+        teaching = np.flatnonzero(examples.label[: batch.learned] >= 0)
+        users = batch.queries.user[examples.query[teaching]]
+        admitted = self.contribution.admit(users, examples.item[teaching], examples.ts[teaching])
+        examples.label[teaching[~admitted]] = -1
 
     # The pieces
 
@@ -275,7 +293,8 @@ class Recommender:
                 continue
             queries.items[query, 1:] = queries.items[query, :-1].copy()
             queries.ages_s[query, 1:] = queries.ages_s[query, :-1].copy()
-            queries.items[query, 0], queries.ages_s[query, 0] = seed, 0.0
+            queries.steps[query, 1:] = queries.steps[query, :-1] + 1
+            queries.items[query, 0], queries.ages_s[query, 0], queries.steps[query, 0] = seed, 0.0, 0
             queries.session[query] += 1
 
     # Learning cuts
@@ -303,8 +322,9 @@ class Recommender:
 
     def refused_updates(self) -> dict[str, int]:
         """How many updates were not taken, for a number in them that was not finite, by who refused them."""
-        parts = {"fusion": self.fusion, **{model.name: model for model in self.models}}
-        return {name: part.skipped for name, part in parts.items() if hasattr(part, "skipped")}
+        parts: list[tuple[str, object]] = [("fusion", self.fusion), ("residual", self.fusion.residual)]
+        parts += [(model.name, model) for model in self.models]
+        return {name: int(getattr(part, "skipped")) for name, part in parts if hasattr(part, "skipped")}  # noqa: B009
 
     @property
     def schema(self) -> str:
@@ -324,6 +344,8 @@ class Recommender:
             "batch": self.batch.state(),
             "fusion": self.fusion.state(),
             "clock": clock,
+            "progress": self.progress.state(),
+            "contribution": self.contribution.state(),
             **{f"model.{model.name}": model.state() for model in self.models},
         }
 
@@ -332,6 +354,8 @@ class Recommender:
         self.knowledge.items.restore(arrays["items"])
         self.fusion.restore(arrays["fusion"])
         self.batch.restore(arrays["batch"])
+        self.progress.restore(arrays["progress"])
+        self.contribution.restore(arrays["contribution"])
         for model in self.models:
             model.restore(arrays[f"model.{model.name}"])
         clock = arrays["clock"]

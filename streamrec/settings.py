@@ -12,14 +12,14 @@ import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, field_validator
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
-from streamrec.config import Checkpointing, Fusion, Learning, Limits, Redis, Serving, Topics
+from streamrec.config import PRESETS, Checkpointing, Fusion, Learning, Limits, Redis, Serving, Topics
 from streamrec.errors import ConfigError
 
 PREFIX = "STREAMREC_"
@@ -51,6 +51,8 @@ class Settings(BaseSettings):
         use_attribute_docstrings=True,
     )
 
+    preset: Literal["default", "fast"] = "default"
+    """What the other settings are unless they are set: fast leaves out the models that cost most per gain."""
     group_id: Annotated[str, Field(min_length=1)] = "streamrec"
     """Kafka consumer group of the workers: those that share it share the partitions."""
     items: Path | None = None
@@ -101,7 +103,7 @@ class _Environment(EnvSettingsSource):
 def load_settings(
     config: Path | None = None, kafka: str | None = None, redis: str | None = None, **overrides: object
 ) -> Settings:
-    """The effective settings: defaults < TOML file < environment < options.
+    """The effective settings: defaults < preset < TOML file < environment < options.
 
     Args:
         config: a TOML file; without it the one named by STREAMREC_CONFIG, if any.
@@ -124,6 +126,8 @@ def load_settings(
         ("environment", _read_environment()),
         ("command line", options),
     ]
+    preset = next((layer["preset"] for _, layer in reversed(layers) if "preset" in layer), "default")
+    layers.insert(0, (f"preset {preset}", PRESETS.get(preset, {})))
     values: dict[str, Any] = {}
     sources: dict[tuple[str, ...], str] = {}
     for source, layer in layers:

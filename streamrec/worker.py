@@ -86,6 +86,7 @@ class Worker:
         self._tolerance = tolerance
         self._observer = observer
         self._wall_ms = wall_ms
+        self.newcomers = 0  # users met of whom the store knew nothing
         self._bad_in_a_row = 0
         self._bad_since: dict[int, int] = {}  # per partition, the first of the unusable messages at its end
         self._stopping = False
@@ -137,6 +138,7 @@ class Worker:
         for portion in self.recommender.portions(arrivals):
             self._publish_portion(portion, sent_ms)
             self.metrics.tried(portion.trial)
+            self.metrics.drifted(portion.drifts)
             if self._observer is not None:
                 self._observer(portion)
         for record in records:
@@ -150,19 +152,29 @@ class Worker:
         self.metrics.lag.set(self._source.lag() or 0)
         for name, count in self.recommender.refused_updates().items():
             self.metrics.refused.labels(name).set(count)
+        self.metrics.stand(self.recommender.progress.recent())
+        for bucket, count in self.recommender.contribution.held_back().items():
+            self.metrics.held_back.labels(bucket).set(count)
+
+    def event_of(self, record: Record) -> Event:
+        """The event that a record holds.
+
+        Raises:
+            BadEvent: it holds none that can be used.
+        """
+        tolerance = self._tolerance
+        event = decode_event(
+            record.value, record.headers, max_bytes=tolerance.max_message_bytes, max_depth=tolerance.max_depth
+        )
+        self._refuse_future(event, record)
+        return event
 
     def _decoded(self, records: Sequence[Record]) -> list[Arrival]:
-        tolerance, taught = self._tolerance, self._checkpoints.taught
+        taught = self._checkpoints.taught
         arrivals = []
         for record in records:
             try:
-                event = decode_event(
-                    record.value,
-                    record.headers,
-                    max_bytes=tolerance.max_message_bytes,
-                    max_depth=tolerance.max_depth,
-                )
-                self._refuse_future(event, record)
+                event = self.event_of(record)
             except BadEvent as error:
                 self._bury(record, error)
                 continue
@@ -254,7 +266,9 @@ class Worker:
         if not keys:
             return
         values = iter(self._store.load(keys))
-        table.admit(new_users, list(islice(values, len(new_users))), arrivals[0].event.ts)
+        stored = list(islice(values, len(new_users)))
+        self.newcomers += stored.count(None)
+        table.admit(new_users, stored, arrivals[0].event.ts)
         self._ledger.admit(new_items, list(islice(values, len(new_items))))
         self._attribution.admit(unasked, list(values))
 

@@ -78,6 +78,66 @@ def speed(
     report(measured)
 
 
+@app.command(epilog="Example: tools/bench quality --protocol ml100k --seeds 0,1,2 --no-peers")
+def quality(
+    only: Annotated[
+        list[str] | None, typer.Option("--protocol", metavar="NAME", help="Only this one. Repeatable.")
+    ] = None,
+    seeds: Annotated[
+        str, typer.Option("--seeds", metavar="N[,N...]", help="One run of each protocol per seed.")
+    ] = "0,1,2",
+    out: Annotated[
+        Path, typer.Option("--out", metavar="DIR", help="Where results are kept, and looked for before they are made.")
+    ] = Path("build/quality"),
+    peers: Annotated[bool, typer.Option(help="Measure recommenders trained in batches beside ours.")] = True,
+    leave_one_out: Annotated[
+        bool, typer.Option("--leave-one-out", help="Also once without each model: what it is worth.")
+    ] = False,
+    jobs: Annotated[int, typer.Option("--jobs", min=1, help="Runs at a time, about 1.5 GB each.")] = 2,
+    limit: Annotated[
+        int | None, typer.Option("--limit", metavar="ROWS", min=100, help="Only the first rows of each log, for a try.")
+    ] = None,
+    write: Annotated[
+        Path | None, typer.Option("--write", metavar="FILE", help="The page of results.", show_default="DIR/results.md")
+    ] = None,
+) -> None:
+    """How well it predicts: every protocol, seed and peer, and a page of results.
+
+    Needs the folder of logs that STREAMREC_DATA names. What was measured before with the same command is not measured
+    again: an interrupted bench goes on, and an empty --out begins anew.
+    """
+    from streamrec.bench.quality import Bench, chosen, facts, measure, write_page
+    from streamrec.bench.results_page import headline
+
+    bench = Bench(_logs(), out.resolve(), chosen(only or ()), _numbers(seeds), _peers() if peers else (), limit)
+    findings, versions = measure(bench, jobs, leave_one_out=leave_one_out)
+    page = write or out / "results.md"
+    write_page(findings, facts(versions, jobs, limit), page)
+    print(f"\n{headline(findings)}\n{page} has the rest")
+
+
+def _logs() -> Path:
+    from streamrec.errors import ConfigError
+
+    folder = os.environ.get("STREAMREC_DATA")
+    if not folder:
+        raise ConfigError("STREAMREC_DATA is not set; name the folder that holds the logs, one folder each")
+    return Path(folder).resolve()
+
+
+def _peers() -> tuple[str, ...]:
+    from streamrec.bench.rivals import PEERS
+
+    return tuple(PEERS)
+
+
+def _numbers(text: str) -> list[int]:
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() for part in parts):
+        raise typer.BadParameter(f"{text!r}, expected whole numbers, as 0,1,2", param_hint="--seeds")
+    return [int(part) for part in parts]
+
+
 def bench_logs(rows: int) -> Iterator[BenchLog]:
     """The real logs where they are, else the sample."""
     from streamrec.bench.measure import BenchLog

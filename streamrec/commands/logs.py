@@ -8,13 +8,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
 from rich.console import Console
 
 from streamrec.replay.logs import Log, LogSummary, open_log
+from streamrec.replay.selection import EVERYTHING, Selection
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,9 +27,10 @@ class LogPart:
     types: Mapping[str, str] = field(default_factory=dict)
     skip_unknown_types: bool = False
     rows: tuple[int | None, int | None] = (None, None)
+    selection: Selection = EVERYTHING
 
-    def open(self, start: int | None = None) -> Log:
-        """The log, from row `start` on where one is given.
+    def open(self) -> Log:
+        """The log, unread.
 
         Raises:
             TableError, LogError: as `open_log`.
@@ -38,14 +40,15 @@ class LogPart:
             mapping=self.mapping,
             types=self.types,
             skip_unknown_types=self.skip_unknown_types,
-            rows=self.rows if start is None else (start, self.rows[1]),
+            rows=self.rows,
+            selection=self.selection,
         )
 
     def digest(self, *destination: str) -> str:
         """The same for the same part of the same unchanged file sent to the same place."""
         stat = self.path.stat()
         what = [str(self.path.resolve()), stat.st_size, stat.st_mtime_ns, dict(self.mapping), dict(self.types)]
-        what += [self.skip_unknown_types, self.rows, *destination]
+        what += [self.skip_unknown_types, self.rows, asdict(self.selection), *destination]
         return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -60,9 +63,10 @@ def checked(log: Log, console: Console) -> LogSummary:
     counts = ", ".join(f"{count:,} {kind.value}" for kind, count in sorted(summary.events.items()))
     span = f" from {_day(summary.first_ts)} to {_day(summary.last_ts)}" if summary.first_ts is not None else ""
     console.print(f"{log.table.path.name}: {summary.rows:,} rows{span}: {counts or 'no events'}", highlight=False)
-    if summary.left_out:
-        named = ", ".join(f"{count:,} of type {value!r}" for value, count in sorted(summary.left_out.items()))
-        console.print(f"left out: {named}", highlight=False)
+    left_out = [f"{count:,} of type {value!r}" for value, count in sorted(summary.left_out.items())]
+    left_out += [f"{count:,} {why}" for why, count in summary.deselected.items()]
+    if left_out:
+        console.print(f"left out: {', '.join(left_out)}", highlight=False)
     for hint in summary.hints:
         console.print(f"note: {hint}", highlight=False)
     return summary

@@ -13,6 +13,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from itertools import dropwhile
 from pathlib import Path
 
 import msgspec
@@ -114,7 +115,8 @@ def run(part: LogPart, settings: Settings, *, speed: float | None, resume: bool)
     mark = (bookmark.read() if resume else None) or Mark(secrets.token_hex(4), log.start)
     if mark.next_row > log.start:
         console.print(f"resuming at row {mark.next_row:,}; --no-resume starts from the beginning")
-    events = part.open(mark.next_row).events() if mark.next_row < log.stop else iter(())
+    # From the first row: whether a row counts may depend on those before it.
+    events = dropwhile(lambda entry: entry[0] < mark.next_row, log.events())
     sink = kafka_sink(settings)
     bookmark.write(mark)  # before anything is sent, so that a resumed replay makes the same event ids
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())

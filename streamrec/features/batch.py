@@ -7,7 +7,7 @@ over the whole batch gives the same bits whether events came one by one or all a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -42,14 +42,17 @@ class Queries:
     seed: Uint64  # (queries,) a function of the input position
     items: Int32  # (queries, HISTORY) newest first
     ages_s: Float32  # (queries, HISTORY) seconds before ts
+    steps: Int32  # (queries, HISTORY) moments back: items of one moment (a basket) share a step, 0 is the newest
     session: Int32  # (queries,) how many of the newest items belong to this session
     activity: Float32  # (queries,) decayed number of events of this user
     categories: Int32  # (queries, CATEGORIES)
     affinity: Float32  # (queries, CATEGORIES) decayed weight of each category
 
     def reach(self, rows: slice) -> Int32:
-        """How many of the newest items to start from: the session's, at its start the one before it, (rows,)."""
-        return np.maximum(self.session[rows], 1).astype(np.int32)
+        """How many of the newest items to start from: the session's, at its start the moment before it, (rows,)."""
+        newest = ((self.steps[rows] == 0) & (self.items[rows] != NOTHING)).sum(1)
+        reach: Int32 = np.maximum(self.session[rows], newest).astype(np.int32)
+        return reach
 
     @classmethod
     def empty(cls, size: int) -> Queries:
@@ -59,11 +62,33 @@ class Queries:
             seed=np.zeros(size, np.uint64),
             items=np.full((size, HISTORY), NOTHING, np.int32),
             ages_s=np.zeros((size, HISTORY), np.float32),
+            steps=np.zeros((size, HISTORY), np.int32),
             session=np.zeros(size, np.int32),
             activity=np.zeros(size, np.float32),
             categories=np.full((size, CATEGORIES), NOTHING, np.int32),
             affinity=np.zeros((size, CATEGORIES), np.float32),
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Excluded:
+    """Items that must not be shown, for each of some query rows, end to end."""
+
+    items: Int32
+    starts: Int64  # (rows + 1,) where each row's begin; the last entry is where the last row's end
+
+    @classmethod
+    def of(cls, rows: Iterable[Int32]) -> Excluded:
+        """One array of item indices per query row."""
+        parts = list(rows)
+        starts = np.zeros(len(parts) + 1, np.int64)
+        np.cumsum([len(part) for part in parts], out=starts[1:])
+        return cls((np.concatenate(parts) if parts else np.empty(0, np.int32)).astype(np.int32), starts)
+
+    @classmethod
+    def nothing(cls, rows: int) -> Excluded:
+        """Everything may be shown."""
+        return cls(np.empty(0, np.int32), np.zeros(rows + 1, np.int64))
 
 
 @dataclass(slots=True)
@@ -96,6 +121,7 @@ class Examples:
     weight: Float32  # (examples,)
     recent: Int32  # (examples, RECENT) the user's items before it, newest first, this basket's included
     recent_ages_s: Float32  # (examples, RECENT)
+    recent_steps: Int32  # (examples, RECENT) as in queries
     session: Int32  # (examples,) how many of those belong to the session
 
     @classmethod
@@ -108,6 +134,7 @@ class Examples:
             weight=np.ones(size, np.float32),
             recent=np.full((size, RECENT), NOTHING, np.int32),
             recent_ages_s=np.zeros((size, RECENT), np.float32),
+            recent_steps=np.zeros((size, RECENT), np.int32),
             session=np.zeros(size, np.int32),
         )
 

@@ -70,9 +70,11 @@ class History:
             self._touches,
             queries.items,
             queries.ages_s,
+            queries.steps,
             queries.session,
             examples.recent,
             examples.recent_ages_s,
+            examples.recent_steps,
             examples.session,
             examples.label,
         )
@@ -134,10 +136,25 @@ _ARRAYS: Mapping[str, int] = {
 
 
 @compiled
+def _look_back(items, times, pushed, now, past, ages_s, steps):  # type: ignore[no-untyped-def]
+    """One user's ring, newest first, into `past` and its times."""
+    step, total = 0, min(pushed, len(items))
+    for place in range(len(past)):
+        past[place], ages_s[place], steps[place] = NOTHING, 0.0, step
+        if place >= total:
+            continue
+        slot = (pushed - 1 - place) % len(items)
+        if place > 0 and times[slot] != times[(slot + 1) % len(items)]:
+            step += 1
+        past[place], ages_s[place], steps[place] = items[slot], max(now - times[slot], 0) / 1000.0, step
+
+
+@compiled
 def _fold(  # type: ignore[no-untyped-def]
     kind, user, ref, ts, session, item, event_type, example,
     items, times, types, pushed, sessions, session_started, session_last, session_items, gap_ms, collapse, touches,
-    query_items, query_ages, query_session, recent, recent_ages, example_session, label,
+    query_items, query_ages, query_steps, query_session,
+    recent, recent_ages, recent_steps, example_session, label,
 ):  # fmt: skip
     # Lengths are asked of the arrays: compiled code on disk would not notice a constant that changed in another file.
     remembered, carried = items.shape[1], recent.shape[1]
@@ -149,18 +166,10 @@ def _fold(  # type: ignore[no-untyped-def]
         else:
             fresh = now - session_last[row] > gap_ms
         in_session = 0 if fresh else min(session_items[row], remembered)
-        total = min(pushed[row], remembered)
         if kind[step] != REMEMBER:
             q = ref[step]
             query_session[q] = in_session
-            for place in range(remembered):
-                if place < total:
-                    slot = (pushed[row] - 1 - place) % remembered
-                    query_items[q, place] = items[row, slot]
-                    query_ages[q, place] = max(now - times[row, slot], 0) / 1000.0
-                else:
-                    query_items[q, place] = NOTHING
-                    query_ages[q, place] = 0.0
+            _look_back(items[row], times[row], pushed[row], now, query_items[q], query_ages[q], query_steps[q])
             continue
         if fresh:
             sessions[row] = session[step]
@@ -180,14 +189,7 @@ def _fold(  # type: ignore[no-untyped-def]
             if repeat:
                 label[e] = -1
             example_session[e] = min(in_session, carried)
-            for place in range(carried):
-                if place < total:
-                    slot = (pushed[row] - 1 - place) % remembered
-                    recent[e, place] = items[row, slot]
-                    recent_ages[e, place] = max(now - times[row, slot], 0) / 1000.0
-                else:
-                    recent[e, place] = NOTHING
-                    recent_ages[e, place] = 0.0
+            _look_back(items[row], times[row], pushed[row], now, recent[e], recent_ages[e], recent_steps[e])
         if touches[event_type[step]] and not repeat:
             slot = pushed[row] % remembered
             items[row, slot] = item[step]

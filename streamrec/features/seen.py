@@ -5,12 +5,12 @@ Bounded: the newest LIMIT items of a user. Kept only when the configuration excl
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from streamrec.features.batch import NOTHING, Int32, Int64
+from streamrec.features.batch import NOTHING, Int32
 
 LIMIT = 4_096
 
@@ -68,11 +68,3 @@ class Seen:
         for item_id in value.get("seen", ()):
             if item_id in indices:
                 self.add(row, indices[item_id])
-
-
-def ragged(parts: Iterable[Int32]) -> tuple[Int32, Int64]:
-    """Arrays end to end, and where each starts (one more entry than there are parts)."""
-    arrays = list(parts)
-    starts = np.zeros(len(arrays) + 1, np.int64)
-    np.cumsum([len(array) for array in arrays], out=starts[1:])
-    return (np.concatenate(arrays) if arrays else np.empty(0, np.int32)).astype(np.int32), starts

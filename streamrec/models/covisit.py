@@ -1,9 +1,10 @@
 """Co-visitation: items touched by the same people, by cosine.
 
-    score(item) = log sum over the user's items j of FADE ** (place of j) * c(j, item) / sqrt((c(j) + s) (c(item) + s))
+    score(item) = log sum over the user's items j of FADE ** (steps to j) * c(j, item) / sqrt((c(j) + s) (c(item) + s))
 
-with decayed counts c, shrunk by s against the noise of rare items. Item-based collaborative filtering (Sarwar et al.:
-Item-based collaborative filtering recommendation algorithms, WWW 2001), kept incrementally.
+with decayed counts c, shrunk by s against the noise of rare items; pairs far apart in the history count less, and
+items of one moment, a basket, are equally far. Item-based collaborative filtering (Sarwar et al.: Item-based
+collaborative filtering recommendation algorithms, WWW 2001), kept incrementally.
 """
 
 from __future__ import annotations
@@ -12,25 +13,30 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from streamrec.features.batch import HISTORY, RECENT, Array, Float32, Int32, MicroBatch, Queries
+from streamrec.features.batch import HISTORY, RECENT, Array, Excluded, Float32, Int32, MicroBatch, Queries
 from streamrec.neighbours import NeighbourTable
+
+LEARN_FADE = 0.9
+"""What each step between two items of a history takes from their pair."""
+FAINTEST = 0.005
+"""Steps that would count less than this are not looked at."""
 
 
 class CoVisitation:
     """Joins an item with the items before it, in both directions."""
 
-    def __init__(self, name: str, half_life_s: float, capacity: int, slots: int = 256, fade: float = 0.97) -> None:
+    def __init__(self, name: str, half_life_s: float, capacity: int, slots: int = 256, fade: float = 0.95) -> None:
         self.name = name
         self.table = NeighbourTable(capacity, slots, half_life_s)
-        self._learn_fade = np.ones(RECENT)
-        self._fade = fade ** np.arange(HISTORY, dtype=np.float64)
+        self._learn_fade = LEARN_FADE ** np.arange(RECENT, dtype=np.float64)
+        self._view = CoVisitationView(name, self.table, fade)
 
     def score(self, queries: Queries, rows: slice, items: Int32) -> Float32:
-        return self.table.score(queries.items[rows], _whole(queries, rows), self._fade, True, items)
+        return self._view.score(queries, rows, items)
 
-    def strongest(self, queries: Queries, rows: slice, k: int) -> Int32:
-        """The items that score best for each query, best first, (rows, k)."""
-        return self.table.strongest(queries.items[rows], _whole(queries, rows), self._fade, True, k)
+    def strongest(self, queries: Queries, rows: slice, k: int, excluded: Excluded) -> Int32:
+        """The items that score best for each query and are not excluded, best first, (rows, k)."""
+        return self._view.strongest(queries, rows, k, excluded)
 
     def learn(self, batch: MicroBatch) -> None:
         examples = batch.examples
@@ -40,6 +46,7 @@ class CoVisitation:
             examples.item[wanted],
             examples.ts[wanted],
             examples.recent[wanted],
+            examples.recent_steps[wanted],
             reach,
             examples.weight[wanted],
             self._learn_fade,
@@ -54,6 +61,43 @@ class CoVisitation:
 
     def restore(self, arrays: Mapping[str, Array]) -> None:
         self.table.restore(arrays)
+
+
+class CoVisitationView:
+    """Another look at what a `CoVisitation` has learned: `fade` says how fast older items lose their say.
+
+    The whole history tells a taste, the last few items what somebody is after now; which of the two matters differs by
+    log and by moment.
+    """
+
+    def __init__(self, name: str, table: NeighbourTable, fade: float) -> None:
+        self.name = name
+        self._table = table
+        fading = fade ** np.arange(HISTORY, dtype=np.float64)
+        self._fade = fading[fading >= FAINTEST]
+
+    def score(self, queries: Queries, rows: slice, items: Int32) -> Float32:
+        return self._table.score(
+            queries.items[rows], queries.steps[rows], _whole(queries, rows), self._fade, True, items
+        )
+
+    def strongest(self, queries: Queries, rows: slice, k: int, excluded: Excluded) -> Int32:
+        """The items that score best for each query and are not excluded, best first, (rows, k)."""
+        return self._table.strongest(
+            queries.items[rows], queries.steps[rows], _whole(queries, rows), self._fade, True, k, excluded
+        )
+
+    def learn(self, batch: MicroBatch) -> None:
+        """The table is learned by its owner."""
+
+    def forget(self, items: Int32) -> None:
+        """The table is its owner's."""
+
+    def state(self) -> dict[str, Array]:
+        return {}
+
+    def restore(self, arrays: Mapping[str, Array]) -> None:
+        """Nothing of its own was saved."""
 
 
 def _whole(queries: Queries, rows: slice) -> Int32:

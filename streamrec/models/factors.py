@@ -10,13 +10,14 @@ from the catalogue. River's latent vectors are rows of one array, so what it lea
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from river import facto, optim
 
 from streamrec.compiled import compiled, mixed, uniform
 from streamrec.features.batch import NOTHING, Array, Float32, Float64, Int32, Int64, MicroBatch, Queries
+from streamrec.models.guards import StepGuard
 
 USERS = 2**16
 """Users share so many rows by hash: bounded memory, and a snapshot needs no list of users."""
@@ -54,17 +55,21 @@ class Factorisation:
         learning_rate: float = 0.08,
         uniform_negatives: int = 1,
         seed: int = 0,
+        guard: StepGuard | None = None,
     ) -> None:
         self.name = name
+        self.guard = guard or StepGuard()
         self.capacity = capacity
         self.uniform_negatives = uniform_negatives
         self.rows = 0  # items below this index have been learned
         self._latents = Rows(2 * capacity + USERS, factors, seed)
-        self._bias = np.zeros(capacity)
+        self._weights = np.zeros(2 * capacity + USERS)  # river's, by row
+        self.learning_rate = learning_rate
+        self._pace = optim.schedulers.Constant(learning_rate)
         self._river = facto.FMClassifier(
             n_factors=factors,
-            weight_optimizer=optim.SGD(learning_rate),
-            latent_optimizer=optim.SGD(learning_rate),
+            weight_optimizer=optim.SGD(self._pace),
+            latent_optimizer=optim.SGD(self._pace),
             l2_latent=1e-3,
             intercept_lr=0.0,
             clip_gradient=1.0,
@@ -72,14 +77,39 @@ class Factorisation:
         )
         self._river.latents = self._latents
 
+    @property
+    def skipped(self) -> int:
+        """Updates that were refused or taken back."""
+        return self.guard.refused + self.guard.taken_back
+
     def score(self, queries: Queries, rows: slice, items: Int32) -> Float32:
         out = np.full(items.shape, -np.inf, np.float32)
         users = (queries.user[rows] % np.uint64(USERS)).astype(np.int64) + 2 * self.capacity
-        _score(users, queries.items[rows][:, 0], items, self.rows, self.capacity, self._latents.array, self._bias, out)
+        _score(
+            users, queries.items[rows][:, 0], items, self.rows, self.capacity, self._latents.array, self._weights, out
+        )
         return out
 
     def learn(self, batch: MicroBatch) -> None:
+        pairs, wanted = self._pairs(batch)
+        if len(pairs) == 0:
+            return
+        before = _loss(pairs, wanted, self._latents.array, self._weights)
+        factor = self.guard.allow(before)
+        if factor == 0.0:
+            return
+        undo = self._undo(pairs) if self.guard.wary else None
+        self._pace.learning_rate = factor * self.learning_rate
+        for rows, label in zip(pairs.tolist(), wanted.tolist(), strict=True):
+            self._learn_pair(rows, label)
+        if undo is not None and not self.guard.stands(before, _loss(pairs, wanted, self._latents.array, self._weights)):
+            undo()
+
+    def _pairs(self, batch: MicroBatch) -> tuple[Int64, Array]:
+        """Rows of item, user and last item (NOTHING without one) of what is learned, and whether it was wanted."""
         examples, queries = batch.examples, batch.queries
+        pairs: list[tuple[int, int, int]] = []
+        wanted: list[bool] = []
         for e in np.flatnonzero(examples.label[: batch.learned] >= 0).tolist():
             q, item = int(examples.query[e]), int(examples.item[e])
             if q == NOTHING:
@@ -87,10 +117,25 @@ class Factorisation:
             self.rows = max(self.rows, item + 1)
             user = int(queries.user[q] % np.uint64(USERS)) + 2 * self.capacity
             last = int(queries.items[q, 0])
-            self._learn_pair(user, last, item, bool(examples.label[e]))
-            if examples.label[e]:
-                for other in self._negatives(batch, q, e, item):
-                    self._learn_pair(user, last, other, False)
+            last = NOTHING if last == NOTHING else self.capacity + last
+            others = self._negatives(batch, q, e, item) if examples.label[e] else []
+            pairs += [(row, user, last) for row in (item, *others)]
+            wanted += [bool(examples.label[e]), *(False for _ in others)]
+        for row in dict.fromkeys(row for rows in pairs for row in rows if row != NOTHING):
+            self._latents[row]  # begins the row where it is new
+        return np.array(pairs, np.int64).reshape(len(pairs), 3), np.array(wanted)
+
+    def _undo(self, pairs: Int64) -> Callable[[], None]:
+        """What brings these rows back to where they are now."""
+        rows = np.unique(pairs[pairs != NOTHING])
+        latents, weights = self._latents.array[rows], self._weights[rows]
+
+        def undo() -> None:
+            self._latents.array[rows] = latents
+            self._weights[rows] = weights
+            self._river.weights.update(zip(rows.tolist(), weights.tolist(), strict=True))
+
+        return undo
 
     def _negatives(self, batch: MicroBatch, q: int, e: int, item: int) -> list[int]:
         seed = int(batch.queries.seed[q]) % 2**62
@@ -100,13 +145,11 @@ class Factorisation:
         drawn += [int(mixed(seed, e * 64 + 33 + draw)) % self.rows for draw in range(self.uniform_negatives)]
         return [other for other in drawn if other != item]
 
-    def _learn_pair(self, user: int, last: int, item: int, wanted: bool) -> None:
-        features = {item: 1.0, user: 1.0}
-        if last != NOTHING:
-            features[self.capacity + last] = 1.0
+    def _learn_pair(self, rows: list[int], wanted: bool) -> None:
+        features = {row: 1.0 for row in rows if row != NOTHING}
         self._river.learn_one(features, wanted)  # type: ignore[no-untyped-call]
-        self._bias[item] = self._river.weights[item]
         for row in features:
+            self._weights[row] = self._river.weights[row]
             vector = self._latents[row]
             norm = float(vector @ vector) ** 0.5
             if norm > NORM_LIMIT:
@@ -118,7 +161,7 @@ class Factorisation:
                 self._latents.pop(row, None)
                 self._river.weights.pop(row, None)
                 self._latents.array[row] = 0.0
-            self._bias[item] = 0.0
+                self._weights[row] = 0.0
 
     def state(self) -> dict[str, Array]:
         rows = np.fromiter(self._latents, np.int64, len(self._latents))
@@ -131,6 +174,7 @@ class Factorisation:
             "latents": self._latents.array[rows],
             "weights": weights,
             "learned": np.array([self.rows], np.int64),
+            **self.guard.state(),
         }
 
     def restore(self, arrays: Mapping[str, Array]) -> None:
@@ -138,14 +182,30 @@ class Factorisation:
         self._latents.array[rows] = arrays["latents"]
         for row, weight in zip(rows.tolist(), arrays["weights"].tolist(), strict=True):
             self._latents[row] = self._latents.array[row]
-            self._river.weights[row] = weight
-            if row < self.capacity:
-                self._bias[row] = weight
+            self._river.weights[row] = self._weights[row] = weight
         self.rows = int(arrays["learned"][0])
+        self.guard.restore(arrays)
 
 
 @compiled
-def _score(users, last, items, learned, capacity, latents, bias, out):  # type: ignore[no-untyped-def]
+def _loss(pairs, wanted, latents, weights):  # type: ignore[no-untyped-def]
+    """Mean log loss of the factorisation machine over the pairs."""
+    total = 0.0
+    for p in range(len(pairs)):
+        score = 0.0
+        for a in range(3):
+            if pairs[p, a] == NOTHING:
+                continue
+            score += weights[pairs[p, a]]
+            for b in range(a):
+                for f in range(latents.shape[1]):
+                    score += latents[pairs[p, a], f] * latents[pairs[p, b], f]
+        total += np.logaddexp(0.0, -score if wanted[p] else score)
+    return total / len(pairs)
+
+
+@compiled
+def _score(users, last, items, learned, capacity, latents, weights, out):  # type: ignore[no-untyped-def]
     factors = latents.shape[1]
     context = np.empty(factors)
     for q in range(len(items)):
@@ -157,7 +217,7 @@ def _score(users, last, items, learned, capacity, latents, bias, out):  # type: 
             item = items[q, c]
             if item == NOTHING or item >= learned:
                 continue
-            total = bias[item]
+            total = weights[item]
             for f in range(factors):
                 total += latents[item, f] * context[f]
             out[q, c] = total

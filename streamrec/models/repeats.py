@@ -13,7 +13,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from streamrec.compiled import compiled
-from streamrec.features.batch import NOTHING, Array, Float32, Int32, MicroBatch, Queries
+from streamrec.features.batch import NOTHING, Array, Excluded, Float32, Int32, MicroBatch, Queries
 
 POWER = 0.4
 PRIOR_EVENTS = 20.0
@@ -33,6 +33,16 @@ class Repeats:
         out = np.full(items.shape, -np.inf, np.float32)
         _score(queries.items[rows], queries.ages_s[rows], items, self.events, self.returns, self._share(), out)
         return out
+
+    def strongest(self, queries: Queries, rows: slice, k: int, excluded: Excluded) -> Int32:
+        """The items of the user's past that score best and are not excluded, best first, (rows, k)."""
+        past = queries.items[rows]
+        own = np.full(past.shape, NOTHING, np.int32)
+        _distinct(past, excluded.items, excluded.starts, own)  # newest first: so stay those that score alike
+        order = np.argsort(-self.score(queries, rows, own), axis=1, kind="stable")[:, :k]
+        best = np.full((len(own), k), NOTHING, np.int32)
+        best[:, : order.shape[1]] = np.take_along_axis(own, order, axis=1)
+        return best
 
     def learn(self, batch: MicroBatch) -> None:
         examples = batch.examples
@@ -74,3 +84,22 @@ def _score(past, ages_s, items, events, returns, share, out):  # type: ignore[no
             if mass > 0.0:
                 rate = (returns[item] + PRIOR_EVENTS * share) / (events[item] + PRIOR_EVENTS)
                 out[q, c] = np.log(mass * rate)
+
+
+@compiled
+def _distinct(past, excluded, starts, out):  # type: ignore[no-untyped-def]
+    for q in range(len(past)):
+        unwanted = excluded[starts[q] : starts[q + 1]]
+        used = 0
+        for place in range(past.shape[1]):
+            item = past[q, place]
+            if item == NOTHING or used == out.shape[1]:
+                continue
+            known = False
+            for gone in unwanted:
+                known = known or gone == item
+            for earlier in range(used):
+                known = known or out[q, earlier] == item
+            if not known:
+                out[q, used] = item
+                used += 1

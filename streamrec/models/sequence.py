@@ -12,8 +12,8 @@ drawn evenly, corrected for how often each is drawn (Yi et al.: Sampling-bias-co
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+import copy
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
@@ -22,12 +22,18 @@ from torch.nn import functional
 
 from streamrec.compiled import drawn_below
 from streamrec.features.batch import NOTHING, Array, Float32, Int32, Int64, MicroBatch, Queries
+from streamrec.models.guards import StepGuard
 
 PLACES = 16
 """Last items that the user tower reads."""
 BLOCK = 8
 """Queries encoded together."""
 GRADIENT_NORM = 5.0
+NORM_LIMIT = 12.0
+"""Longer item vectors are shortened; on the public logs they stay below 9."""
+
+Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+"""Of item vectors and biases, (named, width) and (named,)."""
 
 
 class UserTower(nn.Module):
@@ -66,13 +72,14 @@ class SequenceModel:
         learning_rate: float = 3e-3,
         row_learning_rate: float = 0.3,
         seed: int = 0,
+        guard: StepGuard | None = None,
     ) -> None:
         self.name = name
+        self.guard = guard or StepGuard()
         self.portion, self.replayed, self.uniform_negatives = portion, replayed, uniform_negatives
-        self.row_learning_rate = row_learning_rate
+        self.learning_rate, self.row_learning_rate = learning_rate, row_learning_rate
         self.device = torch.device(device)
         self.seed = seed
-        self.skipped = 0  # updates refused for a loss or gradient that is not finite
         torch.manual_seed(seed)  # initial weights; nothing is drawn from torch's generator after this
         self.tower = UserTower(width).to(self.device)
         self.optimizer = torch.optim.Adam(self.tower.parameters(), lr=learning_rate)
@@ -89,6 +96,11 @@ class SequenceModel:
         self._fresh = 0
         self._users = np.empty((0, width), np.float32)
         self._encoded_at: tuple[int, int, bytes] | None = None
+
+    @property
+    def skipped(self) -> int:
+        """Updates that were refused or taken back."""
+        return self.guard.refused + self.guard.taken_back
 
     # Scoring
 
@@ -151,7 +163,16 @@ class SequenceModel:
             self._fresh += 1
             if self._fresh == self.portion:
                 self._fresh = 0
-                self._update()
+                chosen = self._chosen()
+                self._count(self._targets[chosen[: self.portion]])
+                self._update(chosen)
+
+    def rehearse(self, passes: int) -> None:
+        """Go over the replay buffer `passes` - 1 times more, in drawn order; nothing is counted anew."""
+        held, size = min(self._stored, len(self._targets)), self.portion + self.replayed
+        for _ in range((passes - 1) * held // size):
+            chosen = drawn_below(held, size, self.seed + 3, self.updates)
+            self._update(chosen[self._targets[chosen] != NOTHING])
 
     def _admit(self, item: int) -> None:
         while self.rows <= item:
@@ -163,11 +184,9 @@ class SequenceModel:
         self.vectors[row] = torch.from_numpy(0.2 * noise).to(self.vectors)
         self.bias[row] = 0.0
 
-    def _update(self) -> None:
-        """One step on the newest examples and on others drawn from the buffer."""
-        chosen = self._chosen()
+    def _update(self, chosen: Int64) -> None:
+        """One step on these places of the buffer."""
         contexts, targets = self._contexts[chosen], self._targets[chosen]
-        self._count(targets[: self.portion])
         negatives = self._negatives()
         named = np.concatenate([contexts.ravel(), targets, negatives])
         rows, places = np.unique(np.where(named < 0, targets[0], named), return_inverse=True)
@@ -176,14 +195,18 @@ class SequenceModel:
         here = torch.from_numpy(rows).to(self.device).long()
         vectors = self.vectors[here].requires_grad_()  # (named, width)
         bias = self.bias[here].requires_grad_()  # (named,)
-        users = self._encoded(local[:wide].reshape(size, PLACES), vectors)  # (batch, width)
         classes = local[wide:]  # (batch + negatives,)
-        logits = users @ vectors[classes].T + bias[classes]  # (batch, batch + negatives)
-        logits = logits - torch.from_numpy(self._log_expected(targets, negatives)).to(logits)
+        correction = torch.from_numpy(self._log_expected(targets, negatives)).to(vectors)
         same = classes.unsqueeze(0) == classes[:size].unsqueeze(1)  # the target again is no negative
         same[torch.arange(size), torch.arange(size)] = False
-        loss = functional.cross_entropy(logits.masked_fill(same, -torch.inf), torch.arange(size, device=self.device))
-        self._step(loss, here, vectors, bias)
+
+        def loss_of(vectors: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+            users = self._encoded(local[:wide].reshape(size, PLACES), vectors)  # (batch, width)
+            logits = users @ vectors[classes].T + bias[classes] - correction  # (batch, batch + negatives)
+            right = torch.arange(size, device=self.device)
+            return functional.cross_entropy(logits.masked_fill(same, -torch.inf), right)
+
+        self._step(loss_of, here, vectors, bias)
 
     def _chosen(self) -> Int64:
         """Places in the buffer: the newest portion, then a replayed draw from all of it."""
@@ -208,23 +231,50 @@ class SequenceModel:
         logs: Float32 = np.log(expected).astype(np.float32)
         return logs
 
-    def _step(self, loss: torch.Tensor, here: torch.Tensor, vectors: torch.Tensor, bias: torch.Tensor) -> None:
+    def _step(self, loss_of: Loss, here: torch.Tensor, vectors: torch.Tensor, bias: torch.Tensor) -> None:
+        """Step down the loss of a micro-batch, as far as the guard allows, and back if that made it worse."""
         self.updates += 1
         self.optimizer.zero_grad()
+        loss = loss_of(vectors, bias)
         loss.backward()  # type: ignore[no-untyped-call]
         norm = float(nn.utils.clip_grad_norm_([*self.tower.parameters(), vectors, bias], GRADIENT_NORM))
-        if not (math.isfinite(float(loss.detach())) and math.isfinite(norm)):
-            self.skipped += 1
+        before = float(loss.detach())
+        factor = self.guard.allow(before, norm)
+        if factor == 0.0:
             return
+        undo = self._undo(here) if self.guard.wary else None
+        self._descend(factor, here, vectors, bias)
+        if undo is not None:
+            with torch.no_grad():
+                after = float(loss_of(self.vectors[here], self.bias[here]))
+            if not self.guard.stands(before, after):
+                undo()
+
+    def _descend(self, factor: float, here: torch.Tensor, vectors: torch.Tensor, bias: torch.Tensor) -> None:
+        self.optimizer.param_groups[0]["lr"] = factor * self.learning_rate
         self.optimizer.step()
         assert vectors.grad is not None
         assert bias.grad is not None
+        pace = factor * self.row_learning_rate
         with torch.no_grad():
             self._squares[here] += vectors.grad.square().mean(1)
             self._bias_squares[here] += bias.grad.square()
-            pace = self.row_learning_rate / (self._squares[here].sqrt() + 1e-6)
-            self.vectors[here] -= pace.unsqueeze(1) * vectors.grad
-            self.bias[here] -= self.row_learning_rate / (self._bias_squares[here].sqrt() + 1e-6) * bias.grad
+            moved = vectors - (pace / (self._squares[here].sqrt() + 1e-6)).unsqueeze(1) * vectors.grad
+            self.vectors[here] = moved.renorm(2, 0, NORM_LIMIT)
+            self.bias[here] -= pace / (self._bias_squares[here].sqrt() + 1e-6) * bias.grad
+
+    def _undo(self, here: torch.Tensor) -> Callable[[], None]:
+        """What brings everything that a step on these rows moves back to where it is now."""
+        rows = [(table, table[here].clone()) for table in (self.vectors, self.bias, self._squares, self._bias_squares)]
+        tower, optimizer = copy.deepcopy((self.tower.state_dict(), self.optimizer.state_dict()))
+
+        def undo() -> None:
+            for table, values in rows:
+                table[here] = values
+            self.tower.load_state_dict(tower)
+            self.optimizer.load_state_dict(optimizer)
+
+        return undo
 
     # Snapshots
 
@@ -251,7 +301,8 @@ class SequenceModel:
             "frequency": self._frequency[: self.rows].copy(),
             "contexts": self._contexts[:held].copy(),
             "targets": self._targets[:held].copy(),
-            "counts": np.array([self._stored, self._fresh, self.updates, self.skipped], np.int64),
+            "counts": np.array([self._stored, self._fresh, self.updates], np.int64),
+            **self.guard.state(),
         }
 
     def restore(self, arrays: Mapping[str, Array]) -> None:
@@ -270,4 +321,5 @@ class SequenceModel:
         self._frequency[: self.rows] = arrays["frequency"]
         self._contexts[: len(arrays["contexts"])] = arrays["contexts"]
         self._targets[: len(arrays["targets"])] = arrays["targets"]
-        self._stored, self._fresh, self.updates, self.skipped = (int(count) for count in arrays["counts"])
+        self._stored, self._fresh, self.updates = (int(count) for count in arrays["counts"])
+        self.guard.restore(arrays)

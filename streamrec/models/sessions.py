@@ -1,10 +1,12 @@
 """Sessions like this one: what was touched in the recent sessions that share the most with it.
 
     sim(s)      = sum over the items that s shares with this session of FADE ** (steps back to the item in this session)
-    score(item) = log idf(item) * sum over the NEIGHBOURS most similar s that touched it of sim(s) / sqrt(|s|)
+    score(item) = log idf(item) * sum over the NEIGHBOURS most similar s that touched it of
+                  sim(s) / sqrt(|s|) * exp(-(steps in s between the item and the newest shared one) / NEAR)
 
 Vector session nearest neighbours (V-SKNN; Ludewig, Jannach: Evaluation of session-based recommendation algorithms,
-UMUAI 2018), kept incrementally: a session can be a neighbour from its first item on.
+UMUAI 2018) with the nearness within the neighbour of STAN (Garg et al.: Sequence and time aware neighborhood for
+session-based recommendations, SIGIR 2019), kept incrementally: a session can be a neighbour from its first item on.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from streamrec.compiled import compiled
-from streamrec.features.batch import NOTHING, Array, Float32, Int32, MicroBatch, Queries
+from streamrec.features.batch import NOTHING, Array, Excluded, Float32, Int32, MicroBatch, Queries
 from streamrec.neighbours import best_of, logs_of
 
 LENGTH = 24
@@ -23,7 +25,8 @@ LENGTH = 24
 PLACES = 12
 """Items of the present session that are compared."""
 NEIGHBOURS = 120
-FADE = 0.75
+FADE = 0.5
+NEAR = 3.0
 
 
 class SessionNeighbours:
@@ -43,27 +46,32 @@ class SessionNeighbours:
         self._stamp = np.zeros(capacity, np.int64)
         self._similar = np.zeros(sessions, np.float64)  # scratch: similarity of a session, likewise
         self._session_stamp = np.zeros(sessions, np.int64)
+        self._shared = np.zeros(sessions, np.int32)  # scratch: the newest item that the session shares with a query
         self._stamps = 0
 
     def score(self, queries: Queries, rows: slice, items: Int32) -> Float32:
         out = np.full(items.shape, -np.inf, np.float32)
-        self._spread(queries, rows, items, out, np.empty((len(items), 0), np.int32))
+        nobody = np.empty((len(items), 0), np.int32)
+        self._spread(queries, rows, items, out, nobody, Excluded.nothing(len(items)))
         return out
 
-    def strongest(self, queries: Queries, rows: slice, k: int) -> Int32:
-        """The items that score best for each query, best first, (rows, k)."""
+    def strongest(self, queries: Queries, rows: slice, k: int, excluded: Excluded) -> Int32:
+        """The items that score best for each query and are not excluded, best first, (rows, k)."""
         asked = len(queries.ts[rows])
         best = np.full((asked, k), NOTHING, np.int32)
-        self._spread(queries, rows, np.empty((asked, 0), np.int32), np.empty((asked, 0), np.float32), best)
+        self._spread(queries, rows, np.empty((asked, 0), np.int32), np.empty((asked, 0), np.float32), best, excluded)
         return best
 
-    def _spread(self, queries: Queries, rows: slice, items: Int32, out: Float32, best: Int32) -> None:
+    def _spread(
+        self, queries: Queries, rows: slice, items: Int32, out: Float32, best: Int32, excluded: Excluded
+    ) -> None:
         users = queries.user[rows].tolist()
         own = np.array([self._current.get(user, NOTHING) for user in users], np.int32)
         first = self._stamps + 1
         self._stamps += len(users)
         _spread(
             queries.items[rows],
+            queries.steps[rows],
             queries.reach(rows),
             own,
             self._items,
@@ -74,11 +82,14 @@ class SessionNeighbours:
             self.begun,
             self._similar,
             self._session_stamp,
+            self._shared,
             self._mass,
             self._stamp,
             first,
             items,
             out,
+            excluded.items,
+            excluded.starts,
             best,
         )
 
@@ -141,21 +152,27 @@ class SessionNeighbours:
 
 @compiled
 def _spread(  # type: ignore[no-untyped-def]
-    past, reach, own, items, lengths, serials, visits, visited, begun,
-    similar, session_stamp, mass, stamp, first, candidates, out, best,
+    past, steps, reach, own, items, lengths, serials, visits, visited, begun,
+    similar, session_stamp, shared, mass, stamp, first, candidates, out,
+    excluded, starts, best,
 ):  # fmt: skip
     """Fills `out` (rows, candidates) and `best` (rows, k); either may have no columns."""
     found_items = np.empty(NEIGHBOURS * LENGTH, np.int64)
     for q in range(len(past)):
         mark = first + q
         neighbours = _neighbours(
-            past[q], reach[q], own[q], serials, visits, visited, begun, similar, session_stamp, mark
+            past[q], steps[q], reach[q], own[q], serials, visits, visited, begun, similar, session_stamp, shared, mark
         )
         found = 0
         for slot in neighbours:
             held = min(lengths[slot], LENGTH)
+            oldest = lengths[slot] % LENGTH if lengths[slot] > LENGTH else 0
+            there = 0
             for step in range(held):
-                n = items[slot, step] - 1
+                if items[slot, (oldest + step) % LENGTH] == shared[slot] + 1:
+                    there = step
+            for step in range(held):
+                n = items[slot, (oldest + step) % LENGTH] - 1
                 if n < 0:
                     continue
                 if stamp[n] != mark:
@@ -163,17 +180,17 @@ def _spread(  # type: ignore[no-untyped-def]
                     mass[n] = 0.0
                     found_items[found] = n
                     found += 1
-                mass[n] += similar[slot] / np.sqrt(float(held))
+                mass[n] += similar[slot] / np.sqrt(float(held)) * np.exp(-abs(step - there) / NEAR)
         for at in range(found):
             n = found_items[at]
             mass[n] *= 1.0 + np.log((begun + 1.0) / (visited[n] + 1.0))
         logs_of(candidates[q], mass, stamp, mark, out[q])
-        best_of(found_items[:found], mass, best[q])
+        best_of(found_items[:found], mass, excluded[starts[q] : starts[q + 1]], best[q])
 
 
 @compiled
 def _neighbours(  # type: ignore[no-untyped-def]
-    past, reach, own, serials, visits, visited, begun, similar, session_stamp, mark
+    past, steps, reach, own, serials, visits, visited, begun, similar, session_stamp, shared, mark
 ):  # fmt: skip
     """Slots of the most similar sessions, among equals the most recent: they are likelier about what is there now."""
     chosen = np.empty(PLACES * visits.shape[1], np.int64)
@@ -190,9 +207,10 @@ def _neighbours(  # type: ignore[no-untyped-def]
             if session_stamp[slot] != mark:
                 session_stamp[slot] = mark
                 similar[slot] = 0.0
+                shared[slot] = source
                 chosen[found] = slot
                 found += 1
-            similar[slot] += FADE**place
+            similar[slot] += FADE ** steps[place]
     keys = np.empty(found)
     for at in range(found):
         keys[at] = -similar[chosen[at]] - 1e-3 * serials[chosen[at]] / (begun + 1.0)

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from streamrec.features.batch import Array, Float32, Int32, MicroBatch, Queries
+from streamrec.features.batch import Array, Excluded, Float32, Int32, MicroBatch, Queries
 from streamrec.neighbours import NeighbourTable
 
 
@@ -29,11 +29,13 @@ class Transitions:
         self._fade = 0.25 ** np.arange(sources, dtype=np.float64)
 
     def score(self, queries: Queries, rows: slice, items: Int32) -> Float32:
-        return self.table.score(queries.items[rows], queries.reach(rows), self._fade, False, items)
+        return self.table.score(queries.items[rows], queries.steps[rows], queries.reach(rows), self._fade, False, items)
 
-    def strongest(self, queries: Queries, rows: slice, k: int) -> Int32:
-        """The items that score best for each query, best first, (rows, k)."""
-        return self.table.strongest(queries.items[rows], queries.reach(rows), self._fade, False, k)
+    def strongest(self, queries: Queries, rows: slice, k: int, excluded: Excluded) -> Int32:
+        """The items that score best for each query and are not excluded, best first, (rows, k)."""
+        return self.table.strongest(
+            queries.items[rows], queries.steps[rows], queries.reach(rows), self._fade, False, k, excluded
+        )
 
     def learn(self, batch: MicroBatch) -> None:
         examples = batch.examples
@@ -42,6 +44,7 @@ class Transitions:
             examples.item[wanted],
             examples.ts[wanted],
             examples.recent[wanted],
+            examples.recent_steps[wanted],
             examples.session[wanted],
             examples.weight[wanted],
             self._learn_fade,

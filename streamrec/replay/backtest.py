@@ -8,26 +8,46 @@ from __future__ import annotations
 
 import resource
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
+from streamrec.arrivals import Arrival
+from streamrec.bench.stopwatch import Stopwatch, watch_worker
 from streamrec.build import build_rehearsal
 from streamrec.catalogue import Catalogue
-from streamrec.features.batch import NOTHING
+from streamrec.features.batch import NOTHING, Int8, Int32, Int64
 from streamrec.fusion import ranked
 from streamrec.portions import Portion
 from streamrec.recommender import Recommender
+from streamrec.replay.calibration import CalibrationRecorder, pairs
 from streamrec.replay.logs import Log
-from streamrec.replay.metrics import recommended_items
+from streamrec.replay.metrics import SLATE_LENGTH
 from streamrec.replay.report import BacktestResult, write_report
 from streamrec.replay.slates import SlateWriter
+from streamrec.replay.slices import MomentRecorder
+from streamrec.replay.variety import PLACES, VarietyRecorder
 from streamrec.settings import Settings, shown
 
 SLATES = "slates.parquet"
-LIST_LENGTH = 20
 SAMPLES = 200
 """Points of the plots of weights and throughput."""
+CLICK_MODEL = "clicks"
+"""The model whose scores are log-odds, so that they can be held to what happened."""
+
+
+class Targets(NamedTuple):
+    """The targets of one portion, in log order."""
+
+    arrivals: list[Arrival]
+    rows: Int64  # (targets,) query rows of the batch
+    examples: Int64  # (targets,) example rows of the batch
+    items: Int32  # (targets,)
+    known: list[bool]
+    scored: list[bool]
+    ranks: Int8  # (1 + models, targets)
 
 
 class Observer:
@@ -40,12 +60,17 @@ class Observer:
         self._every = max(1, rows // SAMPLES)
         self._next_sample = 0
         self._began = time.perf_counter()
+        self._now_ms, self._counted = 0, set[str]()  # users whose slate of this very time was counted already
+        models = recommender.fusion.models
+        self._clicks = models.index(CLICK_MODEL) if CLICK_MODEL in models else None
         self.events = 0
         self.ts: list[int] = []
         self.known: list[bool] = []
         self.scored: list[bool] = []
-        self.ranks: list[np.ndarray] = []
-        self.recommended: set[str] = set()
+        self.ranks: list[Int8] = []
+        self.moments = MomentRecorder()
+        self.variety = VarietyRecorder(recommender.knowledge.items)
+        self.calibration = CalibrationRecorder()
         self.weights: list[tuple[int, dict[str, float]]] = []
         self.throughput: list[tuple[int, float]] = []
 
@@ -55,49 +80,83 @@ class Observer:
             self._next_sample += self._every
             self.weights.append((self.events, self._recommender.fusion.weights()))
             self.throughput.append((self.events, self.seconds))
-        trial = portion.trial
-        kept = np.flatnonzero(trial.kept)
-        if len(kept) == 0:
-            return
-        arrivals = [trial.arrivals[at] for at in kept]
-        known = [trial.known[at] for at in kept]
-        scored = [arrival.offset >= self._scored_from for arrival in arrivals]
-        ranks = trial.ranks[:, kept]
-        items, scores = self._lists([trial.rows[at] for at in kept])
-        self._writer.append(
-            rows=[arrival.offset for arrival in arrivals],
-            ts=[arrival.event.ts for arrival in arrivals],
-            user_ids=[arrival.event.user_id for arrival in arrivals],
-            targets=[arrival.event.item_id or "" for arrival in arrivals],
-            known=known,
-            scored=scored,
-            items=items,
-            scores=scores,
-            ranks=dict(zip(self._recommender.fusion.models, ranks[1:], strict=True)),
-        )
-        self.recommended |= recommended_items(slate for slate, counts in zip(items, scored, strict=True) if counts)
-        self.ts += [arrival.event.ts for arrival in arrivals]
-        self.known += known
-        self.scored += scored
-        self.ranks.append(ranks)
+        targets = self._targets(portion)
+        if targets.arrivals:
+            self._record(targets)
+            self._write(targets)
 
     @property
     def seconds(self) -> float:
         """Since the start."""
         return time.perf_counter() - self._began
 
-    def _lists(self, rows: list[int]) -> tuple[list[list[str]], list[list[float]]]:
-        """The fused list of each query row, ids and scores, best first."""
+    def _targets(self, portion: Portion) -> Targets:
+        trial, batch = portion.trial, self._recommender.batch
+        kept = np.flatnonzero(trial.kept)
+        arrivals = [trial.arrivals[at] for at in kept]
+        examples = batch.learned - len(trial.kept) + kept  # the portion's are the newest
+        return Targets(
+            arrivals,
+            np.array(trial.rows, np.int64)[kept],
+            examples,
+            batch.examples.item[examples],
+            [trial.known[at] for at in kept],
+            [arrival.offset >= self._scored_from for arrival in arrivals],
+            trial.ranks[:, kept],
+        )
+
+    def _record(self, targets: Targets) -> None:
+        """What the figures are made of."""
+        batch, scored = self._recommender.batch, np.array(targets.scored)
+        self.ts += [arrival.event.ts for arrival in targets.arrivals]
+        self.known += targets.known
+        self.scored += targets.scored
+        self.ranks.append(targets.ranks)
+        self.moments.add(batch, targets.rows, targets.examples, self._recommender.knowledge.items)
+        if self._clicks is not None and scored.any():
+            scores = batch.candidates.scores[self._clicks]
+            self.calibration.add(*pairs(batch, scores, targets.rows[scored], targets.items[scored]))
+
+    def _write(self, targets: Targets) -> None:
+        """The slates, each made once for all targets that share it."""
+        arrivals = targets.arrivals
+        asked, first, place = np.unique(targets.rows, return_index=True, return_inverse=True)
+        slates, ids, scores = self._slates(asked)
+        scored = np.bincount(place, targets.scored) > 0  # (slates,)
+        fresh = [n for n, at in enumerate(first) if scored[n] and self._is_fresh(arrivals[at])]
+        self.variety.show(slates[fresh, :PLACES], [ids[n] for n in fresh])
+        self.variety.want(targets.items)
+        self._writer.append(
+            rows=[arrival.offset for arrival in arrivals],
+            ts=[arrival.event.ts for arrival in arrivals],
+            user_ids=[arrival.event.user_id for arrival in arrivals],
+            targets=[arrival.event.item_id or "" for arrival in arrivals],
+            known=targets.known,
+            scored=targets.scored,
+            items=[ids[at] for at in place],
+            scores=[scores[at] for at in place],
+            ranks=dict(zip(self._recommender.fusion.models, targets.ranks[1:], strict=True)),
+        )
+
+    def _slates(self, rows: Int64) -> tuple[Int32, Sequence[Sequence[str]], Sequence[Sequence[float]]]:
+        """The fused slate of each query row, best first: item indices (rows, SLATE_LENGTH), ids and scores."""
         candidates, ids = self._recommender.batch.candidates, self._recommender.knowledge.items.ids
-        asked, place = np.unique(rows, return_inverse=True)
-        utility = candidates.utility[asked]
-        best = ranked(utility, LIST_LENGTH)
-        indices = np.take_along_axis(candidates.items[asked], np.maximum(best, 0), axis=1)
-        values = np.take_along_axis(utility, np.maximum(best, 0), axis=1)
-        there = best != NOTHING
-        items = [[ids[i] for i in row[ok].tolist()] for row, ok in zip(indices, there, strict=True)]
-        scores = [row[ok].tolist() for row, ok in zip(values, there, strict=True)]
-        return [items[at] for at in place], [scores[at] for at in place]
+        utility = candidates.utility[rows]
+        best = ranked(utility, SLATE_LENGTH)
+        there, at = best != NOTHING, np.maximum(best, 0)
+        slates = np.where(there, np.take_along_axis(candidates.items[rows], at, axis=1), NOTHING)
+        values = np.take_along_axis(utility, at, axis=1)
+        named = [[ids[item] for item in slate[ok].tolist()] for slate, ok in zip(slates, there, strict=True)]
+        return slates, named, [row[ok].tolist() for row, ok in zip(values, there, strict=True)]
+
+    def _is_fresh(self, arrival: Arrival) -> bool:
+        """False when this slate was counted in an earlier portion: a basket may be longer than one."""
+        if arrival.event.ts != self._now_ms:
+            self._now_ms = arrival.event.ts
+            self._counted.clear()
+        fresh = arrival.event.user_id not in self._counted
+        self._counted.add(arrival.event.user_id)
+        return fresh
 
 
 def backtest(
@@ -120,13 +179,16 @@ def backtest(
     topic = settings.topics.events
     observed: list[Observer] = []
     worker = build_rehearsal(settings, lambda: log.records(topic), lambda portion: observed[0](portion), catalogue)
+    stopwatch = Stopwatch()
+    watch_worker(worker, stopwatch)
+    stopwatch.watch(worker, "_observer", "write slates.parquet")
     names = worker.recommender.fusion.models
     with SlateWriter(out / SLATES, names) as writer:
         observer = Observer(worker.recommender, writer, len(log), log.start, warmup)
         observed.append(observer)
         worker.run()
         seconds = observer.seconds
-    result = _result(log, settings, observer, worker.recommender, warmup, seconds)
+    result = _result(log, settings, observer, worker.recommender, warmup, seconds, stopwatch)
     write_report(out, result)
     return result
 
@@ -138,7 +200,9 @@ def _result(
     recommender: Recommender,
     warmup: float,
     seconds: float,
+    stopwatch: Stopwatch,
 ) -> BacktestResult:
+    known_items = recommender.knowledge.items.known
     lists = 1 + len(recommender.fusion.models)
     ranks = np.concatenate(observer.ranks, axis=1) if observer.ranks else np.zeros((lists, 0), np.int8)
     return BacktestResult(
@@ -153,12 +217,15 @@ def _result(
         scored=np.array(observer.scored, bool),
         ranks=ranks[0],
         model_ranks=dict(zip(recommender.fusion.models, ranks[1:], strict=True)),
-        recommended_items=len(observer.recommended),
-        known_items=recommender.knowledge.items.known,
+        moments=observer.moments.moments(),
+        variety=observer.variety.variety(known_items),
+        calibration=observer.calibration.calibration(),
+        known_items=known_items,
         events=observer.events,
         seconds=seconds,
         weights=observer.weights,
         throughput=observer.throughput,
-        counts={"events": observer.events, "users": len(recommender.knowledge.users)},
+        step_seconds=dict(stopwatch.seconds),
+        counts={"rows": len(log)},
         peak_memory_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
     )

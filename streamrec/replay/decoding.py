@@ -18,6 +18,7 @@ from streamrec.columns import Converted
 from streamrec.errors import LogError
 from streamrec.events import ITEMLESS_TYPES, EventType
 from streamrec.replay.fields import FIELDS, MEMBER
+from streamrec.replay.selection import EVERYTHING, Selector
 from streamrec.tables import Batch
 
 MAX_LISTED = 20
@@ -26,17 +27,23 @@ CONSTANT = "@"
 """`type=@purchase` gives every row the same value where a log has no such column."""
 CONTEXT_MEMBER = "context."
 Columns = dict[str, list[Any]]
+Rows = tuple[NDArray[np.int64], pl.DataFrame, list[EventType]]
+"""Row numbers, cells and event types of some rows."""
 
 
 @dataclass(slots=True)
 class Tally:
-    """What has been found so far. `left_out` and `unknown` count rows by the value of their type column."""
+    """What has been found so far.
+
+    `left_out` and `unknown` count rows by the value of their type column, `deselected` by what they were left out for.
+    """
 
     problems: list[str] = field(default_factory=list)
     problem_count: int = 0
     unknown: Counter[str] = field(default_factory=Counter)
     unknown_at: dict[str, int] = field(default_factory=dict)
     left_out: Counter[str] = field(default_factory=Counter)
+    deselected: Counter[str] = field(default_factory=Counter)
     events: Counter[EventType] = field(default_factory=Counter)
     first_ts: int | None = None
     last_ts: int | None = None
@@ -82,14 +89,12 @@ class Decoder:
     columns: Mapping[str, str]
     types: Mapping[str, EventType | None]
     skip_unknown_types: bool
+    selector: Selector = field(default_factory=lambda: Selector(EVERYTHING))
     tally: Tally = field(default_factory=Tally)
 
     def decode(self, batch: Batch) -> tuple[list[int], Columns]:
         """Row numbers and field values of the batch's events; what is wrong with the others goes to the tally."""
-        kinds = self._kinds(batch)
-        keep = pl.Series([kind is not None for kind in kinds], dtype=pl.Boolean)
-        rows, frame = batch.rows[keep.to_numpy()], batch.frame.filter(keep)
-        types = [kind for kind in kinds if kind is not None]
+        rows, frame, types = self._selected(*self._typed(batch))
         found = list(batch.broken)
         columns: Columns = {"type": types}
         for name, column in self.columns.items():
@@ -101,6 +106,9 @@ class Decoder:
             found += _mismatches(name, raw, read, field_.expected, rows) + _missing(name, read, types, rows)
             if name == "ts":
                 found += self._unsorted(read.values, rows)
+            if name == "user_id" and self.selector.selection.anonymous is not None:
+                read, astray = self._owned(read, frame, rows)
+                found += astray
             columns[name] = read.values.to_list()
         members = [name for name in columns if name.startswith(CONTEXT_MEMBER)]
         if members:
@@ -110,6 +118,47 @@ class Decoder:
             self.tally.add(row, problem)
         self.tally.events.update(types)
         return rows.tolist(), columns
+
+    def _typed(self, batch: Batch) -> Rows:
+        """The rows of event types that are wanted."""
+        kinds = self._kinds(batch)
+        keep = np.array([kind is not None for kind in kinds], bool)
+        return batch.rows[keep], batch.frame.filter(pl.Series(keep)), [kind for kind in kinds if kind is not None]
+
+    def _selected(self, rows: NDArray[np.int64], frame: pl.DataFrame, types: list[EventType]) -> Rows:
+        """The rows that the selection lets count; the others are counted by what they were left out for."""
+        selector = self.selector
+        if selector.selection == EVERYTHING:
+            return rows, frame, types
+        users, sessions, items = (self._text(frame, name) for name in ("user_id", "session_id", "item_id"))
+        fits = selector.fits(items)
+        at = np.flatnonzero(fits)
+        owners = selector.owners(users, sessions)
+        new = np.ones(len(rows), bool)
+        new[at] = selector.first_time([types[n] for n in at], owners[at], sessions[at], items[at])
+        self.tally.deselected["of other items than asked for"] += int((~fits).sum())
+        self.tally.deselected["that repeat an item of their session"] += int((~new).sum())
+        keep = fits & new
+        return rows[keep], frame.filter(pl.Series(keep)), [types[n] for n in np.flatnonzero(keep)]
+
+    def _owned(
+        self, users: Converted, frame: pl.DataFrame, rows: NDArray[np.int64]
+    ) -> tuple[Converted, list[tuple[int, str]]]:
+        """Users as they are told apart, and the anonymous rows that have no session to tell them by."""
+        anonymous, field_ = self.selector.selection.anonymous, FIELDS["user_id"]
+        sessions = self._text(frame, "session_id")
+        lost = ((users.values == anonymous) & sessions.is_null()).fill_null(False).to_numpy()
+        problem = f"'session_id' is empty, and a row of the anonymous user {anonymous!r} needs one"
+        owned = field_.read(self.selector.owners(users.values, sessions))
+        too_long = _mismatches("user_id", users.values, owned, f"{field_.expected}, its session's included", rows)
+        return owned, [(int(row), problem) for row in rows[lost]] + too_long
+
+    def _text(self, frame: pl.DataFrame, name: str) -> pl.Series:
+        """A column of ids as text, all null when the log has none."""
+        column = self.columns.get(name)
+        if column is None:
+            return pl.Series([None] * len(frame), dtype=pl.String)
+        return FIELDS[name].read(_column(frame, column, len(frame))).values
 
     def _kinds(self, batch: Batch) -> list[EventType | None]:
         """Each row's event type, None for the rows left out."""

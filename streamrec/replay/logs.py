@@ -16,6 +16,7 @@ from streamrec.errors import LogError
 from streamrec.events import EVENT_TYPES, Event, EventType
 from streamrec.replay.decoding import CONSTANT, CONTEXT_MEMBER, Columns, Decoder, Tally
 from streamrec.replay.fields import FIELDS
+from streamrec.replay.selection import EVERYTHING, Selection, Selector
 from streamrec.tables import Batch, Table, open_table
 from streamrec.transport import Record
 
@@ -26,11 +27,15 @@ SECONDS_LIKE_MS = 100_000_000_000
 
 @dataclass(frozen=True, slots=True)
 class LogSummary:
-    """What a checked log holds. `left_out` counts rows by the value of their type column; times are in ms."""
+    """What a checked log holds; times are in ms.
+
+    `left_out` counts rows by the value of their type column, `deselected` rows by why the selection left them out.
+    """
 
     rows: int
     events: Mapping[EventType, int]
     left_out: Mapping[str, int]
+    deselected: Mapping[str, int]
     ignored_columns: tuple[str, ...]
     first_ts: int | None
     last_ts: int | None
@@ -47,9 +52,10 @@ class Log:
     columns: Mapping[str, str]
     types: Mapping[str, EventType | None]
     skip_unknown_types: bool
+    selection: Selection = EVERYTHING
 
     def __len__(self) -> int:
-        """Rows of the part that is read, those left out for their type included."""
+        """Rows of the part that is read, those left out included."""
         return self.stop - self.start
 
     @property
@@ -73,6 +79,7 @@ class Log:
             rows=len(self),
             events=dict(tally.events),
             left_out=dict(tally.left_out),
+            deselected={why: count for why, count in tally.deselected.items() if count},
             ignored_columns=self.ignored_columns,
             first_ts=tally.first_ts,
             last_ts=tally.last_ts,
@@ -103,7 +110,7 @@ class Log:
             yield Record(topic, 0, row, event.user_id.encode(), value, HEADERS)
 
     def _decoder(self) -> Decoder:
-        return Decoder(self.columns, self.types, self.skip_unknown_types)
+        return Decoder(self.columns, self.types, self.skip_unknown_types, Selector(self.selection))
 
     def _batches(self) -> Iterator[Batch]:
         used = [name for name in self.table.columns if name in self.columns.values()]
@@ -117,6 +124,7 @@ def open_log(
     types: Mapping[str, str] | None = None,
     skip_unknown_types: bool = False,
     rows: tuple[int | None, int | None] | None = None,
+    selection: Selection = EVERYTHING,
 ) -> Log:
     """Open a log without reading its rows; `check` does that.
 
@@ -127,14 +135,18 @@ def open_log(
         types: value of the type column to event type; an empty type leaves the rows of that value out.
         skip_unknown_types: leave out, and count, the rows whose type is neither an event type nor in `types`.
         rows: the part to read, from the first row to before the second; None is the log's own beginning or end.
+        selection: which of these rows count, and whose they are.
 
     Raises:
         TableError: the file is missing or is no table.
-        LogError: a field, a column or an event type is unknown, or a column that every log needs is missing.
+        LogError: a field, a column or an event type is unknown, a column that every log or this selection needs is
+            missing, or the selection's pattern is none.
     """
     table = open_table(path)
     start, stop = _part(table, rows or (None, None))
-    return Log(table, start, stop, _columns(table, mapping or {}), _types(table, types or {}), skip_unknown_types)
+    columns = _columns(table, mapping or {})
+    _check(table, columns, selection)
+    return Log(table, start, stop, columns, _types(table, types or {}), skip_unknown_types, selection)
 
 
 def _part(table: Table, rows: tuple[int | None, int | None]) -> tuple[int, int]:
@@ -170,6 +182,20 @@ def _columns(table: Table, mapping: Mapping[str, str]) -> dict[str, str]:
             + f"\n  its columns are {', '.join(table.columns) or 'none'}"
         )
     return columns
+
+
+def _check(table: Table, columns: Mapping[str, str], selection: Selection) -> None:
+    """Refuse a selection that cannot be made of this log."""
+    if (problem := selection.problem()) is not None:
+        raise LogError(
+            f"{table.path.name}: --only-items {selection.only_items!r} cannot be used: {problem}; expected a regular "
+            "expression without look-around, such as '^[0-9]{5}'"
+        )
+    if "session_id" not in columns and (option := selection.needs_sessions()) is not None:
+        raise LogError(
+            f"{table.path.name}: {option} needs sessions, and no column holds 'session_id'; name it "
+            f"(--map session_id=COLUMN); its columns are {', '.join(table.columns)}"
+        )
 
 
 def _types(table: Table, types: Mapping[str, str]) -> dict[str, EventType | None]:

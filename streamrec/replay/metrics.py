@@ -5,7 +5,6 @@ A rank is the target's place in the slate, 1 for the top, 0 when it is not in it
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -67,11 +66,6 @@ def discounted_gains(ranks: Ranks, k: int) -> NDArray[np.float64]:
     Järvelin and Kekäläinen, "Cumulated gain-based evaluation of IR techniques", TOIS 2002.
     """
     return hits(ranks, k) / np.log2(np.maximum(ranks, 1) + 1.0)
-
-
-def recommended_items(slates: Iterable[Sequence[str]], k: int = 10) -> set[str]:
-    """The distinct items in the first k places of any slate: the numerator of coverage."""
-    return {item for slate in slates for item in slate[:k]}
 
 
 def coverage(recommended: int, known: int) -> float:

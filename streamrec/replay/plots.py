@@ -21,6 +21,19 @@ from numpy.typing import NDArray
 INK, GRID = "#010203", "#040506"
 SERIES = tuple(f"#0a0b{n:02x}" for n in range(1, 9))
 """Stand-ins, replaced in the finished SVG by the style sheet's variables."""
+ON_WHITE = {
+    "--series-1": "#0b62c4",
+    "--series-2": "#c2500a",
+    "--series-3": "#16803c",
+    "--series-4": "#a3279b",
+    "--series-5": "#8a6d00",
+    "--series-6": "#0b8190",
+    "--series-7": "#cc2a49",
+    "--series-8": "#5b50c7",
+    "--ink": "#22262b",
+    "--grid": "#d9dde1",
+}
+"""What the page's variables are on white paper, for plots that stand alone."""
 DASHES: tuple[str | tuple[int, tuple[float, ...]], ...] = ("-", (0, (5, 2)), (0, (1.2, 1.8)), (0, (6, 2, 1.2, 2)))
 """Beside its colour, each line has its own dash: nobody has to tell colours apart."""
 BASELINE = "popularity"
@@ -85,6 +98,15 @@ def throughput(samples: Sequence[tuple[int, float]]) -> str:
     axes.set_ylim(bottom=0)
     axes.set_xlabel("events")
     return _svg(figure, axes, "Events per second over the run", legend=False)
+
+
+def standalone(svg: str) -> str:
+    """A plot as a file of its own: on white, in the page's colours for light surroundings."""
+    if svg == NOTHING:
+        return '<svg xmlns="http://www.w3.org/2000/svg" width="1" height="1"/>\n'
+    for variable, colour in ON_WHITE.items():
+        svg = svg.replace(f"var({variable})", colour)
+    return svg.replace("<svg", '<svg style="background: #ffffff; font-family: sans-serif"', 1)
 
 
 def _axes(label: str) -> tuple[Figure, Axes]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -52,8 +53,8 @@ class SlateWriter:
         self._schema = pa.schema([*BASE_FIELDS, *ranks])
         self._unfinished = path.with_name(path.name + ".part")
         self._writer = pq.ParquetWriter(self._unfinished, self._schema, compression="zstd", compression_level=3)
-        self._pending: list[pa.RecordBatch] = []
-        self._pending_rows = 0
+        # Plain lists until a row group is full: turning a few rows at a time into arrays costs more than ranking them.
+        self._pending: dict[str, list[Any]] = {name: [] for name in self._schema.names}
 
     def append(
         self,
@@ -84,17 +85,13 @@ class SlateWriter:
         Raises:
             ValueError: the columns differ in length, a slate is too long, a rank is out of range or of another model.
         """
-        columns: list[object] = [rows, ts, user_ids, targets, known, scored, items, scores]
-        names = self._schema.names[len(BASE_FIELDS) :]
-        if {RANK_PREFIX + name for name in ranks} != set(names):
-            raise ValueError(f"ranks are of {sorted(ranks)}, expected those named at the start: {names}")
-        columns += [ranks[name.removeprefix(RANK_PREFIX)] for name in names]
-        arrays = [pa.array(column, field.type) for column, field in zip(columns, self._schema, strict=True)]
-        batch = pa.RecordBatch.from_arrays(arrays, schema=self._schema)
-        _check(batch, names)
-        self._pending.append(batch)
-        self._pending_rows += len(rows)
-        if self._pending_rows >= ROW_GROUP:
+        named = {RANK_PREFIX + name: _listed(column) for name, column in ranks.items()}
+        base = (rows, ts, user_ids, targets, known, scored, items, scores)
+        columns = dict(zip(self._schema.names, map(_listed, base), strict=False)) | named
+        _check(columns, self._schema.names)
+        for name, pending in self._pending.items():
+            pending += columns[name]
+        if len(self._pending["row"]) >= ROW_GROUP:
             self._write(complete_only=True)
 
     def close(self) -> None:
@@ -117,22 +114,35 @@ class SlateWriter:
 
     def _write(self, complete_only: bool) -> None:
         """Write whole row groups, always cut at the same rows; the rest waits or, at the end, follows."""
-        table = pa.Table.from_batches(self._pending, schema=self._schema).combine_chunks()
-        rows = table.num_rows - table.num_rows % ROW_GROUP if complete_only else table.num_rows
+        pending = len(self._pending["row"])
+        rows = pending - pending % ROW_GROUP if complete_only else pending
         for start in range(0, rows, ROW_GROUP):
-            self._writer.write_table(table.slice(start, min(ROW_GROUP, rows - start)), row_group_size=ROW_GROUP)
-        self._pending = table.slice(rows).to_batches()
-        self._pending_rows = table.num_rows - rows
+            part = slice(start, min(start + ROW_GROUP, rows))
+            arrays = [pa.array(self._pending[field.name][part], field.type) for field in self._schema]
+            self._writer.write_table(pa.Table.from_arrays(arrays, schema=self._schema), row_group_size=ROW_GROUP)
+        for column in self._pending.values():
+            del column[:rows]
 
 
-def _check(batch: pa.RecordBatch, rank_names: Sequence[str]) -> None:
-    lengths = pc.list_value_length(batch["items"])
-    if not lengths.equals(pc.list_value_length(batch["scores"])):
-        raise ValueError("a slate has more items than scores, or fewer; expected one score for each item")
-    if (pc.max(lengths).as_py() or 0) > SLATE_LENGTH:
-        raise ValueError(f"a slate has {pc.max(lengths)} items, expected at most {SLATE_LENGTH}")
-    for name in rank_names:
-        low, high = pc.min(batch[name]).as_py() or 0, pc.max(batch[name]).as_py() or 0
+def _listed(column: Sequence[Any] | NDArray[Any]) -> Sequence[Any]:
+    return column.tolist() if isinstance(column, np.ndarray) else column
+
+
+def _check(columns: Mapping[str, Sequence[Any]], names: Sequence[str]) -> None:
+    if set(columns) != set(names):
+        models = sorted(name for name in columns if name.startswith(RANK_PREFIX))
+        raise ValueError(f"ranks are {models}, expected those named at the start: {names[len(BASE_FIELDS) :]}")
+    if len(lengths := {len(column) for column in columns.values()}) > 1:
+        raise ValueError(f"columns have {sorted(lengths)} rows, expected as many each")
+    for slate, scores in zip(columns["items"], columns["scores"], strict=True):
+        if len(slate) != len(scores):
+            raise ValueError(
+                f"a slate has {len(slate)} items and {len(scores)} scores, expected one score for each item"
+            )
+        if len(slate) > SLATE_LENGTH:
+            raise ValueError(f"a slate has {len(slate)} items, expected at most {SLATE_LENGTH}")
+    for name in names[len(BASE_FIELDS) :]:
+        low, high = min(columns[name], default=0), max(columns[name], default=0)
         if low < 0 or high > SLATE_LENGTH:
             raise ValueError(f"{name} goes from {low} to {high}, expected 0 (absent) to {SLATE_LENGTH}")
 

@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 
 from streamrec.compiled import compiled
-from streamrec.features.batch import NOTHING, Int32, Int64, MicroBatch, Queries
+from streamrec.features.batch import NOTHING, Excluded, Int32, MicroBatch, Queries
 
 
 class Retriever(Protocol):
@@ -19,8 +19,11 @@ class Retriever(Protocol):
 
     name: str
 
-    def candidates(self, queries: Queries, rows: slice, k: int) -> Int32:
-        """At most `k` items per query, best first, (rows, k), NOTHING where there are fewer. Changes nothing."""
+    def candidates(self, queries: Queries, rows: slice, k: int, excluded: Excluded) -> Int32:
+        """At most `k` items per query, best first, (rows, k), NOTHING where there are fewer. Changes nothing.
+
+        None of them is `excluded` for its query: who has seen much must not be left with the few that nobody skipped.
+        """
 
     def learn(self, batch: MicroBatch) -> None:
         """Take the examples of a micro-batch; a retriever that searches a model's own state has nothing to do."""
@@ -33,16 +36,15 @@ class Union:
         self._stamp = np.zeros(capacity, np.int64)
         self._stamps = 0
 
-    def __call__(self, proposals: Sequence[Int32], excluded: Int32, excluded_starts: Int64, width: int) -> Int32:
-        """Everything proposed for each query, each item once, (rows, width).
+    def __call__(self, proposals: Sequence[Int32], excluded: Excluded, width: int) -> Int32:
+        """Everything proposed for each query and not excluded, each item once, (rows, width).
 
-        Proposals are taken in turns, everybody's best first, so that a full row loses the worst of each. `excluded`
-        holds the items that must not be shown, end to end, row q's from `excluded_starts[q]` to the next's start.
+        Proposals are taken in turns, everybody's best first, so that a full row loses the worst of each.
         """
         widest = max(proposal.shape[1] for proposal in proposals)
         stacked = np.stack([_padded(proposal, widest) for proposal in proposals])  # (retrievers, rows, proposed)
         out = np.full((stacked.shape[1], width), NOTHING, np.int32)
-        _union(stacked, excluded, excluded_starts, self._stamp, self._stamps + 1, out)
+        _union(stacked, excluded.items, excluded.starts, self._stamp, self._stamps + 1, out)
         self._stamps += len(out)
         return out
 

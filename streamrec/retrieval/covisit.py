@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from streamrec.features.batch import Int32, MicroBatch, Queries
+from streamrec.features.batch import Excluded, Int32, MicroBatch, Queries
 
 
 class Spreading(Protocol):
     """Something that knows which items follow from a query's past."""
 
-    def strongest(self, queries: Queries, rows: slice, k: int) -> Int32:
-        """The items that score best for each query, best first, (rows, k)."""
+    def strongest(self, queries: Queries, rows: slice, k: int, excluded: Excluded) -> Int32:
+        """The items that score best for each query and are not excluded, best first, (rows, k)."""
 
 
 class Neighbours:
@@ -21,8 +21,8 @@ class Neighbours:
         self.name = name
         self._model = model
 
-    def candidates(self, queries: Queries, rows: slice, k: int) -> Int32:
-        return self._model.strongest(queries, rows, k)
+    def candidates(self, queries: Queries, rows: slice, k: int, excluded: Excluded) -> Int32:
+        return self._model.strongest(queries, rows, k, excluded)
 
     def learn(self, batch: MicroBatch) -> None:
         """The table is the model's, which learns it."""

@@ -10,7 +10,7 @@ from typing import Protocol
 
 import numpy as np
 
-from streamrec.features.batch import NOTHING, Float32, Int32, MicroBatch, Queries
+from streamrec.features.batch import NOTHING, Excluded, Float32, Int32, MicroBatch, Queries
 from streamrec.retrieval.popular import Ranked
 
 
@@ -37,7 +37,7 @@ class Nearest:
         self._popularity = popularity
         self._searched: tuple[Int32, Float32, Float32] | None = None  # items, their vectors, their bias
 
-    def candidates(self, queries: Queries, rows: slice, k: int) -> Int32:
+    def candidates(self, queries: Queries, rows: slice, k: int, excluded: Excluded) -> Int32:
         items, vectors, bias = self._pool()
         asked = len(queries.ts[rows])
         if len(items) == 0:
@@ -46,6 +46,8 @@ class Nearest:
         out = np.full((asked, k), NOTHING, np.int32)
         for at in range(asked):  # one product per query: its bits do not depend on how many came with it
             scores = vectors @ users[at] + bias  # (pool,)
+            unwanted = excluded.items[excluded.starts[at] : excluded.starts[at + 1]]
+            scores[np.isin(items, unwanted)] = -np.inf
             near = np.argpartition(scores, max(len(items) - k, 0))[max(len(items) - k, 0) :]
             order = near[np.argsort(-scores[near], kind="stable")]
             out[at, : len(order)] = items[order]

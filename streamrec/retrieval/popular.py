@@ -6,7 +6,8 @@ from typing import Protocol
 
 import numpy as np
 
-from streamrec.features.batch import NOTHING, Int32, MicroBatch, Queries
+from streamrec.compiled import compiled
+from streamrec.features.batch import NOTHING, Excluded, Int32, MicroBatch, Queries
 
 
 class Ranked(Protocol):
@@ -14,6 +15,10 @@ class Ranked(Protocol):
 
     def top(self, k: int) -> Int32:
         """The `k` best items, best first, at most."""
+
+
+SPARE = 512
+"""Items looked up beyond those asked for, so that who has seen the most popular finds others."""
 
 
 class Popular:
@@ -24,11 +29,29 @@ class Popular:
         self._popularity = popularity
         self._top: Int32 | None = None
 
-    def candidates(self, queries: Queries, rows: slice, k: int) -> Int32:
-        if self._top is None or len(self._top) < k:
-            top = self._popularity.top(k)
-            self._top = np.pad(top, (0, k - len(top)), constant_values=NOTHING)
-        return np.broadcast_to(self._top[:k], (len(queries.ts[rows]), k))
+    def candidates(self, queries: Queries, rows: slice, k: int, excluded: Excluded) -> Int32:
+        spare = SPARE if len(excluded.items) else 0
+        if self._top is None or len(self._top) < k + spare:
+            top = self._popularity.top(k + spare)
+            self._top = np.pad(top, (0, k + spare - len(top)), constant_values=NOTHING)
+        if not spare:
+            return np.broadcast_to(self._top[:k], (len(queries.ts[rows]), k))
+        out = np.full((len(queries.ts[rows]), k), NOTHING, np.int32)
+        _first_allowed(self._top, excluded.items, excluded.starts, out)
+        return out
 
     def learn(self, batch: MicroBatch) -> None:
         self._top = None
+
+
+@compiled
+def _first_allowed(top, excluded, starts, out):  # type: ignore[no-untyped-def]
+    for q in range(len(out)):
+        unwanted = set(excluded[starts[q] : starts[q + 1]])
+        used = 0
+        for item in top:
+            if used == out.shape[1] or item == NOTHING:
+                break
+            if item not in unwanted:
+                out[q, used] = item
+                used += 1

@@ -35,12 +35,14 @@ class Key:
 class Mark:
     """Where a partition stands: the first input offset its stored state has not seen, and the snapshot beside it.
 
-    A partition never seen before has watermark None. `epoch` grows with every owner.
+    A partition never seen before has watermark None. `epoch` grows with every owner. What a sealed one holds is not
+    whole yet.
     """
 
     watermark: int | None
     snapshot: str | None
     epoch: int
+    sealed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +63,25 @@ class Store(Protocol):
     """
 
     def open(self, partition: int) -> Mark:
-        """Become the owner of `partition`: raises its epoch and returns where it stands."""
+        """Become the owner of `partition`: raises its epoch and returns where it stands.
+
+        Raises:
+            StateError: somebody else has sealed the partition.
+        """
+
+    def seal(self, partitions: Collection[int]) -> None:
+        """Empty these partitions, and let nobody but this store open them until `unseal`.
+
+        For filling them in many commits, none of which may be started from. Whoever owned them cannot commit any more.
+        What is sealed can be sealed again, and whoever did so before cannot commit any more.
+        """
+
+    def unseal(self, partition: int, watermark: int | None, snapshot: str | None) -> None:
+        """Let anybody open the partition, to start there; watermark None is a partition never seen before.
+
+        Raises:
+            StaleEpoch: somebody else has sealed it since; nothing was changed.
+        """
 
     def load(self, keys: Sequence[Key]) -> list[bytes | None]:
         """The stored values, None where there is none, in the order of `keys` (one partition or many)."""

@@ -1,7 +1,7 @@
 """Where values live in Redis: the only place where its keys are built.
 
     streamrec:user-events:partitions                  the partitions ever opened (a set)
-    streamrec:{user-events:3}:mark                    epoch, turn, watermark, snapshot of partition 3 (a hash)
+    streamrec:{user-events:3}:mark                    epoch, turn, watermark, snapshot, seal of partition 3
     streamrec:{user-events:3}:user:ID                 one value; likewise item: and slate:
 
 What stands between braces is all that a Redis Cluster hashes, so everything of one partition lies in one slot and one
@@ -50,6 +50,16 @@ class KeySpace:
         """The string that holds one value."""
         # Ids are free text, and JSON can smuggle half a surrogate pair into one: it must not stop a checkpoint.
         return f"{self._home(key.partition)}:{key.kind.value}:{key.name}".encode("utf-8", "surrogatepass")
+
+    @property
+    def values(self) -> bytes:
+        """A pattern for SCAN that every value matches, of whatever partition, and nothing else."""
+        # Marks have no second colon. Neither prefix nor topic can hold a character that means something in a pattern.
+        return f"{self.prefix}:{{{self.topic}:*}}:*:*".encode()
+
+    def partition_of(self, value: bytes) -> int:
+        """The partition of the value under this key."""
+        return int(value[len(f"{self.prefix}:{{{self.topic}:") : value.index(b"}")])
 
     def _home(self, partition: int) -> str:
         return f"{self.prefix}:{{{self.topic}:{partition}}}"

@@ -6,11 +6,14 @@ items. Knows nothing of time, connections or what the values mean.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import replace
 from threading import Lock
 
 from streamrec.state import Checkpoint, Key, Kind, Mark
 from streamrec.state.refusals import backwards, forgotten, refuse_malformed, stale, unopened
+
+NEVER_OPENED = Mark(watermark=None, snapshot=None, epoch=0)
 
 
 class MemoryStore:
@@ -27,10 +30,23 @@ class MemoryStore:
     def open(self, partition: int) -> Mark:
         """Become the owner of `partition`: raises its epoch and returns where it stands."""
         with self._lock:
-            before = self._marks.get(partition, Mark(watermark=None, snapshot=None, epoch=0))
-            mark = Mark(before.watermark, before.snapshot, before.epoch + 1)
+            before = self._marks.get(partition, NEVER_OPENED)
+            mark = replace(before, epoch=before.epoch + 1)
             self._marks[partition] = mark
             return mark
+
+    def seal(self, partitions: Collection[int]) -> None:
+        """Empty these partitions, for filling them anew. This store is all there is, so it shuts nobody out."""
+        with self._lock:
+            self._values = {key: value for key, value in self._values.items() if key.partition not in partitions}
+            for partition in partitions:
+                epoch = self._marks.get(partition, NEVER_OPENED).epoch + 1
+                self._marks[partition] = Mark(None, None, epoch, sealed=True)
+
+    def unseal(self, partition: int, watermark: int | None, snapshot: str | None) -> None:
+        """Let whoever opens the partition next start there."""
+        with self._lock:
+            self._marks[partition] = Mark(watermark, snapshot, self._marks[partition].epoch)
 
     def load(self, keys: Sequence[Key]) -> list[bytes | None]:
         """The stored values, None where there is none, in the order of `keys`."""
@@ -57,7 +73,9 @@ class MemoryStore:
             if mark.watermark is not None and mark.watermark > checkpoint.watermark:
                 raise backwards(checkpoint, mark.watermark)
             self._values.update(checkpoint.writes)
-            self._marks[checkpoint.partition] = Mark(checkpoint.watermark, checkpoint.snapshot, checkpoint.epoch)
+            self._marks[checkpoint.partition] = replace(
+                mark, watermark=checkpoint.watermark, snapshot=checkpoint.snapshot
+            )
 
     def marks(self) -> dict[int, Mark]:
         """Every partition ever opened, and where it stands."""

@@ -6,11 +6,13 @@ One Lua script per checkpoint decides and writes. Knows nothing of Kafka, events
 from __future__ import annotations
 
 import re
+import uuid
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import resources
+from itertools import islice
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -21,7 +23,7 @@ from redis.retry import Retry
 from streamrec.errors import ConfigError, StateError
 from streamrec.state import Checkpoint, Key, Kind, Mark
 from streamrec.state.keys import KeySpace
-from streamrec.state.refusals import backwards, forgotten, refuse_malformed, stale, unopened
+from streamrec.state.refusals import backwards, forgotten, refuse_malformed, resealed, sealed, stale, unopened
 
 MAX_WRITES = 200_000
 MAX_BYTES = 256 * 1024 * 1024
@@ -74,8 +76,11 @@ class RedisStore:
         self._where = without_password(url)
         self._client = _connected(url, timeout_s)
         self._open = self._client.register_script(_script("open.lua"))
+        self._seal = self._client.register_script(_script("seal.lua"))
+        self._unseal = self._client.register_script(_script("unseal.lua"))
         self._commit = self._client.register_script(_script("commit.lua"))
         self._turns: dict[int, _Turns] = {}
+        self._own_seal = uuid.uuid4().hex
 
     def __repr__(self) -> str:
         return f"RedisStore({self._where!r}, prefix={self._keys.prefix!r}, topic={self._keys.topic!r})"
@@ -84,14 +89,44 @@ class RedisStore:
         """Become the owner of `partition`: raises its epoch and returns where it stands.
 
         Raises:
+            StateError: somebody else has sealed the partition.
             StateError: Redis did not answer; the epoch may have grown, which does no harm.
         """
         with self._named_errors(f"opening partition {partition}"):
             # Another slot, so not in the script: first, so that no opened partition can be missing here.
             self._client.sadd(self._keys.registry, partition)
-            watermark, snapshot, epoch = self._open(keys=[self._keys.mark(partition)])
+            fields = self._open(keys=[self._keys.mark(partition)], args=[self._own_seal])
+        if fields is None:
+            raise sealed(partition)
         self._turns[partition] = _Turns()
-        return _mark(watermark, snapshot, epoch)
+        return _mark(*fields)
+
+    def seal(self, partitions: Collection[int]) -> None:
+        """Empty these partitions, and let nobody but this store open them until `unseal`.
+
+        Looks through all keys of the server once.
+
+        Raises:
+            StateError: Redis did not answer; some partitions may be sealed, and values left: seal them again.
+        """
+        with self._named_errors(f"sealing {len(partitions)} partitions"):
+            for partition in partitions:
+                self._client.sadd(self._keys.registry, partition)
+                self._seal(keys=[self._keys.mark(partition)], args=[self._own_seal])
+            self._remove_values(partitions)
+
+    def unseal(self, partition: int, watermark: int | None, snapshot: str | None) -> None:
+        """Let anybody open the partition, to start there; watermark None is a partition never seen before.
+
+        Raises:
+            StaleEpoch: somebody else has sealed it since; nothing was changed.
+            StateError: Redis did not answer; the partition may still be sealed.
+        """
+        start = ["" if watermark is None else watermark, snapshot or ""]
+        with self._named_errors(f"unsealing partition {partition}"):
+            ours = self._unseal(keys=[self._keys.mark(partition)], args=[self._own_seal, *start])
+        if not ours:
+            raise resealed(partition)
 
     def load(self, keys: Sequence[Key]) -> list[bytes | None]:
         """The stored values, None where there is none, in the order of `keys` (one partition or many).
@@ -143,7 +178,7 @@ class RedisStore:
         with self._named_errors("reading marks"), self._client.pipeline(transaction=False) as pipe:
             partitions = self._partitions()
             for partition in partitions:
-                pipe.hmget(self._keys.mark(partition), ["watermark", "snapshot", "epoch"])
+                pipe.hmget(self._keys.mark(partition), ["watermark", "snapshot", "epoch", "seal"])
             stored = dict(zip(partitions, pipe.execute(), strict=True))
         return {partition: _mark(*fields) for partition, fields in stored.items() if fields[2] is not None}
 
@@ -156,6 +191,15 @@ class RedisStore:
     def close(self) -> None:
         """Let go of connections."""
         self._client.close()
+
+    def _remove_values(self, partitions: Collection[int]) -> None:
+        keys = self._client.scan_iter(self._keys.values, count=KEYS_PER_MGET)
+        doomed = (key for key in keys if self._keys.partition_of(key) in partitions)
+        while some := list(islice(doomed, KEYS_PER_MGET)):
+            with self._client.pipeline(transaction=False) as pipe:  # one key a command: they lie in different slots
+                for key in some:
+                    pipe.unlink(key)
+                pipe.execute()
 
     def _partitions(self) -> list[int]:
         with self._named_errors("reading the list of partitions"):
@@ -229,11 +273,12 @@ def _script(name: str) -> str:
     return resources.files("streamrec.state").joinpath(name).read_text("utf-8")
 
 
-def _mark(watermark: bytes | None, snapshot: bytes | None, epoch: bytes | int) -> Mark:
+def _mark(watermark: bytes | None, snapshot: bytes | None, epoch: bytes, seal: bytes | None) -> Mark:
     return Mark(
         watermark=None if watermark is None else int(watermark),
         snapshot=snapshot.decode() if snapshot else None,
         epoch=int(epoch),
+        sealed=seal is not None,
     )
 
 

@@ -36,6 +36,19 @@ def unopened(partition: int) -> StateError:
     return StateError(f"partition {partition} was never opened by this store; call open({partition}) before commit")
 
 
+def sealed(partition: int) -> StateError:
+    """The partition is being filled."""
+    return StateError(
+        f"partition {partition} is sealed: a warm-up is filling it, or was cut short; wait for it, or run `streamrec "
+        "warmup` again: it clears what the other one left"
+    )
+
+
+def resealed(partition: int) -> StaleEpoch:
+    """The partition is being filled by somebody else."""
+    return StaleEpoch(f"partition {partition} was sealed by somebody else meanwhile: another warm-up fills it now")
+
+
 def stale(checkpoint: Checkpoint, epoch: int) -> StaleEpoch:
     """The partition has a newer owner."""
     return StaleEpoch(

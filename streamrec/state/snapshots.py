@@ -33,7 +33,20 @@ Array = np.ndarray[Any, Any]
 
 TENSORS = "tensors.safetensors"
 MANIFEST = "manifest.json"
-DTYPES = ("float32", "float64", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "bool")
+DTYPES = (
+    "float16",
+    "float32",
+    "float64",
+    "int8",
+    "int16",
+    "int32",
+    "int64",
+    "uint8",
+    "uint16",
+    "uint32",
+    "uint64",
+    "bool",
+)
 LOCK_TIMEOUT_S = 30.0
 _REFERENCE = re.compile(r"(\d{10})-([0-9a-f]{16})")
 _UNFINISHED = ".unfinished-"

@@ -234,7 +234,7 @@ class KafkaSource:
             offset,
             message.key(),
             message.value(),
-            _headers(message),
+            headers_of(message),
             max(0, message.timestamp()[1]),
         )
 
@@ -312,7 +312,8 @@ class KafkaSource:
 _NOT_HELD = 1 << 63  # past every offset
 
 
-def _headers(message: Message) -> Headers:
+def headers_of(message: Message) -> Headers:
+    """A message's headers, those without a value left out."""
     pairs = message.headers()
-    # librdkafka hands over a list of pairs; a header without a value, None there, is left out.
+    # librdkafka hands over a list of pairs, or None.
     return tuple((name, value) for name, value in pairs if isinstance(value, bytes)) if isinstance(pairs, list) else ()

@@ -8,16 +8,25 @@ import numpy as np
 import pytest
 
 from streamrec.build import HALF_LIVES_S, build_models, steady_arithmetic
-from streamrec.config import Learning, Limits
+from streamrec.config import MODELS, Learning, Limits
 from streamrec.features.batch import CANDIDATES, NOTHING, Array, MicroBatch, Queries
 from streamrec.features.items import ItemTable
 from streamrec.models import Model
+from streamrec.models.factors import Factorisation
+from streamrec.models.guards import StepGuard
+from streamrec.models.sequence import SequenceModel
 from streamrec.settings import Settings
 
 CAPACITY, ITEMS, QUERIES = 256, 60, 32
 BEGAN = 1_700_000_000_000
-SETTINGS = Settings(limits=Limits(max_items=CAPACITY), learning=Learning(device="cpu"))
+SETTINGS = Settings(limits=Limits(max_items=CAPACITY), learning=Learning(device="cpu", models=MODELS))
 NAMES = list(build_models(SETTINGS, ItemTable(CAPACITY)))
+
+
+def alone(name: str, table: ItemTable) -> Model:
+    """The model of this name, untaught, sharing nothing with another."""
+    learning = SETTINGS.learning.model_copy(update={"models": ("popularity", name)})
+    return build_models(SETTINGS.model_copy(update={"learning": learning}), table)[name]
 
 
 class Bench:
@@ -28,7 +37,7 @@ class Bench:
         self.table = ItemTable(CAPACITY)
         for number in range(items):
             self.table.categorise(self.table.intern(f"i{number}", BEGAN), f"c{number % 10}")
-        self.models = build_models(SETTINGS, self.table)
+        self.models = {name: alone(name, self.table) for name in NAMES}
         self.rng = np.random.default_rng(11)
         self.asked = 0
         self.past: dict[int, list[tuple[int, int]]] = {}  # per user, (item, ts), newest first
@@ -44,6 +53,7 @@ class Bench:
             examples, recent = batch.examples, self.past.get(user, [])[: batch.examples.recent.shape[1]]
             examples.query[row], examples.item[row], examples.ts[row], examples.label[row] = row, item, ts, 1
             examples.recent[row, : len(recent)] = [earlier for earlier, _ in recent]
+            examples.recent_steps[row, : len(recent)] = np.arange(len(recent))
             examples.session[row] = len(recent)
             self.past.setdefault(user, []).insert(0, (item, ts))
         batch.asked = batch.learned = len(visits)
@@ -54,6 +64,7 @@ class Bench:
         self.asked += 1
         queries.user[row], queries.ts[row], queries.seed[row] = 1_000 + user, ts, self.asked
         queries.items[row, : len(past)] = [item for item, _ in past]
+        queries.steps[row, : len(past)] = np.arange(len(past))
         queries.ages_s[row, : len(past)] = [(ts - at) / 1000 for _, at in past]
         queries.session[row] = len(past)
         for slot, kind in enumerate(dict.fromkeys(int(self.table.category[item]) for item, _ in past)):
@@ -92,7 +103,7 @@ def taught() -> tuple[Bench, list[MicroBatch]]:
 
 def fresh(name: str, batches: list[MicroBatch], bench: Bench) -> Model:
     """The model of this name, having learned these batches."""
-    model = build_models(SETTINGS, bench.table)[name]
+    model = alone(name, bench.table)
     for batch in batches:
         model.learn(batch)
     return model
@@ -142,7 +153,7 @@ def test_what_is_unknown_is_unlikely_or_nothing_but_never_nonsense(
     queries = bench.questions(range(QUERIES, QUERIES + 4), BEGAN + 10**7)
     queries.items[1, 0] = CAPACITY - 1  # a past of unknown items
     queries.session[1] = 1
-    for model in (bench.models[name], build_models(SETTINGS, ItemTable(CAPACITY))[name]):
+    for model in (bench.models[name], alone(name, ItemTable(CAPACITY))):
         scores = model.score(queries, slice(0, 4), everything(4))
         assert not np.isnan(scores).any()
         assert not np.isposinf(scores).any()
@@ -186,7 +197,7 @@ def test_a_restored_model_scores_and_learns_as_the_first_one_would(
     bench, batches = taught
     first = fresh(name, batches[:8], bench)
     saved = first.state()
-    second = build_models(SETTINGS, bench.table)[name]
+    second = alone(name, bench.table)
     second.restore(saved)
     assert equal(second.state(), saved)
     queries = bench.questions(range(QUERIES), BEGAN + 10**7)
@@ -357,6 +368,7 @@ PATTERNS: Mapping[str, Callable[[Bench], list[MicroBatch]]] = {
     "sequence": successors,
     "factors": successors,
     "covisit": companions,
+    "covisit_recent": companions,
     "sessions": companions,
     "repeats": returns,
     "clicks": tastes,
@@ -390,6 +402,38 @@ def test_the_shorter_its_half_life_the_sooner_popularity_follows_the_fashion() -
     found = {name: hits(bench.models[name], bench, batches, 12) for name in HALF_LIVES_S}
     assert found["popularity_minutes"] > 0.8
     assert found["popularity_minutes"] > found["popularity"] >= found["popularity_days"]
+
+
+# Careless learning rates
+
+
+class Trusting(StepGuard):
+    """Lets everything pass."""
+
+    wary = False
+
+    def allow(self, loss: float, norm: float = 0.0) -> float:
+        return 1.0
+
+
+def careless(name: str, guard: StepGuard) -> Model:
+    """A model at a hundred times its learning rate."""
+    if name == "factors":
+        return Factorisation(name, CAPACITY, learning_rate=8.0, guard=guard)
+    return SequenceModel(name, CAPACITY, learning_rate=0.3, row_learning_rate=30.0, guard=guard)
+
+
+@pytest.mark.parametrize("name", ["factors", "sequence"])
+def test_at_a_hundred_times_the_step_a_guarded_model_does_not_collapse(name: str) -> None:
+    found = []
+    for guard in (None, StepGuard(), Trusting()):
+        bench = Bench()
+        batches = [batch for _ in range(2) for batch in successors(bench)]
+        model = bench.models[name] if guard is None else careless(name, guard)
+        found.append(hits(model, bench, batches, 100))
+    print(f"{name}: {found[0]:.3f}, careless and guarded {found[1]:.3f}, careless {found[2]:.3f}")
+    assert found[1] > 0.5 * found[0]
+    assert found[2] < 0.25 * found[0]
 
 
 # Bad numbers
@@ -426,7 +470,7 @@ def test_a_loss_or_gradient_that_is_no_number_never_reaches_the_weights(
         then, now = np.atleast_1d(before[name]), np.atleast_1d(after[name])
         assert then.tobytes() == now[: len(then)].tobytes()
         assert np.isfinite(after[name]).all()
-    assert after["counts"][3] > before["counts"][3]  # refused, and counted
+    assert after["guard.counts"][1] > before["guard.counts"][1]  # refused, and counted
     for batch in batches[9:]:
         model.learn(batch)
     moved = model.state()

@@ -11,9 +11,8 @@ from streamrec.arrivals import Arrival
 from streamrec.build import build_models, build_recommender, build_retrievers
 from streamrec.config import Learning, Limits
 from streamrec.events import Event, EventType
-from streamrec.features.batch import NOTHING, Queries
+from streamrec.features.batch import NOTHING, Excluded, Queries
 from streamrec.features.items import ItemTable
-from streamrec.features.seen import ragged
 from streamrec.recommender import Recommender
 from streamrec.retrieval import Union
 from streamrec.settings import Settings
@@ -55,7 +54,7 @@ def taught() -> Recommender:
 @pytest.mark.parametrize("place", PLACES, ids=NAMES)
 def test_proposals_are_distinct_items_best_first_and_then_nothing(place: int, taught: Recommender) -> None:
     batch, retriever = taught.batch, taught.retrievers[place]
-    proposals = retriever.candidates(batch.queries, slice(0, batch.asked), K)
+    proposals = retriever.candidates(batch.queries, slice(0, batch.asked), K, Excluded.nothing(batch.asked))
     assert batch.asked >= 10
     assert proposals.shape == (batch.asked, K)
     assert proposals.dtype == np.int32
@@ -71,8 +70,10 @@ def test_proposals_are_distinct_items_best_first_and_then_nothing(place: int, ta
 def test_proposing_changes_nothing(place: int, taught: Recommender) -> None:
     batch, retriever = taught.batch, taught.retrievers[place]
     before = {(part, name): a.tobytes() for part, arrays in taught.state().items() for name, a in arrays.items()}
-    first = retriever.candidates(batch.queries, slice(0, batch.asked), K).tolist()
-    assert retriever.candidates(batch.queries, slice(0, batch.asked), K).tolist() == first
+    first = retriever.candidates(batch.queries, slice(0, batch.asked), K, Excluded.nothing(batch.asked)).tolist()
+    assert (
+        retriever.candidates(batch.queries, slice(0, batch.asked), K, Excluded.nothing(batch.asked)).tolist() == first
+    )
     after = {(part, name): a.tobytes() for part, arrays in taught.state().items() for name, a in arrays.items()}
     assert before == after
 
@@ -80,22 +81,35 @@ def test_proposing_changes_nothing(place: int, taught: Recommender) -> None:
 @pytest.mark.parametrize("place", PLACES, ids=NAMES)
 def test_a_proposal_does_not_depend_on_the_company_it_is_asked_in(place: int, taught: Recommender) -> None:
     batch, retriever = taught.batch, taught.retrievers[place]
-    together = np.array(retriever.candidates(batch.queries, slice(0, batch.asked), K))
+    together = np.array(retriever.candidates(batch.queries, slice(0, batch.asked), K, Excluded.nothing(batch.asked)))
     for row in (0, 3, batch.asked - 1):
-        assert retriever.candidates(batch.queries, slice(row, row + 1), K)[0].tolist() == together[row].tolist()
+        assert (
+            retriever.candidates(batch.queries, slice(row, row + 1), K, Excluded.nothing(1))[0].tolist()
+            == together[row].tolist()
+        )
 
 
 @pytest.mark.parametrize("place", PLACES, ids=NAMES)
 @pytest.mark.parametrize("k", [1, 200])
 def test_more_than_there_is_and_almost_nothing_can_be_asked_for(place: int, k: int, taught: Recommender) -> None:
-    proposals = taught.retrievers[place].candidates(taught.batch.queries, slice(0, 4), k)
+    proposals = taught.retrievers[place].candidates(taught.batch.queries, slice(0, 4), k, Excluded.nothing(4))
     assert proposals.shape == (4, k)
 
 
 @pytest.mark.parametrize("place", PLACES, ids=NAMES)
 def test_the_untaught_propose_nothing(place: int) -> None:
     retriever = build_retrievers(build_models(SETTINGS, ItemTable(CAPACITY)))[place]
-    assert (retriever.candidates(Queries.empty(3), slice(0, 3), K) == NOTHING).all()
+    assert (retriever.candidates(Queries.empty(3), slice(0, 3), K, Excluded.nothing(3)) == NOTHING).all()
+
+
+@pytest.mark.parametrize("place", PLACES, ids=NAMES)
+def test_excluded_items_give_their_places_to_the_next_best(place: int, taught: Recommender) -> None:
+    batch, retriever = taught.batch, taught.retrievers[place]
+    rows = slice(0, batch.asked)
+    everything = np.array(retriever.candidates(batch.queries, rows, 200, Excluded.nothing(batch.asked)))
+    excluded = Excluded.of(everything[row, :10] for row in range(batch.asked))
+    proposals = np.array(retriever.candidates(batch.queries, rows, 5, excluded))
+    assert (proposals == everything[:, 10:15]).all()
 
 
 @pytest.mark.parametrize("place", PLACES, ids=NAMES)
@@ -108,7 +122,9 @@ def test_a_forgotten_item_is_not_proposed(place: int) -> None:
     assert recommender.knowledge.items.lookup("i0") == NOTHING
     run(recommender, [(f"u{n}", "i200") for n in range(10)], 800)
     batch, free = recommender.batch, recommender.knowledge.items._free
-    proposals = recommender.retrievers[place].candidates(batch.queries, slice(0, batch.asked), K)
+    proposals = recommender.retrievers[place].candidates(
+        batch.queries, slice(0, batch.asked), K, Excluded.nothing(batch.asked)
+    )
     assert (proposals != NOTHING).any()
     assert not np.isin(proposals, np.array(free, np.int32)).any()
 
@@ -118,7 +134,7 @@ def proposed(recommender: Recommender, place: int, item: str) -> list[str]:
     queries = Queries.empty(1)
     queries.items[0, 0] = recommender.knowledge.items.lookup(item)
     queries.session[0], queries.seed[0] = 1, sum(map(ord, item))
-    indices = recommender.retrievers[place].candidates(queries, slice(0, 1), 5)[0]
+    indices = recommender.retrievers[place].candidates(queries, slice(0, 1), 5, Excluded.nothing(1))[0]
     return [recommender.knowledge.items.ids[index] for index in indices.tolist() if index != NOTHING]
 
 
@@ -135,7 +151,7 @@ def test_what_follows_is_found_better_than_by_popularity(name: str, taught: Reco
 def test_own_history_is_what_was_touched_newest_first(taught: Recommender) -> None:
     queries = Queries.empty(1)
     queries.items[0, :5] = [4, 9, 4, 2, 9]
-    own = taught.retrievers[NAMES.index("repeats")].candidates(queries, slice(0, 1), 4)
+    own = taught.retrievers[NAMES.index("repeats")].candidates(queries, slice(0, 1), 4, Excluded.nothing(1))
     assert own.tolist() == [[4, 9, 2, NOTHING]]
 
 
@@ -155,8 +171,8 @@ lists = st.lists(st.integers(NOTHING, 15), min_size=4, max_size=4)
 )
 def test_the_union_takes_turns_and_names_each_item_once(drawn: list, width: int) -> None:  # type: ignore[type-arg]
     proposals = [np.array([row[source] for row in drawn], np.int32) for source in range(3)]
-    excluded, starts = ragged([np.array(row[3], np.int32) for row in drawn])
-    found = Union(16)(proposals, excluded, starts, width)
+    excluded = Excluded.of(np.array(row[3], np.int32) for row in drawn)
+    found = Union(16)(proposals, excluded, width)
     for q, (first, second, third, gone) in enumerate(drawn):
         turns = [source[place] for place in range(4) for source in (first, second, third) if place < len(source)]
         plain = [item for item in dict.fromkeys(turns) if item != NOTHING and item not in gone][:width]

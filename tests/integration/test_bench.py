@@ -1,4 +1,5 @@
-"""The bench: its clocks add up, and its ceiling is the same loop with nothing learned or recommended."""
+"""The bench: its clocks add up, its ceiling is the same loop with nothing learned or recommended, and its page of
+results comes of the plain commands that it prints."""
 
 from __future__ import annotations
 
@@ -6,12 +7,15 @@ import time
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
-from streamrec.bench.__main__ import in_a_process_of_its_own
+from streamrec.bench.__main__ import app, in_a_process_of_its_own
 from streamrec.bench.measure import BenchLog, Result, Task
+from streamrec.bench.protocols import Goal, Protocol
+from streamrec.bench.quality import Bench, facts, measure, write_page
 from streamrec.bench.stopwatch import Stopwatch
 from streamrec.data import sample_log
-from streamrec.errors import EmbeddedError
+from streamrec.errors import ConfigError, EmbeddedError
 from streamrec.events import EventType
 
 
@@ -72,3 +76,46 @@ def test_a_measurement_that_fails_says_why(tmp_path: Path) -> None:
     log = BenchLog("sample", str(tmp_path / "nothing.parquet"), {}, EventType.PURCHASE, 1_000)
     with pytest.raises(EmbeddedError, match=r"nothing\.parquet"):
         in_a_process_of_its_own(Task(log, "backtest", True, str(tmp_path)))
+
+
+def test_quality_is_measured_by_plain_commands_and_written_down_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = sample_log()
+    protocol = Protocol("sample", log.name, ("--only-items", "^2"), "A shop", (Goal("recall_10", 0.9),), held_out=True)
+    bench = Bench(log.parent, tmp_path / "runs", [protocol], [0], ["itemknn"], limit=800)
+    findings, versions = measure(bench, jobs=2)
+    [found] = findings
+    assert found.first["counts"]["events"] < found.first["counts"]["rows"] == 800
+    assert found.peers["itemknn"]["metrics"]["itemknn"]["targets"] == found.first["metrics"]["fused"]["targets"]
+    assert "[2/2]" in capsys.readouterr().out
+
+    page = tmp_path / "results.md"
+    write_page(findings, facts(versions, 2, 800), page)
+    text = page.read_text(encoding="utf-8")
+    assert "streamrec backtest $STREAMREC_DATA/online_retail.parquet --only-items '^2'" in text
+    assert f"**{found.first['metrics']['fused']['recall_10']:.3f}**".replace("0.", ".") in text
+    assert "![Hit rate over time on sample](results/sample.svg)" in text
+    assert "<svg" in (tmp_path / "results" / "sample.svg").read_text(encoding="utf-8")
+
+    again, _ = measure(bench, jobs=2)
+    assert again == findings
+    assert "2 of 2 results are there already" in capsys.readouterr().out
+
+
+def test_quality_needs_to_be_told_where_the_logs_are(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("STREAMREC_DATA", raising=False)
+    result = CliRunner().invoke(app, ["quality", "--out", str(tmp_path / "out")])
+    assert isinstance(result.exception, ConfigError)
+    assert "STREAMREC_DATA is not set" in str(result.exception)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("option", "value"), [("--seeds", "0,one"), ("--seeds", ""), ("--jobs", "0")])
+def test_quality_refuses_what_makes_no_sense(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, option: str, value: str
+) -> None:
+    monkeypatch.setenv("STREAMREC_DATA", str(tmp_path))
+    result = CliRunner().invoke(app, ["quality", "--out", str(tmp_path / "out"), "--no-peers", option, value])
+    assert result.exit_code == 2
+    assert option in result.output

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from streamrec.cli import app
 from streamrec.features.items import ItemTable
 from streamrec.replay.metrics import ranking_metrics
 from streamrec.replay.slates import fused_ranks, model_ranks, read_slates
+from streamrec.replay.variety import gini, personalisation
 from streamrec.settings import Settings
 
 BEGAN = 1_700_000_000_000
@@ -99,6 +101,65 @@ def test_the_metrics_of_the_report_follow_from_the_slates(backtest) -> None:  # 
     assert ran.report["unknown_target_share"] == pytest.approx(1 - known[scored].mean())
     shown = {item for items, counts in zip(ran.column("items"), scored, strict=True) if counts for item in items[:10]}
     assert ran.report["coverage_10"] == pytest.approx(len(shown) / ran.report["counts"]["known_items"])
+
+
+def test_slices_follow_from_the_log(backtest, log: Path) -> None:  # type: ignore[no-untyped-def]
+    ran, table = backtest("--rows", "0:500"), events(log)[:500]
+    first_seen: dict[str, int] = {}
+    touched: dict[str, int] = {}
+    for ts, user, item, kind in table.select("ts", "user_id", "item_id", "type").iter_rows():
+        if kind != "impression":
+            first_seen.setdefault(item, ts)
+            touched.setdefault(user, ts)
+    rows = zip(*(ran.column(name) for name in ("ts", "user_id", "target", "known", "scored")), strict=True)
+    wanted = {"user: 1st event": 0, "item: never seen before": 0, "item: first seen within a day": 0, "item: older": 0}
+    for ts, user, item, known, scored in rows:
+        age = "item: first seen within a day" if ts - first_seen[item] < 86_400_000 else "item: older"
+        wanted[age if known else "item: never seen before"] += scored
+        wanted["user: 1st event"] += scored and ts == touched[user]
+    told = ran.report["slices"]
+    assert {name: told[name]["fused"]["targets"] for name in wanted} == wanted
+    total = ran.report["counts"]["scored_targets"]
+    for family in ("session", "user", "item"):
+        assert sum(part["fused"]["targets"] for name, part in told.items() if name.startswith(family)) == total
+    assert told["session: 1st event"]["fused"]["targets"] > 0 < told["session: later"]["fused"]["targets"]
+
+
+def test_variety_follows_from_the_slates_each_counted_once(backtest) -> None:  # type: ignore[no-untyped-def]
+    ran = backtest()
+    slates = {
+        (user, ts): items[:10]
+        for user, ts, items, scored in zip(
+            *(ran.column(name) for name in ("user_id", "ts", "items", "scored")), strict=True
+        )
+        if scored
+    }
+    told = ran.report["beyond_accuracy"]
+    assert told["slates"] == len(slates) < ran.report["counts"]["scored_targets"]
+    shown = Counter(item for items in slates.values() for item in items)
+    assert told["shown_items"] == ran.report["counts"]["recommended_items"] == len(shown)
+    unshown = ran.report["counts"]["known_items"] - len(shown)
+    assert told["gini_10"] == pytest.approx(gini(np.array([*shown.values(), *[0] * unshown])))
+    assert told["personalisation_10"] == pytest.approx(personalisation(np.array([*shown.values()]), len(slates)))
+    assert 0 < told["novelty_10_bits"] < 12
+    assert told["diversity_10"] is None
+
+
+def test_the_click_model_is_held_to_what_happened(backtest) -> None:  # type: ignore[no-untyped-def]
+    ran = backtest()
+    told = ran.report["calibration"]
+    assert ran.report["counts"]["scored_targets"] < told["pairs"] <= 4 * ran.report["counts"]["scored_targets"]
+    assert sum(part["pairs"] for part in told["bins"]) == told["pairs"]
+    assert told["auc"] > 0.6  # it learned something of the pattern
+
+
+def test_it_is_said_where_the_time_went(backtest) -> None:  # type: ignore[no-untyped-def]
+    report = backtest().report
+    told = report["microseconds_per_event"]
+    for model in report["metrics"]:
+        assert model == "fused" or {f"score {model}", f"learn {model}"} <= set(told)
+    together = sum(told.values()) * report["counts"]["events"] / 1e6
+    assert together == pytest.approx(report["seconds"], rel=0.3)
 
 
 def test_every_target_of_the_log_is_there_once_in_order(backtest, log: Path) -> None:  # type: ignore[no-untyped-def]
@@ -203,6 +264,13 @@ def test_the_catalogue_is_used(backtest, tmp_path: Path) -> None:  # type: ignor
     path = tmp_path / "items.csv"
     path.write_text("item_id,category\n" + "".join(f"i{n},c{n // 6}\n" for n in range(60)))
     assert backtest("--items", str(path)).column("scores") != backtest().column("scores")
+    assert 0 < backtest("--items", str(path)).report["beyond_accuracy"]["diversity_10"] < 1
+
+
+def test_only_the_items_asked_for_are_learned_and_predicted(backtest) -> None:  # type: ignore[no-untyped-def]
+    ran = backtest("--only-items", "^i[1-3]")
+    assert {item[:2] for items in ran.column("items") for item in items} == {"i1", "i2", "i3"}
+    assert "of other items than asked for" in ran.printed
 
 
 def test_an_impossible_rule_is_refused_and_writes_nothing(log: Path, tmp_path: Path) -> None:

@@ -68,7 +68,7 @@ def test_help_says_what_a_command_does_with_an_example_and_quickly(path: tuple[s
 
 
 def test_the_connection_options_are_the_same_on_every_command_that_connects() -> None:
-    connecting = ["worker", "config", "topics plan", "topics apply", "tail", "replay", "user", "item"]
+    connecting = ["worker", "config", "topics plan", "topics apply", "tail", "replay", "warmup", "user", "item"]
     for command in connecting:
         words = run(*command.split(), "--help").stdout
         assert [option for option in ("--kafka", "--redis", "--config") if option not in words] == [], command

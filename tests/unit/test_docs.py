@@ -59,7 +59,9 @@ def test_no_command_is_documented_that_does_not_exist() -> None:
     assert set(re.findall(r"^## `(streamrec [^`]+)`", CLI, re.MULTILINE)) == set(COMMANDS)
 
 
-@pytest.mark.parametrize("command", ["streamrec backtest", "streamrec replay", "streamrec tail", "streamrec worker"])
+@pytest.mark.parametrize(
+    "command", ["streamrec backtest", "streamrec replay", "streamrec tail", "streamrec warmup", "streamrec worker"]
+)
 def test_every_option_of_the_larger_commands_is_mentioned(command: str) -> None:
     shared = {"--kafka", "--redis", "--help"}
     options = {option for parameter in COMMANDS[command].params for option in parameter.opts if option[:2] == "--"}

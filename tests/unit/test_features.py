@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from streamrec.arrivals import name_hash
 from streamrec.events import EVENT_TYPES, TYPE_CODES, EventType
 from streamrec.features.affinity import HALF_LIFE_S, Affinity
-from streamrec.features.batch import CATEGORIES, HISTORY, NOTHING, RECENT, Examples, Queries
+from streamrec.features.batch import CATEGORIES, HISTORY, NOTHING, RECENT, Examples, Excluded, Queries
 from streamrec.features.counts import ACTIVITY_HALF_LIFE_S, Counts
 from streamrec.features.duplicates import REMEMBERED, Duplicates
 from streamrec.features.history import TOUCHES, History
-from streamrec.features.seen import LIMIT, Seen, ragged
+from streamrec.features.seen import LIMIT, Seen
 from streamrec.features.steps import ASK, REMEMBER, Step, Steps
 from streamrec.interest import GAINS
 
@@ -286,8 +286,9 @@ def test_seen_holds_what_was_added_and_its_views_do_not_change(touched: list[tup
         assert set(seen.of(user).tolist()) == set(plain[user])
     for view, then in views:
         assert set(view.tolist()) == set(then)
-    flat, starts = ragged([seen.of(user) for user in range(USERS)])
-    assert [set(flat[starts[u] : starts[u + 1]].tolist()) for u in range(USERS)] == [set(of) for of in plain]
+    together = Excluded.of(seen.of(user) for user in range(USERS))
+    ends = zip(together.starts[:-1], together.starts[1:], strict=True)
+    assert [set(together.items[first:last].tolist()) for first, last in ends] == [set(of) for of in plain]
 
 
 def test_seen_is_bounded_and_keeps_the_newest() -> None:

@@ -20,7 +20,7 @@ from streamrec.settings import Settings
 
 BEGAN = 1_700_000_000_000
 ITEMS = 200
-HASHED = ("clicks", "factors")
+HASHED = ("clicks",)
 """Models that tell users apart by a hash of their names."""
 
 

@@ -17,9 +17,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from streamrec import codec, tables
+from streamrec.commands import replay
+from streamrec.commands.logs import LogPart
 from streamrec.errors import LogError, TableError
 from streamrec.events import Event, EventType
+from streamrec.replay import selection as selecting
 from streamrec.replay.logs import open_log
+from streamrec.replay.selection import Selection
+from streamrec.settings import Settings
+from streamrec.transport.local import LocalSink
 
 ROWS: list[dict[str, Any]] = [
     {"type": "view", "user_id": "u1", "item_id": "7", "ts": 1_600_000_000_000, "session_id": "s1", "value": None},
@@ -268,6 +274,127 @@ def test_seconds_in_place_of_milliseconds_are_hinted_at(tmp_path: Path) -> None:
     path = write(tmp_path / "log.csv", [{**ROWS[0], "ts": 1_600_000_000}])
     assert any("seconds" in hint for hint in open_log(path).check().hints)
     assert not open_log(write(tmp_path / "ms.csv", ROWS)).check().hints
+
+
+def bought(*lines: str) -> list[dict[str, Any]]:
+    """Purchases, each written 'user session item'; '-' is nothing."""
+    cells = [[None if cell == "-" else cell for cell in line.split()] for line in lines]
+    return [
+        {"type": "purchase", "user_id": user, "session_id": session, "item_id": item, "ts": 10**12 + n}
+        for n, (user, session, item) in enumerate(cells)
+    ]
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".csv", ".jsonl"])
+def test_other_items_than_asked_for_are_left_out_and_counted(tmp_path: Path, suffix: str) -> None:
+    path = write(tmp_path / f"log{suffix}", bought("a 1 22191", "a 1 POST", "a 1 84077", "b 2 DOT22191"))
+    log = open_log(path, selection=Selection(only_items=r"^\d{5}"))
+    assert [row for row, _ in log.events()] == [0, 2]
+    assert log.check().deselected == {"of other items than asked for": 2}
+
+
+def test_what_is_left_out_is_not_held_against_the_log(tmp_path: Path) -> None:
+    rows = bought("a 1 22191", "a 1 POST", "a 1 84077")
+    rows[1] |= {"ts": 5, "value": "much"}
+    log = open_log(write(tmp_path / "log.csv", rows), selection=Selection(only_items=r"^\d{5}"))
+    assert log.check().rows == 3
+    assert [row for row, _ in log.events()] == [0, 2]
+
+
+def test_rows_without_an_item_are_kept_whatever_items_are_asked_for(tmp_path: Path) -> None:
+    rows = [{"type": "request", "user_id": "a", "ts": 1, "item_id": None}, {**ROWS[0], "item_id": "POST"}]
+    log = open_log(write(tmp_path / "log.jsonl", rows), selection=Selection(only_items="^9"))
+    assert [event.type for _, event in log.events()] == [EventType.REQUEST]
+
+
+@pytest.mark.parametrize(("pattern", "why"), [("(", "unclosed group"), ("(?=a)", "look-around")])
+def test_a_pattern_that_is_none_is_refused_at_once(tmp_path: Path, pattern: str, why: str) -> None:
+    said = refusal(write(tmp_path / "log.csv", ROWS), selection=Selection(only_items=pattern))
+    assert f"--only-items {pattern!r} cannot be used" in said
+    assert why in said
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".csv", ".jsonl"])
+def test_a_nameless_session_is_a_user_of_its_own(tmp_path: Path, suffix: str) -> None:
+    path = write(tmp_path / f"log{suffix}", bought("anon 1 x", "ann 1 x", "anon 2 x", "anon 1 y"))
+    users = [event.user_id for event in events(path, selection=Selection(anonymous="anon"))]
+    assert users == ["anon:1", "ann", "anon:2", "anon:1"]
+
+
+def test_a_nameless_row_without_a_session_is_told_with_its_row(tmp_path: Path) -> None:
+    path = write(tmp_path / "log.csv", bought("anon 1 x", "anon - x", "ann - x", f"anon {'s' * 253} x"))
+    said = refusal(path, selection=Selection(anonymous="anon"))
+    assert "2 problems" in said
+    assert "row 1: 'session_id' is empty, and a row of the anonymous user 'anon' needs one" in said
+    assert "row 3: 'user_id' is 'anon', expected text of 1 to 256 characters, its session's included" in said
+
+
+@pytest.mark.parametrize(
+    ("selection", "option"),
+    [(Selection(anonymous="anon"), "--anonymous"), (Selection(once_per_session=True), "--once-per-session")],
+)
+def test_options_about_sessions_need_a_column_of_them(tmp_path: Path, selection: Selection, option: str) -> None:
+    rows = [{"type": "view", "user_id": "a", "item_id": "i", "ts": 1, "visit": "v"}]
+    path = write(tmp_path / "log.csv", rows)
+    said = refusal(path, selection=selection)
+    assert f"{option} needs sessions" in said
+    assert "--map session_id=COLUMN" in said
+    assert open_log(path, selection=selection, mapping={"session_id": "visit"}).check().rows == 1
+
+
+def test_a_session_counts_an_item_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "BATCH_ROWS", 2)  # repeats are found across batches too
+    lines = ["a 1 x", "a 1 y", "a 1 x", "b 1 x", "a 2 x", "a - x", "a - x", "a 1 y"]
+    log = open_log(write(tmp_path / "log.csv", bought(*lines)), selection=Selection(once_per_session=True))
+    assert [row for row, _ in log.events()] == [0, 1, 3, 4, 5, 6]
+    assert log.check().deselected == {"that repeat an item of their session": 2}
+
+
+def test_a_look_and_a_purchase_of_the_same_item_both_count(tmp_path: Path) -> None:
+    rows = bought("a 1 x", "a 1 x", "a 1 x")
+    rows[0]["type"] = "view"
+    log = open_log(write(tmp_path / "log.csv", rows), selection=Selection(once_per_session=True))
+    assert [event.type.value for _, event in log.events()] == ["view", "purchase"]
+
+
+def test_nameless_sessions_are_told_apart_before_repeats_are_looked_for(tmp_path: Path) -> None:
+    path = write(tmp_path / "log.csv", bought("anon 1 x", "anon 2 x", "anon 1 x", "anon 1 POST"))
+    log = open_log(path, selection=Selection("^[a-z]", "anon", True))
+    assert [(row, event.user_id) for row, event in log.events()] == [(0, "anon:1"), (1, "anon:2")]
+    assert log.check().deselected == {
+        "of other items than asked for": 1,
+        "that repeat an item of their session": 1,
+    }
+
+
+def test_the_memory_for_repeats_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(selecting, "REMEMBERED", 2)
+    path = write(tmp_path / "log.csv", bought("a 1 x", "a 1 y", "a 1 x", "a 1 z", "a 1 x", "a 1 y"))
+    log = open_log(path, selection=Selection(once_per_session=True))
+    assert [row for row, _ in log.events()] == [0, 1, 3, 5]  # y was forgotten, x was met again and again
+
+
+def test_an_interrupted_replay_is_recognised_by_everything_that_chooses_its_rows(tmp_path: Path) -> None:
+    path = write(tmp_path / "log.csv", ROWS)
+    selections = [Selection(), Selection(only_items="^7"), Selection(anonymous="u1"), Selection(once_per_session=True)]
+    parts = [LogPart(path, selection=selection) for selection in selections]
+    parts += [LogPart(path, rows=(0, 2)), LogPart(path, skip_unknown_types=True), LogPart(path, types={"a": "view"})]
+    assert len({part.digest("topic") for part in parts}) == len(parts)
+    assert LogPart(path).digest("topic") == LogPart(path, selection=Selection()).digest("topic")
+
+
+def test_a_resumed_replay_still_knows_what_came_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sink = LocalSink()
+    monkeypatch.setattr("streamrec.build.kafka_sink", lambda settings: sink)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    path = write(tmp_path / "log.csv", bought("a 1 x", "a 1 y", "a 1 x", "a 1 z"))
+    part, settings = LogPart(path, selection=Selection(once_per_session=True)), Settings()
+    bookmark = replay.Bookmark(part.digest("user-events", str(settings.kafka["bootstrap.servers"])))
+    bookmark.write(replay.Mark("run", 2))
+    replay.run(part, settings, speed=None, resume=True)
+    sent = [codec.decode_event(record.value, record.headers) for record in sink.records("user-events")]
+    assert [(event.item_id, event.event_id) for event in sent] == [("z", "run-3")]
+    assert bookmark.read() is None
 
 
 json_values = st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.integers(0, 99) | st.floats() | st.text()

@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streamrec.features.batch import NOTHING
+from streamrec.features.batch import NOTHING, Excluded
 from streamrec.neighbours import RESCALE_HALF_LIVES, SHRINKAGE, DecayClock, NeighbourTable
 
-ITEMS, PLACES, HALF_LIFE_S = 12, 4, 3_600.0
+ITEMS, PLACES, HALF_LIFE_S = 12, 5, 3_600.0
+STEPS = np.array([0, 0, 1, 2, 3], np.int32)  # the first two places are of one moment, the last is too far back
 FADE = np.array([1.0, 0.5, 0.25])
 Weights = dict[tuple[int, int], float]
 
@@ -42,6 +43,7 @@ def learned(table: NeighbourTable, drawn: list, size: int, mutual: bool) -> tupl
             np.array(item, np.int32),
             np.array(times, np.int64),
             np.array(recent, np.int32),
+            np.tile(STEPS, (len(item), 1)),
             np.array(reach, np.int32),
             np.array(weight, np.float32),
             FADE,
@@ -53,23 +55,23 @@ def learned(table: NeighbourTable, drawn: list, size: int, mutual: bool) -> tupl
     for item, at, recent, reach, weight in rows:
         gain = weight * 2.0 ** ((at - now) / 1000 / HALF_LIFE_S)
         mass[item] += gain
-        for place in range(min(reach, len(FADE))):
+        for place in range(min(reach, PLACES - 1)):
             earlier = recent[place]
-            if earlier not in (NOTHING, item):
-                weights[earlier, item] += gain * FADE[place]
+            if earlier not in (NOTHING, item, *recent[:place]):
+                weights[earlier, item] += gain * FADE[STEPS[place]]
                 if mutual:
-                    weights[item, earlier] += gain * FADE[place]
+                    weights[item, earlier] += gain * FADE[STEPS[place]]
     return weights, mass, now
 
 
 def spread(weights: Weights, mass: list[float], context: list[int], reach: int, cosine: bool) -> dict[int, float]:
     reached: dict[int, float] = defaultdict(float)
-    for place in range(min(reach, len(FADE))):
+    for place in range(min(reach, PLACES - 1)):
         source = context[place]
         for (a, b), weight in weights.items():
             if a == source and weight > 0:
                 a_mass, b_mass = mass[a] + SHRINKAGE, mass[b] + SHRINKAGE
-                reached[b] += FADE[place] * weight / (math.sqrt(a_mass * b_mass) if cosine else a_mass)
+                reached[b] += FADE[STEPS[place]] * weight / (math.sqrt(a_mass * b_mass) if cosine else a_mass)
     return reached
 
 
@@ -106,11 +108,11 @@ def test_scores_and_the_strongest_equal_a_plain_spread(
     weights, mass, _ = learned(table, drawn, 7, mutual=True)
     expected = spread(weights, mass, context, reach, cosine)
     candidates = np.array([[*range(ITEMS), NOTHING]], np.int32)
-    asked = np.array([context], np.int32), np.array([reach], np.int32)
+    asked = np.array([context], np.int32), STEPS[None], np.array([reach], np.int32)
     scores = table.score(*asked, FADE, cosine, candidates)
     plain = [math.log(expected[item]) if item in expected else -math.inf for item in range(ITEMS)]
     assert scores[0].tolist() == pytest.approx([*plain, -math.inf], abs=1e-3)
-    best = table.strongest(*asked, FADE, cosine, 5)[0]
+    best = table.strongest(*asked, FADE, cosine, 5, Excluded.nothing(1))[0]
     there = best[best != NOTHING]
     assert len(set(there.tolist())) == len(there) == min(5, int((scores > -np.inf).sum()))
     assert scores[0, there] == pytest.approx(np.sort(scores[scores > -np.inf])[::-1][: len(there)], abs=1e-5)
@@ -124,6 +126,7 @@ def taught(table: NeighbourTable, pairs: list[tuple[int, int]], ts: int = 10**12
             np.array([later], np.int32),
             np.array([ts + at]),
             np.array([[earlier]], np.int32),
+            np.array([[0]], np.int32),
             one.astype(np.int32),
             one.astype(np.float32),
             FADE,
@@ -155,10 +158,10 @@ def test_forgetting_an_item_empties_its_row_and_its_places() -> None:
 def test_asking_changes_nothing() -> None:
     table = taught(NeighbourTable(ITEMS, 4, HALF_LIFE_S), [(0, 1), (0, 2), (1, 2)])
     before = table.state()
-    asked = np.array([[0, 1]], np.int32), np.array([2], np.int32)
-    first = table.strongest(*asked, FADE, True, 3).tolist()
+    asked = np.array([[0, 1]], np.int32), np.array([[0, 1]], np.int32), np.array([2], np.int32)
+    first = table.strongest(*asked, FADE, True, 3, Excluded.nothing(1)).tolist()
     table.score(*asked, FADE, False, np.array([[0, 1, 2]], np.int32))
-    assert table.strongest(*asked, FADE, True, 3).tolist() == first
+    assert table.strongest(*asked, FADE, True, 3, Excluded.nothing(1)).tolist() == first
     assert all((before[name] == table.state()[name]).all() for name in before)
 
 
@@ -181,6 +184,5 @@ def test_a_leap_of_a_thousand_years_leaves_numbers_finite() -> None:
     assert np.isfinite(table.weights).all()
     assert np.isfinite(table.mass).all()
     assert table._prior() > 0
-    assert not np.isnan(
-        table.score(np.array([[0]], np.int32), np.array([1], np.int32), FADE, True, np.array([[1, 2, 3]], np.int32))
-    ).any()
+    asked = np.array([[0]], np.int32), np.array([[0]], np.int32), np.array([1], np.int32)
+    assert not np.isnan(table.score(*asked, FADE, True, np.array([[1, 2, 3]], np.int32))).any()

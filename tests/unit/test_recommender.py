@@ -307,6 +307,6 @@ def test_models_learn_when_the_logs_clock_moves_on_not_only_by_count() -> None:
 
 def test_refused_updates_are_named_by_who_refused_them() -> None:
     recommender = untaught()
-    assert recommender.refused_updates() == {"fusion": 0, "sequence": 0}
+    assert recommender.refused_updates() == {"fusion": 0, "residual": 0, "sequence": 0}
     recommender.fusion.skipped = 2
     assert recommender.refused_updates()["fusion"] == 2

@@ -7,15 +7,20 @@ import re
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 
 from streamrec.errors import TableError
+from streamrec.replay import plots
 from streamrec.replay import slates as slates_file
-from streamrec.replay.metrics import ranking_metrics, recommended_items
+from streamrec.replay.calibration import Calibration, ReliabilityBin
+from streamrec.replay.metrics import ranking_metrics
 from streamrec.replay.report import BacktestResult, write_report
 from streamrec.replay.slates import SlateWriter, fused_ranks, model_ranks, read_slates
+from streamrec.replay.slices import Moments, masks
+from streamrec.replay.variety import Variety
 
 MODELS = ("click", "sequence", "popularity")
 TARGETS = 3_000
@@ -56,7 +61,7 @@ def result_of(path: Path, **more: Any) -> BacktestResult:
     """The result that a run with these slates would report, taken from the file alone."""
     table = read_slates(path)
     scored = table["scored"].to_numpy()
-    kept = [slate for slate, counts in zip(table["items"].to_pylist(), scored, strict=True) if counts]
+    count = np.arange(len(scored), dtype=np.int32)
     fields = {
         "log": "made up",
         "seed": 3,
@@ -66,8 +71,13 @@ def result_of(path: Path, **more: Any) -> BacktestResult:
         "scored": scored,
         "ranks": fused_ranks(table),
         "model_ranks": model_ranks(table),
-        "recommended_items": len(recommended_items(kept)),
         "known_items": 60,
+        "moments": Moments(count % 5, count % 7, count, (count * 100.0).astype(np.float32)),
+        "variety": Variety(2_700, 45, 0.75, 0.4, 5.5, 0.8, None),
+        "calibration": Calibration(
+            8_000, 0.03, 0.71, (ReliabilityBin(8_000, 0.25, 0.22), *[ReliabilityBin(0, 0, 0)] * 9)
+        ),
+        "step_seconds": {"learn click": 0.4, "score click": 0.2, "retrieve": 0.8},
         "events": 4_000,
         "seconds": 2.0,
         "weights": [(n * 100, {"click": 0.01 * n, "sequence": -0.02 * n, "hour": 0.5}) for n in range(40)],
@@ -123,6 +133,7 @@ def test_a_run_that_fails_leaves_no_slates(columns: dict[str, Any], tmp_path: Pa
         ({"ranks": {"click": [1], "sequence": [21], "popularity": [0]}}, "rank_sequence goes from 21 to 21"),
         ({"scores": [[0.5]]}, "one score for each item"),
         ({"items": [["x"] * 21], "scores": [[0.1] * 21]}, "expected at most 20"),
+        ({"targets": ["x", "y"]}, "expected as many each"),
     ],
 )
 def test_slates_that_make_no_sense_are_refused(
@@ -160,7 +171,7 @@ def test_every_metric_of_the_report_can_be_recomputed_from_the_slates(slates: Pa
         assert told["mrr_20"] == pytest.approx(sum(1 / rank for rank in ranks if rank) / len(rows))
         assert told["ndcg_10"] == pytest.approx(sum(1 / np.log2(1 + r) for r in ranks if 0 < r <= 10) / len(rows))
     assert report["unknown_target_share"] == pytest.approx(sum(not row["known"] for row in rows) / len(rows))
-    assert report["coverage_10"] == pytest.approx(len({item for row in rows for item in row["items"][:10]}) / 60)
+    assert report["coverage_10"] == report["beyond_accuracy"]["coverage_10"] == 0.75
     assert report["events_per_s"] == 2_000
     assert report["seed"] == 3
     assert report["settings"]["warmup"] == 0.1
@@ -171,6 +182,46 @@ def test_known_targets_are_reported_apart(slates: Path, tmp_path: Path) -> None:
     write_report(tmp_path, result)
     told = json.loads((tmp_path / "report.json").read_text())["metrics_of_known_targets"]["fused"]
     assert told == ranking_metrics(result.ranks, result.scored & result.known).as_dict()
+
+
+def test_slices_are_the_same_metrics_over_parts_of_the_targets(slates: Path, tmp_path: Path) -> None:
+    result = result_of(slates)
+    write_report(tmp_path, result)
+    told = json.loads((tmp_path / "report.json").read_text())["slices"]
+    parts = masks(result.moments, result.known)
+    assert set(told) == set(parts)
+    for name, mask in parts.items():
+        assert told[name]["click"] == ranking_metrics(result.model_ranks["click"], result.scored & mask).as_dict()
+
+
+def test_costs_are_per_event_and_the_largest_comes_first(slates: Path, tmp_path: Path) -> None:
+    write_report(tmp_path, result_of(slates))
+    told = json.loads((tmp_path / "report.json").read_text())["microseconds_per_event"]
+    assert list(told.items()) == [("retrieve", 200.0), ("learn click", 100.0), ("score click", 50.0)]
+
+
+def test_the_page_shows_slices_variety_calibration_and_costs(slates: Path, tmp_path: Path) -> None:
+    text = write_report(tmp_path, result_of(slates)).read_text()
+    for row in (
+        '<th scope="row">user: after 100 events</th>',
+        '<th scope="row">Novelty: surprise of a shown item</th><td>5.5 bits</td>',
+        '<th scope="row">0.0 to 0.1</th><td>8,000</td><td>0.250</td><td>0.220</td>',
+        '<th scope="row">click</th><td>50.0</td><td>100.0</td>',
+        '<th scope="row">retrieve</th><td></td><td>200.0</td>',
+        "no categories known",
+    ):
+        assert row in text
+
+
+def test_a_plot_that_stands_alone_has_the_colours_of_the_page_and_no_variables(slates: Path, tmp_path: Path) -> None:
+    page = write_report(tmp_path, result_of(slates)).read_text()
+    light = dict(re.findall(r"(--[a-z0-9-]+): (#[0-9a-f]{6})", page[: page.index("@media")]))
+    assert {name: light[name] for name in plots.ON_WHITE} == plots.ON_WHITE
+    drawn = plots.standalone(page[page.index("<svg") : page.index("</svg>") + len("</svg>")])
+    assert "var(" not in drawn
+    assert plots.ON_WHITE["--series-1"] in drawn
+    ElementTree.fromstring(drawn)
+    ElementTree.fromstring(plots.standalone(plots.NOTHING))
 
 
 class Page(HTMLParser):
@@ -257,6 +308,9 @@ def test_an_empty_run_is_reported_without_plots(slates: Path, tmp_path: Path) ->
         scored=none,
         ranks=nothing,
         model_ranks=dict.fromkeys(MODELS, nothing),
+        moments=Moments(nothing, nothing, nothing, nothing.astype(np.float32)),
+        variety=Variety(),
+        calibration=None,
         weights=[],
         throughput=[],
         seconds=0.0,

@@ -93,9 +93,11 @@ def test_loaded_arrays_are_the_callers_own(shelf: SnapshotShelf) -> None:
     assert_same(shelf.load(reference).arrays, SMALL)
 
 
-@pytest.mark.parametrize("array", [np.array(["text"]), np.array([object()]), np.zeros(2, complex), np.zeros(2, "f2")])
+@pytest.mark.parametrize(
+    "array", [np.array(["text"]), np.array([object()]), np.zeros(2, complex), np.zeros(2, "M8[s]")]
+)
 def test_an_array_that_cannot_be_kept_is_refused(shelf: SnapshotShelf, array: Any) -> None:
-    with pytest.raises(StateError, match=r"array m/a is of .*, expected one of float32"):
+    with pytest.raises(StateError, match=r"array m/a is of .*, expected one of float16"):
         shelf.save({"m": {"a": array}}, {}, "", now_ms=1)
     assert shelf.references() == ()
 

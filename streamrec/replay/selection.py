@@ -1,0 +1,90 @@
+"""Which rows of a log count, and whose they are: choices that some logs need before figures about them mean anything.
+
+Rows are chosen from top to bottom, in bounded memory. Knows nothing of files.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+REMEMBERED = 200_000
+"""Rows that a later one may repeat, in some 25 MB: more than the sessions that run at the same time have."""
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """What is asked for. By default every row counts and belongs to the user it names."""
+
+    only_items: str | None = None
+    """A regular expression: rows in whose item id it is not found are left out. Rows without an item stay."""
+    anonymous: str | None = None
+    """This user id stands for nobody in particular: each of its sessions is a user of its own, 'USER:SESSION'."""
+    once_per_session: bool = False
+    """Of the rows of one type, user, session and item the first counts. Rows without session or item all count."""
+
+    def problem(self) -> str | None:
+        """Why the pattern cannot be used, None when it can."""
+        try:
+            pl.Series([""]).str.contains(self.only_items or "")
+        except pl.exceptions.ComputeError as error:
+            said = [line for line in str(error).splitlines() if line.startswith("error: ")]
+            return said[0].removeprefix("error: ") if said else str(error)
+        return None
+
+    def needs_sessions(self) -> str | None:
+        """The option that makes no sense without session ids, None when none is set."""
+        if self.anonymous is not None:
+            return "--anonymous"
+        return "--once-per-session" if self.once_per_session else None
+
+
+EVERYTHING = Selection()
+
+
+class Selector:
+    """Applies a selection to the rows of one log, which come in order. Series are text, null where there is none."""
+
+    def __init__(self, selection: Selection) -> None:
+        self.selection = selection
+        self._remembered: OrderedDict[int, None] = OrderedDict()
+
+    def fits(self, items: pl.Series) -> NDArray[np.bool_]:
+        """Whether each row's item is one of those asked for, (rows,)."""
+        if self.selection.only_items is None:
+            return np.ones(len(items), bool)
+        return items.str.contains(self.selection.only_items).fill_null(True).to_numpy()
+
+    def owners(self, users: pl.Series, sessions: pl.Series) -> pl.Series:
+        """Each row's user: for anonymous rows, their session."""
+        if self.selection.anonymous is None:
+            return users
+        nobody = (users == self.selection.anonymous) & sessions.is_not_null()
+        return pl.select(
+            pl.when(nobody).then(pl.concat_str(users, sessions, separator=":")).otherwise(users)
+        ).to_series()
+
+    def first_time(
+        self, types: Sequence[str], owners: pl.Series, sessions: pl.Series, items: pl.Series
+    ) -> NDArray[np.bool_]:
+        """False for rows that repeat another of their session, (rows,); what comes is remembered."""
+        if not self.selection.once_per_session:
+            return np.ones(len(types), bool)
+        parts = (pl.Series(types, dtype=pl.String), owners, sessions, items)
+        keys = pl.select(pl.concat_str(*parts, separator="\x1f").hash()).to_series()
+        comparable = (sessions.is_not_null() & items.is_not_null()).to_list()
+        return np.array([not at or self._is_new(key) for key, at in zip(keys.to_list(), comparable, strict=True)], bool)
+
+    def _is_new(self, key: int) -> bool:
+        if key in self._remembered:
+            self._remembered.move_to_end(key)
+            return False
+        self._remembered[key] = None
+        if len(self._remembered) > REMEMBERED:
+            self._remembered.popitem(last=False)
+        return True

@@ -1,0 +1,175 @@
+"""Where in a topic a moment lies, asked from outside: no group is joined, nothing is committed, no worker notices.
+
+Knows nothing of events: which moment a record belongs to, the asker says.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable
+from typing import TypeVar
+
+from confluent_kafka import (
+    OFFSET_BEGINNING,
+    OFFSET_END,
+    Consumer,
+    ConsumerGroupState,
+    KafkaError,
+    KafkaException,
+    Message,
+    TopicPartition,
+)
+
+# These names are public, but the library's type hints do not say so.
+from confluent_kafka.admin import AdminClient, ConsumerGroupDescription  # type: ignore[attr-defined]
+
+from streamrec.errors import TransportError
+from streamrec.transport import Record
+from streamrec.transport.confluent import headers_of
+from streamrec.transport.librdkafka import LOG, Settings, connect, for_admin, for_consumer
+
+_CALL_LIMIT_S = 10.0
+_BATCH = 1_000
+_BATCH_WAIT_S = 0.2
+_RESTING = (ConsumerGroupState.EMPTY, ConsumerGroupState.DEAD, ConsumerGroupState.UNKNOWN)
+
+Answer = TypeVar("Answer")
+Moment = Callable[[Record], int | None]
+"""When what a record tells of happened, in ms; None for a record that tells of nothing."""
+
+
+class Surveyor:
+    """Measures one topic.
+
+    Positions are offsets per partition, all partitions at once.
+    """
+
+    def __init__(self, topic: str, settings: Settings) -> None:
+        """Connect, waiting at most ten seconds.
+
+        Raises:
+            TransportError: nobody answers, or there is no such topic.
+            ConfigError: librdkafka does not know a setting.
+        """
+        self.topic = topic
+        self._consumer = connect(
+            lambda config: Consumer(config, logger=LOG),
+            {
+                **for_consumer(settings),
+                "group.id": f"streamrec-survey-{uuid.uuid4()}",  # needed by librdkafka, never joined
+                "enable.auto.commit": False,
+                "enable.partition.eof": True,
+                "auto.offset.reset": "earliest",
+                "fetch.wait.max.ms": 50,  # at the end of a partition a broker waits so long before it says so
+            },
+        )
+        self.partitions = self._count_partitions()
+
+    def beginning(self) -> dict[int, int]:
+        """The first record that is still kept, or the end of an empty partition."""
+        ask, places = self._consumer.get_watermark_offsets, self._places(0)
+        ranges = self._answered(lambda: [ask(place, timeout=_CALL_LIMIT_S) for place in places])
+        return {place.partition: first for place, (first, _) in zip(places, ranges, strict=True)}
+
+    def end(self) -> dict[int, int]:
+        """The record that comes next. Tansu counts batches there: do not ask it."""
+        return self._first(self._places(OFFSET_END), lambda record: True)
+
+    def since(self, ts: int, moment: Moment) -> dict[int, int]:
+        """The first record sent at `ts` (ms) or later that also tells of a moment at `ts` or later; else the end.
+
+        What is sent tells of the past, so nothing that happened since `ts` was sent before it. A topic that was filled
+        from a log, long after the events, is read from its beginning until they are young enough.
+        """
+
+        def young(record: Record) -> bool:
+            happened = moment(record)
+            return happened is not None and happened >= ts
+
+        ask, times = self._consumer.offsets_for_times, self._places(ts)
+        sent_since = self._answered(lambda: ask(times, timeout=_CALL_LIMIT_S))  # OFFSET_END where there is none
+        return self._first(sent_since, young)
+
+    def oldest(self, count: int) -> list[Record]:
+        """At most so many records of each partition, from its beginning."""
+        records: list[Record] = []
+        left = dict.fromkeys(range(self.partitions), count)
+
+        def enough(record: Record) -> bool:
+            records.append(record)
+            left[record.partition] -= 1
+            return left[record.partition] == 0
+
+        self._first(self._places(OFFSET_BEGINNING), enough)
+        return records
+
+    def close(self) -> None:
+        """Disconnect."""
+        self._consumer.close()
+
+    def _places(self, offset: int) -> list[TopicPartition]:
+        return [TopicPartition(self.topic, partition, offset) for partition in range(self.partitions)]
+
+    def _first(self, starts: list[TopicPartition], wanted: Callable[[Record], bool]) -> dict[int, int]:
+        """The offset of the first wanted record of each partition from its start on, else of the partition's end."""
+        found: dict[int, int] = {}
+        self._consumer.assign(starts)
+        self._consumer.resume(starts)  # a pause outlives its assignment
+        heard_at = time.monotonic()
+        while len(found) < len(starts):
+            messages = self._consumer.consume(_BATCH, _BATCH_WAIT_S)
+            for message in messages:
+                partition = message.partition() or 0
+                if partition not in found and (self._ended(message) or wanted(self._record(message))):
+                    found[partition] = message.offset() or 0
+                    self._consumer.pause([TopicPartition(self.topic, partition)])
+            heard_at = time.monotonic() if messages else heard_at
+            if time.monotonic() - heard_at > _CALL_LIMIT_S:
+                raise self._unanswered(f"nothing came for {_CALL_LIMIT_S:.0f} s")
+        self._consumer.unassign()
+        return found
+
+    def _ended(self, message: Message) -> bool:
+        error = message.error()
+        if error is not None and error.code() != KafkaError._PARTITION_EOF:
+            raise self._unanswered(error.str())
+        return error is not None
+
+    def _record(self, message: Message) -> Record:
+        return Record(
+            self.topic,
+            message.partition() or 0,
+            message.offset() or 0,
+            message.key(),
+            message.value(),
+            headers_of(message),
+            max(0, message.timestamp()[1]),
+        )
+
+    def _count_partitions(self) -> int:
+        # The whole list: asking for a topic by name makes some brokers create it.
+        there = self._answered(lambda: self._consumer.list_topics(timeout=_CALL_LIMIT_S)).topics
+        if self.topic not in there:
+            raise TransportError(f"topic {self.topic!r} does not exist; make it: `streamrec topics apply`")
+        return len(there[self.topic].partitions)
+
+    def _answered(self, call: Callable[[], Answer]) -> Answer:
+        try:
+            return call()
+        except KafkaException as error:
+            raise self._unanswered(error.args[0].str()) from error
+
+    def _unanswered(self, detail: str) -> TransportError:
+        return TransportError(f"topic {self.topic!r} cannot be looked through: {detail}; check bootstrap.servers")
+
+
+def group_is_live(group_id: str, settings: Settings) -> bool:
+    """Whether anybody is reading as this consumer group; False where the brokers do not say."""
+    admin = connect(lambda config: AdminClient(config, logger=LOG), dict(for_admin(settings)))
+    try:
+        answers = admin.describe_consumer_groups([group_id], request_timeout=_CALL_LIMIT_S)
+        group: ConsumerGroupDescription = answers[group_id].result(_CALL_LIMIT_S + 1.0)
+    except (KafkaException, TimeoutError):
+        return False
+    return group.state not in _RESTING

@@ -1,0 +1,199 @@
+"""Who teaches how much: generous to people, tight on scripts, the same however the log is cut."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from streamrec.arrivals import Arrival
+from streamrec.build import build_recommender
+from streamrec.config import Learning, Limits
+from streamrec.contribution import ITEM, PAIR, Allowance, Contribution
+from streamrec.events import Event, EventType
+from streamrec.features.batch import Queries
+from streamrec.models.popularity import Popularity
+from streamrec.models.transitions import Transitions
+from streamrec.recommender import Recommender
+from streamrec.settings import Settings
+
+BEGAN = 1_700_000_000_000
+HOUR_MS = 3_600_000
+ANY = Allowance(1e9, 0)
+
+
+def admitted(contribution: Contribution, users: object, items: object, ts: object) -> np.ndarray:
+    """Single numbers stand for every example."""
+    columns = np.broadcast_arrays(users, items, ts)
+    return contribution.admit(*(column.astype(kind) for column, kind in zip(columns, "Qil", strict=True)))
+
+
+def test_a_user_teaches_so_many_at_once_and_then_so_many_per_hour() -> None:
+    contribution = Contribution(10_000, user=Allowance(50, 6), pair=ANY, item=ANY)
+    found = admitted(contribution, 7, np.arange(80), BEGAN)
+    assert found.tolist() == [True] * 50 + [False] * 30
+    hour = admitted(contribution, 7, np.arange(100, 160), BEGAN + HOUR_MS * np.arange(1, 61) // 60)
+    assert hour.sum() == 6
+    assert admitted(contribution, 8, np.arange(50), BEGAN).all()
+    assert contribution.held_back() == {"user": 84, "user and item": 0, "item": 0}
+
+
+def test_a_user_teaches_one_item_only_so_often() -> None:
+    contribution = Contribution(100)
+    found = admitted(contribution, 7, np.arange(200) % 2, BEGAN + 1_000 * np.arange(200))
+    assert found.sum() == 2 * PAIR.at_once
+    assert found[: int(2 * PAIR.at_once)].all()
+    assert contribution.held_back()["user and item"] == 200 - found.sum()
+
+
+def test_an_item_that_few_users_keep_clicking_is_held_and_one_that_many_want_is_not() -> None:
+    clicks, ts = np.arange(4_000), BEGAN + 1_000 * np.arange(4_000)
+    few, many = Contribution(10), Contribution(10)
+    assert admitted(few, clicks % 12 + 1, 3, ts).sum() < ITEM.at_once + 12 * 6
+    assert few.held_back()["item"] > 0
+    assert admitted(many, clicks // 4 + 1, 3, ts).all()
+
+
+def test_what_is_not_admitted_costs_nothing() -> None:
+    contribution = Contribution(100, user=Allowance(20, 0))
+    admitted(contribution, 7, 1, np.full(500, BEGAN))  # 16 of one item, and no more
+    assert admitted(contribution, 7, np.arange(10, 20), BEGAN).tolist() == [True] * 4 + [False] * 6
+
+
+def test_a_late_event_gives_nothing_back() -> None:
+    contribution = Contribution(1_000, user=Allowance(10, 60))
+    admitted(contribution, 7, np.arange(10), BEGAN)
+    for ts in (BEGAN - 10 * HOUR_MS, BEGAN, BEGAN - 1):
+        assert not admitted(contribution, 7, [100], ts).any()
+
+
+def test_nobody_pays_for_somebody_else_however_small_the_memory() -> None:
+    contribution = Contribution(1_000, users=64, pairs=64)
+    crowd = np.arange(1, 30_001)
+    assert admitted(contribution, crowd, crowd % 1_000, BEGAN + crowd).all()
+
+
+def test_a_script_is_not_forgotten_for_passers_by() -> None:
+    contribution = Contribution(1_000, users=64, pairs=64)
+    script = np.uint64(2**63 + 5)
+    users = np.arange(20_000, dtype=np.uint64)
+    users[::2] = script
+    items = np.where(users == script, 3, np.arange(20_000) % 1_000)
+    found = admitted(contribution, users, items, BEGAN + 100 * np.arange(20_000))
+    assert found[users != script].all()
+    assert found[users == script].sum() <= PAIR.at_once + 1
+
+
+def log_of(count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    users = (rng.zipf(1.3, count) % 5_000).astype(np.uint64)
+    return users, (rng.zipf(1.3, count) % 400).astype(np.int32), BEGAN + np.cumsum(rng.integers(0, 60_000, count))
+
+
+def test_how_the_log_was_cut_and_restored_changes_nothing() -> None:
+    users, items, ts = log_of(8_000)
+    whole, first = Contribution(400, users=256, pairs=256), Contribution(400, users=256, pairs=256)
+    expected = whole.admit(users, items, ts)
+    assert 0.2 < expected.mean() < 0.95
+    found = [first.admit(users[at : at + 7], items[at : at + 7], ts[at : at + 7]) for at in range(0, 3_500, 7)]
+    second = Contribution(400, users=256, pairs=256)
+    second.restore(first.state())
+    found.append(second.admit(users[3_500:], items[3_500:], ts[3_500:]))
+    assert np.concatenate(found).tolist() == expected.tolist()
+    assert {name: values.tobytes() for name, values in second.state().items()} == {
+        name: values.tobytes() for name, values in whole.state().items()
+    }
+
+
+def test_a_state_is_owned_by_who_asked_for_it_and_replaces_what_was_there() -> None:
+    users, items, ts = log_of(500)
+    one, other = Contribution(400), Contribution(400)
+    one.admit(users, items, ts)
+    other.admit(*log_of(500, seed=1))
+    for values in one.state().values():
+        values[...] = 0
+    other.restore(one.state())
+    assert {name: values.tobytes() for name, values in other.state().items()} == {
+        name: values.tobytes() for name, values in one.state().items()
+    }
+
+
+def test_an_index_that_names_another_item_begins_anew() -> None:
+    contribution = Contribution(10, pair=Allowance(1e9, 0))
+    admitted(contribution, 7, 3, np.full(500, BEGAN))
+    assert not admitted(contribution, 7, [3], BEGAN).any()
+    contribution.forget(np.array([3], np.int32))
+    assert admitted(contribution, 7, [3], BEGAN).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "share"), [("ml100k", 0.0), ("globo", 0.0), ("yoochoose100k", 2e-4), ("online_retail", 3e-4)]
+)
+def test_people_are_hardly_ever_held_back(name: str, share: float, streamrec_data: Path) -> None:
+    columns = ["ts", "user_id", "item_id", "session_id", "event"]
+    log = pl.scan_parquet(streamrec_data / name / "events.parquet").select(columns).head(600_000).collect()
+    if name == "online_retail":  # purchases; a basket without a customer is its own user
+        named = pl.when(pl.col("user_id") == "anon").then(pl.col("session_id")).otherwise(pl.col("user_id"))
+        log = log.filter(pl.col("event") == "purchase").with_columns(named.alias("user_id"))
+    items = log["item_id"].rank("dense").to_numpy().astype(np.int32) - 1
+    found = Contribution(int(items.max()) + 1).admit(log["user_id"].hash(1).to_numpy(), items, log["ts"].to_numpy())
+    assert 1.0 - found.mean() <= share
+
+
+# Through the whole system
+
+
+def click(user: str, item: int, step: int) -> Event:
+    return Event(type=EventType.CLICK, user_id=user, item_id=f"i{item}", ts=BEGAN + 10_000 * step)
+
+
+def taught(held: bool) -> Recommender:
+    """Sixty people walk along a ring of twelve items; a script goes from item 1 to item 6 and back all the time."""
+    limits, learning = Limits(max_items=500, max_users=500), Learning(device="cpu")
+    recommender = build_recommender(Settings(limits=limits, learning=learning))
+    if not held:
+        recommender.contribution = Contribution(500, user=ANY, pair=ANY, item=ANY)
+    rng = np.random.default_rng(5)
+    at, events = rng.integers(0, 12, 60), []
+    for step in range(480):
+        person = int(rng.integers(60))
+        at[person] = (at[person] + 1) % 12
+        events.append(click(f"p{person}", int(at[person]), step))
+        events += [click("script", 1, step), click("script", 6, step)]
+    users = recommender.knowledge.users
+    lacking = users.missing((0, event.user_id) for event in events)
+    users.admit(lacking, [None] * len(lacking), BEGAN)
+    for _ in recommender.portions([Arrival(event, 0, offset) for offset, event in enumerate(events)]):
+        pass
+    recommender.learn()
+    return recommender
+
+
+def popularity(recommender: Recommender, item: str) -> float:
+    """The item's share of all that is popular."""
+    (model,) = (model for model in recommender.models if model.name == "popularity")
+    assert isinstance(model, Popularity)
+    return float(model.mass[recommender.knowledge.items.lookup(item)] / model.mass.sum())
+
+
+def after(recommender: Recommender, item: str) -> str:
+    """What the transitions say comes next."""
+    (model,) = (model for model in recommender.models if model.name == "transitions")
+    assert isinstance(model, Transitions)
+    table, queries = recommender.knowledge.items, Queries.empty(1)
+    queries.items[0, 0], queries.session[0] = table.lookup(item), 1
+    scores = model.score(queries, slice(0, 1), np.arange(len(table), dtype=np.int32)[None])
+    return table.ids[int(scores[0].argmax())]
+
+
+def test_a_script_that_clicks_all_the_time_captures_neither_popularity_nor_transitions() -> None:
+    captured, held = taught(held=False), taught(held=True)
+    shares = [popularity(recommender, "i6") for recommender in (captured, held)]
+    print("share of popularity, a twelfth by right: {:.3f}, held back {:.3f}".format(*shares))
+    assert shares[0] > 4 / 12
+    assert shares[1] < 1.5 / 12
+    assert [after(recommender, "i1") for recommender in (captured, held)] == ["i6", "i2"]
+    row = held.knowledge.users.touch((0, "script"))
+    assert held.knowledge.counts.counts[row].sum() == 960  # what was not learned is still remembered
