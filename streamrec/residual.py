@@ -22,6 +22,7 @@ from torch.nn import functional
 
 from streamrec.compiled import drawn_below
 from streamrec.features.batch import HISTORY, NOTHING, Array, Float32, Float64, Int64, Queries
+from streamrec.tensors import restore_tensors, tensors_of
 
 CONTEXT = ("session length", "activity", "pause", "history length")
 HIDDEN = (32, 16)
@@ -123,10 +124,7 @@ class Residual:
     def state(self) -> dict[str, Array]:
         """What a snapshot holds."""
         held = min(self._stored, len(self._inputs))
-        arrays = {f"net.{name}": value.numpy().copy() for name, value in self._layers.state_dict().items()}
-        for index, moments in self._optimizer.state_dict()["state"].items():
-            arrays |= {f"adam.{index}.{name}": np.asarray(value).copy() for name, value in moments.items()}
-        return arrays | {
+        return tensors_of(self._layers, self._optimizer) | {
             "inputs": self._inputs[:held].copy(),
             "wanted": self._wanted[:held].copy(),
             "there": self._there[:held].copy(),
@@ -135,14 +133,7 @@ class Residual:
 
     def restore(self, arrays: Mapping[str, Array]) -> None:
         """The inverse of `state`."""
-        net = {name[4:]: torch.from_numpy(np.array(value)) for name, value in arrays.items() if name.startswith("net.")}
-        self._layers.load_state_dict(net)
-        moments: dict[int, dict[str, torch.Tensor]] = {}
-        for name, value in arrays.items():
-            if name.startswith("adam."):
-                _, index, moment = name.split(".", 2)
-                moments.setdefault(int(index), {})[moment] = torch.from_numpy(np.array(value))
-        self._optimizer.load_state_dict({**self._optimizer.state_dict(), "state": moments})
+        restore_tensors(arrays, self._layers, self._optimizer)
         held = len(arrays["wanted"])
         self._inputs[:held], self._wanted[:held] = arrays["inputs"], arrays["wanted"]
         self._there[:held] = arrays["there"]

@@ -23,6 +23,7 @@ from torch.nn import functional
 from streamrec.compiled import drawn_below
 from streamrec.features.batch import NOTHING, Array, Float32, Int32, Int64, MicroBatch, Queries
 from streamrec.models.guards import StepGuard
+from streamrec.tensors import restore_tensors, tensors_of
 
 PLACES = 16
 """Last items that the user tower reads."""
@@ -292,9 +293,7 @@ class SequenceModel:
 
     def state(self) -> dict[str, Array]:
         held = min(self._stored, len(self._targets))
-        arrays = {f"tower.{name}": value.cpu().numpy().copy() for name, value in self.tower.state_dict().items()}
-        for index, moments in self.optimizer.state_dict()["state"].items():
-            arrays |= {f"adam.{index}.{name}": np.asarray(value.cpu()).copy() for name, value in moments.items()}
+        arrays = tensors_of(self.tower, self.optimizer)
         for name in ("vectors", "bias", "_squares", "_bias_squares"):
             arrays[f"rows.{name}"] = getattr(self, name)[: self.rows].cpu().numpy().copy()
         return arrays | {
@@ -307,14 +306,7 @@ class SequenceModel:
 
     def restore(self, arrays: Mapping[str, Array]) -> None:
         self._encoded_at = None
-        tower = {name[6:]: torch.from_numpy(value) for name, value in arrays.items() if name.startswith("tower.")}
-        self.tower.load_state_dict(tower)
-        moments: dict[int, dict[str, torch.Tensor]] = {}
-        for name, value in arrays.items():
-            if name.startswith("adam."):
-                _, index, moment = name.split(".", 2)
-                moments.setdefault(int(index), {})[moment] = torch.from_numpy(np.asarray(value))
-        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
+        restore_tensors(arrays, self.tower, self.optimizer)
         self.rows = len(arrays["frequency"])
         for name in ("vectors", "bias", "_squares", "_bias_squares"):
             getattr(self, name)[: self.rows] = torch.from_numpy(arrays[f"rows.{name}"]).to(self.device)

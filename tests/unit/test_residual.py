@@ -75,7 +75,7 @@ def test_restored_it_goes_on_as_if_nothing_had_happened(lessons: int) -> None:
 
 def test_a_number_that_is_none_never_reaches_the_weights() -> None:
     residual = taught(4 * PORTION)
-    before = {name: array for name, array in residual.state().items() if name.startswith("net.")}
+    before = {name: array for name, array in residual.state().items() if name.startswith("module.")}
     features, place = lesson(np.random.default_rng(0))
     for _ in range(PORTION):
         residual.remember(features * np.float32("inf"), Queries.empty(1), 0, [place])
