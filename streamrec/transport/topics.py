@@ -5,6 +5,7 @@ Nothing that exists is ever changed: a difference is reported for a person to de
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -27,6 +28,8 @@ from streamrec.transport.librdkafka import LOG, Settings, connect, for_admin
 
 LONG = 4
 """Dead letters and outcomes are kept so many times as long as events."""
+LISTING_PAUSE_S = 0.1
+"""Between two looks at whether a new topic is listed."""
 
 Answer = TypeVar("Answer")
 
@@ -132,7 +135,20 @@ def apply(changes: Iterable[Change], settings: Settings, *, timeout_s: float = 3
                 continue
             raise _unanswered(f"make topic {change.topic!r}", error, timeout_s) from error
         made.append(change)
+    _await_visible(admin, {change.topic for change in made}, timeout_s)
     return made
+
+
+def _await_visible(admin: AdminClient, names: set[str], timeout_s: float) -> None:
+    """A controller says that a topic is made before every broker lists it; whoever looks next must find it."""
+    patient_until = time.monotonic() + timeout_s
+    while names and time.monotonic() < patient_until:
+        try:
+            names = names - admin.list_topics(timeout=timeout_s).topics.keys()
+        except KafkaException as error:
+            raise _unanswered("list its topics", error, timeout_s) from error
+        if names:
+            time.sleep(LISTING_PAUSE_S)
 
 
 def _admin(settings: Settings) -> AdminClient:

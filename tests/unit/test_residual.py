@@ -77,8 +77,9 @@ def test_a_number_that_is_none_never_reaches_the_weights() -> None:
     residual = taught(4 * PORTION)
     before = {name: array for name, array in residual.state().items() if name.startswith("module.")}
     features, place = lesson(np.random.default_rng(0))
+    features[:] = np.inf
     for _ in range(PORTION):
-        residual.remember(features * np.float32("inf"), Queries.empty(1), 0, [place])
+        residual.remember(features, Queries.empty(1), 0, [place])
     with np.errstate(invalid="ignore"):
         residual.learn(np.zeros(FEATURES))
     assert residual.skipped == 1
