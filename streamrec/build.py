@@ -65,10 +65,18 @@ def build_models(settings: Settings, items: ItemTable) -> dict[str, Model]:
     wanted = settings.learning.models
     if BASELINE not in wanted:
         raise ConfigError(f"learning.models lacks {BASELINE!r}, which fills short lists up; add it")
+    models: dict[str, Model] = {}
+
+    def covisit_recent(name: str) -> Model:
+        whole = models.get("covisit")
+        if isinstance(whole, CoVisitation):  # one table is enough for both
+            return CoVisitationView(name, whole.table, RECENT_FADE)
+        return CoVisitation(name, 90 * DAY_S, capacity, fade=RECENT_FADE)
+
     makers: dict[str, Callable[[str], Model]] = {
         **{name: partial(Popularity, half_life_s=life, capacity=capacity) for name, life in HALF_LIVES_S.items()},
         "covisit": lambda name: CoVisitation(name, 90 * DAY_S, capacity),
-        "covisit_recent": lambda name: CoVisitation(name, 90 * DAY_S, capacity, fade=RECENT_FADE),
+        "covisit_recent": covisit_recent,
         "transitions": lambda name: Transitions(name, 7 * DAY_S, capacity),
         "sessions": lambda name: SessionNeighbours(name, capacity),
         "repeats": lambda name: Repeats(name, capacity),
@@ -78,10 +86,9 @@ def build_models(settings: Settings, items: ItemTable) -> dict[str, Model]:
             name, capacity, device=torch_device(settings.learning.device), seed=seed
         ),
     }
-    models = {name: make(name) for name, make in makers.items() if name in wanted}
-    whole = models.get("covisit")
-    if isinstance(whole, CoVisitation) and "covisit_recent" in models:  # one table is enough for both
-        models["covisit_recent"] = CoVisitationView("covisit_recent", whole.table, RECENT_FADE)
+    for name, make in makers.items():
+        if name in wanted:
+            models[name] = make(name)
     return models
 
 

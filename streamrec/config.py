@@ -92,8 +92,6 @@ MODELS = (
 """Every model there is."""
 DEFAULT_MODELS = tuple(name for name in MODELS if name != "factors")
 """Those that add something somewhere when the others are there."""
-
-
 PRESETS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     "default": {},
     "fast": {
@@ -118,7 +116,6 @@ class Learning(Group):
 
     models: tuple[Literal[MODELS], ...] = DEFAULT_MODELS  # type: ignore[valid-type]
     """Who learns and scores; `popularity` is always needed, for short lists are filled up with it."""
-
     positives: tuple[str, ...] = ("view", "click", "add_to_cart", "purchase", "like", "rating>=4")
     """Event types that count as interest; `type>=value` asks for a least value."""
     micro_batch: Count = 32

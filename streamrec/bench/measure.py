@@ -15,13 +15,13 @@ from typing import Any, Literal
 
 import msgspec
 
-from streamrec.bench.stopwatch import Stopwatch, watch_worker
 from streamrec.build import build_rehearsal, connect_worker
 from streamrec.config import Checkpointing, Learning, Redis, Serving, Topics
 from streamrec.events import EventType
 from streamrec.replay import backtest as replaying
 from streamrec.replay.logs import Log, open_log
 from streamrec.settings import Settings
+from streamrec.stopwatch import Stopwatch, watch_worker
 from streamrec.transport import Record
 from streamrec.worker import Worker
 

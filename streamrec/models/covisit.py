@@ -22,21 +22,49 @@ FAINTEST = 0.005
 """Steps that would count less than this are not looked at."""
 
 
-class CoVisitation:
-    """Joins an item with the items before it, in both directions."""
+class CoVisitationView:
+    """A look at what a `CoVisitation` learns: `fade` says how fast older items lose their say.
 
-    def __init__(self, name: str, half_life_s: float, capacity: int, slots: int = 256, fade: float = 0.95) -> None:
+    The whole history tells a taste, the last few items what somebody is after now; which of the two matters differs by
+    log and by moment.
+    """
+
+    def __init__(self, name: str, table: NeighbourTable, fade: float) -> None:
         self.name = name
-        self.table = NeighbourTable(capacity, slots, half_life_s)
-        self._learn_fade = LEARN_FADE ** np.arange(RECENT, dtype=np.float64)
-        self._view = CoVisitationView(name, self.table, fade)
+        self.table = table
+        fading = fade ** np.arange(HISTORY, dtype=np.float64)
+        self._fade = fading[fading >= FAINTEST]
 
     def score(self, queries: Queries, rows: slice, items: Int32) -> Float32:
-        return self._view.score(queries, rows, items)
+        return self.table.score(
+            queries.items[rows], queries.steps[rows], _whole(queries, rows), self._fade, True, items
+        )
 
     def strongest(self, queries: Queries, rows: slice, k: int, excluded: Excluded) -> Int32:
         """The items that score best for each query and are not excluded, best first, (rows, k)."""
-        return self._view.strongest(queries, rows, k, excluded)
+        return self.table.strongest(
+            queries.items[rows], queries.steps[rows], _whole(queries, rows), self._fade, True, k, excluded
+        )
+
+    def learn(self, batch: MicroBatch) -> None:
+        """The table is learned by its owner."""
+
+    def forget(self, items: Int32) -> None:
+        """The table is its owner's."""
+
+    def state(self) -> dict[str, Array]:
+        return {}
+
+    def restore(self, arrays: Mapping[str, Array]) -> None:
+        """Nothing of its own was saved."""
+
+
+class CoVisitation(CoVisitationView):
+    """Owns the table: joins an item with the items before it, in both directions."""
+
+    def __init__(self, name: str, half_life_s: float, capacity: int, slots: int = 256, fade: float = 0.95) -> None:
+        super().__init__(name, NeighbourTable(capacity, slots, half_life_s), fade)
+        self._learn_fade = LEARN_FADE ** np.arange(RECENT, dtype=np.float64)
 
     def learn(self, batch: MicroBatch) -> None:
         examples = batch.examples
@@ -61,43 +89,6 @@ class CoVisitation:
 
     def restore(self, arrays: Mapping[str, Array]) -> None:
         self.table.restore(arrays)
-
-
-class CoVisitationView:
-    """Another look at what a `CoVisitation` has learned: `fade` says how fast older items lose their say.
-
-    The whole history tells a taste, the last few items what somebody is after now; which of the two matters differs by
-    log and by moment.
-    """
-
-    def __init__(self, name: str, table: NeighbourTable, fade: float) -> None:
-        self.name = name
-        self._table = table
-        fading = fade ** np.arange(HISTORY, dtype=np.float64)
-        self._fade = fading[fading >= FAINTEST]
-
-    def score(self, queries: Queries, rows: slice, items: Int32) -> Float32:
-        return self._table.score(
-            queries.items[rows], queries.steps[rows], _whole(queries, rows), self._fade, True, items
-        )
-
-    def strongest(self, queries: Queries, rows: slice, k: int, excluded: Excluded) -> Int32:
-        """The items that score best for each query and are not excluded, best first, (rows, k)."""
-        return self._table.strongest(
-            queries.items[rows], queries.steps[rows], _whole(queries, rows), self._fade, True, k, excluded
-        )
-
-    def learn(self, batch: MicroBatch) -> None:
-        """The table is learned by its owner."""
-
-    def forget(self, items: Int32) -> None:
-        """The table is its owner's."""
-
-    def state(self) -> dict[str, Array]:
-        return {}
-
-    def restore(self, arrays: Mapping[str, Array]) -> None:
-        """Nothing of its own was saved."""
 
 
 def _whole(queries: Queries, rows: slice) -> Int32:

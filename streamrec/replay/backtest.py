@@ -15,7 +15,6 @@ from typing import NamedTuple
 import numpy as np
 
 from streamrec.arrivals import Arrival
-from streamrec.bench.stopwatch import Stopwatch, watch_worker
 from streamrec.build import build_rehearsal
 from streamrec.catalogue import Catalogue
 from streamrec.features.batch import NOTHING, Int8, Int32, Int64
@@ -30,6 +29,7 @@ from streamrec.replay.slates import SlateWriter
 from streamrec.replay.slices import MomentRecorder
 from streamrec.replay.variety import PLACES, VarietyRecorder
 from streamrec.settings import Settings, shown
+from streamrec.stopwatch import Stopwatch, watch_worker
 
 SLATES = "slates.parquet"
 SAMPLES = 200

@@ -94,8 +94,9 @@ class StaleContext:
         queries = self._queries
         for q in range(rows.start, rows.stop):
             hidden = min(self._hidden[int(queries.user[q])], HISTORY)
-            for array, blank in ((queries.items, NOTHING), (queries.ages_s, 0)):
+            for array, blank in ((queries.items, NOTHING), (queries.ages_s, 0), (queries.steps, HISTORY)):
                 array[q] = np.append(array[q, hidden:], np.full(hidden, blank, array.dtype))
+            queries.steps[q] -= queries.steps[q, 0]  # the newest that is left is step 0
             queries.session[q] = max(int(queries.session[q]) - hidden, 0)
         self._rank(rows)
 

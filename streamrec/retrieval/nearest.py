@@ -47,9 +47,11 @@ class Nearest:
         for at in range(asked):  # one product per query: its bits do not depend on how many came with it
             scores = vectors @ users[at] + bias  # (pool,)
             unwanted = excluded.items[excluded.starts[at] : excluded.starts[at + 1]]
-            scores[np.isin(items, unwanted)] = -np.inf
+            if len(unwanted):
+                scores[np.isin(items, unwanted)] = -np.inf
             near = np.argpartition(scores, max(len(items) - k, 0))[max(len(items) - k, 0) :]
             order = near[np.argsort(-scores[near], kind="stable")]
+            order = order[scores[order] > -np.inf]
             out[at, : len(order)] = items[order]
         return out
 

@@ -13,10 +13,10 @@ from streamrec.bench.__main__ import app, in_a_process_of_its_own
 from streamrec.bench.measure import BenchLog, Result, Task
 from streamrec.bench.protocols import Goal, Protocol
 from streamrec.bench.quality import Bench, facts, measure, write_page
-from streamrec.bench.stopwatch import Stopwatch
 from streamrec.data import sample_log
 from streamrec.errors import ConfigError, EmbeddedError
 from streamrec.events import EventType
+from streamrec.stopwatch import Stopwatch
 
 
 class Kitchen:

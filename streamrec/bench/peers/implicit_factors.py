@@ -21,7 +21,23 @@ from streamrec.errors import ConfigError
 from streamrec.features.batch import NOTHING, Float32, Int32
 
 
-class AlternatingLeastSquares:
+class Library:
+    """A model of the library, made anew for every training: one thread, one seed."""
+
+    def __init__(self, module: str, name: str, seed: int, **options: float) -> None:
+        """`options` as the library names them.
+
+        Raises:
+            ConfigError: the library is not installed.
+        """
+        self._untrained = partial(getattr(_library(module), name), num_threads=1, random_state=seed, **options)
+
+    def fit(self, wanted: Wanted) -> None:
+        self._model = self._untrained()
+        self._model.fit(wanted.matrix(), show_progress=False)
+
+
+class AlternatingLeastSquares(Library):
     """Weighted least squares over all pairs of user and item."""
 
     def __init__(
@@ -32,19 +48,8 @@ class AlternatingLeastSquares:
         Raises:
             ConfigError: the library is not installed.
         """
-        self._untrained = partial(
-            _library("implicit.cpu.als").AlternatingLeastSquares,
-            factors=factors,
-            regularization=regularization,
-            alpha=alpha,
-            iterations=iterations,
-            num_threads=1,
-            random_state=seed,
-        )
-
-    def fit(self, wanted: Wanted) -> None:
-        self._model = self._untrained()
-        self._model.fit(wanted.matrix(), show_progress=False)
+        options = {"factors": factors, "regularization": regularization, "alpha": alpha, "iterations": iterations}
+        super().__init__("implicit.cpu.als", "AlternatingLeastSquares", seed, **options)
 
     def scores(self, users: Int32, past: Past) -> Float32:
         items = self._model.item_factors  # (items, factors)
@@ -55,7 +60,7 @@ class AlternatingLeastSquares:
         return _without_newest(found, past)
 
 
-class PairwiseRanking:
+class PairwiseRanking(Library):
     """Gradient steps on pairs of a wanted item and another one."""
 
     def __init__(
@@ -66,19 +71,9 @@ class PairwiseRanking:
         Raises:
             ConfigError: the library is not installed.
         """
-        self._untrained = partial(
-            _library("implicit.cpu.bpr").BayesianPersonalizedRanking,
-            factors=factors,
-            learning_rate=learning_rate,
-            regularization=regularization,
-            iterations=passes,
-            num_threads=1,
-            random_state=seed,
-        )
-
-    def fit(self, wanted: Wanted) -> None:
-        self._model = self._untrained()
-        self._model.fit(wanted.matrix(), show_progress=False)
+        steps = {"learning_rate": learning_rate, "iterations": passes}
+        options = {"factors": factors, "regularization": regularization, **steps}
+        super().__init__("implicit.cpu.bpr", "BayesianPersonalizedRanking", seed, **options)
 
     def scores(self, users: Int32, past: Past) -> Float32:
         found: Float32 = self._model.user_factors[users] @ self._model.item_factors.T  # (rows, items)
