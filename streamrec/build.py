@@ -11,14 +11,20 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from streamrec.catalogue import Catalogue, read_catalogue
+from streamrec.config import MODELS
 from streamrec.errors import ConfigError
+from streamrec.revisions import Mode, Revision
 
 if TYPE_CHECKING:
     from streamrec.features.items import ItemTable
     from streamrec.models import Model
+    from streamrec.open_slates import OpenSlates
+    from streamrec.policies import Policy
     from streamrec.portions import Portion
     from streamrec.recommender import Recommender
     from streamrec.retrieval import Retriever
+    from streamrec.revisions import Book
+    from streamrec.rollout import Plan
     from streamrec.settings import Settings
     from streamrec.state import Store
     from streamrec.state.snapshots import SnapshotShelf
@@ -38,8 +44,8 @@ PRIOR_WEIGHTS: Mapping[str, float] = {"popularity_days": 2.0}
 """Whom the fusion trusts at first: while nobody has learned much, what sells anyway is the safest answer."""
 RECENT_FADE = 0.75
 """Of co-visitation as the last few items see it."""
-SLATES_HELD = 20_000
-"""Latest slates kept in memory for attribution, 4 kB each."""
+SLATES_HELD = 10_000
+"""Users whose open slates are kept in memory, some 8 kB a slate; the others' lie in the store."""
 STEADY_THREADS = 1
 """Arithmetic threads: results must not depend on how a sum was split, and the small products here gain nothing."""
 
@@ -80,7 +86,7 @@ def build_models(settings: Settings, items: ItemTable) -> dict[str, Model]:
         "transitions": lambda name: Transitions(name, 7 * DAY_S, capacity),
         "sessions": lambda name: SessionNeighbours(name, capacity),
         "repeats": lambda name: Repeats(name, capacity),
-        "clicks": lambda name: ClickModel(name, items),
+        "clicks": lambda name: ClickModel(name, items, weighted=settings.fusion.importance == "inverse"),
         "factors": lambda name: Factorisation(name, capacity, seed=seed),
         "sequence": lambda name: SequenceModel(
             name, capacity, device=torch_device(settings.learning.device), seed=seed
@@ -112,6 +118,7 @@ def build_recommender(settings: Settings, catalogue: Catalogue | None = None) ->
     Raises:
         ConfigError: the positives are not rules.
     """
+    from streamrec.answers import Answers
     from streamrec.contribution import Contribution
     from streamrec.features.affinity import Affinity
     from streamrec.features.counts import Counts
@@ -122,6 +129,7 @@ def build_recommender(settings: Settings, catalogue: Catalogue | None = None) ->
     from streamrec.features.users import Family, UserTable
     from streamrec.fusion import Fusion
     from streamrec.interest import GAINS, Interest
+    from streamrec.policies.roster import Roster
     from streamrec.progress import Progress
     from streamrec.recommender import Knowledge, Recommender, Tempo
 
@@ -142,24 +150,113 @@ def build_recommender(settings: Settings, catalogue: Catalogue | None = None) ->
     families: list[Family] = [history, counts, affinity, duplicates, *([seen] if seen else [])]
     users = UserTable(settings.limits.max_users, families, items)
     models = build_models(settings, items)
+    judge = Fusion(
+        list(models),
+        particles=fusion.particles,
+        forgetting=fusion.forgetting,
+        seed=learning.seed,
+        prior=PRIOR_WEIGHTS,
+        form=fusion.form,
+        learn_outcomes=fusion.learn_outcomes,
+        weighted=fusion.importance == "inverse",
+    )
     return Recommender(
         Knowledge(users, items, history, counts, affinity, duplicates, seen),
         list(models.values()),
         build_retrievers(models),
-        Fusion(list(models), seed=learning.seed, prior=PRIOR_WEIGHTS, **fusion.model_dump()),
+        judge,
+        Answers(
+            list(models.values()),
+            judge,
+            items,
+            Roster(partial(build_policy, settings)),
+            build_plan(settings),
+            settings.serving.k,
+            settings.rollout.imitate,
+        ),
         interest,
         Tempo(
             learning.micro_batch,
             learning.micro_batch_s,
             learning.seed,
             settings.serving.recommend_on,
-            settings.serving.k,
         ),
         Progress(["fused", *models]),
         Contribution(settings.limits.max_items),
         fill=BASELINE,
         category_of=(catalogue or Catalogue()).category,
     )
+
+
+def build_policy(settings: Settings, name: str) -> Policy:
+    """The policy of that name, untaught.
+
+    Raises:
+        ConfigError: it ranks by a model that is not among `learning.models`.
+    """
+    from streamrec.policies.exp3 import Exp3
+    from streamrec.policies.linear import Thompson, UpperConfidence
+    from streamrec.policies.plackett_luce import PlackettLuce
+    from streamrec.policies.plain import Greedy, ModelAlone, Uniform
+
+    fusion, models = settings.fusion, [name for name in MODELS if name in settings.learning.models]
+    makers: dict[str, Callable[[str], Policy]] = {
+        "plackett-luce": lambda name: PlackettLuce(name, fusion.temperature, fusion.explore),
+        "greedy": Greedy,
+        "thompson": lambda name: Thompson(name, fusion.temperature, fusion.explore),
+        "linucb": lambda name: UpperConfidence(name, fusion.explore),
+        "exp3": lambda name: Exp3(name, len(models), fusion.explore),
+        "uniform": Uniform,
+    }
+    if name in makers:
+        return makers[name](name)
+    alone = name.removeprefix("model:")
+    if alone not in models:
+        raise ConfigError(
+            f"policy {name!r} ranks by a model that is not there; learning.models are {', '.join(models)}"
+        )
+    return ModelAlone(name, models.index(alone), models.index(BASELINE))
+
+
+def build_plan(settings: Settings, revision: Revision | None = None) -> Plan:
+    """Who gets which policy: by a revision, or as the settings say.
+
+    Raises:
+        ConfigError: the parts of the rollout do not fit together, or a policy's model is not there.
+    """
+    from streamrec.rollout import Plan
+
+    plan = Plan.of(revision or settled_revision(settings), settings.rollout.evaluate)
+    for name in plan.policies():
+        build_policy(settings, name)
+    return plan
+
+
+def settled_revision(settings: Settings) -> Revision:
+    """Revision 0: the rollout as the settings say."""
+    rollout = settings.rollout
+    return Revision(
+        number=0,
+        ts=0,
+        mode=Mode(rollout.mode),
+        policy=settings.fusion.policy,
+        baseline=rollout.baseline,
+        share=rollout.share,
+        arms=dict(rollout.arms),
+        interleave=rollout.interleave,
+        salt=rollout.salt,
+        why="the settings",
+    )
+
+
+def build_open_slates(settings: Settings) -> OpenSlates:
+    """The slates that wait for their outcomes: none yet."""
+    from streamrec.attribution import RewardRule, Rules, SeenRule
+    from streamrec.open_slates import OpenSlates, Room
+
+    given = settings.attribution
+    rules = Rules(int(given.window_s * 1000), SeenRule(given.seen), RewardRule(given.reward), dict(given.values))
+    return OpenSlates(rules, int(given.lateness_s * 1000), Room(SLATES_HELD, given.max_open_per_user, given.max_open))
 
 
 def build_worker(
@@ -171,27 +268,30 @@ def build_worker(
     *,
     catalogue: Catalogue | None = None,
     observer: Callable[[Portion], None] | None = None,
+    revised: Callable[[], Plan | None] = lambda: None,
 ) -> Worker:
-    """A worker on any transport and store; `shelf` None keeps no model snapshots (a backtest)."""
+    """A worker on any transport and store; `shelf` None keeps no model snapshots (a backtest).
+
+    `revised` is asked at the start and after each checkpoint: a plan that is new since, None when there is none.
+    """
     import time
 
-    from streamrec.attribution import Attribution
     from streamrec.checkpoints import Checkpoints, Pace
     from streamrec.features.ledger import Ledger
     from streamrec.metrics import Metrics
     from streamrec.worker import Addresses, Tolerance, Worker
 
-    limits, topics, serving = settings.limits, settings.topics, settings.serving
+    limits, topics = settings.limits, settings.topics
     recommender = build_recommender(settings, catalogue)
     ledger = Ledger(limits.max_users)
-    attribution = Attribution(serving.attribution_window_s, SLATES_HELD)
+    open_slates = build_open_slates(settings)
     pace = Pace(settings.checkpoints.interval_s, settings.checkpoints.share)
     return Worker(
         recommender,
         ledger,
-        attribution,
+        open_slates,
         Checkpoints(
-            recommender, ledger, attribution, store, shelf, pace, time.monotonic, lambda: int(time.time() * 1000)
+            recommender, ledger, open_slates, store, shelf, pace, time.monotonic, lambda: int(time.time() * 1000)
         ),
         source,
         sink,
@@ -200,6 +300,7 @@ def build_worker(
         Tolerance(limits.max_message_bytes, limits.max_depth, limits.max_bad_in_a_row, limits.max_ahead_s),
         Metrics(["fused", *recommender.fusion.models]),
         observer,
+        revised,
     )
 
 
@@ -252,6 +353,7 @@ def connect_worker(settings: Settings) -> Worker:
         build_store(settings),
         SnapshotShelf(settings.checkpoints.directory, settings.checkpoints.keep),
         catalogue=catalogue,
+        revised=following(settings, build_book(settings)),
     )
     if settings.metrics_port is not None:
         worker.metrics.serve(settings.metrics_port)
@@ -271,6 +373,28 @@ def build_store(settings: Settings) -> Store:
         slate_ttl_s=settings.serving.slate_ttl_s,
         timeout_s=redis.timeout_s,
     )
+
+
+def build_book(settings: Settings) -> Book:
+    """The rollout's revisions in the configured Redis."""
+    from streamrec.state.rollouts import RedisBook
+
+    redis = settings.redis
+    return RedisBook(redis.url, prefix=redis.prefix, topic=settings.topics.events, timeout_s=redis.timeout_s)
+
+
+def following(settings: Settings, book: Book) -> Callable[[], Plan | None]:
+    """Looks into a book: the plan of its newest revision when it is another than last time, else None."""
+    known: list[int] = []
+
+    def revised() -> Plan | None:
+        revision = book.latest()
+        if revision is None or known == [revision.number]:
+            return None
+        known[:] = [revision.number]
+        return build_plan(settings, revision)
+
+    return revised
 
 
 def kafka_sink(settings: Settings) -> Sink:

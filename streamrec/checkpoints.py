@@ -11,17 +11,17 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from streamrec.attribution import Attribution
 from streamrec.errors import StateMissing
 from streamrec.features.ledger import Ledger
+from streamrec.open_slates import DIRECTORY, OpenSlates
 from streamrec.recommender import Recommender
 from streamrec.state import Checkpoint, Key, Kind, Mark, Shelf, Store
 
 LOG = logging.getLogger("streamrec.checkpoints")
 FLUSH_TIMEOUT_S = 30.0
 MANY_CHANGES = 40_000
-"""So many users, items and slates waiting to be saved make a checkpoint due, whatever its share of the time: a store
-takes only so much in one piece."""
+"""So many users, items and users with open slates waiting to be saved make a checkpoint due, whatever its share of the
+time: a store takes only so much in one piece."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class Checkpoints:
         self,
         recommender: Recommender,
         ledger: Ledger,
-        attribution: Attribution,
+        open_slates: OpenSlates,
         store: Store,
         shelf: Shelf | None,
         pace: Pace,
@@ -49,7 +49,7 @@ class Checkpoints:
         """`shelf` None keeps no models (a backtest); `clock` counts seconds, `wall_ms` dates snapshots."""
         self.recommender = recommender
         self.ledger = ledger
-        self.attribution = attribution
+        self.open_slates = open_slates
         self.store = store
         self.shelf = shelf
         self.positions: dict[int, int] = {}  # per partition held: the next offset its state has not seen
@@ -79,7 +79,16 @@ class Checkpoints:
             self._restored = True
         starts = {partition: self._marks[partition].watermark for partition in partitions}
         self.positions |= {partition: start for partition, start in starts.items() if start is not None}
+        self._take_over_slates(partitions)
         return starts
+
+    def _take_over_slates(self, partitions: Sequence[int]) -> None:
+        """What waits in these partitions goes on waiting here."""
+        directories = self.store.load([Key(partition, Kind.DUE, DIRECTORY) for partition in partitions])
+        for partition, directory in zip(partitions, directories, strict=True):
+            minutes = self.open_slates.take_over(partition, directory)
+            due = self.store.load([Key(partition, Kind.DUE, minute) for minute in minutes])
+            self.open_slates.fill(partition, minutes, due)
 
     def let_go(self, partitions: Iterable[int]) -> None:
         """Forget partitions without writing. Models cannot unlearn: how far they have learned is remembered."""
@@ -88,7 +97,7 @@ class Checkpoints:
             self.taught[partition] = max(self.taught.get(partition, 0), self.positions.get(partition, 0))
         self.recommender.knowledge.users.drop(leaving)
         self.ledger.drop(leaving)
-        self.attribution.drop(leaving)
+        self.open_slates.drop(leaving)
         for partition in leaving:
             self._marks.pop(partition, None)
             self.positions.pop(partition, None)
@@ -154,14 +163,17 @@ class Checkpoints:
         return self.shelf.save(state, watermarks, self.recommender.schema, now_ms=self._wall_ms(), protect=protect)
 
     def _waiting(self) -> int:
-        return self.recommender.knowledge.users.changed + self.ledger.changed + self.attribution.changed
+        return self.recommender.knowledge.users.changed + self.ledger.changed + self.open_slates.changed
 
     def _changes(self, partition: int) -> dict[Key, bytes]:
         users = self.recommender.knowledge.users.take_changes(partition)
         items = self.ledger.take_changes(partition)
-        slates = self.attribution.take_changes(partition)
-        return {
-            **{Key(partition, Kind.USER, name): value for name, value in users.items()},
-            **{Key(partition, Kind.ITEM, name): value for name, value in items.items()},
-            **{Key(partition, Kind.SLATE, name): value for name, value in slates.items()},
+        slates = self.open_slates.take_changes(partition)
+        kinds = {
+            Kind.USER: users,
+            Kind.ITEM: items,
+            Kind.SLATE: slates.latest,
+            Kind.OPEN: slates.open,
+            Kind.DUE: slates.due,
         }
+        return {Key(partition, kind, name): value for kind, values in kinds.items() for name, value in values.items()}

@@ -47,3 +47,15 @@ def drawn_below(limit: int, count: int, seed: int, turn: int) -> npt.NDArray[np.
     for draw in range(count):
         draws[draw] = np.int64(mixed(seed, turn * 65_536 + draw) % np.uint64(limit))
     return draws
+
+
+@compiled
+def standard_normal(seed: int, first: int, rows: int, width: int) -> npt.NDArray[np.float64]:
+    """Standard normal numbers addressed by position, from counter `first` on, (rows, width) (Box, Muller, 1958)."""
+    out = np.empty((rows, width))
+    for row in range(rows):
+        for at in range(width):
+            counter = first + 2 * (row * width + at)
+            radius = np.sqrt(-2.0 * np.log(uniform(seed, counter)))
+            out[row, at] = radius * np.cos(2.0 * np.pi * uniform(seed, counter + 1))
+    return out

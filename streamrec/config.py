@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic_core import PydanticCustomError
 
 from streamrec.events import EventType
 
@@ -134,19 +135,92 @@ class Learning(Group):
     """Every random draw is a function of this and of the input position."""
 
 
+POLICIES = ("plackett-luce", "greedy", "thompson", "linucb", "exp3", "uniform")
+"""Every policy there is, beside model:NAME for each model, which ranks by that one alone."""
+
+
+def _policy(name: str) -> str:
+    if name in POLICIES or name.removeprefix("model:") in MODELS:
+        return name
+    raise PydanticCustomError("policy", f"Input should be {', '.join(POLICIES)} or model:NAME")
+
+
+def _teacher(name: str) -> str:
+    return name if name == "site" else _policy(name)
+
+
+PolicyName = Annotated[str, AfterValidator(_policy)]
+
+
 class Fusion(Group):
     """The bandit over model scores."""
 
-    policy: Literal["thompson", "greedy"] = "thompson"
-    """thompson explores (weights drawn from the posterior, Plackett-Luce order); greedy takes the best by the mean."""
+    policy: PolicyName = "plackett-luce"
+    """Who orders slates: plackett-luce, greedy, thompson, linucb, exp3, uniform, or model:NAME for one model alone."""
     temperature: Annotated[float, Field(gt=0, le=10)] = 0.25
     """Of the Plackett-Luce draw: lower is closer to the plain order."""
+    explore: Annotated[float, Field(ge=0, le=1)] = 0.02
+    """Share of places that are given to a candidate drawn evenly, by every policy that explores."""
     particles: Annotated[int, Field(ge=1, le=64)] = 8
     """Weight vectors drawn from the posterior after each micro-batch; propensities are exact over them."""
     forgetting: Annotated[float, Field(gt=0.9, le=1)] = 0.9999
     """How much of the posterior's certainty is kept per learned event."""
     form: Literal["linear", "mlp"] = "mlp"
     """linear weighs what the models say; mlp adds a small network's correction, weighed like a model's word."""
+    learn_outcomes: bool = True
+    """Learn from what came of slates, not only from what people did by themselves."""
+    importance: Literal["none", "inverse"] = "none"
+    """inverse weighs what is learned from a slate by how unlikely it was; none trusts the choice model."""
+
+
+class Attribution(Group):
+    """What later events say of a slate, and when its outcomes are final."""
+
+    window_s: Seconds = 3_600.0
+    """An event within this time of a slate, in log time, is credited to it; then its outcomes are published."""
+    lateness_s: Annotated[float, Field(ge=0)] = 60.0
+    """How long after the window outcomes wait for events that come late."""
+    seen: Literal["impressions", "responses", "all"] = "all"
+    """What was seen of a slate without impressions: nothing, all down to the lowest response, or all of it."""
+    reward: Literal["first", "sum", "max"] = "max"
+    """Which of the events that followed an item count: the earliest, all together, or the most valuable."""
+    values: Mapping[EventType, Annotated[float, Field(ge=-1, le=1)]] = Field(
+        default_factory=lambda: {
+            EventType.VIEW: 0.1,
+            EventType.CLICK: 0.2,
+            EventType.LIKE: 0.5,
+            EventType.ADD_TO_CART: 0.5,
+            EventType.PURCHASE: 1.0,
+            EventType.SKIP: -0.1,
+            EventType.DISLIKE: -0.5,
+        }
+    )
+    """What an event of each type is worth; types that are not named are worth nothing."""
+    max_open_per_user: Annotated[int, Field(ge=1, le=64)] = 8
+    """Slates of one user that wait for their outcomes; the oldest is closed early when there are more."""
+    max_open: Count = 50_000
+    """Slates of a worker that wait for their outcomes; the oldest are closed early when there are more."""
+
+
+class Rollout(Group):
+    """Which policy answers whom."""
+
+    mode: Literal["online", "canary", "shadow", "apprentice"] = "online"
+    """online: everybody gets the policy. canary: a share of users. shadow, apprentice: nobody; the baseline answers."""
+    baseline: PolicyName = "model:popularity"
+    """The policy that answers when the fusion's does not."""
+    share: Annotated[float, Field(ge=0, le=1)] = 0.05
+    """Share of users who get the policy in a canary."""
+    arms: Mapping[PolicyName, Annotated[float, Field(gt=0, le=1)]] = Field(default_factory=dict)
+    """An experiment online: share of users by policy; who is in none gets fusion.policy."""
+    interleave: tuple[PolicyName, ...] = ()
+    """Two policies that pick in turns for one slate (team draft), online, in place of fusion.policy."""
+    salt: str = "streamrec"
+    """Users are split by a hash of this and their id: a new salt splits them anew."""
+    evaluate: tuple[PolicyName, ...] = ()
+    """Policies whose choices are logged beside every slate, so that they can be valued from its outcomes."""
+    imitate: Annotated[str, AfterValidator(_teacher)] = "site"
+    """Whom an apprentice imitates: the order in the site's own impressions, or a policy."""
 
 
 class Serving(Group):
@@ -158,8 +232,6 @@ class Serving(Group):
     """Items of a slate when the request does not say."""
     slate_ttl_s: Annotated[int, Field(ge=1)] = 7 * 24 * 3600
     """How long the latest slate of a user is kept in the store."""
-    attribution_window_s: Seconds = 24 * 3600.0
-    """A click, cart or purchase within this time of a slate, in log time, is credited to it."""
 
 
 class Checkpointing(Group):

@@ -12,6 +12,7 @@ StreamrecError                      everything below; catch this one at the oute
 │   ├── StaleEpoch                  another worker owns this partition now
 │   ├── SnapshotCorrupt             a snapshot does not match its checksum or its schema
 │   └── StateMissing                the checkpoint names a snapshot that is nowhere to be found
+├── PromotionRefused                a policy has not shown what it must before it may do more
 └── EmbeddedError                   a broker or a Redis server could not be started here
 
 Every message says what was expected, what came, and what to do.
@@ -76,6 +77,10 @@ class SnapshotCorrupt(StateError):
 
 class StateMissing(StateError):
     """The checkpoint names a snapshot that is nowhere to be found."""
+
+
+class PromotionRefused(StreamrecError):
+    """A policy has not shown what it must before it may do more; the message has the figures."""
 
 
 class EmbeddedError(StreamrecError):

@@ -61,6 +61,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbi
     query: Annotated[str, Meta(max_length=1024)] | None = None
     k: Annotated[int, Meta(ge=1, le=100)] | None = None
     scenario: Annotated[str, Meta(min_length=1, max_length=64)] | None = None
+    explain: bool = False
 
     def __post_init__(self) -> None:
         if self.item_id is None and self.type not in ITEMLESS_TYPES:
@@ -69,11 +70,14 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbi
             raise ValueError(f"`value` is {self.value}, expected a finite number")
 
 
-class SlateItem(msgspec.Struct, frozen=True, kw_only=True):
+class SlateItem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One place of a slate.
 
     `propensity` is the probability with which the policy put the item here, given the positions before it.
     `shares` says which model wanted it: each model's part of the score, in log-odds.
+    `scores` is what each model says of it: the log of its share of the model's mass over the candidates.
+    `rank` is its place in the order of the mean score, from 1: far below its position, it was explored.
+    `team` is the policy that picked it, where two are interleaved.
     """
 
     item_id: str
@@ -81,10 +85,47 @@ class SlateItem(msgspec.Struct, frozen=True, kw_only=True):
     score: float
     propensity: float
     shares: dict[str, float]
+    scores: dict[str, float] = {}
+    rank: int = 0
+    team: str | None = None
 
 
-class Slate(msgspec.Struct, frozen=True, kw_only=True):
-    """The ordered list published for one request."""
+class Proposal(msgspec.Struct, frozen=True, kw_only=True):
+    """An item that a policy would have put at a position, drawn from its own distribution over slates."""
+
+    item_id: str
+    score: float
+    scores: dict[str, float] = {}
+
+
+class Alternative(msgspec.Struct, frozen=True, kw_only=True):
+    """What another policy would have done with the same request and candidates, position by position.
+
+    `propensities` are its probabilities of the items that were shown, each given the shown items before it.
+    `proposals` is the slate it would have drawn itself.
+    """
+
+    propensities: tuple[float, ...]
+    proposals: tuple[Proposal, ...]
+
+
+class Reason(msgspec.Struct, frozen=True, kw_only=True):
+    """Why an item is on a slate: the user's events that weighed most, and the rules applied.
+
+    `because` holds, heaviest first, events of the user and how much the item's score would fall without each.
+    """
+
+    because: tuple[tuple[str, float], ...] = ()
+    rules: tuple[str, ...] = ()
+
+
+class Slate(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The ordered list published for one request.
+
+    `estimated_from` is the number of Monte Carlo draws that the propensities are estimated from; 0: they are exact.
+    `mode` says how the policy came to be asked (`streamrec.rollout`), `arm` which part of an experiment the user is in.
+    `alternatives` has what other policies, by name, would have done; `reasons`, one per item, only when asked for.
+    """
 
     rec_id: str
     user_id: str
@@ -96,10 +137,39 @@ class Slate(msgspec.Struct, frozen=True, kw_only=True):
     scenario: str = "home"
     session_id: str | None = None
     request_id: str | None = None
+    estimated_from: int = 0
+    mode: str = "online"
+    arm: str | None = None
+    alternatives: dict[str, Alternative] = {}
+    reasons: tuple[Reason, ...] = ()
 
 
-class Outcome(msgspec.Struct, frozen=True, kw_only=True):
-    """What came of one shown item: `reward` in [0, 1], beside the propensity of its having been shown."""
+class Evidence(StrEnum):
+    """How it is known that an item of a slate was seen."""
+
+    IMPRESSION = "impression"
+    RESPONSE = "response"
+    ASSUMED = "assumed"
+
+
+class Counterfactual(msgspec.Struct, frozen=True, kw_only=True):
+    """What another policy would have done at the position of an outcome.
+
+    `propensity` is its probability of the item that was shown, given the shown items before it; `proposal` what it
+    would have put here itself.
+    """
+
+    propensity: float
+    proposal: Proposal | None = None
+
+
+class Outcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What came of one item that was shown and seen; there is one, and one alone, for each.
+
+    `reward` is in [-1, 1]: what came of it within the attribution window, 0 for nothing. `type` is the event that is
+    worth most, None for nothing; `ts` is that event's time, for nothing the slate's. Times are in ms.
+    `seen` says how it is known that the user saw the item.
+    """
 
     outcome_id: str
     rec_id: str
@@ -108,8 +178,21 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     position: int
     propensity: float
     reward: float
-    type: EventType
     ts: int
+    type: EventType | None = None
+    shown_ts: int = 0
+    seen: Evidence = Evidence.ASSUMED
+    policy: str = ""
+    version: str = ""
+    scenario: str = "home"
+    mode: str = "online"
+    arm: str | None = None
+    team: str | None = None
+    estimated_from: int = 0
+    candidates: int = 0
+    score: float = 0.0
+    scores: dict[str, float] = {}
+    alternatives: dict[str, Counterfactual] = {}
 
 
 class Item(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 
+from streamrec.open_slates import OpenSlates
 from streamrec.portions import Trial
 from streamrec.progress import Drift, Standing
 
@@ -29,6 +30,22 @@ class Metrics:
         self.late = Counter("streamrec_late_events", "Events older than the user's last one", registry=self.registry)
         self.slates = Counter("streamrec_slates", "Slates published", registry=self.registry)
         self.outcomes = Counter("streamrec_outcomes", "Outcomes published", registry=self.registry)
+        self.open_slates = Gauge(
+            "streamrec_open_slates", "Slates whose outcomes are not final yet", registry=self.registry
+        )
+        self.closed_early = Gauge(
+            "streamrec_slates_closed_early", "Slates judged before their time to make room", registry=self.registry
+        )
+        self.unseen = Gauge("streamrec_slates_unseen", "Slates that nobody saw", registry=self.registry)
+        self.late_credits = Gauge(
+            "streamrec_late_credits", "Events that named a slate which was not open", registry=self.registry
+        )
+        self.imitated = Counter(
+            "streamrec_imitated", "Choices of another that an apprentice was shown", registry=self.registry
+        )
+        self.matched = Counter(
+            "streamrec_imitated_matches", "Of those, that it would have put first too", registry=self.registry
+        )
         self.trials = Counter(
             "streamrec_trials", "Wanted items ranked before they were learned", registry=self.registry
         )
@@ -70,7 +87,11 @@ class Metrics:
         )
 
     def tried(self, trial: Trial) -> None:
-        """Count a portion's prequential hits."""
+        """Count a portion's prequential hits, and how often an apprentice would have done the same."""
+        if any(trial.imitated):
+            matches = trial.ranks[0, trial.imitated] == 1
+            self.imitated.inc(len(matches))
+            self.matched.inc(int(matches.sum()))
         if not any(trial.kept):
             return
         ranks = trial.ranks[:, trial.kept]
@@ -84,6 +105,13 @@ class Metrics:
         for name, standing in standings.items():
             self.loss.labels(name).set(standing.loss)
             self.hit_rate.labels(name).set(standing.hit_rate)
+
+    def wait(self, slates: OpenSlates) -> None:
+        """Show what waits for its outcomes, and what went amiss with it."""
+        self.open_slates.set(slates.waiting)
+        self.closed_early.set(slates.early)
+        self.unseen.set(slates.unseen)
+        self.late_credits.set(slates.late)
 
     def drifted(self, drifts: Iterable[Drift]) -> None:
         """Count and log what came to light; each drift is told once."""

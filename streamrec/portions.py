@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from streamrec.arrivals import Arrival
-from streamrec.events import Slate, SlateItem
-from streamrec.features.batch import NOTHING, Int8, MicroBatch
-from streamrec.fusion import Choice, Fusion, ranks
+from streamrec.attribution import Memo
+from streamrec.events import Slate
+from streamrec.features.batch import Int8, MicroBatch
+from streamrec.interest import IMITATED, WANTED
+from streamrec.ranking import ranks
 
 if TYPE_CHECKING:
     from streamrec.progress import Drift
@@ -28,7 +30,8 @@ class Trial:
     known: list[bool]  # the item had been seen before in the log
     rows: list[int]  # query rows of the batch
     ranks: Int8  # (1 + models, examples): the fused list first; 1 to 20, 0 further down
-    kept: list[bool]  # False for a repeat that counts once
+    kept: list[bool]  # wanted; False for a repeat that counts once, a refusal, or what is imitated
+    imitated: Sequence[bool] = ()  # somebody else's choice, which an apprentice is taught
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +40,7 @@ class Portion:
 
     arrivals: Sequence[Arrival]
     slates: Mapping[tuple[int, int], Slate]  # by the partition and offset of what asked for them
+    memos: Mapping[tuple[int, int], Memo]  # what to keep of each slate, to learn from what comes of it
     trial: Trial
     drifts: Sequence[Drift]  # that came to light in it
 
@@ -56,56 +60,5 @@ def tried(taught: list[Arrival], known: list[bool], batch: MicroBatch, rows: sli
     scores = np.concatenate([fused, batch.candidates.scores[:, asked]])  # (1 + models, examples, candidates)
     filling = batch.candidates.scores[fill, asked]  # (examples, candidates)
     places = ranks(scores, filling, batch.candidates.items[asked], batch.examples.item[rows])
-    kept = (batch.examples.label[rows] == 1).tolist()
-    return Trial(taught, known, asked.tolist(), places, kept)
-
-
-def composed(
-    arrival: Arrival, query: int, batch: MicroBatch, choice: Choice, at: int, fusion: Fusion, ids: Sequence[str], k: int
-) -> Slate:
-    """The slate for one request.
-
-    Args:
-        arrival: what asked, and the `query` row of the batch that was ranked for it.
-        query: see arrival.
-        batch: holds the candidates.
-        choice: what the fusion chose, of which row `at` is for this request.
-        at: see choice.
-        fusion: says each model's share.
-        ids: item ids by index.
-        k: items at most.
-    """
-    event, candidates = arrival.event, batch.candidates
-    places = choice.places[at, :k]
-    places = places[places != NOTHING]
-    used = int((candidates.items[query] != NOTHING).sum())
-    names = (*fusion.models, "item")
-    columns = zip(
-        candidates.items[query, places].tolist(),
-        np.round(choice.utility[at, : len(places)], 5).tolist(),
-        choice.propensity[at, : len(places)].tolist(),
-        np.round(fusion.shares(candidates.features[query, :used], places), 3).tolist(),
-        strict=True,
-    )
-    items = tuple(
-        SlateItem(
-            item_id=ids[item],
-            position=position,
-            score=score,
-            propensity=chance,
-            shares={name: share for name, share in zip(names, shares, strict=True) if share},
-        )
-        for position, (item, score, chance, shares) in enumerate(columns, 1)
-    )
-    return Slate(
-        rec_id=arrival.place,
-        user_id=event.user_id,
-        ts=event.ts,
-        items=items,
-        policy=fusion.policy,
-        version=str(fusion.version),
-        candidates=used,
-        scenario=event.scenario or "home",
-        session_id=event.session_id,
-        request_id=event.event_id,
-    )
+    label = batch.examples.label[rows]
+    return Trial(taught, known, asked.tolist(), places, (label == WANTED).tolist(), (label == IMITATED).tolist())

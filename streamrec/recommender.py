@@ -4,7 +4,7 @@
         users and items remember the events; queries freeze what was known before each       remember
         retrievers propose, models score, the fusion joins                                    rank
         the queries that were asked for become slates                                         answer
-    at the cut, every model learns what came after its ranking                                learn
+    at the cut, everybody learns what came after its ranking, and what came of slates         learn
 
 A user's state moves with every event. Models learn at cuts, which are counted in the log: batching changes speed,
 never results. Before an event teaches anything, it is ranked: each wanted item has a query that knew nothing of it,
@@ -20,9 +20,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from streamrec.answers import SITE, Answers, Request
 from streamrec.arrivals import Arrival, name_hash
 from streamrec.contribution import Contribution
-from streamrec.events import TYPE_CODES, EventType, Slate
+from streamrec.events import TYPE_CODES, Event, EventType
 from streamrec.features.affinity import Affinity
 from streamrec.features.batch import CANDIDATES, NOTHING, Array, Excluded, Int32, MicroBatch
 from streamrec.features.counts import Counts
@@ -33,17 +34,21 @@ from streamrec.features.seen import Seen
 from streamrec.features.steps import ASK, REMEMBER, Step, Steps
 from streamrec.features.users import UserTable
 from streamrec.fusion import Fusion
-from streamrec.interest import Interest
+from streamrec.interest import IMITATED, REFUSED, WANTED, Interest
 from streamrec.models import Model
-from streamrec.portions import Portion, composed, tried
+from streamrec.policies import Lesson
+from streamrec.portions import Portion, tried
 from streamrec.progress import Progress
 from streamrec.retrieval import Retriever, Union
 
-LAYOUT = 2
+LAYOUT = 3
 """Version of a snapshot's arrays."""
 PROPOSALS = 30
 """Items that each retriever proposes."""
 NO_EXAMPLE = NOTHING
+FIRST_PLACE = 1
+POLICY = "policy."
+"""Before a policy's name, among the components of a snapshot."""
 PRACTICE, PUBLISHED = 0, 1  # why a query is made: to be learned from, or to be answered
 
 
@@ -55,7 +60,6 @@ class Tempo:
     micro_batch_s: float = 30.0
     seed: int = 0
     recommend_on: frozenset[EventType] = frozenset({EventType.REQUEST, EventType.SEARCH})
-    k: int = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +84,7 @@ class Recommender:
         models: Sequence[Model],
         retrievers: Sequence[Retriever],
         fusion: Fusion,
+        answers: Answers,
         interest: Interest,
         tempo: Tempo,
         progress: Progress,
@@ -91,6 +96,7 @@ class Recommender:
         self.models = tuple(models)
         self.retrievers = tuple(retrievers)
         self.fusion = fusion
+        self.answers = answers
         self.interest = interest
         self.tempo = tempo
         self.progress = progress
@@ -108,18 +114,23 @@ class Recommender:
 
     # One portion of the log
 
-    def portions(self, arrivals: Sequence[Arrival]) -> Iterator[Portion]:
-        """Handle events in log order; users must be in the table. Yields after each portion, learned or not."""
+    def portions(
+        self, arrivals: Sequence[Arrival], lessons: Callable[[], Sequence[Lesson]] = tuple
+    ) -> Iterator[Portion]:
+        """Handle events in log order; users must be in the table. Yields after each portion, learned or not.
+
+        `lessons` is asked at each learning cut for what came of slates since the last.
+        """
         start = 0
         while start < len(arrivals):
             if self._overdue(arrivals[start].event.ts):
-                self.learn()
+                self.learn(lessons())
             room = self.tempo.micro_batch - self._since_cut
             stop = self._until_overdue(arrivals, start, min(len(arrivals), start + room))
             yield self._portion(arrivals[start:stop])
             start = stop
             if self._since_cut >= self.tempo.micro_batch:
-                self.learn()
+                self.learn(lessons())
 
     def _portion(self, arrivals: Sequence[Arrival]) -> Portion:
         first_query, first_example = self.batch.asked, self.batch.learned
@@ -127,21 +138,22 @@ class Recommender:
             self._first_ts = arrivals[0].event.ts
         requests, known, taught = self.remember(arrivals)
         self.rank(slice(first_query, self.batch.asked))
-        slates = self.answer(requests)
+        slates, memos = self.answers.slates(self.batch, requests, self._excluded)
+        self._imitate(requests, known, taught)
         examples = slice(first_example, self.batch.learned)
         trial = tried(taught, known, self.batch, examples, self.fill)
         drifts = self.progress.tried(trial, self.batch, examples)
         self._since_cut += len(arrivals)
-        return Portion(arrivals, slates, trial, drifts)
+        return Portion(arrivals, slates, memos, trial, drifts)
 
-    def remember(self, arrivals: Sequence[Arrival]) -> tuple[list[tuple[int, Arrival]], list[bool], list[Arrival]]:
+    def remember(self, arrivals: Sequence[Arrival]) -> tuple[list[Request], list[bool], list[Arrival]]:
         """Users and items take the events; queries and examples freeze what was known before each.
 
         Returns the requests with their query rows, whether each example's item was known, and each example's arrival.
         """
         knowledge, batch = self.knowledge, self.batch
         steps: list[Step] = []
-        requests: list[tuple[int, Arrival]] = []
+        requests: list[Request] = []
         known: list[bool] = []
         taught: list[Arrival] = []
         for arrival in arrivals:
@@ -149,7 +161,7 @@ class Recommender:
             row = knowledge.users.touch((arrival.partition, event.user_id))
             code = TYPE_CODES[event.type]
             session = name_hash(event.session_id)
-            label = None if arrival.learned else self.interest.label(event)
+            label = None if arrival.learned else self._label(event)
             item, before = self._item_of(arrival, code, label)
             example = NO_EXAMPLE
             if label is not None:
@@ -164,7 +176,7 @@ class Recommender:
                 knowledge.seen.add(row, item)
             if event.type in self.tempo.recommend_on:
                 query = self._new_query(arrival, row, session, steps, PUBLISHED)
-                requests.append((query, arrival))
+                requests.append(Request(query, arrival))
             self._latest_ts = max(self._latest_ts, event.ts)
         self._fold(Steps.of(steps))
         self._plant_seeds(requests)
@@ -183,28 +195,15 @@ class Recommender:
             batch.candidates.scores[place, rows] = model.score(batch.queries, rows, candidates)
         self.fusion.describe(batch.queries, rows, batch.candidates, items.first_ts, items.last_ts)
 
-    def answer(self, requests: Sequence[tuple[int, Arrival]]) -> dict[tuple[int, int], Slate]:
-        """Slates for the queries that were asked for, by the place of what asked."""
-        if not requests:
-            return {}
-        rows = np.array([query for query, _ in requests], np.int64)
-        longest = max(arrival.event.k or self.tempo.k for _, arrival in requests)
-        choice = self.fusion.choose(self.batch.queries, rows, self.batch.candidates, longest)
-        ids = self.knowledge.items.ids
-        slates = {}
-        for at, (query, arrival) in enumerate(requests):
-            k = arrival.event.k or self.tempo.k
-            slate = composed(arrival, query, self.batch, choice, at, self.fusion, ids, k)
-            slates[arrival.partition, arrival.offset] = slate
-        return slates
-
-    def learn(self) -> None:
+    def learn(self, lessons: Sequence[Lesson] = ()) -> None:
         """The cut: everybody learns what came since the last one, and a new micro-batch begins."""
         batch, items = self.batch, self.knowledge.items
         self._hold_back()
+        lessons = [lesson for lesson in lessons if lesson.schema == self.fusion.schema]  # else of other models' words
         for model in self.models:
             model.learn(batch)
-        self.fusion.learn(batch)
+        self.fusion.learn(batch, lessons)
+        self.answers.learn(lessons)
         for retriever in self.retrievers:
             retriever.learn(batch)
         examples = slice(0, batch.learned)
@@ -220,12 +219,28 @@ class Recommender:
     def _hold_back(self) -> None:
         """What goes beyond the share of its user or item teaches nobody."""
         batch, examples = self.batch, self.batch.examples
-        teaching = np.flatnonzero(examples.label[: batch.learned] >= 0)
+        teaching = np.flatnonzero(np.isin(examples.label[: batch.learned], (REFUSED, WANTED)))
         users = batch.queries.user[examples.query[teaching]]
         admitted = self.contribution.admit(users, examples.item[teaching], examples.ts[teaching])
         examples.label[teaching[~admitted]] = -1
 
     # The pieces
+
+    def _label(self, event: Event) -> int | None:
+        """What an event teaches; the first of what a site shows teaches an apprentice of the site."""
+        if self.answers.imitated == SITE and event.type is EventType.IMPRESSION and event.position == FIRST_PLACE:
+            return IMITATED
+        return self.interest.label(event)
+
+    def _imitate(self, requests: Sequence[Request], known: list[bool], taught: list[Arrival]) -> None:
+        """An apprentice of a policy learns what that one would have put first for each request."""
+        new = [request for request in requests if not request.arrival.learned]
+        for (query, arrival), item in self.answers.imitable(self.batch, new):
+            if self.batch.learned < len(self.batch.examples.item):
+                self._write_example(self.batch.learned, query, item, arrival.event.ts, IMITATED)
+                self.batch.learned += 1
+                known.append(True)
+                taught.append(arrival)
 
     def _item_of(self, arrival: Arrival, code: int, label: int | None) -> tuple[int, bool]:
         """The event's item index and whether the log had it before; only what is touched or judged gets an index."""
@@ -284,7 +299,7 @@ class Recommender:
         for family in (self.knowledge.history, self.knowledge.counts, self.knowledge.affinity):
             family.fold(steps, self.batch.queries, self.batch.examples)
 
-    def _plant_seeds(self, requests: Sequence[tuple[int, Arrival]]) -> None:
+    def _plant_seeds(self, requests: Sequence[Request]) -> None:
         """A request that names an item asks for what goes with it: the answer is as if it had just been touched."""
         queries = self.batch.queries
         for query, arrival in requests:
@@ -347,6 +362,7 @@ class Recommender:
             "progress": self.progress.state(),
             "contribution": self.contribution.state(),
             **{f"model.{model.name}": model.state() for model in self.models},
+            **{f"{POLICY}{name}": state for name, state in self.answers.roster.state().items()},
         }
 
     def restore(self, arrays: Mapping[str, Mapping[str, Array]]) -> None:
@@ -358,6 +374,7 @@ class Recommender:
         self.contribution.restore(arrays["contribution"])
         for model in self.models:
             model.restore(arrays[f"model.{model.name}"])
+        self.answers.roster.restore({name[len(POLICY) :]: arrays[name] for name in arrays if name.startswith(POLICY)})
         clock = arrays["clock"]
         self._since_cut, self._first_ts, self._latest_ts = (int(count) for count in clock["counts"])
         at = clock["open.at"].tolist()

@@ -7,6 +7,7 @@ Knows nothing of what the settings are for.
 from __future__ import annotations
 
 import difflib
+import json
 import os
 import re
 import tomllib
@@ -19,7 +20,18 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
-from streamrec.config import PRESETS, Checkpointing, Fusion, Learning, Limits, Redis, Serving, Topics
+from streamrec.config import (
+    PRESETS,
+    Attribution,
+    Checkpointing,
+    Fusion,
+    Learning,
+    Limits,
+    Redis,
+    Rollout,
+    Serving,
+    Topics,
+)
 from streamrec.errors import ConfigError
 
 PREFIX = "STREAMREC_"
@@ -66,6 +78,8 @@ class Settings(BaseSettings):
     limits: Limits = Limits()
     learning: Learning = Learning()
     fusion: Fusion = Fusion()
+    attribution: Attribution = Attribution()
+    rollout: Rollout = Rollout()
     serving: Serving = Serving()
     checkpoints: Checkpointing = Checkpointing()
 
@@ -88,7 +102,7 @@ class Settings(BaseSettings):
 
 
 class _Environment(EnvSettingsSource):
-    """`STREAMREC_GROUP__NAME=value`; lists are separated by commas; a whole Kafka or Redis is its address."""
+    """`STREAMREC_GROUP__NAME=value`; lists by commas, tables as JSON; a whole Kafka or Redis is its address."""
 
     def decode_complex_value(self, field_name: str, field: FieldInfo, value: Any) -> Any:
         match field_name:
@@ -96,8 +110,17 @@ class _Environment(EnvSettingsSource):
                 return {"bootstrap.servers": value}
             case "redis":
                 return {"url": value}
+            case _ if str(value).lstrip().startswith("{"):
+                return _read_table(field_name, str(value))
             case _:
                 return [part.strip() for part in str(value).split(",") if part.strip()]
+
+
+def _read_table(name: str, text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise ConfigError(f"setting {name} (environment) is not JSON: {error}") from None
 
 
 def load_settings(

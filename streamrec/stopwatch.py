@@ -48,10 +48,10 @@ def watch_worker(worker: Worker, stopwatch: Stopwatch) -> None:
         (worker._store, "load", "load from the store"),
         (recommender, "remember", "remember"),
         (recommender, "rank", "retrieve"),
-        (recommender, "answer", "make slates"),
+        (recommender.answers, "slates", "make slates"),
         (recommender, "learn", "learn, other"),
         (recommender.fusion, "describe", "fuse"),
-        (recommender.fusion, "choose", "fuse"),
+        (recommender.answers.roster, "deal", "choose"),
         (recommender.fusion, "learn", "learn fusion"),
     ]
     run = worker.run

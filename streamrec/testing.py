@@ -266,28 +266,14 @@ class Deployment:
 
     def read(self, topic: str) -> list[Record]:
         """Every record of a topic as of now, partition by partition."""
-        from confluent_kafka import Consumer, TopicPartition
+        from contextlib import closing
 
-        settings = {"bootstrap.servers": self.settings.kafka["bootstrap.servers"], "group.id": topic}
-        reader = Consumer({**settings, "enable.auto.commit": False, "auto.offset.reset": "earliest"})
+        from streamrec.transport.positions import Surveyor
+
         found: list[Record] = []
-        try:
-            for partition in sorted(reader.list_topics(topic, timeout=STOP_LIMIT_S).topics[topic].partitions):
-                place = TopicPartition(topic, partition, 0)
-                _, end = reader.get_watermark_offsets(place, timeout=STOP_LIMIT_S)
-                reader.assign([place])
-                deadline = time.monotonic() + STOP_LIMIT_S
-                at = 0
-                while at < end and time.monotonic() < deadline:
-                    for message in reader.consume(1_000, 0.2):
-                        pairs = message.headers()
-                        given = pairs if isinstance(pairs, list) else []
-                        headers = tuple((name, value) for name, value in given if isinstance(value, bytes))
-                        at = (message.offset() or 0) + 1
-                        found.append(Record(topic, partition, at - 1, message.key(), message.value(), headers))
-        finally:
-            reader.close()
-        return found
+        with closing(Surveyor(topic, self.settings.kafka)) as reader:
+            reader.read(reader.beginning(), found.append)
+        return sorted(found, key=lambda record: (record.partition, record.offset))
 
     def committed(self) -> int:
         """Input records that are behind the last checkpoints, all partitions together."""

@@ -18,15 +18,17 @@ from itertools import islice
 import numpy as np
 
 from streamrec.arrivals import Arrival, name_hash
-from streamrec.attribution import Attribution
 from streamrec.checkpoints import Checkpoints
 from streamrec.codec import CONTENT_TYPE, JSON, decode_event, encode
 from streamrec.errors import BadEvent, StreamrecError, TooManyBadEvents
 from streamrec.events import Event, Outcome, Slate
 from streamrec.features.ledger import Ledger
 from streamrec.metrics import Metrics
+from streamrec.open_slates import OpenSlates, User
+from streamrec.policies import Lesson
 from streamrec.portions import Portion
 from streamrec.recommender import Recommender
+from streamrec.rollout import Plan
 from streamrec.state import Key, Kind, Store
 from streamrec.transport import Record, Sink, Source
 
@@ -62,7 +64,7 @@ class Worker:
         self,
         recommender: Recommender,
         ledger: Ledger,
-        attribution: Attribution,
+        open_slates: OpenSlates,
         checkpoints: Checkpoints,
         source: Source,
         sink: Sink,
@@ -71,13 +73,17 @@ class Worker:
         tolerance: Tolerance,
         metrics: Metrics,
         observer: Callable[[Portion], None] | None = None,
+        revised: Callable[[], Plan | None] = lambda: None,
         wall_ms: Callable[[], int] = lambda: int(time.time() * 1000),
     ) -> None:
-        """`observer` sees every portion after it was answered and before it is learned (reports, tests)."""
+        """`observer` sees every portion after it was answered and before it is learned (reports, tests).
+
+        `revised` says at the start and after each checkpoint whether a new plan tells who gets which policy.
+        """
         self.recommender = recommender
         self.metrics = metrics
         self._ledger = ledger
-        self._attribution = attribution
+        self._open_slates = open_slates
         self._checkpoints = checkpoints
         self._source = source
         self._sink = sink
@@ -85,13 +91,15 @@ class Worker:
         self._addresses = addresses
         self._tolerance = tolerance
         self._observer = observer
+        self._revised = revised
         self._wall_ms = wall_ms
         self.newcomers = 0  # users met of whom the store knew nothing
         self._bad_in_a_row = 0
         self._bad_since: dict[int, int] = {}  # per partition, the first of the unusable messages at its end
         self._stopping = False
         # A poll's users and items are in memory together.
-        self._poll_records = min(POLL_RECORDS, recommender.knowledge.users.capacity, ledger.capacity)
+        room = recommender.knowledge.users.capacity, ledger.capacity, open_slates.room.users
+        self._poll_records = min(POLL_RECORDS, *room)
 
     # The loop
 
@@ -103,6 +111,7 @@ class Worker:
         """
         self._source.subscribe(self)
         try:
+            self._follow()
             while not self._stopping and not self._source.exhausted():
                 self.step(self._source.poll(self._poll_records, POLL_TIMEOUT_S))
                 if self._checkpoints.due():
@@ -135,7 +144,7 @@ class Worker:
         """Handle some records, in order."""
         sent_ms = {(record.partition, record.offset): record.timestamp_ms for record in records}
         arrivals = self._deduplicated(self._decoded(records))
-        for portion in self.recommender.portions(arrivals):
+        for portion in self.recommender.portions(arrivals, self._close_slates):
             self._publish_portion(portion, sent_ms)
             self.metrics.tried(portion.trial)
             self.metrics.drifted(portion.drifts)
@@ -155,6 +164,14 @@ class Worker:
         self.metrics.stand(self.recommender.progress.recent())
         for bucket, count in self.recommender.contribution.held_back().items():
             self.metrics.held_back.labels(bucket).set(count)
+        self.metrics.wait(self._open_slates)
+        self._follow()
+
+    def _follow(self) -> None:
+        plan = self._revised()
+        if plan is not None:
+            LOG.info("rollout: %s", plan)
+            self.recommender.answers.follow(plan)
 
     def event_of(self, record: Record) -> Event:
         """The event that a record holds.
@@ -254,14 +271,14 @@ class Worker:
             )
         )
         crowded = table.crowded(len(users)) or self._ledger.crowded(len(items))
-        if crowded or self._attribution.crowded(len(users)):
+        if crowded or self._open_slates.crowded(len(users)):
             self.checkpoint()
         new_users, new_items = table.missing(users), self._ledger.missing(items)
-        unasked = self._attribution.missing(users)
+        unasked = self._open_slates.missing(users)
         keys = [
             *(Key(partition, Kind.USER, name) for partition, name in new_users),
             *(Key(partition, Kind.ITEM, name) for partition, name in new_items),
-            *(Key(partition, Kind.SLATE, name) for partition, name in unasked),
+            *_open_keys(unasked),
         ]
         if not keys:
             return
@@ -270,23 +287,37 @@ class Worker:
         self.newcomers += stored.count(None)
         table.admit(new_users, stored, arrivals[0].event.ts)
         self._ledger.admit(new_items, list(islice(values, len(new_items))))
-        self._attribution.admit(unasked, list(values))
+        self._open_slates.admit(unasked, list(values))
 
     def _publish_portion(self, portion: Portion, sent_ms: Mapping[tuple[int, int], int]) -> None:
-        """Slates and outcomes in log order: an event is owed to a slate only if the slate came first."""
+        """Slates and credits in log order: an event is owed to a slate only if the slate came first."""
         for arrival in portion.arrivals:
-            outcome = self._attribution.outcome(arrival)
-            if outcome is not None:
-                self._publish(self._addresses.outcomes, outcome)
-                self.metrics.outcomes.inc()
             place = arrival.partition, arrival.offset
+            self._open_slates.credit(arrival)
             slate = portion.slates.get(place)
             if slate is not None:
                 self._publish(self._addresses.recommendations, slate)
-                self._attribution.shown(arrival.partition, slate)
+                self._open_slates.shown(arrival.partition, slate, portion.memos[place])
                 self.metrics.slates.inc()
                 if sent_ms[place] > 0:
                     self.metrics.latency.observe(max(self._wall_ms() - sent_ms[place], 0) / 1000)
+            # A date ahead of its sending must not close everybody's slates.
+            now_ms = min(arrival.event.ts, sent_ms[place]) if sent_ms[place] > 0 else arrival.event.ts
+            self._open_slates.tick(arrival.partition, now_ms, arrival.learned)
+
+    def _close_slates(self) -> list[Lesson]:
+        """Publish the outcomes of slates whose time is up; returns what is to be learned from them."""
+        lessons = []
+        for came, learned in self._open_slates.close(self._load_slates):
+            for outcome in came.outcomes:
+                self._publish(self._addresses.outcomes, outcome)
+            self.metrics.outcomes.inc(len(came.outcomes))
+            if came.lesson is not None and not learned:
+                lessons.append(came.lesson)
+        return lessons
+
+    def _load_slates(self, users: Sequence[User]) -> list[bytes | None]:
+        return self._store.load(_open_keys(users))
 
     def _publish(self, topic: str, message: Slate | Outcome) -> None:
         self._sink.publish(topic, message.user_id.encode(), encode(message), JSON_HEADERS)
@@ -313,3 +344,7 @@ class Worker:
         self._checkpoints.let_go(partitions)
         for partition in partitions:
             self._bad_since.pop(partition, None)  # whoever reads it next stands elsewhere
+
+
+def _open_keys(users: Sequence[User]) -> list[Key]:
+    return [Key(partition, Kind.OPEN, name) for partition, name in users]

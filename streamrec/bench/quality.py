@@ -132,8 +132,9 @@ def write_page(findings: Sequence[Findings], facts: Facts, page: Path) -> None:
 
 def hit_rate_over_time(found: Findings) -> str:
     """The first seed's hit rate of the fused list, the best single model and popularity, as SVG."""
-    from streamrec.replay import plots
+    from streamrec.plotting import standalone
     from streamrec.replay.metrics import hits
+    from streamrec.replay.plots import over_time
     from streamrec.replay.report_page import rolling_lines
     from streamrec.replay.slates import fused_ranks, model_ranks, read_slates
 
@@ -145,7 +146,7 @@ def hit_rate_over_time(found: Findings) -> str:
         {name: ranks[scored] for name, ranks in shown.items()},
         lambda ranks: hits(ranks, 10),
     )
-    return plots.standalone(plots.over_time("Hit rate at 10", lines))
+    return standalone(over_time("Hit rate at 10", lines))
 
 
 def facts(versions: Sequence[str], jobs: int, limit: int | None) -> Facts:

@@ -14,6 +14,7 @@ from itertools import groupby, islice
 
 import numpy as np
 
+from streamrec.answers import Answers
 from streamrec.arrivals import Arrival
 from streamrec.bench.peers import Method
 from streamrec.bench.peers.ease import Ease
@@ -123,11 +124,13 @@ def beside_popularity(peer: Peer, settings: Settings) -> Recommender:
     alone = build_recommender(settings.model_copy(update={"learning": learning, "limits": limits}))
     models = [peer, *alone.models]
     names = [model.name for model in models]
+    fusion = Fusion(names)
     return Recommender(
         alone.knowledge,
         models,
         [Neighbours(peer.name, peer), *alone.retrievers],
-        Fusion(names),
+        fusion,
+        Answers(models, fusion, alone.knowledge.items, alone.answers.roster, alone.answers.plan),
         alone.interest,
         alone.tempo,
         Progress(["fused", *names]),

@@ -117,7 +117,7 @@ class Examples:
     query: Int32  # (examples,) the query that was ranked before this happened
     item: Int32  # (examples,)
     ts: Int64  # (examples,) ms
-    label: Int8  # (examples,) 1 wanted, 0 refused, -1 dropped (a repeat that counts once)
+    label: Int8  # (examples,) as in `interest`; -1 dropped (a repeat that counts once)
     weight: Float32  # (examples,)
     recent: Int32  # (examples, RECENT) the user's items before it, newest first, this basket's included
     recent_ages_s: Float32  # (examples, RECENT)

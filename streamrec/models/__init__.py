@@ -6,10 +6,11 @@ fusion turns each model's scores into shares over the candidates of a query, so 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from typing import Protocol, runtime_checkable
 
 from streamrec.features.batch import Array, Float32, Int32, MicroBatch, Queries
+from streamrec.policies import Lesson
 
 
 class Model(Protocol):
@@ -35,3 +36,16 @@ class Model(Protocol):
 
     def restore(self, arrays: Mapping[str, Array]) -> None:
         """The inverse of `state`."""
+
+
+@runtime_checkable
+class Tracing(Protocol):
+    """What a model does that learns from slates too: of each it asks to be told again what it saw then."""
+
+    name: str
+
+    def trace(self, queries: Queries, query: int, items: Int32) -> Int32:
+        """What to keep of these items of one query, (items, any)."""
+
+    def learn_outcomes(self, lessons: Sequence[Lesson]) -> None:
+        """Take what came of slates, in log order; a lesson carries the traces of what was seen, by model."""

@@ -2,35 +2,45 @@
 
     score(user, item) = sum of the weights of the pair's features, each a hash of who, what, when and what came before
 
-Learns each wanted item against a few of the candidates it was preferred to. River learns one example at a time; its
-weights are mirrored in one array, so that scoring is a gather instead of a dictionary per candidate.
+Learns each wanted item against a few of the candidates it was preferred to, and of a slate that was answered, the
+answered items against those above them that were passed over: what stood above was seen, wherever the eye stopped
+(Joachims: Optimizing search engines using clickthrough data, KDD 2002). River learns one example at a time; its weights
+are mirrored in one array, so that scoring is a gather instead of a dictionary per candidate.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 from river import linear_model, optim
 
 from streamrec.compiled import compiled, mixed
-from streamrec.features.batch import NOTHING, Array, Float32, Int32, MicroBatch, Queries
+from streamrec.features.batch import NOTHING, Array, Float32, Int32, Int64, MicroBatch, Queries, Uint64
+from streamrec.interest import IMITATED, REFUSED, WANTED
 
 if TYPE_CHECKING:
     from streamrec.features.items import ItemTable
+    from streamrec.policies import Lesson
 
 SPACE = 2**18
 """Hashed features; collisions share a weight (Weinberger et al.: Feature hashing for large scale multitask learning,
 ICML 2009)."""
 FEATURES = 9
+LARGEST_WEIGHT = 10.0
+"""Of what is learned of a slate, when it is weighed."""
 
 
 class ClickModel:
     """`negatives` candidates are learned as not wanted for every wanted item."""
 
-    def __init__(self, name: str, items: ItemTable, negatives: int = 3, learning_rate: float = 0.1) -> None:
+    def __init__(
+        self, name: str, items: ItemTable, negatives: int = 3, learning_rate: float = 0.1, weighted: bool = False
+    ) -> None:
+        """`weighted`: what is learned of a slate counts by how unlikely it was to be shown."""
         self.name = name
+        self.weighted = weighted
         self.negatives = negatives
         self._items = items
         self._optimizer = optim.AdaGrad(learning_rate)
@@ -40,41 +50,49 @@ class ClickModel:
 
     def score(self, queries: Queries, rows: slice, items: Int32) -> Float32:
         out = np.full(items.shape, -np.inf, np.float32)
-        table = self._items
-        _score(
-            queries.user[rows],
-            queries.ts[rows],
-            queries.items[rows],
-            queries.ages_s[rows],
-            queries.categories[rows],
-            items,
-            table.category,
-            table.first_ts,
-            table.last_ts,
-            self._weights,
-            out,
-        )
+        _score(*_asked(queries, rows), items, *self._facts, self._weights, out)
         return out
 
     def learn(self, batch: MicroBatch) -> None:
         pairs, labels = self._pairs(batch)
         for features, label in zip(pairs.tolist(), labels, strict=True):
-            self._river.learn_one(dict.fromkeys(features, 1.0), label)
-            for feature in features:
-                # `weights` copies the whole dictionary; this is the one that learn_one writes.
-                self._weights[feature] = self._river._weights[feature]
+            self._learn_one(features, label, 1.0)
+
+    def trace(self, queries: Queries, query: int, items: Int32) -> Int32:
+        """The features of some items of one query, to learn what comes of showing them, (items, FEATURES)."""
+        return self._features_of(queries, np.full(len(items), query, np.int64), items)
+
+    def learn_outcomes(self, lessons: Sequence[Lesson]) -> None:
+        """Take what came of slates whose `traces` this model left behind, in log order."""
+        for lesson in lessons:
+            reward = lesson.reward
+            answered = np.flatnonzero(reward > 0)
+            if not len(answered):
+                continue
+            passed = np.flatnonzero(reward[: answered[-1]] <= 0)[-self.negatives :]
+            left = np.maximum(lesson.candidates - np.arange(len(reward)), 1)
+            weights = np.minimum(1.0 / np.maximum(lesson.propensity * left, 1e-9), LARGEST_WEIGHT)
+            for place in [*answered.tolist(), *passed.tolist()]:
+                weight = float(weights[place]) if self.weighted else 1.0
+                self._learn_one(lesson.traces[self.name][place].tolist(), reward[place] > 0, weight)
+
+    def _learn_one(self, features: list[int], wanted: bool, weight: float) -> None:
+        self._river.learn_one(dict.fromkeys(features, 1.0), wanted, weight)
+        for feature in features:
+            # `weights` copies the whole dictionary; this is the one that learn_one writes.
+            self._weights[feature] = self._river._weights[feature]
 
     def _pairs(self, batch: MicroBatch) -> tuple[Int32, list[bool]]:
         """Features of (query, item) pairs, (pairs, FEATURES), and which of them were wanted, in log order."""
         examples, queries, labels = batch.examples, [], []
         items = []
-        refused = examples.label[: batch.learned] == 0
+        refused = examples.label[: batch.learned] == REFUSED
         targets: dict[int, set[int]] = {}
-        for e in range(batch.learned):
+        for e in np.flatnonzero(examples.label[: batch.learned] != IMITATED).tolist():
             targets.setdefault(int(examples.query[e]), set()).add(int(examples.item[e]))
         for e in range(batch.learned):
             q, item = int(examples.query[e]), int(examples.item[e])
-            if q == NOTHING or examples.label[e] < 0:
+            if q == NOTHING or examples.label[e] not in (REFUSED, WANTED):
                 continue
             queries.append(q)
             items.append(item)
@@ -89,23 +107,18 @@ class ClickModel:
                     queries.append(q)
                     items.append(other)
                     labels.append(False)
+        return self._features_of(batch.queries, np.array(queries, np.int64), np.array(items, np.int32)), labels
+
+    def _features_of(self, queries: Queries, rows: Int64, items: Int32) -> Int32:
+        """Of (query row, item) pairs, (pairs, FEATURES)."""
         pairs = np.zeros((len(items), FEATURES), np.int32)
-        if items:
-            table, asked = self._items, batch.queries
-            rows = np.array(queries, np.int64)
-            _features(
-                asked.user[rows],
-                asked.ts[rows],
-                asked.items[rows],
-                asked.ages_s[rows],
-                asked.categories[rows],
-                np.array(items, np.int32),
-                table.category,
-                table.first_ts,
-                table.last_ts,
-                pairs,
-            )
-        return pairs, labels
+        _features(*_asked(queries, rows), items, *self._facts, pairs)
+        return pairs
+
+    @property
+    def _facts(self) -> tuple[Int32, Int64, Int64]:
+        """What is known of items, by index."""
+        return self._items.category, self._items.first_ts, self._items.last_ts
 
     def forget(self, items: Int32) -> None:
         """Features are hashes that several items share; old ones are overwritten by what comes."""
@@ -123,6 +136,11 @@ class ClickModel:
             self._river._weights[feature] = weight
             self._optimizer.g2[feature] = square
         self._optimizer.n_iterations = int(arrays["iterations"][0])
+
+
+def _asked(queries: Queries, rows: slice | Int64) -> tuple[Uint64, Int64, Int32, Float32, Int32]:
+    """What the features look at of some queries."""
+    return queries.user[rows], queries.ts[rows], queries.items[rows], queries.ages_s[rows], queries.categories[rows]
 
 
 @compiled

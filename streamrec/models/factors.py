@@ -17,6 +17,7 @@ from river import facto, optim
 
 from streamrec.compiled import compiled, mixed, uniform
 from streamrec.features.batch import NOTHING, Array, Float32, Float64, Int32, Int64, MicroBatch, Queries
+from streamrec.interest import REFUSED, WANTED
 from streamrec.models.guards import StepGuard
 
 USERS = 2**16
@@ -110,7 +111,7 @@ class Factorisation:
         examples, queries = batch.examples, batch.queries
         pairs: list[tuple[int, int, int]] = []
         wanted: list[bool] = []
-        for e in np.flatnonzero(examples.label[: batch.learned] >= 0).tolist():
+        for e in np.flatnonzero(np.isin(examples.label[: batch.learned], (REFUSED, WANTED))).tolist():
             q, item = int(examples.query[e]), int(examples.item[e])
             if q == NOTHING:
                 continue

@@ -18,8 +18,8 @@ from streamrec.arrivals import Arrival
 from streamrec.build import build_rehearsal
 from streamrec.catalogue import Catalogue
 from streamrec.features.batch import NOTHING, Int8, Int32, Int64
-from streamrec.fusion import ranked
 from streamrec.portions import Portion
+from streamrec.ranking import ranked
 from streamrec.recommender import Recommender
 from streamrec.replay.calibration import CalibrationRecorder, pairs
 from streamrec.replay.logs import Log

@@ -6,7 +6,7 @@ Both lags stand between a recommender and its own parts; it does not know that t
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeVar, cast
 
@@ -16,6 +16,7 @@ from streamrec.arrivals import name_hash
 from streamrec.features.batch import HISTORY, NOTHING, Int32, MicroBatch
 from streamrec.fusion import Fusion
 from streamrec.models import Model
+from streamrec.policies import Lesson
 from streamrec.portions import Portion
 from streamrec.recommender import Recommender
 from streamrec.retrieval import Retriever
@@ -45,7 +46,8 @@ class LateLearning:
         """Count a portion's events, before it is learned."""
         self._events += len(portion.arrivals)
 
-    def _learn(self, batch: MicroBatch) -> None:
+    def _learn(self, batch: MicroBatch, lessons: Sequence[Lesson] = ()) -> None:
+        # Nothing is shown to anybody here, so there are no lessons.
         self._waiting.append((self._events, _copied(batch)))
         while self._waiting and self._events - self._waiting[0][0] >= self._delay - 1:
             self._learn_oldest()

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from html import escape
 from pathlib import Path
-from string import Template
 
 import numpy as np
 from numpy.typing import NDArray
 
+from streamrec.pages import filled, table_row
 from streamrec.replay import plots
 from streamrec.replay.metrics import RankingMetrics, hits, reciprocal_ranks, rolling_mean
 from streamrec.replay.report import (
@@ -35,8 +35,8 @@ def report_page(result: BacktestResult, figures: Mapping[str, object]) -> str:
     parts = {name: mask & result.scored for name, mask in slices(result).items()}
     times = result.ts[result.scored]
     scored = {name: ranks[result.scored] for name, ranks in rankers(result).items()}
-    template = Template((Path(__file__).parent / "report_page.html").read_text(encoding="utf-8"))
-    return template.substitute(
+    return filled(
+        Path(__file__).parent / "report_page.html",
         log=escape(result.log),
         summary=_summary(result, whole),
         tiles=_tiles(result, whole),
@@ -128,7 +128,7 @@ def _slices_table(parts: Mapping[str, Mapping[str, RankingMetrics]]) -> str:
         if fused.targets:
             cells = [f"{fused.targets:,}", f"{fused.recall_10:.4f}", f"{fused.mrr_20:.4f}"]
             cells.append("" if popular is None else f"{popular.recall_10:.4f}")
-            rows.append(_row(name, cells))
+            rows.append(table_row(name, cells))
     return "".join(rows)
 
 
@@ -151,7 +151,9 @@ def _calibration(result: BacktestResult) -> str:
     if found is None:
         return '<p class="empty">No model gave probabilities, or nothing was scored.</p>'
     rows = [
-        _row(f"{place / 10:.1f} to {(place + 1) / 10:.1f}", [f"{b.pairs:,}", f"{b.predicted:.3f}", f"{b.observed:.3f}"])
+        table_row(
+            f"{place / 10:.1f} to {(place + 1) / 10:.1f}", [f"{b.pairs:,}", f"{b.predicted:.3f}", f"{b.observed:.3f}"]
+        )
         for place, b in enumerate(found.bins)
         if b.pairs
     ]
@@ -165,21 +167,15 @@ def _calibration(result: BacktestResult) -> str:
 def _costs_table(steps: Mapping[str, float]) -> str:
     """Microseconds per event: each model's scoring and learning, then every other step."""
     models = [step.removeprefix("learn ") for step in steps if f"score {step.removeprefix('learn ')}" in steps]
-    rows = [_row(name, [f"{steps[f'score {name}']:.1f}", f"{steps[f'learn {name}']:.1f}"]) for name in models]
+    rows = [table_row(name, [f"{steps[f'score {name}']:.1f}", f"{steps[f'learn {name}']:.1f}"]) for name in models]
     told = {f"{way} {name}" for name in models for way in ("score", "learn")}
-    rows += [_row(step, ["", f"{cost:.1f}"]) for step, cost in steps.items() if step not in told]
+    rows += [table_row(step, ["", f"{cost:.1f}"]) for step, cost in steps.items() if step not in told]
     return "".join(rows)
-
-
-def _row(name: str, cells: Sequence[str]) -> str:
-    return f'<tr><th scope="row">{escape(name)}</th>{"".join(f"<td>{cell}</td>" for cell in cells)}</tr>'
 
 
 def _pairs_table(pairs: object) -> str:
     assert isinstance(pairs, Mapping)
-    return "".join(
-        f'<tr><th scope="row">{escape(str(k))}</th><td>{escape(_words(v))}</td></tr>' for k, v in pairs.items()
-    )
+    return "".join(table_row(str(name), [escape(_words(value))]) for name, value in pairs.items())
 
 
 def _words(value: object) -> str:

@@ -20,6 +20,11 @@ class Kind(StrEnum):
     USER = "user"
     ITEM = "item"
     SLATE = "slate"
+    """The latest slate of a user."""
+    OPEN = "open"
+    """A user's slates whose outcomes are not final yet."""
+    DUE = "due"
+    """The users whose slates fall due in one minute; under no name, the partition's clock and its minutes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +52,10 @@ class Mark:
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """One partition's changes since its last checkpoint, and the mark they bring it to."""
+    """One partition's changes since its last checkpoint, and the mark they bring it to.
+
+    An empty value removes what is stored under its key.
+    """
 
     partition: int
     epoch: int

@@ -13,7 +13,11 @@ if watermark > tonumber(ARGV[4]) then return {'backwards', stored[3]} end
 redis.call('HSET', KEYS[1], 'turn', ARGV[2], 'watermark', ARGV[4], 'snapshot', ARGV[5])
 local first_slate = #KEYS - tonumber(ARGV[8]) + 1
 for i = 2, #KEYS do
-    -- One SET per key: MSET could not expire them, and unpack() of so many arguments overflows Lua's stack.
-    redis.call('SET', KEYS[i], ARGV[i + 7], 'EX', i < first_slate and ARGV[6] or ARGV[7])
+    if ARGV[i + 7] == '' then
+        redis.call('DEL', KEYS[i])
+    else
+        -- One SET per key: MSET could not expire them, and unpack() of so many arguments overflows Lua's stack.
+        redis.call('SET', KEYS[i], ARGV[i + 7], 'EX', i < first_slate and ARGV[6] or ARGV[7])
+    end
 end
 return {'written', ARGV[2]}

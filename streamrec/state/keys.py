@@ -1,8 +1,9 @@
 """Where values live in Redis: the only place where its keys are built.
 
     streamrec:user-events:partitions                  the partitions ever opened (a set)
+    streamrec:user-events:rollout                     who got which policy, newest first (a list)
     streamrec:{user-events:3}:mark                    epoch, turn, watermark, snapshot, seal of partition 3
-    streamrec:{user-events:3}:user:ID                 one value; likewise item: and slate:
+    streamrec:{user-events:3}:user:ID                 one value; likewise item:, slate:, open: and due:
 
 What stands between braces is all that a Redis Cluster hashes, so everything of one partition lies in one slot and one
 script may write it. Knows nothing of connections, nor of what the values mean.
@@ -41,6 +42,11 @@ class KeySpace:
     def registry(self) -> bytes:
         """The set of partitions ever opened."""
         return f"{self.prefix}:{self.topic}:partitions".encode()
+
+    @property
+    def rollout(self) -> bytes:
+        """The list of the rollout's revisions."""
+        return f"{self.prefix}:{self.topic}:rollout".encode()
 
     def mark(self, partition: int) -> bytes:
         """The hash that says where `partition` stands."""

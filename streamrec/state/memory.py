@@ -73,6 +73,8 @@ class MemoryStore:
             if mark.watermark is not None and mark.watermark > checkpoint.watermark:
                 raise backwards(checkpoint, mark.watermark)
             self._values.update(checkpoint.writes)
+            for key in [key for key, value in checkpoint.writes.items() if not value]:
+                del self._values[key]
             self._marks[checkpoint.partition] = replace(
                 mark, watermark=checkpoint.watermark, snapshot=checkpoint.snapshot
             )

@@ -5,23 +5,17 @@ One Lua script per checkpoint decides and writes. Knows nothing of Kafka, events
 
 from __future__ import annotations
 
-import re
 import uuid
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from importlib import resources
 from itertools import islice
 from typing import Any
-from urllib.parse import urlsplit
-
-import redis
-from redis.backoff import ConstantBackoff
-from redis.retry import Retry
 
 from streamrec.errors import ConfigError, StateError
 from streamrec.state import Checkpoint, Key, Kind, Mark
+from streamrec.state.connection import connected, named_errors, script, without_password
 from streamrec.state.keys import KeySpace
 from streamrec.state.refusals import backwards, forgotten, refuse_malformed, resealed, sealed, stale, unopened
 
@@ -31,9 +25,6 @@ MAX_BYTES = 256 * 1024 * 1024
 LONGEST_TTL_S = 100 * 365 * 24 * 3600
 KEYS_PER_MGET = 512
 MGETS_PER_PIPELINE = 64
-
-
-_SHOWABLE = re.compile(r"(\w+://)([^/?#@]*@)?((?:\[[\da-fA-F:.]+\]|[\w.-]+)?(?::\d+)?(?:/[^?#@]*)?)(\?[^@]*)?")
 
 
 @dataclass(slots=True)
@@ -74,11 +65,11 @@ class RedisStore:
         self._slate_ttl_s = int(slate_ttl_s)
         self._timeout_s = timeout_s
         self._where = without_password(url)
-        self._client = _connected(url, timeout_s)
-        self._open = self._client.register_script(_script("open.lua"))
-        self._seal = self._client.register_script(_script("seal.lua"))
-        self._unseal = self._client.register_script(_script("unseal.lua"))
-        self._commit = self._client.register_script(_script("commit.lua"))
+        self._client = connected(url, timeout_s)
+        self._open = self._client.register_script(script("open.lua"))
+        self._seal = self._client.register_script(script("seal.lua"))
+        self._unseal = self._client.register_script(script("unseal.lua"))
+        self._commit = self._client.register_script(script("commit.lua"))
         self._turns: dict[int, _Turns] = {}
         self._own_seal = uuid.uuid4().hex
 
@@ -222,55 +213,8 @@ class RedisStore:
         values = [checkpoint.writes[key] for key in lasting + slates]
         return keys, [*header, self._ttl_s, self._slate_ttl_s, len(slates), *values]
 
-    @contextmanager
-    def _named_errors(self, doing: str) -> Iterator[None]:
-        """Redis's errors as ours, with the server's name and what to do about it."""
-        try:
-            yield
-        except redis.TimeoutError as error:
-            raise StateError(
-                f"Redis at {self._where} did not answer within {self._timeout_s:g} s while {doing}; it may be "
-                "overloaded or unreachable: check it, or raise `redis.timeout_s`, and start again"
-            ) from error
-        except redis.ConnectionError as error:
-            raise StateError(
-                f"no connection to Redis at {self._where} while {doing}, after two tries: {error}; "
-                "check that it runs and that the URL is right, and start again"
-            ) from error
-        except redis.RedisError as error:
-            raise StateError(f"Redis at {self._where} refused {doing}: {error}") from error
-
-
-def without_password(url: str) -> str:
-    """`url` fit for people: credentials and options hidden, and all of it where it cannot be told where they end."""
-    showable = _SHOWABLE.fullmatch(url)
-    if showable is None:
-        return f"{url.partition('://')[0]}://***" if "://" in url else "***"
-    scheme, credentials, address, options = showable.groups()
-    return f"{scheme}{'***@' if credentials else ''}{address}{'?***' if options else ''}"
-
-
-def _connected(url: str, timeout_s: float) -> redis.Redis:
-    """A client whose every command ends: in an answer, or in an error after `timeout_s` without one."""
-    try:
-        urlsplit(url).port  # noqa: B018  raises on a port that is no number
-        return redis.Redis.from_url(
-            url,
-            socket_timeout=timeout_s,
-            socket_connect_timeout=timeout_s,
-            # A broken connection is tried anew once; an answer that did not come in time is not waited for twice.
-            retry=Retry(ConstantBackoff(0.1), 1, supported_errors=(redis.ConnectionError,)),
-        )
-    except ValueError:
-        # Its message may quote half a password: not chained.
-        raise ConfigError(
-            f"redis url is {without_password(url)!r}, expected redis://HOST:PORT/DB, rediss:// or unix://PATH; "
-            "special characters in a password are written %XX"
-        ) from None
-
-
-def _script(name: str) -> str:
-    return resources.files("streamrec.state").joinpath(name).read_text("utf-8")
+    def _named_errors(self, doing: str) -> AbstractContextManager[None]:
+        return named_errors(self._where, self._timeout_s, doing)
 
 
 def _mark(watermark: bytes | None, snapshot: bytes | None, epoch: bytes, seal: bytes | None) -> Mark:

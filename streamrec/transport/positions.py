@@ -1,4 +1,5 @@
-"""Where in a topic a moment lies, asked from outside: no group is joined, nothing is committed, no worker notices.
+"""Where in a topic a moment or a record lies, asked from outside: no group is joined, nothing is committed, no worker
+notices.
 
 Knows nothing of events: which moment a record belongs to, the asker says.
 """
@@ -7,7 +8,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 from confluent_kafka import (
@@ -87,9 +88,35 @@ class Surveyor:
             happened = moment(record)
             return happened is not None and happened >= ts
 
-        ask, times = self._consumer.offsets_for_times, self._places(ts)
-        sent_since = self._answered(lambda: ask(times, timeout=_CALL_LIMIT_S))  # OFFSET_END where there is none
-        return self._first(sent_since, young)
+        return self._first(self._sent_since(ts), young)
+
+    def record(self, partition: int, offset: int) -> Record | None:
+        """The record at one place; None where it is kept no longer, or has not come yet."""
+        if partition >= self.partitions or offset < self.beginning()[partition]:
+            return None
+        place = TopicPartition(self.topic, partition, offset)
+        self._consumer.assign([place])
+        self._consumer.resume([place])  # a pause outlives its assignment
+        patient_until, message = time.monotonic() + _CALL_LIMIT_S, None
+        while message is None and time.monotonic() < patient_until:
+            message = self._consumer.poll(_BATCH_WAIT_S)
+        self._consumer.unassign()
+        # Past the end, Kafka has one begin anew at the beginning, and Tansu says nothing.
+        if message is None or self._ended(message) or message.offset() != offset:
+            return None
+        return self._record(message)
+
+    def find(self, ts: int, span_ms: int, wanted: Callable[[Record], bool]) -> Record | None:
+        """A wanted record sent at `ts` (ms) or up to `span_ms` later; None when there is none."""
+        found: list[Record] = []
+
+        def done(record: Record) -> bool:
+            if not found and ts <= record.timestamp_ms <= ts + span_ms and wanted(record):
+                found.append(record)
+            return bool(found) or record.timestamp_ms > ts + span_ms
+
+        self._first(self._sent_since(ts), done)
+        return found[0] if found else None
 
     def oldest(self, count: int) -> list[Record]:
         """At most so many records of each partition, from its beginning."""
@@ -104,12 +131,26 @@ class Surveyor:
         self._first(self._places(OFFSET_BEGINNING), enough)
         return records
 
+    def read(self, starts: Mapping[int, int], each: Callable[[Record], None]) -> None:
+        """Every record from these positions to the end as of now, in order within a partition."""
+
+        def goes_on(record: Record) -> bool:
+            each(record)
+            return False
+
+        self._first([TopicPartition(self.topic, partition, offset) for partition, offset in starts.items()], goes_on)
+
     def close(self) -> None:
         """Disconnect."""
         self._consumer.close()
 
     def _places(self, offset: int) -> list[TopicPartition]:
         return [TopicPartition(self.topic, partition, offset) for partition in range(self.partitions)]
+
+    def _sent_since(self, ts: int) -> list[TopicPartition]:
+        """About the first record sent at `ts` or later, Tansu may begin earlier; OFFSET_END where there is none."""
+        ask, times = self._consumer.offsets_for_times, self._places(ts)
+        return self._answered(lambda: ask(times, timeout=_CALL_LIMIT_S))
 
     def _first(self, starts: list[TopicPartition], wanted: Callable[[Record], bool]) -> dict[int, int]:
         """The offset of the first wanted record of each partition from its start on, else of the partition's end."""

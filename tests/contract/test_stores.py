@@ -42,10 +42,10 @@ def test_every_owner_of_a_partition_has_an_epoch_of_its_own(store: Store) -> Non
 def test_values_come_back_in_the_order_of_the_keys(store: Store) -> None:
     store.open(0)
     store.open(1)
-    store.commit(Checkpoint(0, 1, 10, None, {ANN: b"a", BOB: b""}))
+    store.commit(Checkpoint(0, 1, 10, None, {ANN: b"a", BOB: b"\x00"}))
     store.commit(Checkpoint(1, 1, 20, None, {CAT: b"\x00\xff"}))
     nobody = Key(1, Kind.USER, "ann")
-    assert store.load([CAT, ANN, nobody, BOB, CAT]) == [b"\x00\xff", b"a", None, b"", b"\x00\xff"]
+    assert store.load([CAT, ANN, nobody, BOB, CAT]) == [b"\x00\xff", b"a", None, b"\x00", b"\x00\xff"]
     assert store.load([]) == []
 
 
@@ -55,6 +55,16 @@ def test_the_next_owner_finds_the_mark_of_the_last_checkpoint(store: Store) -> N
     store.commit(Checkpoint(0, 1, 12, "0000000002-bb", {ANN: b"new"}))
     assert store.open(0) == Mark(watermark=12, snapshot="0000000002-bb", epoch=2)
     assert store.load([ANN]) == [b"new"]
+
+
+def test_an_empty_value_removes_what_was_there(store: Store) -> None:
+    store.open(0)
+    store.commit(Checkpoint(0, 1, 10, None, {ANN: b"a", BOB: b"b"}))
+    store.commit(Checkpoint(0, 1, 11, None, {ANN: b"", Key(0, Kind.OPEN, "nobody"): b""}))
+    assert store.load([ANN, BOB]) == [None, b"b"]
+    assert store.find(Kind.USER, "ann") == {}
+    store.commit(Checkpoint(0, 1, 12, None, {ANN: b"again"}))
+    assert store.load([ANN]) == [b"again"]
 
 
 def test_a_checkpoint_without_a_snapshot_clears_the_reference(store: Store) -> None:
@@ -219,5 +229,5 @@ def test_a_store_holds_what_a_dictionary_would(
         writes = {Key(partition, kind, name): value for (kind, name), value in values.items()}
         store.commit(Checkpoint(partition, marks[partition].epoch, at[partition], f"{at[partition]:010d}-a", writes))
         expected |= writes
-    assert store.load(everything) == [expected[key] for key in everything]
+    assert store.load(everything) == [expected[key] or None for key in everything]
     assert {partition: mark.watermark for partition, mark in store.marks().items()} == at

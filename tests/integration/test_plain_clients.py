@@ -82,7 +82,7 @@ def test_events_go_in_and_slates_come_out_as_plain_json(running: Deployment, pac
     assert all(place["shares"] for place in slate["items"])
 
 
-def test_a_purchase_that_names_its_slate_comes_out_as_an_outcome(running: Deployment) -> None:
+def test_a_purchase_that_names_its_slate_comes_out_as_an_outcome_when_its_window_is_over(running: Deployment) -> None:
     views = [{"type": "view", "user_id": "ben", "item_id": f"cup-{n % 5}", "ts": NOW_MS + n} for n in range(60)]
     sent(running, False, *views, {"type": "request", "user_id": "ben", "ts": NOW_MS + 100, "event_id": "ben-asks"})
     slate = slate_of(running, "ben-asks")
@@ -94,8 +94,14 @@ def test_a_purchase_that_names_its_slate_comes_out_as_an_outcome(running: Deploy
         records = running.read(running.settings.topics.outcomes)
         return [outcome for record in records if (outcome := json.loads(record.value or b""))["user_id"] == "ben"]
 
+    later = NOW_MS + int(running.settings.attribution.window_s * 1_000) + 300_000
+    sent(running, False, *({"type": "view", "user_id": "ben", "item_id": "cup-1", "ts": later + n} for n in range(40)))
     until(lambda: bool(outcomes()))
-    (outcome,) = outcomes()
+    outcome, *others = outcomes()
+    assert {other["outcome_id"] for other in others} == {
+        f"{slate['rec_id']}-{n}" for n in range(2, 1 + len(slate["items"]))
+    }
+    assert all(other["reward"] == 0.0 and "type" not in other for other in others)
     assert outcome["rec_id"] == slate["rec_id"]
     assert outcome["type"] == "purchase"
     assert outcome["reward"] == 1.0

@@ -17,7 +17,7 @@ import pytest
 from streamrec import inspect
 from streamrec.build import build_store, build_worker
 from streamrec.codec import decode, decode_slate
-from streamrec.config import Checkpointing, Learning, Limits
+from streamrec.config import Attribution, Checkpointing, Learning, Limits, Rollout
 from streamrec.embedded import EmbeddedBroker, EmbeddedRedis
 from streamrec.errors import StaleEpoch, StateMissing, TooManyBadEvents
 from streamrec.events import Event, EventType, Outcome, Slate
@@ -57,6 +57,10 @@ class CutStore(MemoryStore):
             raise PowerCut
 
 
+ATTRIBUTION = {"window_s": 120, "lateness_s": 5}
+ROLLOUT = {"evaluate": ("exp3",)}  # it learns from slates too, and is saved
+
+
 @dataclass
 class Ground:
     """Everything that outlives a worker."""
@@ -77,6 +81,8 @@ class Ground:
         settings = Settings(
             limits=Limits(max_items=self.max_items, max_users=self.max_users, max_bad_in_a_row=self.max_bad_in_a_row),
             learning=Learning(device="cpu"),
+            attribution=Attribution.model_validate(ATTRIBUTION),
+            rollout=Rollout.model_validate(ROLLOUT),
             checkpoints=Checkpointing(interval_s=1e9),
         )
         source = LocalSource(self.topic, self.log, partitions=self.partitions)
@@ -432,7 +438,8 @@ def test_a_worker_killed_in_the_middle_of_a_log_resumes_exactly(
     apache_kafka: EmbeddedBroker, redis_server: EmbeddedRedis, tmp_path: Path, partitions: int, kills: int, seed: int
 ) -> None:
     log = shop(6_000, seed=seed, users=300, items=400)
-    deployment = Deployment(tmp_path, apache_kafka.settings, redis_server.url, partitions, limits={"max_items": 2_048})
+    groups = {"limits": {"max_items": 2_048}, "attribution": ATTRIBUTION, "rollout": ROLLOUT}
+    deployment = Deployment(tmp_path, apache_kafka.settings, redis_server.url, partitions, **groups)
     deployment.send(log)
     draw = random.Random(seed)
     at = sorted(draw.sample(range(len(log) * 9 // 10), kills))

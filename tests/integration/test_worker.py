@@ -14,15 +14,17 @@ import pytest
 from confluent_kafka import Producer
 
 from streamrec import inspect
-from streamrec.attribution import REWARDS
 from streamrec.build import build_store
 from streamrec.codec import MSGPACK, decode, decode_slate
+from streamrec.config import Attribution
 from streamrec.embedded import EmbeddedBroker, EmbeddedRedis
-from streamrec.events import Event, EventType, Outcome, Slate
+from streamrec.events import Event, EventType, Evidence, Outcome, Slate
 from streamrec.testing import Deployment, WorkerProcess, recount, requests, shop, until
 
 LOG = shop(1_500, seed=11)
 GOOD = {"type": "view", "user_id": "u", "item_id": "i", "ts": 1_700_000_000_000}
+VALUES = Attribution().values
+WINDOW_S = 60.0
 PACKED = [("content-type", MSGPACK.encode())]
 
 
@@ -87,8 +89,10 @@ def system(
 ) -> Iterator[System]:
     broker: EmbeddedBroker = request.getfixturevalue(request.param)
     directory = tmp_path_factory.mktemp("worker")
-    limits = {"max_message_bytes": 4_096}
-    deployment = Deployment(directory, broker.settings, redis_server.url, partitions=2, limits=limits)
+    limits, attribution = {"max_message_bytes": 4_096}, {"window_s": WINDOW_S, "lateness_s": 5}
+    deployment = Deployment(
+        directory, broker.settings, redis_server.url, partitions=2, limits=limits, attribution=attribution
+    )
     with deployment.worker() as worker:
         deployment.send(LOG)
         send_raw(deployment, [(value, headers) for _, _, value, headers in UNUSABLE])
@@ -141,23 +145,43 @@ def test_the_commands_print_the_same_counts(system: System, kind: str) -> None:
     assert known["events"] == sum(counts[name].values())
 
 
-def test_outcomes_are_what_followed_the_slates(system: System) -> None:
+def test_each_item_shown_has_one_outcome_that_says_what_followed(system: System) -> None:
     slates = {slate.request_id: slate for slate in system.slates() if slate.request_id}
-    latest: dict[str, Slate] = {}
-    owed: Counter[tuple[str, str, str, float, float, int]] = Counter()
+    shown: dict[str, list[Slate]] = {}
+    owed: dict[tuple[str, int], float] = {}
     for event in LOG:
-        slate = latest.get(event.user_id)
-        place = next((p for p in slate.items if p.item_id == event.item_id), None) if slate else None
-        if slate and place and event.type in REWARDS:
-            assert event.item_id is not None
-            reward = REWARDS[event.type]
-            owed[slate.rec_id, event.item_id, event.type.value, reward, place.propensity, event.ts] += 1
         if event.event_id in slates:
-            latest[event.user_id] = slates[event.event_id]
+            shown.setdefault(event.user_id, []).append(slates[event.event_id])
+        for slate in reversed(shown.get(event.user_id, [])):
+            place = next((p.position for p in slate.items if p.item_id == event.item_id), None)
+            if place is not None and 0 <= event.ts - slate.ts <= WINDOW_S * 1_000:
+                worth = VALUES.get(event.type, 0.0)
+                owed[slate.rec_id, place] = max(owed.get((slate.rec_id, place), 0.0), worth, key=abs)
+                break
     outcomes = system.outcomes()
-    assert Counter((o.rec_id, o.item_id, o.type.value, o.reward, o.propensity, o.ts) for o in outcomes) == owed
+    of_log = {slate.rec_id: slate for slate in slates.values() if slate.user_id.startswith("user-")}
+    found = {(o.rec_id, o.position): o for o in outcomes if o.rec_id in of_log}
     assert len({outcome.outcome_id for outcome in outcomes}) == len(outcomes)
+    closed = {rec_id for rec_id, _ in found}
+    assert set(found) >= {(rec_id, item.position) for rec_id in closed for item in of_log[rec_id].items} - depths(found)
+    for (rec_id, position), outcome in found.items():
+        item = of_log[rec_id].items[position - 1]
+        assert (outcome.item_id, outcome.propensity) == (item.item_id, item.propensity)
+        assert outcome.reward == owed.get((rec_id, position), 0.0)
+        assert (outcome.type is None) == (outcome.reward == 0.0)
+    due = {slate.rec_id for slate in of_log.values() if slate.items and slate.ts < LOG[-1].ts - 300_000}
+    assert len(due) > 50
+    assert due <= closed
     assert any(outcome.type is EventType.PURCHASE and outcome.reward == 1.0 for outcome in outcomes)
+
+
+def depths(found: dict[tuple[str, int], Outcome]) -> set[tuple[str, int]]:
+    """Places below the lowest that an impression told of: they were not seen."""
+    lowest: dict[str, int] = {}
+    for (rec_id, position), outcome in found.items():
+        if outcome.seen is Evidence.IMPRESSION:
+            lowest[rec_id] = max(lowest.get(rec_id, 0), position)
+    return {(rec_id, place) for rec_id, depth in lowest.items() for place in range(depth + 1, 101)}
 
 
 def test_unusable_messages_are_put_aside_as_they_came_with_the_reason(system: System) -> None:

@@ -60,7 +60,11 @@ def test_no_command_is_documented_that_does_not_exist() -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["streamrec backtest", "streamrec replay", "streamrec tail", "streamrec warmup", "streamrec worker"]
+    "command",
+    [
+        *("streamrec backtest", "streamrec replay", "streamrec tail", "streamrec warmup", "streamrec worker"),
+        *("streamrec ope", "streamrec experiment", "streamrec promote"),
+    ],
 )
 def test_every_option_of_the_larger_commands_is_mentioned(command: str) -> None:
     shared = {"--kafka", "--redis", "--help"}

@@ -116,10 +116,11 @@ def recounted(log: list[Moment], collapse: bool) -> tuple[list[tuple], list[tupl
         person.last = max(person.last, moment.ts)
         if moment.item == NOTHING:
             continue
-        repeat = collapse and length > 0 and person.past[0][0] == moment.item
+        touches = TYPE_CODES[moment.type] in TOUCHES
+        repeat = collapse and touches and length > 0 and person.past[0][0] == moment.item
         if moment.example:
             taught.append((past[:RECENT], min(length, RECENT), -1 if repeat else 1))
-        if TYPE_CODES[moment.type] in TOUCHES and not repeat:
+        if touches and not repeat:
             person.past.insert(0, (moment.item, moment.ts))
             person.in_session += 1
     return asked, taught

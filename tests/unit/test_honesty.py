@@ -15,7 +15,7 @@ from streamrec.build import build_recommender
 from streamrec.config import Learning, Limits
 from streamrec.events import Event, EventType
 from streamrec.features.batch import CANDIDATES
-from streamrec.fusion import ranked
+from streamrec.ranking import ranked
 from streamrec.settings import Settings
 
 BEGAN = 1_700_000_000_000

@@ -17,6 +17,7 @@ SPACE = KeySpace("streamrec", "user-events")
 
 def test_keys_look_as_documented() -> None:
     assert SPACE.registry == b"streamrec:user-events:partitions"
+    assert SPACE.rollout == b"streamrec:user-events:rollout"
     assert SPACE.mark(3) == b"streamrec:{user-events:3}:mark"
     assert SPACE.value(Key(3, Kind.USER, "ann")) == b"streamrec:{user-events:3}:user:ann"
 
@@ -35,7 +36,7 @@ def test_two_values_share_a_key_only_if_they_are_the_same(one: Key, other: Key) 
 
 @given(keys)
 def test_no_value_can_take_the_place_of_a_mark_or_the_registry(key: Key) -> None:
-    assert SPACE.value(key) not in {SPACE.mark(key.partition), SPACE.registry}
+    assert SPACE.value(key) not in {SPACE.mark(key.partition), SPACE.registry, SPACE.rollout}
 
 
 def test_partitions_and_topics_and_prefixes_do_not_share_keys() -> None:

@@ -14,6 +14,7 @@ from streamrec.catalogue import Catalogue
 from streamrec.config import Fusion, Learning, Limits, Serving
 from streamrec.events import Event, EventType, Item, Slate
 from streamrec.features.batch import NOTHING
+from streamrec.policies import Lesson
 from streamrec.recommender import Recommender
 from streamrec.settings import Settings
 
@@ -303,6 +304,21 @@ def test_models_learn_when_the_logs_clock_moves_on_not_only_by_count() -> None:
     assert not recommender.models[0].state()["mass"].size
     run(recommender, [view("u", "i3", BEGAN + 10_000)], first=2)
     assert recommender.models[0].state()["mass"].size == 2
+
+
+def test_lessons_of_slates_that_other_models_made_teach_nothing() -> None:
+    recommender = untaught()
+    run(recommender, log_of(200))
+    recommender.learn()
+    fusion = recommender.fusion
+    before = fusion.mean.copy()
+    features = np.random.default_rng(1).normal(size=(2, fusion.width)).astype(np.float32)
+    reward, chances, traces = np.array([1.0, 0.0]), np.full(2, 0.5), {"clicks": np.zeros((2, 9), np.int32)}
+    foreign = Lesson("greedy", 0, features[:, :5], chances, reward, 2, BEGAN)
+    recommender.learn([foreign])
+    assert (fusion.mean == before).all()
+    recommender.learn([Lesson("greedy", 0, features, chances, reward, 2, BEGAN, traces, fusion.schema)])
+    assert (fusion.mean != before).any()
 
 
 def test_refused_updates_are_named_by_who_refused_them() -> None:

@@ -12,6 +12,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
+from streamrec import plotting
 from streamrec.errors import TableError
 from streamrec.replay import plots
 from streamrec.replay import slates as slates_file
@@ -216,12 +217,12 @@ def test_the_page_shows_slices_variety_calibration_and_costs(slates: Path, tmp_p
 def test_a_plot_that_stands_alone_has_the_colours_of_the_page_and_no_variables(slates: Path, tmp_path: Path) -> None:
     page = write_report(tmp_path, result_of(slates)).read_text()
     light = dict(re.findall(r"(--[a-z0-9-]+): (#[0-9a-f]{6})", page[: page.index("@media")]))
-    assert {name: light[name] for name in plots.ON_WHITE} == plots.ON_WHITE
-    drawn = plots.standalone(page[page.index("<svg") : page.index("</svg>") + len("</svg>")])
+    assert {name: light[name] for name in plotting.ON_WHITE} == plotting.ON_WHITE
+    drawn = plotting.standalone(page[page.index("<svg") : page.index("</svg>") + len("</svg>")])
     assert "var(" not in drawn
-    assert plots.ON_WHITE["--series-1"] in drawn
+    assert plotting.ON_WHITE["--series-1"] in drawn
     ElementTree.fromstring(drawn)
-    ElementTree.fromstring(plots.standalone(plots.NOTHING))
+    ElementTree.fromstring(plotting.standalone(plots.NOTHING))
 
 
 class Page(HTMLParser):

@@ -99,7 +99,7 @@ def test_a_variable_can_name_the_file_and_an_option_wins_over_it(toml: Path, mon
     [
         ("STREAMREC_REDIS__TIMEOUT_S", "soon", ["redis.timeout_s", "'soon'", "STREAMREC_REDIS__TIMEOUT_S", "number"]),
         ("STREAMREC_SERVING__K", "500", ["serving.k", "'500'", "less than or equal to 100"]),
-        ("STREAMREC_FUSION__POLICY", "best", ["fusion.policy", "'best'", "'thompson' or 'greedy'"]),
+        ("STREAMREC_FUSION__POLICY", "best", ["fusion.policy", "'best'", "greedy", "model:NAME"]),
         ("STREAMREC_SERVING__RECOMMEND_ON", "viev", ["serving.recommend_on", "'viev'", "'view'"]),
         ("STREAMREC_REDIS__ULR", "redis://x", ["redis.ulr", "unknown", "did you mean url?"]),
         ("STREAMREC_REDIS_URL", "redis://x", ["STREAMREC_REDIS_URL", "did you mean STREAMREC_REDIS__URL?"]),

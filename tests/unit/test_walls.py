@@ -19,12 +19,22 @@ PURE = (
     "fusion",
     "attribution",
     "recommender",
+    "reasons",
     "portions",
     "arrivals",
     "interest",
     "neighbours",
     "progress",
     "contribution",
+    "policies",
+    "fusion_features",
+    "ranking",
+    "responses",
+    "slates",
+    "open_slates",
+    "rollout",
+    "answers",
+    "experiments",
 )
 """Rooms where time, randomness and settings come in as arguments."""
 
@@ -111,7 +121,7 @@ def breaches(source: str, module: str) -> list[str]:
 
 GUARDS = "streamrec.models.guards"
 """No model, but what keeps models from harm."""
-EDGES = ("build", "client", "commands", "testing", "embedded", "bench", "demo")
+EDGES = ("build", "client", "commands", "testing", "embedded", "bench", "demo", "simulation")
 """Where programs are put together, or where a client of the system stands outside it."""
 
 

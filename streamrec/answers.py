@@ -1,0 +1,135 @@
+"""Slates for those who ask: who decides on each is the plan's to say, what they decide the policies'.
+
+Knows nothing of how candidates were found and scored, nor of where slates go.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import msgspec
+import numpy as np
+
+from streamrec.arrivals import Arrival
+from streamrec.attribution import Memo
+from streamrec.events import Reason, Slate
+from streamrec.features.batch import Int32, Int64, MicroBatch
+from streamrec.features.items import ItemTable
+from streamrec.fusion import Fusion
+from streamrec.models import Model, Tracing
+from streamrec.policies import Lesson
+from streamrec.policies.roster import Roster
+from streamrec.reasons import Applied, Scorers, reasons_of
+from streamrec.revisions import Mode
+from streamrec.rollout import Plan
+from streamrec.slates import composed, shown
+
+SITE = "site"
+"""Whom an apprentice imitates: the order of the site's own impressions."""
+
+Place = tuple[int, int]
+"""The partition and offset of what asked."""
+
+
+class Request(NamedTuple):
+    """What asks for a slate, and the query row that was ranked for it."""
+
+    query: int
+    arrival: Arrival
+
+
+class Answers:
+    """Turns ranked queries into slates."""
+
+    def __init__(
+        self,
+        models: Sequence[Model],
+        fusion: Fusion,
+        items: ItemTable,
+        roster: Roster,
+        plan: Plan,
+        k: int = 20,
+        imitate: str = SITE,
+    ) -> None:
+        """`k` items when a request does not say; `imitate` is whom an apprentice is taught by, SITE or a policy."""
+        self.models = tuple(models)
+        self.fusion = fusion
+        self.items = items
+        self.roster = roster
+        self.k = k
+        self._imitate = imitate
+        self._tracing = [model for model in self.models if isinstance(model, Tracing)]
+        self.follow(plan)
+
+    def follow(self, plan: Plan) -> None:
+        """From the next request on, this plan says who gets which policy."""
+        self.plan = plan
+        self.fusion.imitating = self.imitated is not None
+
+    @property
+    def imitated(self) -> str | None:
+        """Whom the fusion is taught by, SITE or a policy; None when it learns from users."""
+        return self._imitate if self.plan.mode is Mode.APPRENTICE else None
+
+    def slates(
+        self, batch: MicroBatch, requests: Sequence[Request], excluded: Mapping[int, Int32]
+    ) -> tuple[dict[Place, Slate], dict[Place, Memo]]:
+        """A slate for each request, and what to keep of it to learn from what comes.
+
+        Args:
+            batch: holds the ranked queries.
+            requests: in log order.
+            excluded: items that were not to be shown, by query row.
+        """
+        slates: dict[Place, Slate] = {}
+        memos: dict[Place, Memo] = {}
+        if not requests:
+            return slates, memos
+        asked = self.fusion.asked(batch.queries, _rows(requests), batch.candidates)
+        decisions = [self.plan.decide(arrival.event.user_id) for _, arrival in requests]
+        longest = max(arrival.event.k or self.k for _, arrival in requests)
+        dealt = self.roster.deal(asked, self.fusion.posterior, decisions, longest)
+        for (query, arrival), one, context in zip(requests, dealt, asked.context.tolist(), strict=True):
+            k = arrival.event.k or self.k
+            place, places = (arrival.partition, arrival.offset), shown(one, k)
+            slate = composed(arrival, query, batch, one, self.fusion, self.items.ids, k)
+            if arrival.event.explain:
+                applied = Applied(excluded[query], one.explore)
+                slate = msgspec.structs.replace(slate, reasons=self._reasons(slate, batch, query, applied))
+            slates[place] = slate
+            features, traces = batch.candidates.features[query, places], self._traces(batch, query, places)
+            memos[place] = Memo(context, self.fusion.schema, features, traces)
+        return slates, memos
+
+    def imitable(self, batch: MicroBatch, requests: Sequence[Request]) -> list[tuple[Request, int]]:
+        """What the policy that is imitated would put first for each request, by item index; NOTHING is left out."""
+        if not requests or self.imitated in (None, SITE):
+            return []
+        asked = self.fusion.asked(batch.queries, _rows(requests), batch.candidates)
+        places = self.roster.favourites(str(self.imitated), asked, self.fusion.posterior)
+        items = [
+            (request, int(batch.candidates.items[request.query, place]))
+            for request, place in zip(requests, places.tolist(), strict=True)
+        ]
+        return [(request, item) for request, item in items if item >= 0]
+
+    def learn(self, lessons: Sequence[Lesson]) -> None:
+        """Models that look back at slates, and policies, take what came of them. The fusion learns by itself."""
+        if self.fusion.learn_outcomes:
+            for model in self._tracing:
+                model.learn_outcomes(lessons)
+        self.roster.learn(lessons)
+
+    def _traces(self, batch: MicroBatch, query: int, places: Int64) -> dict[str, Int32]:
+        """What models ask to be told again when it is known what came of these places."""
+        items = batch.candidates.items[query, places]
+        return {model.name: model.trace(batch.queries, query, items) for model in self._tracing}
+
+    def _reasons(self, slate: Slate, batch: MicroBatch, query: int, applied: Applied) -> tuple[Reason, ...]:
+        scorers = Scorers(self.models, self.fusion, self.items)
+        return reasons_of(slate, batch.queries, query, batch.candidates.items[query], scorers, applied)
+
+
+def _rows(requests: Sequence[Request]) -> Int64:
+    return np.array([request.query for request in requests], np.int64)

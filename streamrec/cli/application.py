@@ -1,0 +1,21 @@
+"""The application that commands join."""
+
+from __future__ import annotations
+
+import typer
+
+app = typer.Typer(
+    name="streamrec",
+    help="A recommender that learns from every event, on Kafka.",
+    epilog="Example: streamrec worker --kafka localhost:9092 --redis redis://localhost:6379/0",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,  # a traceback with local variables would print secrets
+)
+topics_app = typer.Typer(
+    name="topics",
+    help="Make the topics: say what is missing, or create it.",
+    epilog="Example: streamrec topics plan --kafka localhost:9092",
+    no_args_is_help=True,
+)
+app.add_typer(topics_app)

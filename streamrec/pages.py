@@ -1,0 +1,22 @@
+"""Fills the template of a page of HTML that needs nothing else: its style goes in with it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+from string import Template
+
+STYLE = Path(__file__).parent / "page.css"
+"""The colours that plots are drawn in stand here too, for light and for dark."""
+
+
+def filled(template: Path, **parts: str) -> str:
+    """The page: HTML in each `$part` of the template, and the style of all pages in its `$style`."""
+    text = Template(template.read_text(encoding="utf-8"))
+    return text.substitute(parts, style=STYLE.read_text(encoding="utf-8"))
+
+
+def table_row(name: str, cells: Sequence[str]) -> str:
+    """A row of a table whose cells, HTML already, are headed by a name, which is plain text."""
+    return f'<tr><th scope="row">{escape(name)}</th>{"".join(f"<td>{cell}</td>" for cell in cells)}</tr>'

@@ -1,0 +1,98 @@
+"""Who decides on the slate: a policy is a distribution over ordered slates of the candidates.
+
+Every policy is a mixture of rankings. A component ranks by scores of its own: hard (the best first) or by Plackett and
+Luce, where the next item is drawn with probability proportional to exp(score). A policy first draws a component by its
+weight, keeps to it for the whole slate, and gives each position to a candidate drawn evenly with probability `explore`
+instead. `streamrec.policies.drawing` draws from such mixtures and knows the probability of everything it draws.
+
+Knows nothing of events, users' names, topics or stores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from streamrec.features.batch import Array, Float32, Float64, Int32, Int64, Uint64
+
+CONTEXTS = 3
+"""How much is known of who asks: nothing, little, more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a policy sees of some queries."""
+
+    seeds: Uint64  # (rows,) every random draw for a row follows from it
+    items: Int32  # (rows, candidates) NOTHING where there are fewer
+    features: Float32  # (rows, candidates, features) what the fusion sees
+    utility: Float64  # (rows, candidates) the fusion's mean score, -inf where there is no item
+    scores: Float32  # (models, rows, candidates) each model's log mass, -inf where it knows nothing
+    context: Int64  # (rows,) below CONTEXTS
+
+
+@dataclass(frozen=True, slots=True)
+class Posterior:
+    """What the fusion believes of its weights: N(mean, precision^-1)."""
+
+    mean: Float64  # (features,)
+    precision: Float64  # (features, features)
+    particles: Float64  # (particles, features) drawn from it after the last update
+    version: int  # updates so far
+
+
+@dataclass(frozen=True, slots=True)
+class Components:
+    """A mixture of rankings of the same candidates."""
+
+    weights: Float64  # (rows, components) sum to one
+    scores: Float64  # (rows, candidates, components) -inf where there is no item
+    hard: bool = False
+    explore: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The slates chosen for some queries."""
+
+    places: Int64  # (rows, k) place among the candidates, NOTHING where there were fewer
+    propensity: Float64  # (rows, k) given the places before
+
+
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """What came of a slate: its items that were seen, from the top."""
+
+    policy: str
+    context: int
+    features: Float32  # (seen, features) as they were when the slate was made
+    propensity: Float64  # (seen,)
+    reward: Float64  # (seen,) in [-1, 1]
+    candidates: int  # that there were to choose from
+    ts: int  # of the slate, ms
+    traces: Mapping[str, Int32] = field(default_factory=dict)  # by model: what it asked to be told again, (seen, any)
+    schema: int = 0  # a hash of what the features are
+
+
+class Policy(Protocol):
+    """What every policy does.
+
+    `estimated_from` is 0 when propensities are exact. Otherwise its components are so many draws of its own
+    randomness, made anew for every slate, and each propensity is an average over them.
+    """
+
+    name: str
+    estimated_from: int
+
+    def components(self, asked: Asked, posterior: Posterior) -> Components:
+        """The policy's distribution over slates for each of some queries."""
+
+    def learn(self, lessons: Sequence[Lesson]) -> None:
+        """Take what came of slates, of whichever policy, in log order."""
+
+    def state(self) -> dict[str, Array]:
+        """What a snapshot holds: named arrays, owned by the caller. Empty when nothing is learned."""
+
+    def restore(self, arrays: Mapping[str, Array]) -> None:
+        """The inverse of `state`."""

@@ -1,0 +1,59 @@
+"""Policies that rank in one way and learn nothing by it: greedy, one model alone, and chance."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from streamrec.features.batch import Float64
+from streamrec.policies import Asked, Components, Posterior
+from streamrec.policies.unlearned import Unlearned
+
+
+class Greedy(Unlearned):
+    """The best by the fusion's mean first, always."""
+
+    estimated_from = 0
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def components(self, asked: Asked, posterior: Posterior) -> Components:
+        return ranking(asked.utility)
+
+
+class ModelAlone(Unlearned):
+    """The best by one model first; what it does not know follows in the order of another, `fill`.
+
+    `model` and `fill` are their places among the models.
+    """
+
+    estimated_from = 0
+
+    def __init__(self, name: str, model: int, fill: int) -> None:
+        self.name = name
+        self._model = model
+        self._fill = fill
+
+    def components(self, asked: Asked, posterior: Posterior) -> Components:
+        own, fill = asked.scores[self._model], asked.scores[self._fill]  # (rows, candidates)
+        order = np.lexsort((-fill, -own), axis=1)  # stable: equals stay in candidate order
+        places = np.empty(own.shape, np.float64)
+        np.put_along_axis(places, order, np.arange(own.shape[1], dtype=np.float64)[None], axis=1)
+        return ranking(np.where(np.isfinite(asked.utility), -places, -np.inf))
+
+
+class Uniform(Unlearned):
+    """Every order of the candidates is as likely as any other."""
+
+    estimated_from = 0
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def components(self, asked: Asked, posterior: Posterior) -> Components:
+        return ranking(np.where(np.isfinite(asked.utility), 0.0, -np.inf), explore=1.0)
+
+
+def ranking(scores: Float64, explore: float = 0.0) -> Components:
+    """One hard order for each row, from scores (rows, candidates), -inf where there is no item."""
+    return Components(np.ones((len(scores), 1)), scores[:, :, None], hard=True, explore=explore)

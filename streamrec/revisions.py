@@ -1,0 +1,70 @@
+"""A rollout is changed by revisions, and a book keeps them: what changed, when, why, and on which figures.
+
+A revision says the whole of who gets which policy, so the newest alone counts, and an earlier one can be restored by
+writing it again. Revision 0 is what the settings say; it is in no book.
+
+Knows nothing of stores or clocks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Protocol
+
+import msgspec
+
+
+class Mode(StrEnum):
+    """How the policy that is on trial comes to be asked, from the least trust to the most."""
+
+    APPRENTICE = "apprentice"
+    SHADOW = "shadow"
+    CANARY = "canary"
+    ONLINE = "online"
+
+
+class Revision(msgspec.Struct, frozen=True, kw_only=True):
+    """Who gets which policy from `ts` (ms) on.
+
+    `policy` is the one on trial, `baseline` the one that answers in its place. The rest is as in the `[rollout]`
+    settings. `figures` are those that the gate looked at, by name; `forced`: it was not asked, or not listened to.
+    `restores` is the number of the revision that this one returns to.
+    """
+
+    number: int
+    ts: int
+    mode: Mode
+    policy: str
+    baseline: str
+    share: float
+    arms: Mapping[str, float] = {}
+    interleave: tuple[str, ...] = ()
+    salt: str = "streamrec"
+    why: str = ""
+    figures: Mapping[str, float] = {}
+    forced: bool = False
+    restores: int | None = None
+
+
+class Book(Protocol):
+    """The revisions of one topic's rollout.
+
+    Guarantee: numbers go up by one, and of two who append the same number only one succeeds.
+    """
+
+    def latest(self) -> Revision | None:
+        """The newest revision, None while the settings alone count."""
+
+    def history(self) -> list[Revision]:
+        """The revisions kept, newest first; the oldest leave."""
+
+    def append(self, revision: Revision) -> None:
+        """Write the next revision.
+
+        Raises:
+            StateError: the newest one's number is not the one before it; nothing was written.
+        """
+
+    def close(self) -> None:
+        """Let go of connections."""
