@@ -1,0 +1,66 @@
+"""The logged rounds that a policy is valued from: columns, one row for each item that was shown and seen."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+Float64 = NDArray[np.float64]
+Int64 = NDArray[np.int64]
+Bool = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Rounds:
+    """Rows of one slate stand together, the first choice first. A log of single actions has slates of one row.
+
+    `logged` and `target` are the probabilities of the item at its place, given the places before it, under the policy
+    that made the log and under the one to be valued.
+    """
+
+    slate: Int64  # (rows,) ascending from 0, no number left out
+    reward: Float64  # (rows,)
+    logged: Float64  # (rows,) in (0, 1]
+    target: Float64  # (rows,) in [0, 1]
+    cluster: Int64 | None = None  # (slates,) from 0: slates that are drawn anew together; None: each by itself
+
+    def __len__(self) -> int:
+        """Rows."""
+        return len(self.slate)
+
+    @cached_property
+    def slates(self) -> int:
+        """How many slates there are."""
+        return int(self.slate[-1]) + 1 if len(self.slate) else 0
+
+    @cached_property
+    def step(self) -> Int64:
+        """How many rows of the same slate come before each row, (rows,)."""
+        starts = np.searchsorted(self.slate, np.arange(self.slates))
+        return np.arange(len(self.slate)) - starts[self.slate]
+
+    @cached_property
+    def steps(self) -> int:
+        """Rows of the longest slate."""
+        return int(self.step.max()) + 1 if len(self.step) else 0
+
+    def by_slate(self, values: Float64) -> Float64:
+        """Sums of a row's values over each slate, (slates,)."""
+        return np.bincount(self.slate, values, self.slates).astype(np.float64)
+
+    def by_step(self, values: Float64) -> Float64:
+        """The values with a column per step, 0 where a slate has no such row, (slates, steps)."""
+        out = np.zeros((self.slates, self.steps))
+        out[self.slate, self.step] = values
+        return out
+
+
+@dataclass(frozen=True, slots=True)
+class Predictions:
+    """What a reward model expects, from a fit that did not see the slate."""
+
+    shown: Float64  # (rows,) of the item that was shown
+    target: Float64  # (rows,) of what the target would have put there, in expectation or as one draw
