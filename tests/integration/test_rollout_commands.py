@@ -1,0 +1,232 @@
+"""The ladder from apprentice to online and back, climbed by commands against a running broker and a Redis server."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+
+import numpy as np
+import pytest
+
+from streamrec.build import build_book, settled_revision
+from streamrec.codec import encode
+from streamrec.commands import promotion
+from streamrec.commands.appraisal import appraise
+from streamrec.commands.experiment import Question
+from streamrec.commands.experiment import run as experiment
+from streamrec.commands.promotion import Appraisal, Promotion
+from streamrec.commands.rollout import rollback, show
+from streamrec.embedded import EmbeddedBroker, EmbeddedRedis
+from streamrec.errors import ConfigError, PromotionRefused
+from streamrec.events import Counterfactual, Outcome, Proposal
+from streamrec.experiments.arms import Terms
+from streamrec.experiments.gates import Valuation
+from streamrec.revisions import Mode, Revision
+from streamrec.rollout import Plan
+from streamrec.settings import Settings
+from streamrec.testing import Deployment
+from streamrec.transport.confluent import KafkaSink
+
+HOUR = 3_600_000
+TERMS = Terms(window_ms=HOUR)
+Make = Callable[..., Deployment]
+
+
+def promote(settings: Settings, asked: Promotion, by: Appraisal = appraise) -> None:
+    promotion.promote(settings, asked, by)
+
+
+@pytest.fixture
+def make(tansu: EmbeddedBroker, redis_server: EmbeddedRedis, tmp_path_factory: pytest.TempPathFactory) -> Make:
+    def make(**rollout: object) -> Deployment:
+        directory = tmp_path_factory.mktemp("rollout")
+        return Deployment(directory, tansu.settings, redis_server.url, rollout={"baseline": "uniform", **rollout})
+
+    return make
+
+
+def publish(deployment: Deployment, outcomes: Iterator[Outcome]) -> None:
+    with closing(KafkaSink(deployment.settings.kafka)) as sink:
+        for outcome in outcomes:
+            sink.publish(deployment.settings.topics.outcomes, outcome.user_id.encode(), encode(outcome), ())
+
+
+def shown(number: int, **fields: object) -> Outcome:
+    """The outcome of a slate of one item, shown a minute after the one before, from now on."""
+    ts = int(time.time() * 1000) + number * 60_000
+    given = {"user_id": f"u{number}", "item_id": "a", "position": 1, "propensity": 1.0, "reward": 0.0, **fields}
+    return Outcome(outcome_id=f"o{ts}-{number}", rec_id=f"r{ts}-{number}", ts=ts, shown_ts=ts, **given)  # type: ignore[arg-type]
+
+
+def apprentice(count: int, alike: int) -> Iterator[Outcome]:
+    for number in range(count):
+        proposal = Proposal(item_id="a" if number < alike else "b", score=0.0)
+        other = {"plackett-luce": Counterfactual(propensity=0.5, proposal=proposal)}
+        yield shown(number, mode="apprentice", alternatives=other)
+
+
+def canary(count: int, lift: float) -> Iterator[Outcome]:
+    draw = np.random.default_rng(0)
+    for number in range(count):
+        arm = "canary" if draw.random() < 0.5 else "control"
+        reward = float(draw.random() < 0.2 + (lift if arm == "canary" else 0.0))
+        policy = "plackett-luce" if arm == "canary" else "uniform"
+        yield shown(number, mode="canary", arm=arm, policy=policy, reward=reward)
+
+
+def current(deployment: Deployment) -> Revision | None:
+    with closing(build_book(deployment.settings)) as book:
+        return book.latest()
+
+
+def known(lower: float) -> Callable[..., Valuation]:
+    return lambda outcomes, policy: Valuation(policy, lower + 0.01, lower, 0.1, 900, 1.0, 900 + len(outcomes))
+
+
+def test_a_policy_climbs_the_ladder_by_what_it_shows_and_comes_down_at_once(
+    make: Make, capsys: pytest.CaptureFixture[str]
+) -> None:
+    deployment = make(mode="apprentice")
+    settings = deployment.settings
+    publish(deployment, apprentice(600, 300))
+    with pytest.raises(PromotionRefused, match=r"alike is 0.5, expected at least 0.8"):
+        promote(settings, Promotion())
+    assert current(deployment) is None
+    with pytest.raises(PromotionRefused, match=r"number of slates to compare is 600, expected at least 700"):
+        promote(settings, Promotion(required={"match_rate": 0.5, "min_slates": 700}))
+    promote(settings, Promotion(required={"match_rate": 0.5}, only_check=True))
+    assert current(deployment) is None
+
+    promote(settings, Promotion(required={"match_rate": 0.5}, why="good enough for us"))
+    first = current(deployment)
+    assert first is not None
+    assert (first.number, first.mode, first.why, first.forced) == (1, Mode.SHADOW, "good enough for us", False)
+    assert first.figures == {"slates": 600, "match_rate": 0.5}
+
+    with pytest.raises(PromotionRefused, match="sample size of the estimate is unknown, expected at least 300"):
+        promote(settings, Promotion())
+    with pytest.raises(PromotionRefused, match=r"is 0\.08, expected at least 0\.095"):
+        promote(settings, Promotion(), known(lower=0.08))
+    promote(settings, Promotion(share=0.5), known(lower=0.098))
+    second = current(deployment)
+    assert second is not None
+    assert (second.mode, second.share) == (Mode.CANARY, 0.5)
+    assert second.figures["value_lower"] == 0.098
+
+    with pytest.raises(PromotionRefused, match="users of arm canary whose window is over is 0, expected at least 500"):
+        promote(settings, Promotion(terms=TERMS))  # the apprentice's outcomes are no canary's
+    publish(deployment, canary(2_000, lift=0.15))
+    promote(settings, Promotion(share=0.6, terms=TERMS))
+    promote(settings, Promotion(terms=TERMS, since=str(second.ts)))
+    assert [(r.number, r.mode, r.share) for r in history(deployment)] == [
+        (4, Mode.ONLINE, 0.6),
+        (3, Mode.CANARY, 0.6),
+        (2, Mode.CANARY, 0.5),
+        (1, Mode.SHADOW, 0.05),
+    ]
+    with pytest.raises(ConfigError, match="is online: there is no step further"):
+        promote(settings, Promotion())
+
+    for expected in (3, 2, 1, 0):  # each time one step down, though every step is a new revision
+        rollback(settings, None, why="")
+        newest = current(deployment)
+        assert newest is not None
+        assert newest.restores == expected
+    assert Plan.of(newest) == Plan.of(settled_revision(settings))
+    with pytest.raises(ConfigError, match="nothing before the settings"):
+        rollback(settings, None, why="")
+    rollback(settings, 4, why="it was not its fault")
+    capsys.readouterr()
+    show(settings, as_json=True)
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["current"]["mode"] == "online"
+    assert printed["current"]["restores"] == 4
+    assert [revision["number"] for revision in printed["history"]] == list(range(9, 0, -1))
+
+
+def history(deployment: Deployment) -> list[Revision]:
+    with closing(build_book(deployment.settings)) as book:
+        return book.history()
+
+
+def test_a_canary_that_does_harm_neither_grows_nor_goes_online(make: Make) -> None:
+    deployment = make(mode="canary", share=0.5)
+    publish(deployment, canary(2_500, lift=-0.15))
+    with pytest.raises(PromotionRefused, match="lower bound of canary minus control, in reward per slate, is -0"):
+        promote(deployment.settings, Promotion(terms=TERMS))
+    with pytest.raises(PromotionRefused, match="upper bound of canary minus control, in reward per slate, is -0"):
+        promote(deployment.settings, Promotion(to=Mode.CANARY, share=0.9, terms=TERMS))
+    assert current(deployment) is None
+
+
+def test_force_goes_on_and_is_written_down(make: Make) -> None:
+    deployment = make(mode="apprentice")
+    promote(deployment.settings, Promotion(force=True))
+    promote(deployment.settings, Promotion(to=Mode.ONLINE, force=True))  # past the canary
+    assert [(r.mode, r.forced) for r in history(deployment)] == [(Mode.ONLINE, True), (Mode.SHADOW, True)]
+
+
+@pytest.mark.parametrize(
+    ("asked", "why"),
+    [
+        (Promotion(to=Mode.ONLINE), "between shadow and online is canary; --force skips it"),
+        (Promotion(to=Mode.SHADOW), "the rollout is shadow already"),
+        (Promotion(to=Mode.APPRENTICE), "a step back from shadow; use `streamrec rollback`"),
+        (Promotion(required={"luck": 1.0}), "--require luck: there is no such threshold; there are match_rate"),
+    ],
+)
+def test_steps_that_are_none_are_refused(make: Make, asked: Promotion, why: str) -> None:
+    with pytest.raises(ConfigError, match=why):
+        promote(make(mode="shadow").settings, asked)
+
+
+def test_there_is_nothing_to_return_from_or_to(make: Make) -> None:
+    deployment = make(mode="shadow")
+    with pytest.raises(ConfigError, match="nothing to return from"):
+        rollback(deployment.settings, None, why="")
+    promote(deployment.settings, Promotion(force=True))
+    with pytest.raises(ConfigError, match="no revision 7 to return to; there are 0, the settings"):
+        rollback(deployment.settings, 7, why="")
+
+
+def test_the_commands_as_they_are_typed(make: Make, capsys: pytest.CaptureFixture[str]) -> None:
+    deployment = make(mode="canary", share=0.5)
+    publish(deployment, canary(1_500, lift=0.2))
+    refused = deployment.command("promote", "--require", "min_users=5000", "--window", "1")
+    assert refused.returncode == 1
+    assert "streamrec: plackett-luce stays canary, not online: the number of users of arm canary" in refused.stderr
+    promoted = deployment.command("promote", "--window", "1", "--why", "better by far")
+    assert promoted.returncode == 0, promoted.stderr
+    assert (
+        "revision 1: online, everybody gets plackett-luce; workers follow at their next checkpoint" in promoted.stdout
+    )
+    rollback(deployment.settings, None, why="")
+    assert "revision 2: back to 0, canary, 50% get plackett-luce, the others uniform" in capsys.readouterr().out
+    shown = deployment.command("rollout")
+    assert "in force: revision 2, canary, 50%" in shown.stdout
+    found = deployment.command("experiment", "--window", "1", "--json")
+    assert found.returncode == 0, found.stderr
+    report = json.loads(found.stdout)
+    assert report["control"] == "control"
+    assert report["comparisons"][0]["verdict"] == "better"
+
+
+def test_an_experiment_since_the_rollout_was_changed(make: Make, capsys: pytest.CaptureFixture[str]) -> None:
+    deployment = make(mode="canary", share=0.5)
+    with pytest.raises(ConfigError, match="--since rollout: the rollout was never changed"):
+        experiment(deployment.settings, Question(since="rollout"), as_json=True, out=None)
+    old = (
+        Outcome(**{**{n: getattr(o, n) for n in o.__struct_fields__}, "ts": 1_000, "shown_ts": 1_000})
+        for o in canary(50, 0.1)
+    )
+    publish(deployment, old)
+    with closing(build_book(deployment.settings)) as book:
+        settled = settled_revision(deployment.settings)
+        book.append(
+            Revision(**{**{n: getattr(settled, n) for n in settled.__struct_fields__}, "number": 1, "ts": 5_000})
+        )
+    publish(deployment, canary(20, 0.1))
+    experiment(deployment.settings, Question(since="rollout"), as_json=True, out=None)
+    assert json.loads(capsys.readouterr().out)["slates"] == 20

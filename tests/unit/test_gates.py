@@ -1,0 +1,122 @@
+"""Gates open on what was shown, and say what fell short of what."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from streamrec.experiments.arms import Arm, Comparison, Experiment, Trace
+from streamrec.experiments.confidence import Interval
+from streamrec.experiments.gates import (
+    Thresholds,
+    Valuation,
+    after_apprenticeship,
+    after_canary,
+    after_shadow,
+    larger_canary,
+)
+from streamrec.experiments.imitation import Imitation
+from streamrec.experiments.verdicts import Standing, Verdict
+
+ASKED = Thresholds()
+NOTHING = np.zeros(0)
+GOOD = Valuation("greedy", estimate=0.12, lower=0.097, baseline=0.1, ess=900, support=0.99, slates=4_000)
+
+
+def alike(rate: float, slates: int) -> Imitation:
+    return Imitation("greedy", slates, Interval(rate, rate - 0.05, rate + 0.05), 0.9, 10)
+
+
+def experiment(lower: float, upper: float, canary: int = 600, control: int = 9_000) -> Experiment:
+    trace = Trace(np.zeros(0, np.int64), NOTHING, NOTHING, NOTHING)
+    arms = tuple(
+        Arm(name, ("greedy",), users, 0, 3 * users, 0.1, 0.2, Interval(0.1, 0.0, 0.2), trace)
+        for name, users in (("control", control), ("canary", canary))
+    )
+    apart = Interval((lower + upper) / 2, lower, upper)
+    return Experiment(arms, (Comparison("canary", "control", apart, Verdict(Standing.UNKNOWN)),), 0)
+
+
+def test_an_apprentice_passes_when_it_does_as_it_is_shown_often_enough() -> None:
+    gate = after_apprenticeship(alike(0.85, 500), ASKED)
+    assert gate.passed
+    assert gate.figures == {"slates": 500, "match_rate": 0.85}
+
+
+@pytest.mark.parametrize(
+    ("rate", "slates", "reason"),
+    [
+        (0.7, 600, "the share of slates that greedy would have begun alike is 0.7, expected at least 0.8"),
+        (0.9, 499, "the number of slates to compare is 499, expected at least 500"),
+        (math.nan, 0, "would have begun alike is unknown, expected at least 0.8"),
+    ],
+)
+def test_an_apprentice_that_falls_short_is_told_where(rate: float, slates: int, reason: str) -> None:
+    gate = after_apprenticeship(alike(rate, slates), ASKED)
+    assert not gate.passed
+    assert reason in "; ".join(map(str, gate.refusals))
+
+
+def test_a_shadow_passes_when_it_is_surely_not_much_below_the_baseline() -> None:
+    assert after_shadow(GOOD, ASKED).passed
+    assert after_shadow(replace(GOOD, lower=0.095), ASKED).passed
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"lower": 0.094}, r"greedy's value (estimate 0.12, baseline 0.1) is 0.094, expected at least 0.095"),
+        ({"ess": 120.5}, "effective sample size of the estimate is 120.5, expected at least 300"),
+        ({"support": 0.4}, "greedy's choices that the baseline makes at times is 0.4, expected at least 0.9"),
+        ({"slates": 20}, "the estimate is from is 20, expected at least 500"),
+        ({"lower": math.nan}, "is unknown, expected at least 0.095"),
+    ],
+)
+def test_a_shadow_that_falls_short_is_told_where(change: dict[str, float], reason: str) -> None:
+    gate = after_shadow(replace(GOOD, **change), ASKED)  # type: ignore[arg-type]
+    assert len(gate.refusals) == 1
+    assert reason in str(gate.refusals[0])
+
+
+def test_the_tolerance_of_a_baseline_below_nothing_still_is_a_tolerance() -> None:
+    value = replace(GOOD, baseline=-0.1, lower=-0.104)
+    assert after_shadow(value, ASKED).passed
+    assert not after_shadow(replace(value, lower=-0.106), ASKED).passed
+
+
+def test_without_an_estimate_a_shadow_stays_one() -> None:
+    gate = after_shadow(None, ASKED)
+    assert not gate.passed
+    assert "is unknown" in str(gate.refusals[-1])
+    assert all(math.isfinite(value) for value in gate.figures.values())
+
+
+@pytest.mark.parametrize(("lower", "passes"), [(-0.009, True), (0.02, True), (-0.01, False), (-0.3, False)])
+def test_a_canary_goes_online_when_it_is_surely_not_worse_by_the_margin(lower: float, passes: bool) -> None:
+    assert after_canary(experiment(lower, 0.3), ASKED).passed is passes
+
+
+def test_a_canary_needs_users_in_both_arms() -> None:
+    gate = after_canary(experiment(0.01, 0.1, canary=499), ASKED)
+    assert [str(check) for check in gate.refusals] == [
+        "the number of users of arm canary whose window is over is 499, expected at least 500"
+    ]
+    nobody = after_canary(Experiment((), (), 0), ASKED)
+    assert len(nobody.refusals) == 3
+    assert nobody.figures == {"canary_users": 0, "control_users": 0}
+
+
+def test_a_canary_may_grow_unless_it_is_known_to_be_worse() -> None:
+    assert larger_canary(experiment(-0.3, 0.01), ASKED).passed
+    gate = larger_canary(experiment(-0.3, -0.01), ASKED)
+    assert "upper bound of canary minus control, in reward per slate, is -0.01, expected at least 0" in str(
+        gate.refusals[0]
+    )
+
+
+def test_thresholds_can_be_changed() -> None:
+    asked = ASKED.with_changes({"match_rate": 0.6, "min_slates": 10})
+    assert after_apprenticeship(alike(0.61, 10), asked).passed
