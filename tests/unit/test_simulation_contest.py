@@ -1,0 +1,243 @@
+"""Contests: the real worker in the loop, figures checked where the answer is known, the page, and the peer."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from streamrec.bench.rival_vw import EXPLORERS, VowpalWabbit, vw_system
+from streamrec.cli import app
+from streamrec.commands.simulate import rewards_of, seeds_of
+from streamrec.errors import ConfigError
+from streamrec.events import Event, EventType
+from streamrec.features.batch import NOTHING
+from streamrec.policies import CONTEXTS, Asked, Lesson, Posterior
+from streamrec.settings import Settings, load_settings
+from streamrec.simulation.contest import DEFAULT, contest, system_of
+from streamrec.simulation.loop import Episode, Shown, simulate
+from streamrec.simulation.report import Told, write_report
+from streamrec.simulation.shopper import Moment, Shoppers
+from streamrec.simulation.standings import band, estimate, recoveries, standings
+from streamrec.simulation.systems import Shuffle, WorkerSystem
+from streamrec.simulation.world import Assortment, Crowd, Drift, DriftKind, Traffic, World, WorldSettings
+
+SMALL = WorldSettings(
+    seed=7,
+    assortment=Assortment(items=120, categories=12),
+    crowd=Crowd(shoppers=40),
+    traffic=Traffic(requests=250, hours=3.0),
+)
+
+
+@pytest.fixture(scope="module")
+def fast() -> Settings:
+    return load_settings(preset="fast")
+
+
+def made(expected: Sequence[float], best: Sequence[float] | None = None) -> Episode:
+    rewards = np.array(expected, np.float64)
+    count = len(rewards)
+    return Episode(
+        ts=np.arange(count) * 1_000,
+        shopper=np.zeros(count, np.int64),
+        expected=rewards,
+        best=np.ones(count) if best is None else np.array(best, np.float64),
+        realised=rewards,
+        looked=np.ones(count, np.int64),
+        answered=np.ones(count, bool),
+    )
+
+
+# The worker in the loop
+
+
+def test_the_worker_answers_every_request_and_beats_chance(fast: Settings) -> None:
+    log: list[Event] = []
+    episode = simulate(World(SMALL), WorkerSystem(fast), on_events=log.extend)
+    assert episode.answered.all()
+    assert episode.events == len(log)
+    assert len(episode.ts) == 250
+    assert episode.looked.mean() > 4
+    assert {event.rec_id for event in log if event.type is EventType.CLICK}
+    chance = simulate(World(SMALL), Shuffle())
+    assert episode.expected[125:].mean() > 1.5 * chance.expected[125:].mean()
+    assert (episode.regret > -1e-12).all()
+
+
+def test_the_workers_slates_do_not_depend_on_how_the_log_is_cut_into_groups(fast: Settings) -> None:
+    short = replace(SMALL, traffic=Traffic(requests=60, hours=0.8))
+    whole, single = (simulate(World(short), WorkerSystem(fast), group=group) for group in (512, 1))
+    assert (whole.expected == single.expected).all()
+
+
+def test_a_request_that_is_not_answered_earns_nothing_and_the_shop_goes_on() -> None:
+    class Half(Shuffle):
+        def handle(self, events: Sequence[Event], asked: Sequence[Moment], shoppers: Shoppers) -> Sequence[Shown]:
+            return [shown for shown in super().handle(events, asked, shoppers) if int(shown.rec_id[-1]) % 4]
+
+        def __init__(self) -> None:
+            self.closed = 0
+
+        def close(self) -> None:
+            self.closed += 1
+
+    system = Half()
+    episode = simulate(World(SMALL), system)
+    assert len(episode.ts) == 250
+    assert 0 < episode.answered.sum() < 250
+    assert (episode.expected[~episode.answered] == 0).all()
+    assert (episode.regret[~episode.answered] == episode.best[~episode.answered]).all()
+    assert system.closed == 1
+
+
+def test_every_default_contender_is_somebody_and_others_are_refused(fast: Settings) -> None:
+    assert all(system_of(name, fast, 1) for name in DEFAULT)
+    with pytest.raises(ConfigError, match="nobody-knows"):
+        system_of("nobody-knows", fast, 1)
+
+
+# Figures
+
+
+def test_an_interval_is_students() -> None:
+    found = estimate([1.0, 2.0, 3.0])
+    assert found.mean == 2.0
+    assert found.margin == pytest.approx(4.302653 / np.sqrt(3))
+    assert np.isnan(estimate([1.0]).margin)
+
+
+def test_standings_take_the_last_quarter_and_differences_seed_by_seed() -> None:
+    ours = [made([0.0] * 6 + [0.5] * 2), made([0.0] * 6 + [0.9] * 2)]
+    theirs = [made([0.1] * 6 + [0.4] * 2), made([0.1] * 6 + [0.8] * 2)]
+    first, second = standings({"ours": ours, "theirs": theirs})
+    assert first.last_quarter.mean == pytest.approx(0.7)
+    assert first.behind_first.mean == 0
+    assert second.behind_first.mean == pytest.approx(0.1)
+    assert second.behind_first.margin == pytest.approx(0, abs=1e-12)  # equal in both worlds
+    assert second.last_quarter.margin > 1  # though the worlds differ
+    assert second.regret.mean == pytest.approx(0.775)
+
+
+def test_a_band_is_a_rolling_mean_with_its_interval() -> None:
+    found = band([np.arange(100.0), np.arange(100.0) + 2], window=10)
+    assert found.at[0] == 10
+    assert found.at[-1] == 100
+    assert found.mean[0] == pytest.approx(4.5 + 1)
+    assert (found.low < found.mean).all()
+
+
+def test_recovery_is_the_first_window_back_at_its_old_share_of_the_best() -> None:
+    values = [0.5] * 500 + [0.1] * 200 + [0.49] * 300
+    (found,) = recoveries({"one": [made(values)]}, drift_ms=500_000)
+    assert found.before.mean == pytest.approx(0.5)
+    assert found.lowest.mean == pytest.approx(0.1)
+    (requests,) = found.requests
+    assert requests is not None
+    assert 200 + 180 < requests <= 200 + 200  # a window of 200 must be nearly full of what came after
+    (never,) = recoveries({"one": [made([0.5] * 500 + [0.1] * 500)]}, drift_ms=500_000)
+    assert never.requests == [None]
+
+
+# The contest and its page
+
+
+def test_a_contest_writes_a_page_that_says_what_was_run(tmp_path: Path, fast: Settings) -> None:
+    short = replace(SMALL, traffic=Traffic(requests=120, hours=1.5), drift=Drift(DriftKind.TASTES))
+    episodes = contest(["oracle", "shuffle"], short, [1, 2], fast)
+    assert [len(runs) for runs in episodes.values()] == [2, 2]
+    told = Told("streamrec simulate <x>", [1, 2], short, {"fusion": {"explore": 0.02}}, 1.5)
+    table = write_report(tmp_path, episodes, told)
+    assert [standing.name for standing in table] == ["oracle", "shuffle"]
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "streamrec simulate &lt;x&gt;" in page
+    assert "seeds 1, 2" in page.replace("\n", " ")
+    assert page.count("<svg") == 3
+    assert "After the drift" in page
+    figures = json.loads((tmp_path / "contest.json").read_text(encoding="utf-8"))
+    assert figures["standings"][0]["share_of_best"]["mean"] == pytest.approx(1.0)
+    assert figures["world"]["drift"]["kind"] == "tastes"
+    assert {path.name for path in tmp_path.glob("*.svg")} == {"reward.svg", "share.svg", "regret.svg"}
+    with np.load(tmp_path / "episodes.npz") as arrays:
+        assert (arrays["shuffle/2/expected"] == episodes["shuffle"][1].expected).all()
+
+
+def test_the_command_prints_a_table(tmp_path: Path) -> None:
+    arguments = ["simulate", "--policy", "oracle", "--policy", "shuffle", "--seeds", "1:2", "--requests", "60"]
+    result = CliRunner().invoke(app, [*arguments, "--hours", "1", "--shoppers", "20", "--out", str(tmp_path / "out")])
+    assert result.exit_code == 0, result.output
+    assert "shuffle" in result.output
+    assert (tmp_path / "out" / "report.html").exists()
+
+
+@pytest.mark.parametrize(("text", "seeds"), [("3", [3]), ("1:4", [1, 2, 3, 4]), ("1,4,9", [1, 4, 9])])
+def test_seeds_are_read(text: str, seeds: list[int]) -> None:
+    assert seeds_of(text) == seeds
+
+
+@pytest.mark.parametrize("text", ["", "a", "4:1", "-1", "1;2"])
+def test_what_is_no_seeds_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="--seeds"):
+        seeds_of(text)
+
+
+def test_answers_are_worth_what_the_settings_say() -> None:
+    values = {EventType.CLICK: 0.3, EventType.PURCHASE: 0.9}
+    settings = Settings.model_validate({"attribution": {"values": values}})
+    rewards = rewards_of(SMALL, settings).rewards
+    assert (rewards.click, rewards.cart, rewards.purchase, rewards.skip) == (0.3, 0.0, 0.9, 0.0)
+
+
+# Vowpal Wabbit
+
+
+def asked(seed: int, width: int = 6) -> Asked:
+    features = np.eye(width, dtype=np.float32)[None] + np.float32(0.01 * (seed % 89))
+    return Asked(
+        seeds=np.array([seed], np.uint64),
+        items=np.array([[*range(width), NOTHING]], np.int32),
+        features=np.concatenate([features, np.zeros((1, 1, width), np.float32)], axis=1),
+        utility=np.zeros((1, width + 1)),
+        scores=np.zeros((1, 1, width + 1), np.float32),
+        context=np.array([seed % CONTEXTS]),
+    )
+
+
+POSTERIOR = Posterior(np.zeros(6), np.eye(6), np.zeros((1, 6)), 0)
+
+
+@pytest.mark.parametrize("explorer", ["epsilon", "squarecb"])
+def test_the_peer_learns_which_action_pays(explorer: str) -> None:
+    pytest.importorskip("vowpalwabbit")
+    policy = VowpalWabbit("vw", EXPLORERS[explorer], slots=2)
+    for seed in range(400):
+        query = asked(seed)
+        components = policy.components(query, POSTERIOR)
+        assert components.hard
+        assert np.isneginf(components.scores[0, -1, 0])
+        order = np.argsort(-components.scores[0, :, 0])[:2]
+        features = query.features[0, order].astype(np.float16).astype(np.float32)
+        reward = (order == 4).astype(np.float64)
+        policy.learn([Lesson("vw", 0, features, np.ones(2), reward, 6, 0)])
+    assert policy.unmatched == 0
+    firsts = [int(np.argmax(policy.components(asked(seed), POSTERIOR).scores[0, :, 0])) for seed in range(1000, 1050)]
+    assert firsts.count(4) > 40
+
+
+def test_the_peer_answers_in_the_workers_place(fast: Settings) -> None:
+    pytest.importorskip("vowpalwabbit")
+    short = replace(SMALL, traffic=Traffic(requests=60, hours=3.0))
+    first, again = (simulate(World(short), vw_system("squarecb", fast)) for _ in range(2))
+    assert first.answered.all()
+    assert (first.expected == again.expected).all()
+
+
+def test_arguments_that_the_peer_does_not_know_are_refused(fast: Settings) -> None:
+    pytest.importorskip("vowpalwabbit")
+    with pytest.raises(ConfigError, match="no-such-option"):
+        vw_system("--no-such-option", fast)
