@@ -1,0 +1,90 @@
+"""Derives the reasons of an old slate: today's models are asked about the user as of then.
+
+What the newest snapshot knows and what the store keeps of the user are read, and nothing is written. The user's history
+is cut off at the slate's time; counts and affinities are those of now.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgpack
+import numpy as np
+
+from streamrec.arrivals import Arrival
+from streamrec.build import build_recommender
+from streamrec.catalogue import Catalogue
+from streamrec.errors import StateMissing
+from streamrec.events import Reason, Slate
+from streamrec.features.batch import CANDIDATES, NOTHING, Int32
+from streamrec.reasons import Applied, Scorers, reasons_of
+from streamrec.recommender import Recommender
+from streamrec.settings import Settings
+from streamrec.state import Key, Kind, Store
+from streamrec.state.snapshots import SnapshotShelf
+
+
+def reasons_now(
+    settings: Settings, store: Store, slate: Slate, arrival: Arrival, catalogue: Catalogue
+) -> tuple[Reason, ...]:
+    """The reasons of each item of `slate`, which answered `arrival`, as the models see it now.
+
+    Raises:
+        StateMissing: there is no snapshot here.
+        StateError: a snapshot or the store cannot be read, or is of other settings.
+    """
+    recommender = _restored(settings, slate, arrival, catalogue)
+    users, user = recommender.knowledge.users, (arrival.partition, slate.user_id)
+    [stored] = store.load([Key(arrival.partition, Kind.USER, slate.user_id)])
+    users.missing([user])
+    users.admit([user], [None if stored is None else as_of(stored, slate.ts)], slate.ts)
+    batch = recommender.batch
+    first = batch.asked
+    [(query, _)], _, _ = recommender.remember([arrival])
+    recommender.rank(slice(first, batch.asked))
+    candidates = _candidates(slate, batch.candidates.items[query], recommender)
+    scorers = Scorers(recommender.models, recommender.fusion, recommender.knowledge.items)
+    seen = recommender.knowledge.seen
+    excluded = np.empty(0, np.int32) if seen is None else seen.of(users.touch(user))
+    applied = Applied(excluded, settings.fusion.explore)
+    return reasons_of(slate, batch.queries, query, candidates, scorers, applied)
+
+
+def as_of(stored: bytes, ts: int) -> bytes:
+    """A stored user without the newest items, touched after `ts` (ms)."""
+    user: dict[str, Any] = msgpack.unpackb(stored, strict_map_key=False)
+    kept = [touch for touch in user["recent"] if touch[2] <= ts]
+    later = {touch[0] for touch in user["recent"] if touch[2] > ts} - {touch[0] for touch in kept}
+    session = user["session"]
+    session["items"] = max(session["items"] - (len(user["recent"]) - len(kept)), 0)
+    user["recent"] = kept
+    if "seen" in user:
+        user["seen"] = [item_id for item_id in user["seen"] if item_id not in later]
+    return bytes(msgpack.packb(user))
+
+
+def _restored(settings: Settings, slate: Slate, arrival: Arrival, catalogue: Catalogue) -> Recommender:
+    directory = settings.checkpoints.directory
+    # Asked first: a shelf makes its directory.
+    shelf = SnapshotShelf(directory, settings.checkpoints.keep) if directory.is_dir() else None
+    newest = None if shelf is None else shelf.latest()
+    if shelf is None or newest is None:
+        raise StateMissing(
+            f"slate {slate.rec_id} was published without reasons (its request did not ask), and to derive them takes a "
+            f"model snapshot, of which there is none in {directory}: run where a worker keeps its own, or --no-derive"
+        )
+    serving = settings.serving.model_copy(update={"recommend_on": frozenset({arrival.event.type})})
+    recommender = build_recommender(settings.model_copy(update={"serving": serving}), catalogue)
+    recommender.restore(shelf.load(newest, recommender.schema).arrays)
+    return recommender
+
+
+def _candidates(slate: Slate, proposed: Int32, recommender: Recommender) -> Int32:
+    """What the slate holds, then what is proposed today, (CANDIDATES,): the slate's own candidates nobody kept."""
+    lookup = recommender.knowledge.items.lookup
+    shown = [index for item in slate.items if (index := lookup(item.item_id)) != NOTHING]
+    others = proposed[(proposed != NOTHING) & ~np.isin(proposed, shown)]
+    candidates = np.full(CANDIDATES, NOTHING, np.int32)
+    both = np.concatenate([np.array(shown, np.int32), others])[:CANDIDATES]
+    candidates[: len(both)] = both
+    return candidates

@@ -1,0 +1,294 @@
+"""Why an item is on a slate: the events without which it would fall, and the rules."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgpack
+import msgspec
+import numpy as np
+import pytest
+
+from streamrec.answers import Request
+from streamrec.arrivals import Arrival
+from streamrec.build import build_recommender
+from streamrec.commands.explanation import ordinal, placed, span, wanted
+from streamrec.commands.hindsight import as_of
+from streamrec.config import Fusion, Learning, Limits
+from streamrec.events import Event, EventType, Reason, Slate, SlateItem
+from streamrec.features.batch import HISTORY, NOTHING, Array, Queries
+from streamrec.reasons import FALL_FLOOR, LOOKED_AT, NAMED, Applied, Scorers, drawn_evenly, falls, without_each
+from streamrec.reasons import reasons_of as explained
+from streamrec.recommender import Recommender
+from streamrec.settings import Settings
+
+BEGAN = 1_700_000_000_000
+PAIRS = 12
+
+
+def untaught(**learning: object) -> Recommender:
+    return build_recommender(
+        Settings(
+            limits=Limits(max_items=2_000, max_users=2_000),
+            learning=Learning(device="cpu", **learning),
+            fusion=Fusion(policy="greedy"),
+        )
+    )
+
+
+def event(user: str, item: str | None, ts: int, kind: EventType = EventType.CLICK, **more: object) -> Event:
+    return Event(type=kind, user_id=user, item_id=item, ts=ts, **more)
+
+
+def request(user: str, ts: int, **more: object) -> Event:
+    return event(user, None, ts, EventType.REQUEST, **{"k": 5, "explain": True, **more})
+
+
+def handle(recommender: Recommender, events: Sequence[Event], first: int = 0) -> dict[int, Slate]:
+    """Slates by offset."""
+    arrivals = [Arrival(event, 0, first + at) for at, event in enumerate(events)]
+    users = recommender.knowledge.users
+    lacking = users.missing((0, arrival.event.user_id) for arrival in arrivals)
+    users.admit(lacking, [None] * len(lacking), arrivals[0].event.ts)
+    portions = list(recommender.portions(arrivals))
+    return {offset: slate for portion in portions for (_, offset), slate in portion.slates.items()}
+
+
+def planted(count: int = 500) -> list[Event]:
+    """After left-N always comes right-N; what came before says nothing."""
+    rng = np.random.default_rng(3)
+    log = []
+    for visit in range(count):
+        user, pair, ts = f"visitor{visit}", int(rng.integers(PAIRS)), BEGAN + 60_000 * visit
+        for step, item in enumerate((f"other{rng.integers(40)}", f"left{pair}", f"right{pair}")):
+            log.append(event(user, item, ts + 5_000 * step))
+    return log
+
+
+@pytest.fixture(scope="module")
+def taught() -> Recommender:
+    recommender = untaught()
+    handle(recommender, planted())
+    recommender.learn()
+    return recommender
+
+
+LATER = BEGAN + 10**8
+State = dict[str, dict[str, Array]]
+
+
+def bits(state: State) -> dict[str, bytes]:
+    return {f"{part}.{name}": array.tobytes() for part, arrays in state.items() for name, array in arrays.items()}
+
+
+def ranked(recommender: Recommender, events: Sequence[Event], first: int = 10_000) -> tuple[int, Arrival]:
+    """The query row of the last event, a request, ranked and not yet answered."""
+    arrivals = [Arrival(event, 0, first + at, learned=True) for at, event in enumerate(events)]
+    users = recommender.knowledge.users
+    lacking = users.missing((0, arrival.event.user_id) for arrival in arrivals)
+    users.admit(lacking, [None] * len(lacking), LATER)
+    begin = recommender.batch.asked
+    requests, _, _ = recommender.remember(arrivals)
+    recommender.rank(slice(begin, recommender.batch.asked))
+    return requests[-1]
+
+
+def answered(recommender: Recommender, query: int, arrival: Arrival) -> Slate:
+    slates, _ = recommender.answers.slates(recommender.batch, [Request(query, arrival)], recommender._excluded)
+    return slates[0, arrival.offset]
+
+
+def test_what_always_follows_an_item_is_there_because_of_it(taught: Recommender) -> None:
+    named = 0
+    for pair in range(PAIRS):
+        ts = LATER + 100_000 * pair
+        visit = [event(f"new{pair}", f"other{pair}", ts), event(f"new{pair}", f"left{pair}", ts + 9_000)]
+        slate = handle(taught, [*visit, request(f"new{pair}", ts + 12_000)], 5_000 + 10 * pair)[5_002 + 10 * pair]
+        assert slate.items[0].item_id == f"right{pair}"
+        assert len(slate.reasons) == len(slate.items)
+        assert slate.reasons[0].because[0][0] == f"left{pair}"
+        fell = dict(slate.reasons[0].because)
+        named += fell[f"left{pair}"] > 3 * fell.get(f"other{pair}", FALL_FLOOR)
+    assert named == PAIRS
+
+
+def test_only_who_asks_why_is_told(taught: Recommender) -> None:
+    slates = handle(taught, [event("a", "left1", LATER), request("a", LATER + 1, explain=False)], 6_000)
+    assert slates[6_001].items
+    assert slates[6_001].reasons == ()
+
+
+def test_a_user_without_a_past_has_no_reasons_of_their_own(taught: Recommender) -> None:
+    slate = handle(taught, [request("stranger", LATER)], 6_100)[6_100]
+    assert slate.reasons == (Reason(),) * 5
+
+
+def test_the_item_a_request_names_is_a_reason_like_an_event(taught: Recommender) -> None:
+    asked = request("stranger too", LATER + 10**6)
+    slate = handle(taught, [msgspec.structs.replace(asked, item_id="left4")], 6_200)[6_200]
+    assert slate.items[0].item_id == "right4"
+    assert slate.reasons[0].because[0][0] == "left4"
+
+
+def test_explaining_changes_nothing_and_comes_out_the_same_however_the_log_is_cut() -> None:
+    def run(explain: bool, poll: int) -> tuple[list[Slate], State]:
+        recommender, slates = untaught(), []
+        log = planted(60)
+        for at in range(9, len(log), 10):
+            log[at] = request(log[at].user_id, log[at].ts, explain=explain)
+        for start in range(0, len(log), poll):
+            slates += handle(recommender, log[start : start + poll], start).values()
+        return slates, recommender.state()
+
+    asked, state = run(True, poll=7)
+    again, _ = run(True, poll=50)
+    plain, untouched = run(False, poll=7)
+    assert asked == again
+    assert sum(bool(reason.because) for slate in asked for reason in slate.reasons) > 10
+    assert [msgspec.structs.replace(slate, reasons=()) for slate in asked] == plain
+    assert bits(state) == bits(untouched)
+
+
+def test_explaining_leaves_the_micro_batch_alone(taught: Recommender) -> None:
+    query, arrival = ranked(taught, [event("b", "left2", LATER), request("b", LATER + 1)])
+    batch, before = taught.batch, bits(taught.state())
+    shown = answered(taught, query, arrival)
+    scorers = Scorers(taught.models, taught.fusion, taught.knowledge.items)
+    candidates = batch.candidates.items[query]
+    reasons = [explained(shown, batch.queries, query, candidates, scorers, Applied()) for _ in range(3)]
+    assert reasons[0] == reasons[1] == reasons[2] == shown.reasons
+    assert bits(taught.state()) == before
+
+
+def test_of_a_long_past_a_bounded_part_is_looked_at(taught: Recommender) -> None:
+    past = [event("c", f"other{n % 30}", LATER + 1_000 * n) for n in range(90)]
+    query, arrival = ranked(taught, [*past, request("c", LATER + 10**6)], 20_000)
+    queries, candidates = taught.batch.queries, taught.batch.candidates.items[query]
+    left_out, fall = falls(queries, query, candidates, Scorers(taught.models, taught.fusion, taught.knowledge.items))
+    assert len(left_out) == LOOKED_AT
+    assert fall.shape == (LOOKED_AT, int((candidates != NOTHING).sum()))
+    assert left_out == queries.items[query, :LOOKED_AT].tolist()
+    for reason in answered(taught, query, arrival).reasons:
+        assert len(reason.because) <= NAMED
+        assert all(fell > FALL_FLOOR for _, fell in reason.because)
+        assert list(reason.because) == sorted(reason.because, key=lambda pair: -pair[1])
+
+
+def asked(items: Sequence[int], steps: Sequence[int], session: int) -> Queries:
+    queries = Queries.empty(1)
+    queries.items[0, : len(items)], queries.steps[0] = items, steps[-1]
+    queries.steps[0, : len(items)] = steps
+    queries.ages_s[0, : len(items)] = np.arange(1, len(items) + 1)
+    queries.session[0] = session
+    return queries
+
+
+def test_a_history_closes_over_what_is_left_out() -> None:
+    # Moments, newest first: 7 | 5 6 | 7 | 8, the first three items in this session.
+    left_out, rows = without_each(asked([7, 5, 6, 7, 8], [0, 1, 1, 2, 3], session=3), 0)
+    assert left_out == [7, 5, 6, 8]
+    length = [5, 3, 4, 4, 4]
+    items = [rows.items[at, : length[at]].tolist() for at in range(5)]
+    assert items == [[7, 5, 6, 7, 8], [5, 6, 8], [7, 6, 7, 8], [7, 5, 7, 8], [7, 5, 6, 7]]
+    steps = [rows.steps[at, : length[at]].tolist() for at in range(5)]
+    assert steps == [[0, 1, 1, 2, 3], [0, 0, 1], [0, 1, 2, 3], [0, 1, 2, 3], [0, 1, 1, 2]]
+    assert rows.ages_s[1, :4].tolist() == [2, 3, 5, 0]
+    assert rows.session[:5].tolist() == [3, 2, 2, 2, 3]
+    assert all((rows.items[at, length[at] :] == NOTHING).all() for at in range(5))
+    assert len(set(rows.seed[:5].tolist())) == 5
+
+
+def test_a_history_of_one_item_alone_can_be_left_out_whole() -> None:
+    _, rows = without_each(asked([9] * HISTORY, list(range(HISTORY)), session=HISTORY), 0)
+    assert (rows.items[1] == NOTHING).all()
+    assert rows.session[1] == 0
+
+
+def test_a_query_without_one_event_is_as_if_it_had_never_been(taught: Recommender) -> None:
+    """Up to what is counted of users, which is not rewound."""
+    ts = LATER + 10**7
+    first, left, last = event("d", "left3", ts), event("d", "other1", ts + 1_000), event("d", "left5", ts + 2_000)
+    query, _ = ranked(taught, [first, left, last, request("d", ts + 3_000)], 30_000)
+    left_out, rows = without_each(taught.batch.queries, query)
+    at = 1 + left_out.index(taught.knowledge.items.lookup("other1"))
+    never = [msgspec.structs.replace(event, user_id="e") for event in (first, last, request("d", ts + 3_000))]
+    lacking, _ = ranked(taught, never, 31_000)
+    for name in ("items", "ages_s", "steps", "session"):
+        assert np.array_equal(getattr(rows, name)[at], getattr(taught.batch.queries, name)[lacking]), name
+
+
+def test_rules_say_how_many_items_were_left_out() -> None:
+    recommender = untaught(exclude_seen=True)
+    handle(recommender, planted(40))
+    ts = LATER + 5_000
+    visit = [event("f", "left1", ts), event("f", "left1", ts + 1), event("f", "left2", ts + 2)]
+    slate = handle(recommender, [*visit, request("f", ts + 3)], 9_000)[9_003]
+    assert {rule for reason in slate.reasons for rule in reason.rules} == {
+        "2 items left out: the user has touched them before"
+    }
+
+
+@pytest.mark.parametrize(
+    ("propensity", "explore", "chance"),
+    [(0.0003, 0.02, "0.83"), (0.0002 * 1.25, 0.02, "1.00"), (0.3, 0.02, None), (0.0003, 0.0, None), (1.0, 1.0, None)],
+)
+def test_an_even_draw_is_named_where_it_is_likelier_than_merit(
+    propensity: float, explore: float, chance: str | None
+) -> None:
+    item = SlateItem(item_id="i", position=3, score=0.1, propensity=propensity, shares={})
+    slate = Slate(rec_id="e-0-1", user_id="u", ts=1, items=(item,), policy="p", version="1", candidates=82)
+    said = drawn_evenly(item, slate, Applied(explore=explore))
+    if chance is None:
+        assert said is None
+    else:
+        assert said == (
+            f"explored: with probability {chance} drawn evenly among the 80 candidates left, as 1 place in 50 is"
+        )
+
+
+# In words
+
+
+def place(position: int, **more: object) -> SlateItem:
+    return SlateItem(**{"item_id": "i", "position": position, "score": 0.1, "propensity": 0.3, "shares": {}, **more})
+
+
+@pytest.mark.parametrize(
+    ("item", "words"),
+    [
+        (place(1, propensity=1.0, rank=1), "put here for certain: 1st by the mean score"),
+        (place(2, rank=2), "put here with probability 0.3: 2nd by the mean score"),
+        (place(2), "put here with probability 0.3"),
+        (place(2, team="greedy"), "put here with probability 0.3, picked by greedy"),
+        (
+            place(3, propensity=0.0004, rank=14),
+            "put here with probability 0.0004: would stand 14th by the mean score, the draw put it 3rd; "
+            "1 place in 50 goes to a candidate drawn evenly",
+        ),
+    ],
+)
+def test_an_item_is_said_to_be_explored_when_it_stands_above_its_rank(item: SlateItem, words: str) -> None:
+    assert placed(item, explore=0.02) == words
+
+
+def test_who_wanted_an_item_most_is_named_first_and_not_everybody_is() -> None:
+    shares = {"covisit": 1.2, "clicks": -2.0, "popularity": 0.3} | {f"m{n}": 0.01 for n in range(9)}
+    words = wanted(place(1, shares=shares))
+    assert words.startswith("clicks -2, covisit +1.2, popularity +0.3, ")
+    assert words.count(",") == 4
+
+
+def test_numbers_and_lengths_of_time_are_told_as_people_do() -> None:
+    assert [ordinal(n) for n in (1, 2, 3, 4, 11, 12, 13, 21, 102, 111)] == [
+        *("1st", "2nd", "3rd", "4th", "11th", "12th", "13th", "21st", "102nd", "111th"),
+    ]
+    assert [span(ms) for ms in (0, 999, 3_000, 185_000, 7_300_000, 200_000_000)] == [
+        *("0 s", "0 s", "3 s", "3 min", "2 h", "2 d"),
+    ]
+
+
+def test_a_stored_user_is_taken_back_to_an_earlier_time() -> None:
+    touches = [["a", "click", 40], ["b", "click", 30], [None, "view", 20], ["a", "view", 10]]
+    user = {"recent": touches, "session": {"items": 3}, "seen": ["a", "b"]}
+    past = msgpack.unpackb(as_of(msgpack.packb(user), ts=25))
+    assert past == {"recent": touches[2:], "session": {"items": 1}, "seen": ["a"]}
