@@ -7,11 +7,14 @@ models comparable. Knows nothing of weights, nor of where candidates came from.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 import numpy as np
 
 from streamrec.compiled import compiled
-from streamrec.features.batch import NOTHING, Float32, Int32, Int64, Queries
+from streamrec.features.batch import NOTHING, Float32, Float64, Int32, Int64, Queries
+
+Floats = TypeVar("Floats", Float32, Float64)
 
 FLOOR = -10.0
 """A log share below this says no more than this."""
@@ -55,10 +58,11 @@ def contexts(queries: Queries, rows: Int64) -> Int64:
     return out
 
 
-def log_shares(features: Float32, models: int) -> Float32:
+def log_shares(features: Floats, models: int) -> Floats:
     """The log of each model's share of its mass, -inf where it knows nothing, (..., models)."""
     known = features[..., PRESENT * models : (PRESENT + 1) * models] > 0
-    return np.where(known, features[..., :models] * np.float32(SCALE), np.float32(-np.inf))
+    shares: Floats = np.where(known, features[..., :models] * np.float32(SCALE), np.float32(-np.inf))
+    return shares
 
 
 @compiled

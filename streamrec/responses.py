@@ -34,8 +34,6 @@ KEPT = 0.9998
 """Of what is known of places, by each lesson: half is gone after 3,500."""
 USUAL_RATE = 0.01
 """How fast the usual features follow."""
-LARGEST_WEIGHT = 10.0
-"""Of an unlikely item, when lessons are weighed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +49,7 @@ class Responses:
     """The worth of places, and the steps that slates ask for."""
 
     def __init__(self, weighted: bool = False) -> None:
-        """`weighted`: an item counts by how unlikely it was to be where it was, LARGEST_WEIGHT at most."""
+        """`weighted`: an item counts by how unlikely it was to be where it was, as `Lesson.importance`."""
         self.weighted = weighted
         self.offsets = np.zeros(1 + PLACES)  # b, then a of each place; the first place's stays 0
         self.offsets[0] = FIRST_OUTSIDE
@@ -64,7 +62,7 @@ class Responses:
         for lesson in lessons:
             x = self._unusual(lesson.features.astype(np.float64))  # (seen, features)
             chance = self._chances(x @ mean)  # (seen,)
-            weight = _weights(lesson) if self.weighted else np.ones(len(x))
+            weight = lesson.importance if self.weighted else np.ones(len(x))
             missed = weight * (lesson.reward - chance)  # (seen,)
             gradient += missed @ x
             scaled = x * np.sqrt(weight)[:, None]
@@ -109,10 +107,3 @@ class Responses:
         self.offsets[:] = arrays["offsets"]
         self._certainty[:] = arrays["certainty"]
         self._usual = np.array(arrays["usual"])
-
-
-def _weights(lesson: Lesson) -> Float64:
-    """How unlikely each place was beside an even draw from what was left, (seen,)."""
-    left = np.maximum(lesson.candidates - np.arange(len(lesson.reward)), 1)
-    weights: Float64 = np.minimum(1.0 / np.maximum(lesson.propensity * left, 1e-9), LARGEST_WEIGHT)
-    return weights

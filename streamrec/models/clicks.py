@@ -28,8 +28,6 @@ SPACE = 2**18
 """Hashed features; collisions share a weight (Weinberger et al.: Feature hashing for large scale multitask learning,
 ICML 2009)."""
 FEATURES = 9
-LARGEST_WEIGHT = 10.0
-"""Of what is learned of a slate, when it is weighed."""
 
 
 class ClickModel:
@@ -70,11 +68,9 @@ class ClickModel:
             if not len(answered):
                 continue
             passed = np.flatnonzero(reward[: answered[-1]] <= 0)[-self.negatives :]
-            left = np.maximum(lesson.candidates - np.arange(len(reward)), 1)
-            weights = np.minimum(1.0 / np.maximum(lesson.propensity * left, 1e-9), LARGEST_WEIGHT)
+            weights = lesson.importance if self.weighted else np.ones(len(reward))
             for place in [*answered.tolist(), *passed.tolist()]:
-                weight = float(weights[place]) if self.weighted else 1.0
-                self._learn_one(lesson.traces[self.name][place].tolist(), reward[place] > 0, weight)
+                self._learn_one(lesson.traces[self.name][place].tolist(), reward[place] > 0, float(weights[place]))
 
     def _learn_one(self, features: list[int], wanted: bool, weight: float) -> None:
         self._river.learn_one(dict.fromkeys(features, 1.0), wanted, weight)

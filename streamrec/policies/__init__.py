@@ -14,10 +14,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import numpy as np
+
 from streamrec.features.batch import Array, Float32, Float64, Int32, Int64, Uint64
 
 CONTEXTS = 3
 """How much is known of who asks: nothing, little, more."""
+LARGEST_IMPORTANCE = 10.0
+"""Of an unlikely item, when lessons are weighed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +77,13 @@ class Lesson:
     ts: int  # of the slate, ms
     traces: Mapping[str, Int32] = field(default_factory=dict)  # by model: what it asked to be told again, (seen, any)
     schema: int = 0  # a hash of what the features are
+
+    @property
+    def importance(self) -> Float64:
+        """How unlikely each place was beside an even draw from what was left, LARGEST_IMPORTANCE at most, (seen,)."""
+        left = np.maximum(self.candidates - np.arange(len(self.reward)), 1)
+        weights: Float64 = np.minimum(1.0 / np.maximum(self.propensity * left, 1e-9), LARGEST_IMPORTANCE)
+        return weights
 
 
 class Policy(Protocol):

@@ -16,8 +16,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from streamrec.features.batch import Array, Float64
-from streamrec.fusion_features import FLOOR, PRESENT, SCALE
+from streamrec.features.batch import Array, Float32, Float64
+from streamrec.fusion_features import FLOOR, log_shares
 from streamrec.policies import CONTEXTS, Asked, Components, Lesson, Posterior
 
 MIXING = 0.1
@@ -46,13 +46,13 @@ class Exp3:
         return weights
 
     def components(self, asked: Asked, posterior: Posterior) -> Components:
-        shares = self._log_shares(asked.features.astype(np.float64))  # (rows, candidates, models)
+        shares = self._floored(asked.features)  # (rows, candidates, models)
         scores = np.where(np.isfinite(asked.utility)[:, :, None], shares, -np.inf)
         return Components(self.weights()[asked.context], scores, explore=self.explore)
 
     def learn(self, lessons: Sequence[Lesson]) -> None:
         for lesson in lessons:
-            shares = np.exp(self._log_shares(lesson.features.astype(np.float64)))  # (seen, models)
+            shares = np.exp(self._floored(lesson.features))  # (seen, models)
             left = np.maximum(1.0 - (np.cumsum(shares, 0) - shares), 1e-3)  # of a model's mass, when its turn came
             ratio = np.minimum(shares / left, 1.0) / np.maximum(lesson.propensity, 1e-9)[:, None]
             gain = (lesson.reward[:, None] * np.minimum(ratio, LARGEST_RATIO)).sum(0)  # (models,)
@@ -64,8 +64,7 @@ class Exp3:
     def restore(self, arrays: Mapping[str, Array]) -> None:
         self._logs[:] = arrays["logs"]
 
-    def _log_shares(self, features: Float64) -> Float64:
+    def _floored(self, features: Float32) -> Float64:
         """Log share by model, FLOOR where the model knows nothing, (..., models)."""
-        models = self._logs.shape[1]
-        known = features[..., PRESENT * models : (PRESENT + 1) * models] > 0
-        return np.where(known, features[..., :models] * SCALE, FLOOR)
+        shares: Float64 = np.maximum(log_shares(features.astype(np.float64), self._logs.shape[1]), FLOOR)
+        return shares
