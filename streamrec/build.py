@@ -278,8 +278,11 @@ def build_worker(
 
     from streamrec.checkpoints import Checkpoints, Pace
     from streamrec.features.ledger import Ledger
+    from streamrec.fold import Addresses
+    from streamrec.health import Health
+    from streamrec.intake import Tolerance
     from streamrec.metrics import Metrics
-    from streamrec.worker import Addresses, Tolerance, Worker
+    from streamrec.worker import Worker
 
     limits, topics = settings.limits, settings.topics
     recommender = build_recommender(settings, catalogue)
@@ -297,8 +300,17 @@ def build_worker(
         sink,
         store,
         Addresses(topics.recommendations, topics.outcomes, topics.dead_letters),
-        Tolerance(limits.max_message_bytes, limits.max_depth, limits.max_bad_in_a_row, limits.max_ahead_s),
+        Tolerance(
+            limits.max_message_bytes,
+            limits.max_depth,
+            limits.max_bad_in_a_row,
+            limits.max_ahead_s,
+            limits.max_behind_s,
+            limits.require_key,
+        ),
         Metrics(["fused", *recommender.fusion.models]),
+        Health(settings.stuck_s),
+        settings.checkpoints.handover_s,
         observer,
         revised,
     )
@@ -342,13 +354,19 @@ def connect_worker(settings: Settings) -> Worker:
         ConfigError: a setting does not fit.
         TableError: the catalogue cannot be read.
     """
+    from streamrec.serve import serve
     from streamrec.state.snapshots import SnapshotShelf
     from streamrec.transport.confluent import KafkaSource
 
     catalogue = read_catalogue(settings.items) if settings.items is not None else None
     worker = build_worker(
         settings,
-        KafkaSource(settings.topics.events, settings.kafka, settings.group_id),
+        KafkaSource(
+            settings.topics.events,
+            settings.kafka,
+            settings.group_id,
+            skip_gaps=settings.checkpoints.on_gap == "skip",
+        ),
         kafka_sink(settings),
         build_store(settings),
         SnapshotShelf(settings.checkpoints.directory, settings.checkpoints.keep),
@@ -356,7 +374,7 @@ def connect_worker(settings: Settings) -> Worker:
         revised=following(settings, build_book(settings)),
     )
     if settings.metrics_port is not None:
-        worker.metrics.serve(settings.metrics_port)
+        serve(worker.metrics.registry, worker.health, settings.metrics_port, settings.metrics_host)
     return worker
 
 

@@ -11,14 +11,15 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from streamrec.errors import StateMissing
+from streamrec.errors import StaleEpoch, StateMissing
 from streamrec.features.ledger import Ledger
 from streamrec.open_slates import DIRECTORY, OpenSlates
 from streamrec.recommender import Recommender
 from streamrec.state import Checkpoint, Key, Kind, Mark, Shelf, Store
 
 LOG = logging.getLogger("streamrec.checkpoints")
-FLUSH_TIMEOUT_S = 30.0
+FLUSH_TIMEOUT_S = 5.0
+"""Of one try: between two, the group is heard."""
 MANY_CHANGES = 40_000
 """So many users, items and users with open slates waiting to be saved make a checkpoint due, whatever its share of the
 time: a store takes only so much in one piece."""
@@ -30,6 +31,15 @@ class Pace:
 
     interval_s: float
     share: float
+
+
+@dataclass(slots=True)
+class _Round:
+    """One checkpoint on its way: nothing is handled until it is complete, or its partitions are let go."""
+
+    snapshot: str | None
+    left: dict[int, int]  # partition -> watermark, of those not committed yet
+    writing: Checkpoint | None = None  # taken from memory, so it must be committed or let go
 
 
 class Checkpoints:
@@ -54,7 +64,9 @@ class Checkpoints:
         self.shelf = shelf
         self.positions: dict[int, int] = {}  # per partition held: the next offset its state has not seen
         self.taught: dict[int, int] = {}  # per partition: the models have learned what comes before this offset already
+        self.disowned: list[int] = []  # partitions that turned out to have a newer owner, to be let go
         self._marks: dict[int, Mark] = {}
+        self._round: _Round | None = None
         self._pace = pace
         self._clock = clock
         self._wall_ms = wall_ms
@@ -98,9 +110,19 @@ class Checkpoints:
         self.recommender.knowledge.users.drop(leaving)
         self.ledger.drop(leaving)
         self.open_slates.drop(leaving)
+        self.disowned = [partition for partition in self.disowned if partition not in leaving]
         for partition in leaving:
             self._marks.pop(partition, None)
             self.positions.pop(partition, None)
+            if self._round is not None:
+                self._round.left.pop(partition, None)
+                if self._round.writing is not None and self._round.writing.partition == partition:
+                    self._round.writing = None
+
+    def epoch(self, partition: int) -> int | None:
+        """Under which the partition is held, None if it is not."""
+        mark = self._marks.get(partition)
+        return None if mark is None else mark.epoch
 
     def _refuse_emptied_store(self) -> None:
         # Asked before anything is opened, so that the answer is the same at the next try. A partition that was opened
@@ -135,23 +157,40 @@ class Checkpoints:
     def save(self, flush: Callable[[float], None]) -> dict[int, int]:
         """One checkpoint of the partitions held; returns the positions that are safe now. Nothing new, nothing written.
 
+        One that was cut short goes on where it stopped. Partitions that have a newer owner are left in `disowned`.
+
         Raises:
-            PublishFailed: something published was not stored; nothing was saved.
-            StaleEpoch: a partition has a newer owner; it must be let go.
-            StateError: the store or the disk refused.
+            PublishDelayed, StateUnavailable: log, store or disk are away or full; save again before handling anything.
+            PublishFailed, StateError: what was published is lost, or the store has lost what it had.
         """
         began = self._clock()
-        held = dict(self.positions)
-        if any(self._marks[partition].watermark != watermark for partition, watermark in held.items()):
+        if self._round is None and self._anything_new():
             flush(FLUSH_TIMEOUT_S)
-            reference = self._save_models()
-            for partition, watermark in held.items():
-                mark = self._marks[partition]
-                self.store.commit(Checkpoint(partition, mark.epoch, watermark, reference, self._changes(partition)))
-                self._marks[partition] = Mark(watermark, reference, mark.epoch)
+            self._round = _Round(self._save_models(), dict(self.positions))
+        if self._round is not None:
+            self._commit(self._round)
+            self._round = None
         self._last_at = self._clock()
         self._last_took = self._last_at - began
-        return held
+        return {p: mark.watermark for p, mark in self._marks.items() if mark.watermark is not None}
+
+    def _anything_new(self) -> bool:
+        return any(self._marks[partition].watermark != watermark for partition, watermark in self.positions.items())
+
+    def _commit(self, now: _Round) -> None:
+        while now.left:
+            partition, watermark = next(iter(now.left.items()))
+            epoch = self._marks[partition].epoch
+            if now.writing is None:
+                now.writing = Checkpoint(partition, epoch, watermark, now.snapshot, self._changes(partition))
+            try:
+                self.store.commit(now.writing)
+                self._marks[partition] = Mark(watermark, now.snapshot, epoch)
+            except StaleEpoch as error:
+                LOG.warning("%s", error)
+                self.disowned.append(partition)
+            del now.left[partition]
+            now.writing = None
 
     def _save_models(self) -> str | None:
         if self.shelf is None:

@@ -57,7 +57,7 @@ class Redis(Group):
     user_ttl_s: Annotated[int, Field(ge=60)] = 90 * 24 * 3600
     """Users and items not touched for so long are forgotten; watermarks never are."""
     timeout_s: Seconds = 10.0
-    """How long one command may take before the worker stops."""
+    """How long one command may take before Redis counts as away."""
 
 
 class Limits(Group):
@@ -71,6 +71,10 @@ class Limits(Group):
     """So many unusable messages in a row stop the worker: the producer is broken, not a message."""
     max_ahead_s: Seconds = 86_400.0
     """An event dated further than this after its message was sent goes to the dead-letter topic."""
+    max_behind_s: Seconds | None = None
+    """An event dated further than this before its message was sent goes there too; unset, old logs may be sent."""
+    require_key: bool = True
+    """A message without a key goes there too: a user's events would be spread over partitions."""
     max_users: Count = 200_000
     """Users kept in memory; the longest idle leave first and come back from the store when they return."""
     max_items: Count = 131_072
@@ -245,3 +249,7 @@ class Checkpointing(Group):
     """Where model snapshots are written."""
     keep: Annotated[int, Field(ge=2)] = 3
     """Complete snapshots kept."""
+    handover_s: Seconds = 20.0
+    """How long a checkpoint may take when partitions are handed over or the worker is stopped; then it is left out."""
+    on_gap: Literal["fail", "skip"] = "fail"
+    """When records were deleted before they were read: fail stops the worker; skip goes on at the log's start."""

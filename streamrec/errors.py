@@ -7,8 +7,10 @@ StreamrecError                      everything below; catch this one at the oute
 ├── TableError                      a file of rows (a log, a catalogue) cannot be read as asked
 │   └── LogError                    a historical log cannot be replayed as asked
 ├── TransportError                  the event log did not do what was asked of it
-│   └── PublishFailed               a record was not acknowledged in time
+│   └── PublishFailed               a record was refused, or not acknowledged in time
+│       └── PublishDelayed          not acknowledged yet; it may still be
 ├── StateError                      the store or a snapshot did not do what was asked of it
+│   ├── StateUnavailable            it cannot take or give anything just now; the same call may work later
 │   ├── StaleEpoch                  another worker owns this partition now
 │   ├── SnapshotCorrupt             a snapshot does not match its checksum or its schema
 │   └── StateMissing                the checkpoint names a snapshot that is nowhere to be found
@@ -33,7 +35,7 @@ class BadEvent(StreamrecError):
     """One message cannot be used.
 
     `reason` is a short word for counters and headers (`malformed`, `invalid`, `too_large`, `too_deep`, `empty`,
-    `content_type`); `field` names the offending field where there is one.
+    `content_type`, `keyless`, `past`, `future`); `field` names the offending field where there is one.
     """
 
     def __init__(self, reason: str, detail: str, field: str | None = None) -> None:
@@ -60,11 +62,19 @@ class TransportError(StreamrecError):
 
 
 class PublishFailed(TransportError):
-    """A record was not acknowledged in time."""
+    """A record was refused for good, or not acknowledged in time."""
+
+
+class PublishDelayed(PublishFailed):
+    """Published records wait longer than they should; nothing is lost, and the same call may work later."""
 
 
 class StateError(StreamrecError):
     """The store or a snapshot did not do what was asked of it."""
+
+
+class StateUnavailable(StateError):
+    """The store or the disk is away, full or overloaded; nothing half-way was written, the same call may work later."""
 
 
 class StaleEpoch(StateError):

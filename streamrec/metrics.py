@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from streamrec.open_slates import OpenSlates
 from streamrec.portions import Trial
@@ -81,6 +81,21 @@ class Metrics:
             registry=self.registry,
         )
         self.checkpoint = Histogram("streamrec_checkpoint_seconds", "One checkpoint", registry=self.registry)
+        self.paused = Gauge("streamrec_paused", "1 while nothing is read", registry=self.registry)
+        self.pauses = Counter("streamrec_pauses", "Times that reading was stopped", ["reason"], registry=self.registry)
+        self.disowned = Counter(
+            "streamrec_refused_checkpoints",
+            "Checkpoints of partitions that had a newer owner, not written",
+            registry=self.registry,
+        )
+        self.unsaved = Counter(
+            "streamrec_unsaved_handovers",
+            "Partitions handed over without a checkpoint, for want of time",
+            registry=self.registry,
+        )
+        self.skipped = Gauge(
+            "streamrec_skipped_records", "Records deleted before they were read", registry=self.registry
+        )
         self.lag = Gauge("streamrec_lag", "Records of the input not yet read", registry=self.registry)
         self.refused = Gauge(
             "streamrec_refused_updates", "Updates whose numbers were not finite", ["model"], registry=self.registry
@@ -118,7 +133,3 @@ class Metrics:
         for drift in drifts:
             self.drifts.labels(drift.name).inc()
             LOG.warning("drift: %s", drift)
-
-    def serve(self, port: int, host: str = "127.0.0.1") -> None:
-        """Answer Prometheus on `host:port`, from a thread of its own."""
-        start_http_server(port, host, registry=self.registry)

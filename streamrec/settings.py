@@ -70,7 +70,11 @@ class Settings(BaseSettings):
     items: Path | None = None
     """Catalogue file (parquet, csv or jsonl) read at start; without it the `items` topic alone is read."""
     metrics_port: Annotated[int, Field(ge=1, le=65_535)] | None = None
-    """Where a worker answers Prometheus; none by default."""
+    """Where a worker answers /metrics, /livez and /readyz; none by default."""
+    metrics_host: str = "127.0.0.1"
+    """The address it answers on; 0.0.0.0 for probes from outside, which then see metrics too."""
+    stuck_s: Annotated[float, Field(ge=5)] = 120.0
+    """A worker whose loop has not come round for so long is not alive, says /livez."""
     kafka: dict[str, KafkaValue] = Field(default_factory=dict)
     """Handed to librdkafka as it stands: brokers, TLS, SASL and everything else it knows."""
     redis: Redis = Redis()

@@ -38,14 +38,14 @@ class Stopwatch:
 
 def watch_worker(worker: Worker, stopwatch: Stopwatch) -> None:
     """Put a clock around every step of a worker."""
-    recommender = worker.recommender
+    recommender, fold = worker.recommender, worker.fold
     steps = [
-        (worker, "_decoded", "decode"),
-        (worker, "_deduplicated", "deduplicate and count"),
-        (worker, "_publish_portion", "publish"),
+        (fold.intake, "read", "decode"),
+        (fold, "deduplicated", "deduplicate and count"),
+        (fold, "publish", "publish"),
         (worker, "checkpoint", "checkpoint"),
         (worker._source, "poll", "read"),
-        (worker._store, "load", "load from the store"),
+        (fold, "admit", "load from the store"),
         (recommender, "remember", "remember"),
         (recommender, "rank", "retrieve"),
         (recommender.answers, "slates", "make slates"),

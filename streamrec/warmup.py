@@ -43,12 +43,18 @@ class Past:
         self._records = self._read()
         self._assignee: Assignee | None = None
         self._joined = False
+        self._paused = False
         self._ended = False
 
     @property
     def topic(self) -> str:
         """The topic whose past this is."""
         return self._topic
+
+    @property
+    def skipped_records(self) -> int:
+        """None ever."""
+        return 0
 
     def subscribe(self, assignee: Assignee) -> None:
         """All partitions are given to `assignee` by the first poll."""
@@ -63,6 +69,8 @@ class Past:
         if self._assignee is not None and not self._joined:
             self._assignee.assigned(self._partitions)
             self._joined = True
+        if self._paused:
+            return []
         records = list(islice(self._records, max_records))
         self._ended = len(records) < max_records
         self.rows += len(records)
@@ -75,6 +83,26 @@ class Past:
             TransportError: always.
         """
         raise TransportError("a log that is learned once cannot be sought")
+
+    def pause(self) -> None:
+        """See `Source`."""
+        self._paused = True
+
+    def resume(self) -> None:
+        """See `Source`."""
+        self._paused = False
+
+    def disown(self, partitions: Sequence[int]) -> None:
+        """Refused: what is learned here is of all partitions, or of none.
+
+        Raises:
+            StaleEpoch: always.
+        """
+        raise StaleEpoch(f"partitions {list(partitions)} were sealed by somebody else meanwhile: they fill them now")
+
+    def connected(self) -> bool:
+        """Always: the log is here."""
+        return True
 
     def commit(self, positions: Mapping[int, int]) -> None:
         """Nobody asks how far it is."""

@@ -1,10 +1,8 @@
-"""One step and the loop around it: records in, slates out, everything remembered.
+"""The loop around the step: polls, steps and checkpoints, and partitions that come and go.
 
-    decode > deduplicate > attribute > remember > recommend > learn > publish > checkpoint
-
-The step is the same for a live topic and for a historical log: only source and sink differ. Bad input costs one
-record; a fault of ours, of the store or of the log stops the worker, and what was not checkpointed is done again by
-the next one.
+Bad input costs one record. While store, disk or log are away or full, nothing is read and the worker waits, still a
+member of its group. A fault of ours, or of what cannot heal, stops it; what was not checkpointed is done again by the
+next one.
 """
 
 from __future__ import annotations
@@ -12,49 +10,34 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import islice
+from functools import partial
 
-import numpy as np
-
-from streamrec.arrivals import Arrival, name_hash
+from streamrec.backpressure import Brake
 from streamrec.checkpoints import Checkpoints
-from streamrec.codec import CONTENT_TYPE, JSON, decode_event, encode
-from streamrec.errors import BadEvent, StreamrecError, TooManyBadEvents
-from streamrec.events import Event, Outcome, Slate
+from streamrec.errors import StaleEpoch, StateError, StateUnavailable, StreamrecError
+from streamrec.events import Event
 from streamrec.features.ledger import Ledger
+from streamrec.fold import Access, Addresses, Fold
+from streamrec.health import Health, Need
+from streamrec.intake import Tolerance
 from streamrec.metrics import Metrics
-from streamrec.open_slates import OpenSlates, User
-from streamrec.policies import Lesson
+from streamrec.open_slates import OpenSlates
+from streamrec.patience import AWAY, Patience
 from streamrec.portions import Portion
 from streamrec.recommender import Recommender
 from streamrec.rollout import Plan
-from streamrec.state import Key, Kind, Store
+from streamrec.state import Key, Store
 from streamrec.transport import Record, Sink, Source
 
 LOG = logging.getLogger("streamrec.worker")
 POLL_RECORDS = 512
 POLL_TIMEOUT_S = 0.1
-JSON_HEADERS = ((CONTENT_TYPE, JSON.encode()),)
-
-
-@dataclass(frozen=True, slots=True)
-class Addresses:
-    """Where things are published."""
-
-    recommendations: str
-    outcomes: str
-    dead_letters: str
-
-
-@dataclass(frozen=True, slots=True)
-class Tolerance:
-    """What is still an event."""
-
-    max_message_bytes: int
-    max_depth: int
-    max_bad_in_a_row: int
-    max_ahead_s: float
+INSIST_S = 60.0
+"""How long something is tried where the group cannot be heard meanwhile; a member may be silent for five minutes."""
+DISOWNED_S = 60.0
+"""A partition that the store says is another's, while the group says it is ours, is a contradiction after so long."""
+LAST_WORDS_S = 5.0
+"""How long a worker that cannot go on tries to publish what it had to say."""
 
 
 class Worker:
@@ -72,34 +55,42 @@ class Worker:
         addresses: Addresses,
         tolerance: Tolerance,
         metrics: Metrics,
+        health: Health,
+        handover_s: float,
         observer: Callable[[Portion], None] | None = None,
         revised: Callable[[], Plan | None] = lambda: None,
         wall_ms: Callable[[], int] = lambda: int(time.time() * 1000),
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`observer` sees every portion after it was answered and before it is learned (reports, tests).
 
-        `revised` says at the start and after each checkpoint whether a new plan tells who gets which policy.
+        `handover_s` bounds the checkpoint of partitions that leave. `revised` says at the start and after each
+        checkpoint whether a new plan tells who gets which policy.
         """
         self.recommender = recommender
         self.metrics = metrics
-        self._ledger = ledger
+        self.health = health
         self._open_slates = open_slates
         self._checkpoints = checkpoints
         self._source = source
         self._sink = sink
         self._store = store
-        self._addresses = addresses
-        self._tolerance = tolerance
-        self._observer = observer
+        self._handover_s = handover_s
         self._revised = revised
-        self._wall_ms = wall_ms
-        self.newcomers = 0  # users met of whom the store knew nothing
-        self._bad_in_a_row = 0
-        self._bad_since: dict[int, int] = {}  # per partition, the first of the unusable messages at its end
-        self._stopping = False
-        # A poll's users and items are in memory together.
-        room = recommender.knowledge.users.capacity, ledger.capacity, open_slates.room.users
-        self._poll_records = min(POLL_RECORDS, *room)
+        self._clock = clock
+        access = Access(store.load, self._load_surely, self._save)
+        self.fold = Fold(
+            recommender, ledger, open_slates, access, sink, addresses, tolerance, metrics, observer, wall_ms
+        )
+        self._brake = Brake(source, metrics)
+        self._patience = Patience(source, self._brake, health, clock)
+        self._disowned_at: dict[int, float] = {}  # partitions that are another's, until the group says so too
+        self._poll_records = min(POLL_RECORDS, self.fold.most_records)
+
+    @property
+    def newcomers(self) -> int:
+        """Users met of whom the store knew nothing."""
+        return self.fold.newcomers
 
     # The loop
 
@@ -111,12 +102,13 @@ class Worker:
         """
         self._source.subscribe(self)
         try:
-            self._follow()
-            while not self._stopping and not self._source.exhausted():
-                self.step(self._source.poll(self._poll_records, POLL_TIMEOUT_S))
+            self._patience.endure(self._follow)
+            while self._patience.stop_by is None and not self._source.exhausted():
+                self._look_around()
+                self._handle(self._source.poll(self._poll_records, POLL_TIMEOUT_S))
                 if self._checkpoints.due():
-                    self.checkpoint()
-            self.checkpoint()
+                    self._patience.endure(self.checkpoint)
+            self._patience.endure(self.checkpoint)
             self._source.close()
             self._sink.close()
         except BaseException:
@@ -125,40 +117,65 @@ class Worker:
         finally:
             self._store.close()
 
+    def stop(self) -> None:
+        """Finish the step at hand, save a checkpoint and leave. Safe from a signal handler or another thread."""
+        self._patience.stop_by = self._clock() + self._handover_s
+
     def _abandon(self) -> None:
         """Leave without saving: what was done since the last checkpoint is done again by the next worker."""
+        self._patience.stop_by = self._clock()
         self._checkpoints.let_go(list(self._checkpoints.positions))  # closing must not save half a step
-        for part in (self._sink, self._source):  # dead letters that explain the stop still go out
+        for close in (partial(self._sink.close, LAST_WORDS_S), self._source.close):  # dead letters say why we stop
             try:
-                part.close()
+                close()
             except StreamrecError as error:
                 LOG.warning("while stopping: %s", error)
 
-    def stop(self) -> None:
-        """Finish the step at hand, save a checkpoint and leave. Safe from a signal handler or another thread."""
-        self._stopping = True
+    def _look_around(self) -> None:
+        """What has to be known before the next poll."""
+        self.health.beat()
+        self._brake.watch(self._sink.fullness())
+        if self._source.connected():
+            self.health.have(Need.LOG)
+        else:
+            self.health.lack(Need.LOG, "no broker can be reached")
+        for partition, since in self._disowned_at.items():
+            if self._clock() - since > DISOWNED_S:
+                raise StaleEpoch(
+                    f"partition {partition} has been another worker's for {DISOWNED_S:.0f} s, but the consumer group "
+                    "gives it to this one: does a second group, or a warm-up, use the same redis.prefix and topic?"
+                )
 
-    # One step
+    def _handle(self, records: Sequence[Record]) -> None:
+        """One step, once what it needs is there; of partitions that left meanwhile, nothing."""
+        epochs = {record.partition: self._checkpoints.epoch(record.partition) for record in records}
+
+        def attempt() -> None:
+            self.step([r for r in records if self._checkpoints.epoch(r.partition) == epochs[r.partition]])
+
+        self._patience.endure(attempt)
+
+    # Step and checkpoint
 
     def step(self, records: Sequence[Record]) -> None:
-        """Handle some records, in order."""
-        sent_ms = {(record.partition, record.offset): record.timestamp_ms for record in records}
-        arrivals = self._deduplicated(self._decoded(records))
-        for portion in self.recommender.portions(arrivals, self._close_slates):
-            self._publish_portion(portion, sent_ms)
-            self.metrics.tried(portion.trial)
-            self.metrics.drifted(portion.drifts)
-            if self._observer is not None:
-                self._observer(portion)
-        for record in records:
-            self._checkpoints.positions[record.partition] = self._bad_since.get(record.partition, record.offset + 1)
+        """Handle some records, in order.
+
+        Raises:
+            StateUnavailable, PublishDelayed: nothing was handled yet; the same step may be taken later.
+            StreamrecError: the worker cannot go on.
+        """
+        self._checkpoints.positions |= self.fold.step(records, self._checkpoints.taught)
 
     def checkpoint(self) -> None:
-        """Save state, models and positions together."""
-        with self.metrics.checkpoint.time():
-            safe = self._checkpoints.save(self._sink.flush)
-        self._source.commit(safe)
+        """Save state, models and positions together.
+
+        Raises:
+            StateUnavailable, PublishDelayed: not everything is saved yet; call again before anything else is handled.
+        """
+        self._save()
+        self._let_go_disowned()
         self.metrics.lag.set(self._source.lag() or 0)
+        self.metrics.skipped.set(self._source.skipped_records)
         for name, count in self.recommender.refused_updates().items():
             self.metrics.refused.labels(name).set(count)
         self.metrics.stand(self.recommender.progress.recent())
@@ -166,6 +183,11 @@ class Worker:
             self.metrics.held_back.labels(bucket).set(count)
         self.metrics.wait(self._open_slates)
         self._follow()
+
+    def _save(self) -> None:
+        with self.metrics.checkpoint.time():
+            safe = self._checkpoints.save(self._sink.flush)
+        self._source.commit(safe)
 
     def _follow(self) -> None:
         plan = self._revised()
@@ -179,158 +201,34 @@ class Worker:
         Raises:
             BadEvent: it holds none that can be used.
         """
-        tolerance = self._tolerance
-        event = decode_event(
-            record.value, record.headers, max_bytes=tolerance.max_message_bytes, max_depth=tolerance.max_depth
-        )
-        self._refuse_future(event, record)
-        return event
+        return self.fold.intake.event_of(record)
 
-    def _decoded(self, records: Sequence[Record]) -> list[Arrival]:
-        taught = self._checkpoints.taught
-        arrivals = []
-        for record in records:
-            try:
-                event = self.event_of(record)
-            except BadEvent as error:
-                self._bury(record, error)
-                continue
-            self._bad_in_a_row = 0
-            self._bad_since.clear()
-            learned = record.offset < taught.get(record.partition, 0)
-            arrivals.append(Arrival(event, record.partition, record.offset, learned, record.topic))
-        return arrivals
-
-    def _refuse_future(self, event: Event, record: Record) -> None:
-        # The log's own clock, not the wall's: the same record is judged alike whenever it is read.
-        ahead_ms = event.ts - record.timestamp_ms
-        if record.timestamp_ms > 0 and ahead_ms > self._tolerance.max_ahead_s * 1000:
-            raise BadEvent(
-                "future", f"field 'ts' is {event.ts}, {ahead_ms / 1000:.0f} s after the message was sent", "ts"
-            )
-
-    def _bury(self, record: Record, error: BadEvent) -> None:
-        """One unusable message goes to the dead-letter topic, as it came, with the reason."""
-        headers = {
-            "reason": error.reason,
-            "field": error.field or "",
-            "detail": error.detail[:500],
-            "topic": record.topic,
-            "partition": str(record.partition),
-            "offset": str(record.offset),
-        }
-        kept = [(name, content) for name, content in record.headers if name not in headers]
-        encoded = [(name, text.encode("utf-8", "replace")) for name, text in headers.items()]
-        self._sink.publish(self._addresses.dead_letters, record.key, record.value, [*kept, *encoded])
-        self.metrics.dead_letters.labels(error.reason).inc()
-        self._bad_since.setdefault(record.partition, record.offset)
-        self._bad_in_a_row += 1
-        if self._bad_in_a_row >= self._tolerance.max_bad_in_a_row:
-            raise TooManyBadEvents(
-                f"{self._bad_in_a_row} messages in a row could not be used, the last one topic {record.topic!r} "
-                f"partition {record.partition} offset {record.offset}: {error.detail}. Mend what sends them; they are "
-                f"in {self._addresses.dead_letters!r}, and nothing past the first of them is committed: to leave them "
-                f"behind, start with limits.max_bad_in_a_row above {self._tolerance.max_bad_in_a_row} for a while"
-            )
-
-    def _deduplicated(self, arrivals: list[Arrival]) -> list[Arrival]:
-        """The events that are new, their users and items in memory and counted."""
-        self._admit(arrivals)
-        knowledge = self.recommender.knowledge
-        rows = [knowledge.users.touch((arrival.partition, arrival.event.user_id)) for arrival in arrivals]
-        ids = [name_hash(arrival.event.event_id) for arrival in arrivals]
-        fresh = knowledge.duplicates.first_time(np.array(rows, np.int32), np.array(ids, np.uint64)).tolist()
-        kept = [arrival for arrival, new in zip(arrivals, fresh, strict=True) if new]
-        self._count_late([row for row, new in zip(rows, fresh, strict=True) if new], kept)
-        for arrival in kept:
-            if arrival.event.item_id is not None:
-                self._ledger.count(arrival.partition, arrival.event, self.recommender.category_of(arrival))
-        self.metrics.events.inc(len(kept))
-        self.metrics.duplicates.inc(len(arrivals) - len(kept))
-        return kept
-
-    def _count_late(self, rows: Sequence[int], arrivals: Sequence[Arrival]) -> None:
-        """An event older than its user's newest is late: it is taken as it comes, and counted as late here."""
-        last_ts = self.recommender.knowledge.counts.last_ts
-        newest: dict[int, int] = {}
-        for row, arrival in zip(rows, arrivals, strict=True):
-            before = newest.get(row)
-            if before is None:
-                before = int(last_ts[row])
-            if arrival.event.ts < before:
-                self.metrics.late.inc()
-            newest[row] = max(before, arrival.event.ts)
-
-    def _admit(self, arrivals: Sequence[Arrival]) -> None:
-        """Bring into memory what the store knows of these users and items, in one go."""
-        table = self.recommender.knowledge.users
-        users = list(dict.fromkeys((arrival.partition, arrival.event.user_id) for arrival in arrivals))
-        items = list(
-            dict.fromkeys(
-                (arrival.partition, arrival.event.item_id) for arrival in arrivals if arrival.event.item_id is not None
-            )
-        )
-        crowded = table.crowded(len(users)) or self._ledger.crowded(len(items))
-        if crowded or self._open_slates.crowded(len(users)):
-            self.checkpoint()
-        new_users, new_items = table.missing(users), self._ledger.missing(items)
-        unasked = self._open_slates.missing(users)
-        keys = [
-            *(Key(partition, Kind.USER, name) for partition, name in new_users),
-            *(Key(partition, Kind.ITEM, name) for partition, name in new_items),
-            *_open_keys(unasked),
-        ]
-        if not keys:
-            return
-        values = iter(self._store.load(keys))
-        stored = list(islice(values, len(new_users)))
-        self.newcomers += stored.count(None)
-        table.admit(new_users, stored, arrivals[0].event.ts)
-        self._ledger.admit(new_items, list(islice(values, len(new_items))))
-        self._open_slates.admit(unasked, list(values))
-
-    def _publish_portion(self, portion: Portion, sent_ms: Mapping[tuple[int, int], int]) -> None:
-        """Slates and credits in log order: an event is owed to a slate only if the slate came first."""
-        for arrival in portion.arrivals:
-            place = arrival.partition, arrival.offset
-            self._open_slates.credit(arrival)
-            slate = portion.slates.get(place)
-            if slate is not None:
-                self._publish(self._addresses.recommendations, slate)
-                self._open_slates.shown(arrival.partition, slate, portion.memos[place])
-                self.metrics.slates.inc()
-                if sent_ms[place] > 0:
-                    self.metrics.latency.observe(max(self._wall_ms() - sent_ms[place], 0) / 1000)
-            # A date ahead of its sending must not close everybody's slates.
-            now_ms = min(arrival.event.ts, sent_ms[place]) if sent_ms[place] > 0 else arrival.event.ts
-            self._open_slates.tick(arrival.partition, now_ms, arrival.learned)
-
-    def _close_slates(self) -> list[Lesson]:
-        """Publish the outcomes of slates whose time is up; returns what is to be learned from them."""
-        lessons = []
-        for came, learned in self._open_slates.close(self._load_slates):
-            for outcome in came.outcomes:
-                self._publish(self._addresses.outcomes, outcome)
-            self.metrics.outcomes.inc(len(came.outcomes))
-            if came.lesson is not None and not learned:
-                lessons.append(came.lesson)
-        return lessons
-
-    def _load_slates(self, users: Sequence[User]) -> list[bytes | None]:
-        return self._store.load(_open_keys(users))
-
-    def _publish(self, topic: str, message: Slate | Outcome) -> None:
-        self._sink.publish(topic, message.user_id.encode(), encode(message), JSON_HEADERS)
+    def _load_surely(self, keys: Sequence[Key]) -> list[bytes | None]:
+        try:
+            return self._patience.insist(lambda: self._store.load(keys), INSIST_S)
+        except StateUnavailable as error:  # half a step cannot be taken again
+            raise StateError(f"in the middle of a step: {error}") from error
 
     # Partitions come and go (called by the source, inside poll)
 
     def assigned(self, partitions: Sequence[int]) -> Mapping[int, int | None]:
-        """See `transport.Assignee`."""
-        return self._checkpoints.take_over(partitions)
+        """See `transport.Assignee`.
+
+        Raises:
+            StateUnavailable: the store stayed away for a minute.
+        """
+        starts = self._patience.insist(lambda: self._checkpoints.take_over(partitions), INSIST_S)
+        self._settle(partitions)
+        self.health.have(Need.MODELS)
+        return starts
 
     def revoked(self, partitions: Sequence[int]) -> None:
-        """See `transport.Assignee`."""
-        self.checkpoint()
+        """See `transport.Assignee`. What cannot be saved within `handover_s` is done again by the new owner."""
+        try:
+            self._patience.insist(self._save, self._handover_s)
+        except AWAY as error:
+            LOG.warning("partitions %s go without a checkpoint: %s", list(partitions), error)
+            self.metrics.unsaved.inc(len(partitions))
         self._let_go(partitions)
 
     def lost(self, partitions: Sequence[int]) -> None:
@@ -339,12 +237,27 @@ class Worker:
             "partitions %s were lost; what was not checkpointed is done again by their new owner", list(partitions)
         )
         self._let_go(partitions)
+        self.health.lack(Need.PARTITIONS, f"{list(partitions)} were lost; joining the group again")
 
     def _let_go(self, partitions: Sequence[int]) -> None:
         self._checkpoints.let_go(partitions)
+        self.fold.intake.let_go(partitions)
+        self._settle(partitions)
+
+    def _let_go_disowned(self) -> None:
+        """Partitions of which the store says that they have a newer owner; the group will say so too."""
+        theirs, self._checkpoints.disowned = self._checkpoints.disowned, []
+        if not theirs:
+            return
+        self.metrics.disowned.inc(len(theirs))
+        self._let_go(theirs)
+        self._source.disown(theirs)
+        self._disowned_at |= dict.fromkeys(theirs, self._clock())
+        self.health.lack(Need.PARTITIONS, f"{theirs} have another owner; waiting for the group to agree")
+
+    def _settle(self, partitions: Sequence[int]) -> None:
+        """The group has spoken on these."""
         for partition in partitions:
-            self._bad_since.pop(partition, None)  # whoever reads it next stands elsewhere
-
-
-def _open_keys(users: Sequence[User]) -> list[Key]:
-    return [Key(partition, Kind.OPEN, name) for partition, name in users]
+            self._disowned_at.pop(partition, None)
+        if not self._disowned_at:
+            self.health.have(Need.PARTITIONS)

@@ -181,7 +181,7 @@ def backtest(
     worker = build_rehearsal(settings, lambda: log.records(topic), lambda portion: observed[0](portion), catalogue)
     stopwatch = Stopwatch()
     watch_worker(worker, stopwatch)
-    stopwatch.watch(worker, "_observer", "write slates.parquet")
+    stopwatch.watch(worker.fold, "_observer", "write slates.parquet")
     names = worker.recommender.fusion.models
     with SlateWriter(out / SLATES, names) as writer:
         observer = Observer(worker.recommender, writer, len(log), log.start, warmup)

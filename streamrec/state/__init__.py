@@ -41,13 +41,14 @@ class Mark:
     """Where a partition stands: the first input offset its stored state has not seen, and the snapshot beside it.
 
     A partition never seen before has watermark None. `epoch` grows with every owner. What a sealed one holds is not
-    whole yet.
+    whole yet. `refused` counts the checkpoints of former owners that came too late.
     """
 
     watermark: int | None
     snapshot: str | None
     epoch: int
     sealed: bool = False
+    refused: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,14 +93,20 @@ class Store(Protocol):
         """
 
     def load(self, keys: Sequence[Key]) -> list[bytes | None]:
-        """The stored values, None where there is none, in the order of `keys` (one partition or many)."""
+        """The stored values, None where there is none, in the order of `keys` (one partition or many).
+
+        Raises:
+            StateUnavailable: the store is away; the same call may work later.
+        """
 
     def commit(self, checkpoint: Checkpoint) -> None:
         """Write values, watermark and snapshot reference atomically.
 
         Raises:
-            StaleEpoch: the partition has a newer owner; nothing was written.
-            StateError: the store did not answer within its time limit; it may or may not have written.
+            StaleEpoch: the partition has a newer owner; nothing was written but that this was refused (`Mark.refused`).
+            StateUnavailable: the store is away or has no room; it may or may not have written, and the same checkpoint
+                may be committed again.
+            StateError: the store has lost what it had confirmed, or the checkpoint is malformed; nothing was written.
         """
 
     def marks(self) -> dict[int, Mark]:
@@ -150,7 +157,11 @@ class Shelf(Protocol):
         now_ms: int,
         protect: Collection[str] = frozenset(),
     ) -> str:
-        """Keep a snapshot and return its reference; old ones may go, but none in `protect`."""
+        """Keep a snapshot and return its reference; old ones may go, but none in `protect`.
+
+        Raises:
+            StateUnavailable: there is no room for it now; the same call may work later.
+        """
 
     def load(self, reference: str, schema: str | None = None) -> Saved:
         """The snapshot of that reference.

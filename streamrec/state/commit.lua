@@ -1,11 +1,14 @@
 -- KEYS: the partition's mark, then the keys of the values.
 -- ARGV: epoch, turn, last confirmed turn, watermark, snapshot or '', seconds to keep users and items, seconds to keep
 --       slates, how many of the keys are slates (they come last), then the values in the order of their keys.
--- Everything is decided before the first write. Without a shebang line, Redis refuses for want of memory or disk at the
+-- A former owner's checkpoint is refused, and counted. Everything is decided before the first write. Without a shebang line, Redis refuses for want of memory or disk at the
 -- first write or never (6.2 and 7 alike), so nothing can stop the script half way.
 local stored = redis.call('HMGET', KEYS[1], 'epoch', 'turn', 'watermark')
 local epoch, turn, watermark = tonumber(stored[1] or 0), tonumber(stored[2] or 0), tonumber(stored[3] or -1)
-if epoch > tonumber(ARGV[1]) then return {'stale', epoch} end
+if epoch > tonumber(ARGV[1]) then
+    redis.call('HINCRBY', KEYS[1], 'refused', 1)
+    return {'stale', epoch}
+end
 if epoch < tonumber(ARGV[1]) or turn < tonumber(ARGV[3]) then return {'forgotten', 0} end
 if turn >= tonumber(ARGV[2]) then return {'written', turn} end
 if watermark > tonumber(ARGV[4]) then return {'backwards', stored[3]} end

@@ -15,9 +15,14 @@ import redis
 from redis.backoff import ConstantBackoff
 from redis.retry import Retry
 
-from streamrec.errors import ConfigError, StateError
+from streamrec.errors import ConfigError, StateError, StateUnavailable
 
 _SHOWABLE = re.compile(r"(\w+://)([^/?#@]*@)?((?:\[[\da-fA-F:.]+\]|[\w.-]+)?(?::\d+)?(?:/[^?#@]*)?)(\?[^@]*)?")
+
+# What a server says that has no memory or no disk left, is starting or is changing its role: none of it need last.
+_PASSING = re.compile(
+    r"OOM|when used memory >|MISCONF|LOADING|BUSY|READONLY|MASTERDOWN|NOREPLICAS|CLUSTERDOWN|TRYAGAIN"
+)
 
 
 def without_password(url: str) -> str:
@@ -55,18 +60,21 @@ def script(name: str) -> str:
 
 @contextmanager
 def named_errors(where: str, timeout_s: float, doing: str) -> Iterator[None]:
-    """Redis's errors as ours, with the server's name and what to do about it."""
+    """Redis's errors as ours, with the server's name and what to do about it; those that pass as StateUnavailable."""
     try:
         yield
     except redis.TimeoutError as error:
-        raise StateError(
+        raise StateUnavailable(
             f"Redis at {where} did not answer within {timeout_s:g} s while {doing}; it may be "
-            "overloaded or unreachable: check it, or raise `redis.timeout_s`, and start again"
+            "overloaded or unreachable: check it, or raise `redis.timeout_s`"
         ) from error
+    except (redis.AuthenticationError, redis.exceptions.AuthorizationError) as error:  # connection errors by descent
+        raise StateError(f"Redis at {where} refused {doing}: {error}; check user and password") from error
     except redis.ConnectionError as error:
-        raise StateError(
+        raise StateUnavailable(
             f"no connection to Redis at {where} while {doing}, after two tries: {error}; "
-            "check that it runs and that the URL is right, and start again"
+            "check that it runs and that the URL is right"
         ) from error
     except redis.RedisError as error:
-        raise StateError(f"Redis at {where} refused {doing}: {error}") from error
+        kind = StateUnavailable if _PASSING.search(str(error)) else StateError
+        raise kind(f"Redis at {where} refused {doing}: {error}") from error

@@ -40,13 +40,15 @@ class MemoryStore:
         with self._lock:
             self._values = {key: value for key, value in self._values.items() if key.partition not in partitions}
             for partition in partitions:
-                epoch = self._marks.get(partition, NEVER_OPENED).epoch + 1
-                self._marks[partition] = Mark(None, None, epoch, sealed=True)
+                before = self._marks.get(partition, NEVER_OPENED)
+                self._marks[partition] = Mark(None, None, before.epoch + 1, sealed=True, refused=before.refused)
 
     def unseal(self, partition: int, watermark: int | None, snapshot: str | None) -> None:
         """Let whoever opens the partition next start there."""
         with self._lock:
-            self._marks[partition] = Mark(watermark, snapshot, self._marks[partition].epoch)
+            self._marks[partition] = replace(
+                self._marks[partition], watermark=watermark, snapshot=snapshot, sealed=False
+            )
 
     def load(self, keys: Sequence[Key]) -> list[bytes | None]:
         """The stored values, None where there is none, in the order of `keys`."""
@@ -67,6 +69,7 @@ class MemoryStore:
             if mark is None:
                 raise unopened(checkpoint.partition)
             if mark.epoch > checkpoint.epoch:
+                self._marks[checkpoint.partition] = replace(mark, refused=mark.refused + 1)
                 raise stale(checkpoint, mark.epoch)
             if mark.epoch < checkpoint.epoch:
                 raise forgotten(checkpoint)

@@ -81,7 +81,7 @@ class RedisStore:
 
         Raises:
             StateError: somebody else has sealed the partition.
-            StateError: Redis did not answer; the epoch may have grown, which does no harm.
+            StateUnavailable: Redis did not answer; the epoch may have grown, which does no harm.
         """
         with self._named_errors(f"opening partition {partition}"):
             # Another slot, so not in the script: first, so that no opened partition can be missing here.
@@ -123,7 +123,7 @@ class RedisStore:
         """The stored values, None where there is none, in the order of `keys` (one partition or many).
 
         Raises:
-            StateError: Redis did not answer.
+            StateUnavailable: Redis did not answer.
         """
         values: list[bytes | None] = [None] * len(keys)
         chunks = list(_chunks_of_one_partition(keys))
@@ -140,11 +140,11 @@ class RedisStore:
         """Write values, watermark and snapshot reference atomically.
 
         Raises:
-            StaleEpoch: the partition has a newer owner; nothing was written.
+            StaleEpoch: the partition has a newer owner; nothing was written, and the refusal is counted in its mark.
             StateError: the partition was not opened here, a key belongs to another one, the watermark goes backwards,
-                the checkpoint is too large, or Redis has lost earlier ones: nothing was written. Or Redis did not
-                answer within the time limit: it may or may not have written; a later commit that repeats these writes
-                settles it.
+                the checkpoint is too large, or Redis has lost earlier ones: nothing was written.
+            StateUnavailable: Redis has no memory left and wrote nothing; or it did not answer in time, and may or may
+                not have written; a later commit that repeats these writes settles it.
         """
         refuse_malformed(checkpoint)
         self._refuse_oversized(checkpoint)
@@ -169,7 +169,7 @@ class RedisStore:
         with self._named_errors("reading marks"), self._client.pipeline(transaction=False) as pipe:
             partitions = self._partitions()
             for partition in partitions:
-                pipe.hmget(self._keys.mark(partition), ["watermark", "snapshot", "epoch", "seal"])
+                pipe.hmget(self._keys.mark(partition), ["watermark", "snapshot", "epoch", "seal", "refused"])
             stored = dict(zip(partitions, pipe.execute(), strict=True))
         return {partition: _mark(*fields) for partition, fields in stored.items() if fields[2] is not None}
 
@@ -217,12 +217,15 @@ class RedisStore:
         return named_errors(self._where, self._timeout_s, doing)
 
 
-def _mark(watermark: bytes | None, snapshot: bytes | None, epoch: bytes, seal: bytes | None) -> Mark:
+def _mark(
+    watermark: bytes | None, snapshot: bytes | None, epoch: bytes, seal: bytes | None, refused: bytes | None
+) -> Mark:
     return Mark(
         watermark=None if watermark is None else int(watermark),
         snapshot=snapshot.decode() if snapshot else None,
         epoch=int(epoch),
         sealed=seal is not None,
+        refused=int(refused or 0),
     )
 
 

@@ -48,6 +48,10 @@ class Source(Protocol):
     def topic(self) -> str:
         """The topic that is read."""
 
+    @property
+    def skipped_records(self) -> int:
+        """Records that were deleted before they were read, and passed over because that was allowed."""
+
     def subscribe(self, assignee: Assignee) -> None:
         """Join; `assignee` hears of partitions from then on, during `poll`."""
 
@@ -61,11 +65,23 @@ class Source(Protocol):
     def seek(self, positions: Mapping[int, int]) -> None:
         """Continue each partition at the given offset."""
 
+    def pause(self) -> None:
+        """Hand out no more records; `poll` still tells the assignee of partitions. Pausing again changes nothing."""
+
+    def resume(self) -> None:
+        """Go on where the pause began."""
+
+    def disown(self, partitions: Sequence[int]) -> None:
+        """Hand out nothing of these until they are assigned anew: they are somebody else's, whatever the log thinks."""
+
     def commit(self, positions: Mapping[int, int]) -> None:
         """Tell the log's own tools how far we are (lag displays alone; never read back to resume). Does not block."""
 
     def lag(self) -> int | None:
         """Records not yet read over the partitions held, None when unknown."""
+
+    def connected(self) -> bool:
+        """False while nobody who keeps the log can be reached."""
 
     def exhausted(self) -> bool:
         """True when no record can ever come again (a finite log, read to its end)."""
@@ -93,8 +109,12 @@ class Sink(Protocol):
         """Wait until everything published is stored.
 
         Raises:
-            PublishFailed: something was not stored within `timeout_s`.
+            PublishDelayed: something is not stored yet after `timeout_s`; flush again.
+            PublishFailed: something was refused for good.
         """
 
-    def close(self) -> None:
-        """Flush and let go."""
+    def fullness(self) -> float:
+        """How full the queue of records not stored yet is, from 0 to 1."""
+
+    def close(self, timeout_s: float | None = None) -> None:
+        """Flush for at most `timeout_s` (None: as long as `publish` blocks) and let go; raises what was dropped."""

@@ -22,7 +22,7 @@ from confluent_kafka import (
 from streamrec.errors import ConfigError, TransportError
 from streamrec.transport import Assignee, Headers, Record
 from streamrec.transport.confluent_sink import KafkaSink
-from streamrec.transport.librdkafka import HOPELESS, LOG, Settings, connect, for_consumer
+from streamrec.transport.librdkafka import HOPELESS, LOG, Setting, Settings, connect, for_consumer, newer_protocol
 
 __all__ = ["KafkaSink", "KafkaSource"]
 
@@ -39,6 +39,9 @@ _OURS = ("enable.auto.commit", "enable.auto.offset.store", "partition.assignment
 
 _CALL_LIMIT_S = 10.0
 _IDLE_CHECK_S = 3.0
+_RECONNECTED_CHECK_S = 1.0
+_DEFAULTS: Settings = {"queued.min.messages": 10_000, "queued.max.messages.kbytes": 16_384}
+"""What is fetched ahead: librdkafka's own 64 MB would outweigh a worker's whole state."""
 
 
 class KafkaSource:
@@ -48,11 +51,12 @@ class KafkaSource:
     the thread that polls. Where a partition starts is the assignee's word alone; offsets committed to Kafka are never
     read.
 
-    Guarantee: as `Source`. A start position that the log no longer holds is an error and never a silent jump. Brokers
-    that come and go are waited for: `transient_errors` counts what was survived, `failed_commits` the commits refused.
+    Guarantee: as `Source`. A position that the log no longer holds is an error, or with `skip_gaps` a jump to its start
+    that is told and counted in `skipped_records`; never a silent one. Brokers that come and go are waited for:
+    `transient_errors` counts what was survived, `failed_commits` the commits refused.
     """
 
-    def __init__(self, topic: str, settings: Settings, group_id: str) -> None:
+    def __init__(self, topic: str, settings: Settings, group_id: str, *, skip_gaps: bool = False) -> None:
         """Make a consumer; connects in the background, so a broker that is away is no error here.
 
         `auto.offset.reset` in `settings` (`earliest` when absent, or `latest`) is where a partition starts for which
@@ -73,15 +77,25 @@ class KafkaSource:
         self._failure: Exception | None = None
         self._idle_since: float | None = None
         self._closed = False
+        self._paused = False
+        self._passed_over: set[int] = set()  # partitions of which something came during the pause all the same
+        self._down_since: float | None = None
+        self._skip_gaps = skip_gaps
         self.transient_errors = 0
         self.failed_commits = 0
+        self._skipped_records = 0
+        # In the newer protocol the broker assigns, and moves partitions one by one as cooperative-sticky does.
+        assignor: dict[str, Setting] = (
+            {} if newer_protocol(settings) else {"partition.assignment.strategy": "cooperative-sticky"}
+        )
         self._consumer = connect(
             lambda config: Consumer(config, logger=LOG),
             {
+                **_DEFAULTS,
                 **for_consumer(settings),
+                **assignor,
                 "group.id": group_id,
                 "enable.auto.commit": False,
-                "partition.assignment.strategy": "cooperative-sticky",
                 # Out-of-range positions surface as an error instead of a jump; see `_STARTS` for the default start.
                 "auto.offset.reset": "error",
                 "error_cb": self._on_error,
@@ -93,6 +107,11 @@ class KafkaSource:
     def topic(self) -> str:
         """The topic that is read."""
         return self._topic
+
+    @property
+    def skipped_records(self) -> int:
+        """See `Source`."""
+        return self._skipped_records
 
     def subscribe(self, assignee: Assignee) -> None:
         """Join the group; `assignee` hears of partitions from then on, during `poll` and `close`."""
@@ -121,6 +140,7 @@ class KafkaSource:
         records = [record for message in messages if (record := self._accept(message)) is not None]
         if self._failure is not None:
             raise self._failure
+        self._check_connection(bool(messages))
         self._check_idle(bool(records))
         return records
 
@@ -135,6 +155,26 @@ class KafkaSource:
                 raise TransportError(f"topic {self._topic!r}: cannot seek partition {partition}, it is not held here")
             self._seek(TopicPartition(self._topic, partition, offset))
             self._positions[partition] = offset
+
+    def pause(self) -> None:
+        """See `Source`."""
+        self._paused = True
+        self._consumer.pause(self._held())
+
+    def resume(self) -> None:
+        """See `Source`."""
+        self._paused = False
+        self._consumer.resume(self._held())
+        again = {partition: self._positions.get(partition) for partition in self._passed_over}
+        self._passed_over.clear()
+        self.seek({partition: position for partition, position in again.items() if position is not None})
+
+    def disown(self, partitions: Sequence[int]) -> None:
+        """See `Source`."""
+        theirs = [partition for partition in partitions if partition in self._positions]
+        self._consumer.pause([TopicPartition(self._topic, partition) for partition in theirs])
+        for partition in theirs:
+            del self._positions[partition]
 
     def commit(self, positions: Mapping[int, int]) -> None:
         """Tell Kafka's tools how far we are; asynchronous, refusals are counted in `failed_commits`."""
@@ -157,6 +197,10 @@ class KafkaSource:
                 position = first if self._start == OFFSET_BEGINNING else end
             total += max(0, end - position)
         return total if self._positions else None
+
+    def connected(self) -> bool:
+        """See `Source`."""
+        return self._down_since is None
 
     def exhausted(self) -> bool:
         """Never: a topic may always grow."""
@@ -185,6 +229,8 @@ class KafkaSource:
                 self._failure = error
         self._positions.update({number: starts.get(number) for number in numbers})
         consumer.incremental_assign([self._at(number, starts.get(number)) for number in numbers])
+        new = [TopicPartition(self._topic, number) for number in numbers]
+        (consumer.pause if self._paused else consumer.resume)(new)  # a pause outlives its assignment
 
     def _on_revoke(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         if self._assignee is not None:
@@ -210,6 +256,8 @@ class KafkaSource:
         return TopicPartition(self._topic, partition, self._start if offset is None else offset)
 
     def _on_error(self, error: KafkaError) -> None:
+        if error.code() == KafkaError._ALL_BROKERS_DOWN and self._down_since is None:
+            self._down_since = time.monotonic()
         self._judge(error)
 
     def _on_commit(self, error: KafkaError | None, partitions: list[TopicPartition]) -> None:
@@ -227,6 +275,11 @@ class KafkaSource:
         # A batch may hold messages fetched before a partition left, or before a seek: they are not ours to handle.
         if position is not None and offset < position:
             return None
+        if self._paused:
+            self._passed_over.add(partition)
+            if position is None:
+                self._positions[partition] = offset
+            return None
         self._positions[partition] = offset + 1
         return Record(
             self._topic,
@@ -241,7 +294,7 @@ class KafkaSource:
     def _judge(self, error: KafkaError, partition: int | None = None) -> None:
         code = error.code()
         if code == KafkaError._AUTO_OFFSET_RESET:
-            self._failure = self._out_of_range(partition, error.str())
+            self._failure = self._lost_place(partition, error.str())
         elif error.fatal() or code in HOPELESS:
             self._failure = TransportError(f"topic {self._topic!r} cannot be read: {error.str()}; restart once mended")
         elif code == KafkaError.UNKNOWN_TOPIC_OR_PART and not self._topic_exists():
@@ -273,6 +326,21 @@ class KafkaSource:
                     ) from error
             time.sleep(0.02)
 
+    def _check_connection(self, heard: bool) -> None:
+        """Look again: librdkafka tells when the last broker has gone, and not when one is back."""
+        if heard:
+            self._down_since = None
+        if self._down_since is None or time.monotonic() - self._down_since < _RECONNECTED_CHECK_S:
+            return
+        try:
+            self._consumer.list_topics(timeout=_RECONNECTED_CHECK_S / 2)
+            self._down_since = None
+        except KafkaException:
+            self._down_since = time.monotonic()
+
+    def _held(self) -> list[TopicPartition]:
+        return [TopicPartition(self._topic, partition) for partition in self._positions]
+
     def _check_idle(self, busy: bool) -> None:
         """Not every broker refuses a position past the end; one that stays there would wait in silence for ever."""
         now = time.monotonic()
@@ -300,6 +368,26 @@ class KafkaSource:
         except KafkaException:
             known = None
         return (0, None) if known is None or known[1] < 0 else (max(0, known[0]), known[1])
+
+    def _lost_place(self, partition: int | None, detail: str) -> TransportError | None:
+        """Go on at the log's start where that may be; the error where it may not."""
+        position = None if partition is None else self._positions.get(partition)
+        if not self._skip_gaps or partition is None or position is None:
+            return self._out_of_range(partition, detail)
+        place = TopicPartition(self._topic, partition)
+        first, _ = self._consumer.get_watermark_offsets(place, timeout=_CALL_LIMIT_S)
+        if position >= first:  # past the end: another log, and no gap in this one
+            return self._out_of_range(partition, detail)
+        self._skipped_records += first - position
+        LOG.warning(
+            "topic %s partition %d: records %d to %d were deleted before they were read; going on at %d",
+            self._topic, partition, position, first - 1, first,
+        )  # fmt: skip
+        # librdkafka has stopped fetching it, and cannot seek what is not fetched: begin it anew.
+        self._consumer.incremental_unassign([place])
+        self._consumer.incremental_assign([self._at(partition, first)])
+        self._positions[partition] = first
+        return None
 
     def _out_of_range(self, partition: int | None, detail: str | None) -> TransportError:
         position = self._positions.get(partition) if partition is not None else None

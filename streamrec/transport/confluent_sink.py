@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
+from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
-from streamrec.errors import PublishFailed
+from streamrec.errors import PublishDelayed, PublishFailed
 from streamrec.transport.librdkafka import HOPELESS, LOG, Settings, connect, for_producer
 
 
@@ -31,21 +32,22 @@ class KafkaSink:
         self._block_s = block_s
         self._refused: str | None = None
         self._closed = False
-        self._producer = connect(
-            lambda config: Producer(config, logger=LOG),
-            {
-                "linger.ms": 5,
-                "compression.type": "lz4",
-                "queue.buffering.max.messages": 100_000,
-                "queue.buffering.max.kbytes": 65_536,
-                **for_producer(settings),
-                "enable.idempotence": True,
-                "acks": "all",
-                "error_cb": self._on_error,
-                "on_delivery": self._on_delivery,
-                "delivery.report.only.error": True,
-            },
-        )
+        self._published, self._bytes = 0, 0
+        config: dict[str, Any] = {
+            "linger.ms": 5,
+            "compression.type": "lz4",
+            "queue.buffering.max.messages": 100_000,
+            "queue.buffering.max.kbytes": 65_536,
+            **for_producer(settings),
+            "enable.idempotence": True,
+            "acks": "all",
+            "error_cb": self._on_error,
+            "on_delivery": self._on_delivery,
+            "delivery.report.only.error": True,
+        }
+        self._max_records = int(config["queue.buffering.max.messages"])
+        self._max_bytes = 1024 * int(config["queue.buffering.max.kbytes"])
+        self._producer = connect(lambda config: Producer(config, logger=LOG), config)
 
     def publish(
         self, topic: str, key: bytes | None, value: bytes | None, headers: Iterable[tuple[str, bytes]] = ()
@@ -58,6 +60,8 @@ class KafkaSink:
             try:
                 self._producer.produce(topic, value=value, key=key, headers=pairs)
                 self._producer.poll(0)
+                self._published += 1
+                self._bytes += len(value or b"")
                 return
             except BufferError:
                 if time.monotonic() > deadline:
@@ -75,14 +79,20 @@ class KafkaSink:
         left = self._producer.flush(timeout_s)
         self._check()
         if left:
-            raise PublishFailed(f"{left} records were not acknowledged within {timeout_s:.1f} s; are the brokers up?")
+            raise PublishDelayed(f"{left} records were not acknowledged within {timeout_s:.1f} s; are the brokers up?")
 
-    def close(self) -> None:
-        """Flush for at most `block_s` and let go; what could not be stored by then is dropped and raised."""
+    def fullness(self) -> float:
+        """See `Sink`; bytes are those of records of average size."""
+        waiting = len(self._producer)
+        mean_bytes = self._bytes / max(self._published, 1)
+        return min(1.0, max(waiting / self._max_records, waiting * mean_bytes / self._max_bytes))
+
+    def close(self, timeout_s: float | None = None) -> None:
+        """See `Sink`."""
         if self._closed:
             return
         try:
-            self.flush(self._block_s)
+            self.flush(self._block_s if timeout_s is None else timeout_s)
         finally:
             self._closed = True
             self._producer.purge()

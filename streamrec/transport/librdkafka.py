@@ -86,9 +86,21 @@ PRODUCER_ONLY = frozenset(
 )
 
 
+DECIDED_BY_BROKER = frozenset(
+    {"group.protocol.type", "heartbeat.interval.ms", "partition.assignment.strategy", "session.timeout.ms"}
+)
+"""What a member of a group of the newer protocol (KIP-848) may not say."""
+
+
+def newer_protocol(settings: Settings) -> bool:
+    """Whether the broker assigns the partitions of a group (`group.protocol` is `consumer`, KIP-848)."""
+    return str(settings.get("group.protocol", "classic")).lower() == "consumer"
+
+
 def for_consumer(settings: Settings) -> dict[str, Setting]:
     """What of `settings` a consumer understands."""
-    return {name: value for name, value in settings.items() if name not in PRODUCER_ONLY}
+    foreign = PRODUCER_ONLY | DECIDED_BY_BROKER if newer_protocol(settings) else PRODUCER_ONLY
+    return {name: value for name, value in settings.items() if name not in foreign}
 
 
 def for_producer(settings: Settings) -> dict[str, Setting]:

@@ -47,6 +47,8 @@ class LocalSource:
         self._assignee: Assignee | None = None
         self._positions: dict[int, int] = {}
         self._turn = 0
+        self._paused = False
+        self._disowned: set[int] = set()
         self._closed = False
         self.committed: dict[int, int] = {}
         if isinstance(records, list | tuple):
@@ -58,6 +60,11 @@ class LocalSource:
     def topic(self) -> str:
         """The topic that is read."""
         return self._topic
+
+    @property
+    def skipped_records(self) -> int:
+        """None ever."""
+        return 0
 
     def append(self, records: Iterable[Record]) -> None:
         """Lengthen a held log; safe from another thread.
@@ -88,6 +95,9 @@ class LocalSource:
         """See `Source`; partitions take turns at being read first."""
         self._join()
         with self._changed:
+            if self._paused:
+                self._changed.wait(timeout_s)
+                return []
             records = self._read(max_records)
             if not records and self._growing:
                 self._changed.wait(timeout_s)
@@ -105,6 +115,18 @@ class LocalSource:
                 raise TransportError(f"topic {self._topic!r}: cannot seek partition {partition}, it is not held here")
         self._positions.update(positions)
 
+    def pause(self) -> None:
+        """See `Source`."""
+        self._paused = True
+
+    def resume(self) -> None:
+        """See `Source`."""
+        self._paused = False
+
+    def disown(self, partitions: Sequence[int]) -> None:
+        """See `Source`; nobody else assigns partitions here, so it is for good."""
+        self._disowned.update(partitions)
+
     def commit(self, positions: Mapping[int, int]) -> None:
         """Remember how far the reader is, in `committed`."""
         self.committed.update(positions)
@@ -115,6 +137,10 @@ class LocalSource:
             lags = [self._logs[partition].after(position) for partition, position in self._positions.items()]
         known = [lag for lag in lags if lag is not None]
         return sum(known) if lags and len(known) == len(lags) else None
+
+    def connected(self) -> bool:
+        """Always: the log is here."""
+        return True
 
     def exhausted(self) -> bool:
         """True when every record was read and none can be appended any more."""
@@ -145,6 +171,8 @@ class LocalSource:
         count = len(self._logs)
         for place in range(count):
             partition = (self._turn + place) % count
+            if partition in self._disowned:
+                continue
             part = self._logs[partition].read(self._positions[partition], max_records - len(records))
             if part:
                 self._positions[partition] = part[-1].offset + 1
@@ -276,7 +304,11 @@ class LocalSink:
         """Everything is stored already; raises what was refused."""
         self._check()
 
-    def close(self) -> None:
+    def fullness(self) -> float:
+        """Nothing waits here."""
+        return 0.0
+
+    def close(self, timeout_s: float | None = None) -> None:
         """Raise what was refused and not yet reported."""
         self._check()
 

@@ -15,7 +15,7 @@ import pytest
 import redis
 
 from streamrec.embedded import embedded_redis
-from streamrec.errors import ConfigError, StaleEpoch, StateError
+from streamrec.errors import ConfigError, StaleEpoch, StateError, StateUnavailable
 from streamrec.state import Checkpoint, Key, Kind, Mark
 from streamrec.state import redis as redis_module
 from streamrec.state.keys import KeySpace
@@ -159,7 +159,7 @@ def test_a_full_server_writes_nothing(
     store.open(0)
     store.commit(Checkpoint(0, 1, 1, "0000000001-aa", {ANN: b"old"}))
     memory_limit(-200_000)
-    with pytest.raises(StateError, match="maxmemory"):
+    with pytest.raises(StateUnavailable, match="maxmemory"):
         store.commit(Checkpoint(0, 1, 2, "0000000002-bb", {ANN: b"new", BOB: b"new"}))
     assert store.load([ANN, BOB]) == [b"old", None]
     assert store.marks() == {0: Mark(1, "0000000001-aa", 1)}
@@ -190,7 +190,7 @@ def test_a_server_that_does_not_answer_is_an_error_in_time(
     store.commit(Checkpoint(0, 1, 1, None, {ANN: b"1"}))
     server.client_pause(1_000)
     begun = time.monotonic()
-    with pytest.raises(StateError, match=r"did not answer within 0\.2 s while committing partition 0"):
+    with pytest.raises(StateUnavailable, match=r"did not answer within 0\.2 s while committing partition 0"):
         store.commit(Checkpoint(0, 1, 2, None, {ANN: b"2"}))
     assert time.monotonic() - begun < 0.9
     time.sleep(1.1)  # the pause is over; the server may have read the second checkpoint, or not
@@ -205,10 +205,21 @@ def test_a_server_that_is_not_there_is_an_error_in_time(connect: Callable[..., R
     store = connect(f"redis://ann:s3cret@127.0.0.1:{port}/0?password=s3cret")
     for attempt in (lambda: store.open(0), lambda: store.load([ANN]), store.marks, lambda: store.find(Kind.USER, "a")):
         begun = time.monotonic()
-        with pytest.raises(StateError, match=f"no connection to Redis at redis://.*127.0.0.1:{port}/0") as failure:
+        with pytest.raises(
+            StateUnavailable, match=f"no connection to Redis at redis://.*127.0.0.1:{port}/0"
+        ) as failure:
             attempt()
         assert time.monotonic() - begun < 3
         assert "s3cret" not in "".join(traceback.format_exception(failure.value)) + repr(store)
+
+
+def test_a_wrong_password_is_no_passing_trouble(
+    connect: Callable[..., RedisStore], server: redis.Redis, redis_server: Any
+) -> None:
+    server.acl_setuser("eve", enabled=True, passwords=["+right"], keys=["*"], commands=["+@all"])
+    with pytest.raises(StateError, match="check user and password") as failure:
+        connect(redis_server.url.replace("redis://", "redis://eve:wrong@")).open(0)
+    assert not isinstance(failure.value, StateUnavailable)
 
 
 def test_a_broken_connection_is_made_anew(store: RedisStore, server: redis.Redis) -> None:

@@ -81,7 +81,8 @@ def test_a_zombie_cannot_commit(store: Store) -> None:
     with pytest.raises(StaleEpoch, match="owned under epoch 2, this checkpoint came from epoch 1"):
         store.commit(Checkpoint(0, zombie.epoch, 99, "0000000009-zz", {ANN: b"zombie", BOB: b"zombie"}))
     assert store.load([ANN, BOB]) == [b"owner", None]
-    assert store.marks() == {0: Mark(watermark=10, snapshot="0000000001-aa", epoch=2)}
+    assert store.marks() == {0: Mark(watermark=10, snapshot="0000000001-aa", epoch=2, refused=1)}
+    assert store.open(0).refused == 1  # whoever comes next can tell
 
 
 def test_a_zombie_cannot_commit_before_its_successor_has(store: Store) -> None:

@@ -336,3 +336,55 @@ def test_the_local_sink_keeps_the_newest_and_passes_on_all() -> None:
     assert [record.value for record in sink.records("t")] == [b"3", b"4"]
     assert [record.offset for record in passed] == [0, 1, 2, 3, 4]
     assert sink.published["t"] == 5
+
+
+def test_a_pause_hands_out_nothing_and_loses_nothing(transport: Transport, opened: Opened) -> None:
+    source = opened(transport.source(transport.topic([[b"%d" % n for n in range(200)]])), Reader())
+    records: list[Record] = []
+    while not records:
+        records += source.poll(7, 1.0)
+    for _ in range(3):
+        source.pause()
+        source.pause()
+        assert not [record for _ in range(4) for record in source.poll(50, 0.05)]
+        source.resume()
+        records += source.poll(7, 5.0)
+    records += read(source, 200 - len(records))
+    assert [record.offset for record in records] == list(range(200))
+
+
+def test_partitions_that_come_during_a_pause_wait_for_its_end(transport: Transport, opened: Opened) -> None:
+    reader = Reader({0: 1})
+    source = opened(transport.source(transport.topic(THREE)), reader)
+    source.pause()
+    deadline = time.monotonic() + PATIENCE_S
+    while not reader.heard and time.monotonic() < deadline:
+        assert not source.poll(10, 0.1)
+    assert not [record for _ in range(5) for record in source.poll(10, 0.1)]
+    source.resume()
+    assert sorted(record.value for record in read(source, 5)) == [b"a1", b"a2", b"b0", b"c0", b"c1"]
+
+
+def test_of_a_disowned_partition_nothing_comes_any_more(transport: Transport, opened: Opened) -> None:
+    source = opened(transport.source(transport.topic(THREE)), Reader())
+    first: list[Record] = []
+    while not first:
+        first += source.poll(1, 1.0)
+    gone = first[0].partition
+    source.disown([gone])
+    rest = read(source, 6 - len(THREE[gone]))
+    assert {record.partition for record in rest} == {0, 1, 2} - {gone}
+    assert len(rest) == 6 - len(THREE[gone])
+
+
+def test_a_source_that_can_be_read_is_connected_and_a_flushed_sink_is_empty(
+    transport: Transport, opened: Opened
+) -> None:
+    topic = transport.topic([[b"a"]])
+    source, sink = opened(transport.source(topic), Reader()), transport.sink()
+    read(source, 1)
+    assert source.connected()
+    sink.publish(topic, b"k", b"v")
+    sink.flush(10.0)
+    assert sink.fullness() == 0.0
+    sink.close()

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import logging
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 
 import pytest
+from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from streamrec.config import Topics
 from streamrec.embedded import EmbeddedBroker, embedded_broker
-from streamrec.errors import ConfigError, PublishFailed, TransportError
+from streamrec.errors import ConfigError, PublishDelayed, PublishFailed, TransportError
 from streamrec.transport.confluent import KafkaSink, KafkaSource
 from streamrec.transport.librdkafka import CONSUMER_ONLY, PRODUCER_ONLY, for_admin, for_consumer, for_producer
 from streamrec.transport.topics import Different, Missing, apply, plan, wanted
@@ -99,6 +101,84 @@ def test_two_members_share_a_topic_and_every_record_is_read_once(broker: Embedde
     assert len(first.read) + len(second.read) == len({*first.read, *second.read}) == 500
 
 
+NEWER = {"group.protocol": "consumer"}
+"""KIP-848: the broker assigns partitions."""
+
+
+def test_members_of_the_newer_protocol_share_a_topic_too(apache_kafka: EmbeddedBroker) -> None:
+    topic = f"newer-{uuid.uuid4().hex[:8]}"
+    apply([Missing(topic, 4, 1)], apache_kafka.settings)
+    settings, positions = {**apache_kafka.settings, **NEWER}, {}  # type: dict[str, str | int], dict[int, int]
+    fill(settings, topic, 100)
+    first = Member(KafkaSource(topic, settings, topic), positions)
+    until(lambda: len(first.held) == 4 and sum(positions.values()) == 100, first.step)
+    second = Member(KafkaSource(topic, settings, topic), positions)
+    until(lambda: len(first.held) == len(second.held) == 2, first.step, second.step)
+    fill(settings, topic, 100)
+    until(lambda: sum(positions.values()) == 200, first.step, second.step)
+    second.source.close()
+    until(lambda: len(first.held) == 4, first.step)
+    first.source.close()
+    assert second.read
+    assert len(first.read) + len(second.read) == len({*first.read, *second.read}) == 200
+
+
+def test_a_static_member_that_comes_back_finds_its_partitions_where_they_were(apache_kafka: EmbeddedBroker) -> None:
+    topic = f"static-{uuid.uuid4().hex[:8]}"
+    apply([Missing(topic, 4, 1)], apache_kafka.settings)
+    positions: dict[int, int] = {}
+
+    def member(name: str) -> Member:
+        settings = {**apache_kafka.settings, "group.instance.id": name, "session.timeout.ms": 20_000}
+        return Member(KafkaSource(topic, settings, topic), positions)
+
+    stays, leaves = member("stays"), member("leaves")
+    until(lambda: len(stays.held) == len(leaves.held) == 2, stays.step, leaves.step)
+    before, theirs = set(stays.held), set(leaves.held)
+    leaves.source.close()
+    for _ in range(20):
+        stays.step()
+    assert stays.held == before
+    back = member("leaves")
+    until(lambda: len(back.held) == 2, stays.step, back.step)
+    assert (stays.held, back.held) == (before, theirs)
+    back.source.close()
+    stays.source.close()
+
+
+def cut_off(settings: Mapping[str, str | int], topic: str, before: int) -> None:
+    """Delete the records of partition 0 before an offset, as retention does."""
+    admin = AdminClient(dict(settings))  # without a name it would be gone before the answer comes
+    for deleted in admin.delete_records([TopicPartition(topic, 0, before)]).values():
+        assert deleted.result(10).low_watermark == before
+
+
+def test_a_position_before_the_start_of_the_log_stops_or_skips_as_told(apache_kafka: EmbeddedBroker) -> None:
+    topic = f"gap-{uuid.uuid4().hex[:8]}"
+    apply([Missing(topic, 1, 1)], apache_kafka.settings)
+    fill(apache_kafka.settings, topic, 30)
+    cut_off({"bootstrap.servers": apache_kafka.bootstrap}, topic, 20)
+    strict = Member(KafkaSource(topic, apache_kafka.settings, "g-strict"), {0: 5})
+    with pytest.raises(TransportError, match=r"position 5 is not in the log"):
+        until(lambda: False, strict.step)
+    strict.source.close()
+    lenient = Member(KafkaSource(topic, apache_kafka.settings, "g-lenient", skip_gaps=True), {0: 5})
+    until(lambda: len(lenient.read) == 10, lenient.step)
+    assert lenient.read[0] == (0, 20)
+    assert lenient.source.skipped_records == 15
+    lenient.source.close()
+
+
+def test_another_log_of_the_same_name_is_no_gap_to_skip(apache_kafka: EmbeddedBroker) -> None:
+    topic = f"anew-{uuid.uuid4().hex[:8]}"
+    apply([Missing(topic, 1, 1)], apache_kafka.settings)
+    fill(apache_kafka.settings, topic, 5)
+    member = Member(KafkaSource(topic, apache_kafka.settings, "g-anew", skip_gaps=True), {0: 99})
+    with pytest.raises(TransportError, match="made anew"):
+        until(lambda: False, member.step)
+    member.source.close()
+
+
 def test_an_error_of_the_assignee_comes_out_of_poll(broker: EmbeddedBroker, make_topic: MakeTopic) -> None:
     topic = make_topic(1)
     with closing(KafkaSource(topic, broker.settings, topic)) as source:
@@ -150,10 +230,13 @@ def test_a_source_and_a_sink_outlive_a_broker_that_crashes(apache_kafka: Embedde
         until(lambda: len(member.read) == 50, member.step)
         broker.kill()
         sink.publish("t", b"k", b"while the broker was away")
-        member.step()
+        until(lambda: not member.source.connected(), member.step)
+        with pytest.raises(PublishDelayed):
+            sink.flush(0.1)
         broker.restart()
         sink.flush(30.0)
         until(lambda: len(member.read) == 51, member.step)
+        assert member.source.connected()
         assert member.read == [(0, offset) for offset in range(51)]
         sink.close()
         member.source.close()

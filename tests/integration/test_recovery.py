@@ -19,7 +19,7 @@ from streamrec.build import build_store, build_worker
 from streamrec.codec import decode, decode_slate
 from streamrec.config import Attribution, Checkpointing, Learning, Limits, Rollout
 from streamrec.embedded import EmbeddedBroker, EmbeddedRedis
-from streamrec.errors import StaleEpoch, StateMissing, TooManyBadEvents
+from streamrec.errors import StateMissing, TooManyBadEvents
 from streamrec.events import Event, EventType, Outcome, Slate
 from streamrec.settings import Settings
 from streamrec.state import Checkpoint, Kind, Store
@@ -296,7 +296,7 @@ def test_snapshots_that_marks_of_other_workers_name_are_kept(tmp_path: Path) -> 
     assert len(shelf.references()) <= 5
 
 
-def test_the_older_of_two_owners_cannot_write_and_stops(tmp_path: Path) -> None:
+def test_the_older_of_two_owners_cannot_write_and_lets_go(tmp_path: Path) -> None:
     store = MemoryStore()
     ground = Ground(records(TOPIC, LOG[:400]), store, tmp_path)
     zombie, source = ground.worker()
@@ -304,8 +304,12 @@ def test_the_older_of_two_owners_cannot_write_and_stops(tmp_path: Path) -> None:
     zombie.checkpoint()
     owner = ground.work(seed=1)
     zombie.step(source.poll(40, 0.0))
-    with pytest.raises(StaleEpoch, match="epoch 2"):
-        zombie.checkpoint()
+    zombie.checkpoint()
+    assert store.marks()[0].refused == zombie.metrics.disowned._value.get() == 1
+    assert not source.poll(40, 0.0)
+    assert "another owner" in zombie.health.missing()["partitions"]
+    zombie.checkpoint()  # of nothing
+    assert store.marks()[0].refused == 1
     assert_counts_equal_a_recount(store, LOG[:400])
     assert learned(owner) == wanted(LOG[:400])
 

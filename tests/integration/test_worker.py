@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import closing
@@ -17,7 +18,7 @@ from streamrec import inspect
 from streamrec.build import build_store
 from streamrec.codec import MSGPACK, decode, decode_slate
 from streamrec.config import Attribution
-from streamrec.embedded import EmbeddedBroker, EmbeddedRedis
+from streamrec.embedded import EmbeddedBroker, EmbeddedRedis, embedded_redis
 from streamrec.events import Event, EventType, Evidence, Outcome, Slate
 from streamrec.testing import Deployment, WorkerProcess, recount, requests, shop, until
 
@@ -216,6 +217,28 @@ def test_a_worker_that_is_asked_to_stop_saves_everything_and_the_next_goes_on(sy
     assert counts == expected.users
     slates = system.slates()
     assert len({slate.rec_id for slate in slates}) == len(slates) == len(requests([*EVERYTHING, *more]))
+
+
+def test_a_worker_is_ended_in_the_stated_time_whether_it_can_save_or_not(tansu: EmbeddedBroker, tmp_path: Path) -> None:
+    handover_s = 2.0
+    with embedded_redis() as redis:
+        checkpoints = {"handover_s": handover_s, "interval_s": 0.2, "directory": tmp_path / "snapshots"}
+        deployment = Deployment(tmp_path, tansu.settings, redis.url, preset="fast", checkpoints=checkpoints)
+        deployment.send(LOG)
+        with deployment.worker() as busy:
+            until(lambda: deployment.committed() > 0, busy)
+            begun = time.monotonic()
+            assert busy.stop() == 0
+            assert time.monotonic() - begun < handover_s + 20.0
+        saved = deployment.committed()
+        with deployment.worker() as cut_off:
+            until(lambda: deployment.committed() > saved, cut_off)
+            redis.kill()
+            begun = time.monotonic()
+            assert cut_off.stop() == 1
+            assert time.monotonic() - begun < handover_s + 20.0
+            assert "no connection to Redis" in cut_off.said
+            assert "Traceback" not in cut_off.said
 
 
 def test_input_that_is_all_unusable_stops_the_worker_and_nothing_past_it_is_committed(

@@ -1,0 +1,122 @@
+"""Alive, ready, and what a worker says of both over HTTP."""
+
+from __future__ import annotations
+
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from threading import Event, Thread
+
+import pytest
+
+from streamrec.build import build_worker
+from streamrec.errors import ConfigError
+from streamrec.health import Health, Need
+from streamrec.serve import serve
+from streamrec.settings import Settings
+from streamrec.state.memory import MemoryStore
+from streamrec.testing import records, shop, until
+from streamrec.transport.local import LocalSink, LocalSource
+from streamrec.worker import Worker
+
+
+class Clock:
+    """Stands still until it is moved."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_a_loop_that_does_not_come_round_is_not_alive() -> None:
+    clock = Clock()
+    health = Health(stuck_s=10.0, clock=clock)
+    clock.now = 9.9
+    assert health.stuck() is None
+    clock.now = 10.0
+    assert health.stuck() == "the loop has not come round for 10 s, expected less than 10 s"
+    health.beat()
+    assert health.stuck() is None
+
+
+def test_ready_is_who_misses_nothing() -> None:
+    health = Health()
+    assert set(health.missing()) == {"partitions", "models"}
+    health.have(Need.PARTITIONS, Need.MODELS)
+    assert health.missing() == {}
+    health.lack(Need.STATE, "Redis is away")
+    assert health.missing() == {"state": "Redis is away"}
+    health.have(Need.STATE)
+    health.have(Need.STATE)
+    assert health.missing() == {}
+
+
+@dataclass
+class Asked:
+    """A worker that answers over HTTP."""
+
+    worker: Worker
+    source: LocalSource
+    port: int
+
+    def get(self, path: str) -> tuple[int, str]:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=5) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, error.read().decode()
+
+
+@pytest.fixture
+def asked(request: pytest.FixtureRequest) -> Iterator[Asked]:
+    settings = Settings.model_validate({"preset": "fast", "stuck_s": 5.0})
+    source = LocalSource("user-events", records("user-events", shop(50)), growing=True)
+    worker = build_worker(settings, source, LocalSink(), MemoryStore(), None)
+    server = serve(worker.metrics.registry, worker.health, 0, "127.0.0.1")
+    yield Asked(worker, source, server.server_port)
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_worker_is_ready_once_it_has_its_partitions_and_not_before(asked: Asked) -> None:
+    assert asked.get("/livez") == (200, "alive\n")
+    status, why = asked.get("/readyz")
+    assert status == 503
+    assert why.splitlines() == ["partitions: the consumer group has assigned none yet", "models: not restored yet"]
+    thread = Thread(target=asked.worker.run)
+    thread.start()
+    until(lambda: asked.get("/readyz") == (200, "ready\n"))
+    assert "streamrec_events_total" in asked.get("/metrics")[1]
+    assert asked.get("/anything")[0] == 404
+    asked.source.end()
+    thread.join(60)
+    assert not thread.is_alive()
+
+
+def test_a_worker_that_hangs_in_a_step_says_so(asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
+    hanging, go_on = Event(), Event()
+
+    def hang(*arguments: object) -> None:
+        hanging.set()
+        go_on.wait(60)
+
+    monkeypatch.setattr(asked.worker, "step", hang)
+    monkeypatch.setattr(asked.worker.health, "_stuck_s", 0.5)
+    thread = Thread(target=asked.worker.run)
+    thread.start()
+    assert hanging.wait(60)
+    until(lambda: asked.get("/livez")[0] == 503)
+    assert "has not come round" in asked.get("/livez")[1]
+    go_on.set()
+    until(lambda: asked.get("/livez")[0] == 200)
+    asked.worker.stop()
+    thread.join(60)
+    assert not thread.is_alive()
+
+
+def test_a_port_that_is_taken_is_a_clear_error(asked: Asked) -> None:
+    with pytest.raises(ConfigError, match=f"metrics_port is {asked.port} on 127.0.0.1"):
+        serve(asked.worker.metrics.registry, asked.worker.health, asked.port, "127.0.0.1")

@@ -1,0 +1,108 @@
+"""Which records are events, and what becomes of those that are not."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from streamrec.arrivals import Arrival
+from streamrec.errors import BadEvent, TooManyBadEvents
+from streamrec.intake import EARLIEST_TS, Intake, Tolerance
+from streamrec.testing import STARTED_MS, records, shop
+from streamrec.transport import Headers, Record
+
+DAY_MS = 86_400_000
+TOLERANCE = Tolerance(max_message_bytes=65_536, max_depth=8, max_bad_in_a_row=5, max_ahead_s=86_400.0)
+GOOD = records("user-events", shop(40, seed=1))[0]
+
+
+class Graveyard:
+    """Keeps what is buried."""
+
+    def __init__(self) -> None:
+        self.letters: list[tuple[Record, dict[str, bytes], str]] = []
+
+    def __call__(self, record: Record, headers: Headers, reason: str) -> None:
+        self.letters.append((record, dict(headers), reason))
+
+
+def dated(ts: int, sent_ms: int) -> Record:
+    value = b'{"type": "click", "user_id": "u", "item_id": "i", "ts": %d}' % ts
+    return Record("user-events", 0, 0, b"u", value, (), sent_ms)
+
+
+def reason_of(record: Record, tolerance: Tolerance = TOLERANCE) -> str | None:
+    try:
+        Intake(tolerance, Graveyard(), "dlq").event_of(record)
+    except BadEvent as error:
+        return error.reason
+    return None
+
+
+def test_a_message_without_a_key_is_refused_unless_that_is_allowed() -> None:
+    keyless = replace(GOOD, key=None)
+    assert reason_of(GOOD) is None
+    assert reason_of(keyless) == "keyless"
+    assert reason_of(keyless, replace(TOLERANCE, require_key=False)) is None
+    assert reason_of(replace(GOOD, key=b"")) is None
+
+
+@pytest.mark.parametrize(
+    ("ts", "sent_ms", "reason"),
+    [
+        (STARTED_MS, STARTED_MS, None),
+        (STARTED_MS + DAY_MS, STARTED_MS, None),
+        (STARTED_MS + DAY_MS + 1, STARTED_MS, "future"),
+        (STARTED_MS + 99 * DAY_MS, 0, None),  # the log does not say when it was sent
+        (STARTED_MS // 1000, STARTED_MS, "past"),  # seconds
+        (EARLIEST_TS - 1, 0, "past"),
+        (EARLIEST_TS, STARTED_MS, None),
+        (0, STARTED_MS, "past"),
+    ],
+)
+def test_dates_are_measured_by_the_time_of_sending(ts: int, sent_ms: int, reason: str | None) -> None:
+    assert reason_of(dated(ts, sent_ms)) == reason
+
+
+def test_how_far_behind_its_sending_an_event_may_be_dated_can_be_limited() -> None:
+    strict = replace(TOLERANCE, max_behind_s=3_600.0)
+    assert reason_of(dated(STARTED_MS - 3_600_000, STARTED_MS), strict) is None
+    assert reason_of(dated(STARTED_MS - 3_600_001, STARTED_MS), strict) == "past"
+
+
+def test_reading_buries_nothing_and_may_be_done_again() -> None:
+    graveyard = Graveyard()
+    intake = Intake(TOLERANCE, graveyard, "dlq")
+    bad = replace(GOOD, value=b"{", headers=(), offset=1)
+    for _ in range(9):
+        readings = intake.read([GOOD, bad], {0: 1})
+    assert isinstance(readings[0], Arrival)
+    assert readings[0].learned
+    assert isinstance(readings[1], BadEvent)
+    assert graveyard.letters == []
+    assert intake.take([GOOD, bad], readings) == [readings[0]]
+    ((record, headers, reason),) = graveyard.letters
+    assert (record, reason) == (bad, "malformed")
+    assert headers["offset"] == b"1"
+    assert headers["topic"] == b"user-events"
+
+
+def test_a_position_stays_before_the_bad_messages_at_its_end() -> None:
+    intake = Intake(TOLERANCE, Graveyard(), "dlq")
+    good, bad = replace(GOOD, offset=7), [replace(GOOD, value=b"{", offset=offset) for offset in (8, 9)]
+    intake.take([good, *bad], intake.read([good, *bad], {}))
+    assert [intake.safe_position(record) for record in (good, *bad)] == [8, 8, 8]
+    after = replace(GOOD, offset=10)
+    intake.take([after], intake.read([after], {}))
+    assert intake.safe_position(after) == 11
+
+
+def test_only_bad_messages_are_too_many_at_the_limit_and_not_before() -> None:
+    graveyard = Graveyard()
+    intake = Intake(TOLERANCE, graveyard, "dlq")
+    bad = [replace(GOOD, value=b"{", offset=offset) for offset in range(5)]
+    assert intake.take(bad[:4], intake.read(bad[:4], {})) == []
+    with pytest.raises(TooManyBadEvents, match=r"5 messages in a row .* partition 0 offset 4"):
+        intake.take(bad[4:], intake.read(bad[4:], {}))
+    assert len(graveyard.letters) == 5
