@@ -17,6 +17,7 @@ from streamrec.revisions import Mode, Revision
 
 if TYPE_CHECKING:
     from streamrec.features.items import ItemTable
+    from streamrec.intake import Tolerance
     from streamrec.models import Model
     from streamrec.open_slates import OpenSlates
     from streamrec.policies import Policy
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from streamrec.rollout import Plan
     from streamrec.settings import Settings
     from streamrec.state import Store
+    from streamrec.state.redriven import Redriven
     from streamrec.state.snapshots import SnapshotShelf
     from streamrec.transport import Record, Sink, Source
     from streamrec.worker import Worker
@@ -280,7 +282,6 @@ def build_worker(
     from streamrec.features.ledger import Ledger
     from streamrec.fold import Addresses
     from streamrec.health import Health
-    from streamrec.intake import Tolerance
     from streamrec.metrics import Metrics
     from streamrec.worker import Worker
 
@@ -300,19 +301,27 @@ def build_worker(
         sink,
         store,
         Addresses(topics.recommendations, topics.outcomes, topics.dead_letters),
-        Tolerance(
-            limits.max_message_bytes,
-            limits.max_depth,
-            limits.max_bad_in_a_row,
-            limits.max_ahead_s,
-            limits.max_behind_s,
-            limits.require_key,
-        ),
+        build_tolerance(settings),
         Metrics(["fused", *recommender.fusion.models]),
         Health(settings.stuck_s),
         settings.checkpoints.handover_s,
         observer,
         revised,
+    )
+
+
+def build_tolerance(settings: Settings) -> Tolerance:
+    """What is still an event, by a configuration."""
+    from streamrec.intake import Tolerance
+
+    limits = settings.limits
+    return Tolerance(
+        limits.max_message_bytes,
+        limits.max_depth,
+        limits.max_bad_in_a_row,
+        limits.max_ahead_s,
+        limits.max_behind_s,
+        limits.require_key,
     )
 
 
@@ -399,6 +408,21 @@ def build_book(settings: Settings) -> Book:
 
     redis = settings.redis
     return RedisBook(redis.url, prefix=redis.prefix, topic=settings.topics.events, timeout_s=redis.timeout_s)
+
+
+def build_redriven(settings: Settings) -> Redriven:
+    """What the configured Redis remembers of dead letters that were sent back; as long as the letters are kept."""
+    from streamrec.state.redriven import Redriven
+    from streamrec.transport.topics import LONG
+
+    redis, kept_ms = settings.redis, settings.topics.retention_ms * LONG
+    return Redriven(
+        redis.url,
+        prefix=redis.prefix,
+        topic=settings.topics.events,
+        keep_ms=kept_ms if kept_ms > 0 else None,
+        timeout_s=redis.timeout_s,
+    )
 
 
 def following(settings: Settings, book: Book) -> Callable[[], Plan | None]:

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 import polars as pl
 
-from streamrec.columns import Converted, number, text
+from streamrec.columns import Converted, named, number, text
 from streamrec.errors import TableError
 from streamrec.events import Item
 from streamrec.tables import MAX_CELL_CHARS, Batch, open_table
@@ -99,7 +99,7 @@ def _items(batch: Batch, problems: list[tuple[int, str]]) -> list[tuple[int, Ite
             return [()] * len(batch.rows)
         return [_labels(value) for value in batch.frame[name].to_list()]
 
-    ids = column("item_id", text(batch.frame["item_id"], 1, MAX_ID_CHARS), f"text of 1 to {MAX_ID_CHARS} characters")
+    ids = column("item_id", named(batch.frame["item_id"], 1, MAX_ID_CHARS), f"text of 1 to {MAX_ID_CHARS} characters")
     prices = [None] * len(ids)
     if "price" in batch.frame.columns:
         prices = column("price", number(batch.frame["price"]), "a finite number")

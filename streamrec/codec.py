@@ -1,4 +1,4 @@
-"""Bytes to events and back, JSON and msgpack, with limits that are checked before anything is decoded.
+"""Bytes to events and back, JSON and msgpack, with limits that hostile bytes cannot get around.
 
 Knows nothing of topics or Kafka: headers are pairs, a message is bytes.
 """
@@ -19,10 +19,17 @@ JSON = "application/json"
 MSGPACK = "application/msgpack"
 
 _MSGPACK_NAMES = frozenset({MSGPACK, "application/x-msgpack", "application/vnd.msgpack"})
+_USUAL_NAMES = {JSON.encode(): False, MSGPACK.encode(): True}
+_EVENT_DEPTH = 2  # of an event with a context
+_MOST_PARTS = 1_024  # how many values are walked to find the depth: an event has far fewer
 _JSON_STRING = re.compile(rb'"(?:[^"\\]|\\.)*+"?', re.DOTALL)  # one without an end runs to the end: never read twice
+_NO_BRACKETS = bytes(set(range(256)) - set(b"{}[]"))
 _MSGPACK_CONTAINERS = bytes([*range(0x80, 0xA0), 0xDC, 0xDD, 0xDE, 0xDF])
 _FIELD = re.compile(r"`\$\.?(\w+)|field `(\w+)`|^`(\w+)` is")
+_FIELD_CHARS = 64
 _SHOWN_CHARS = 60
+_DETAIL_CHARS = 300
+_EXPLAINED_BYTES = 16_384  # of a longer message the wrong value is named, but not shown: that takes decoding it anew
 
 Message = Event | Slate | Outcome | Item
 Published = TypeVar("Published", Slate, Outcome, Item)
@@ -38,23 +45,31 @@ def decode_event(
 ) -> Event:
     """One event from a message's value; JSON unless the `content-type` header says msgpack.
 
+    Whatever the bytes are, the answer comes within milliseconds and takes memory in proportion to `max_bytes`. An event
+    has finite numbers of at most 64 bits and names that can be keys; encoded in either format, it comes back as it was.
+
     Raises:
-        BadEvent: it is empty, too large, too deeply nested, malformed or not an event.
+        BadEvent: it is empty, too large, too deeply nested, malformed or not an event. What it says of the message is
+            short, and holds none of its control characters.
     """
     if not value:
         raise BadEvent("empty", "the message has no value, expected an event in JSON or msgpack")
     if len(value) > max_bytes:
         raise BadEvent("too_large", f"the message has {len(value)} bytes, expected at most {max_bytes}")
     packed = _is_msgpack(headers)
-    if (_msgpack_depth_exceeds if packed else _json_depth_exceeds)(value, max_depth):
-        raise BadEvent("too_deep", f"the message is nested more than {max_depth} deep")
+    if max_depth < _EVENT_DEPTH:
+        _refuse_depth(value, packed, max_depth)
+    # The decoder stops at the first thing that no event has, and so goes no deeper than an event does: how deep the
+    # rest is matters once it has refused, for then it is the reason.
     try:
         return (_msgpack_event if packed else _json_event).decode(value)
     except msgspec.ValidationError as error:
+        _refuse_depth(value, packed, max_depth)
         raise _invalid(error, value, packed) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        _refuse_depth(value, packed, max_depth)
         kind = "msgpack" if packed else "JSON"
-        raise BadEvent("malformed", f"the message is not {kind}: {error}") from None
+        raise BadEvent("malformed", brief(f"the message is not {kind}: {error}", _DETAIL_CHARS)) from None
 
 
 def encode_event(event: Event, content_type: str = JSON) -> bytes:
@@ -94,26 +109,38 @@ def _is_msgpack(headers: Iterable[tuple[str, bytes]]) -> bool:
     """Raises BadEvent for a content type that is neither JSON nor msgpack."""
     for name, content in headers:
         if name.lower() == CONTENT_TYPE:
+            usual = _USUAL_NAMES.get(content)
+            if usual is not None:
+                return usual
             media = (content or b"").decode("ascii", "replace").partition(";")[0].strip().lower()
             if media in _MSGPACK_NAMES:
                 return True
             if media in ("", JSON, "text/json"):
                 return False
-            raise BadEvent("content_type", f"the content-type is {media!r}, expected {JSON} or {MSGPACK}", CONTENT_TYPE)
+            came = brief(repr(media), _SHOWN_CHARS)
+            raise BadEvent("content_type", f"the content-type is {came}, expected {JSON} or {MSGPACK}", CONTENT_TYPE)
     return False
+
+
+def _refuse_depth(value: bytes, packed: bool, limit: int) -> None:
+    if (_msgpack_depth_exceeds if packed else _json_depth_exceeds)(value, limit):
+        raise BadEvent("too_deep", f"the message is nested more than {limit} deep")
 
 
 def _json_depth_exceeds(value: bytes, limit: int) -> bool:
     # Opening brackets bound the depth from above, and counting them costs nothing; only odd messages are walked.
     if value.count(b"{") + value.count(b"[") <= limit:
         return False
-    depth = 0
-    for byte in _JSON_STRING.sub(b"", value):
+    depth = opened = 0
+    for byte in _JSON_STRING.sub(b"", value).translate(None, _NO_BRACKETS):
         if byte in b"{[":
             depth += 1
+            opened += 1
             if depth > limit:
                 return True
-        elif byte in b"}]":
+            if opened > _MOST_PARTS:
+                return False
+        else:
             depth -= 1
     return False
 
@@ -123,9 +150,12 @@ def _msgpack_depth_exceeds(value: bytes, limit: int) -> bool:
     if len(value) - len(value.translate(None, _MSGPACK_CONTAINERS)) <= limit:
         return False
     open_counts: list[int] = []  # how many values each open container still waits for
-    at = 0
+    at = parts = 0
     while at < len(value):
         children, at = _msgpack_element(value, at)
+        parts += 1
+        if parts > _MOST_PARTS:
+            return False
         if open_counts:
             open_counts[-1] -= 1
         if children:
@@ -171,18 +201,26 @@ def _invalid(error: msgspec.ValidationError, value: bytes, packed: bool) -> BadE
     field = next((name for name in found.groups() if name), None) if found else None
     if field is None and "item_id" in detail:
         field = "item_id"
-    came = _value_of(field, value, packed)
+    came = _value_of(field, value, packed) if field is not None else None
+    detail = brief(detail, _DETAIL_CHARS - 2 * _SHOWN_CHARS)
     if field is not None and came is not None:
-        detail = f"field {field!r} is {came}: {detail}"
-    return BadEvent("invalid", detail, field)
+        detail = f"field {brief(field, _FIELD_CHARS)!r} is {came}: {detail}"
+    return BadEvent("invalid", detail, None if field is None else brief(field, _FIELD_CHARS))
 
 
-def _value_of(field: str | None, value: bytes, packed: bool) -> str | None:
+def _value_of(field: str, value: bytes, packed: bool) -> str | None:
+    if len(value) > _EXPLAINED_BYTES:
+        return None
     try:
         message: Any = msgspec.msgpack.decode(value) if packed else msgspec.json.decode(value)
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError, TypeError):  # the last: a map as a map's key
         return None
     if not isinstance(message, dict) or field not in message:
         return None
-    shown = repr(message[field])
-    return shown if len(shown) <= _SHOWN_CHARS else shown[:_SHOWN_CHARS] + "..."
+    return brief(repr(message[field]), _SHOWN_CHARS)
+
+
+def brief(text: str, most: int) -> str:
+    """At most so many characters and an ellipsis; what does not print is escaped, and commands no terminal."""
+    cut = text if len(text) <= most else text[:most] + "..."
+    return cut if cut.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in cut)

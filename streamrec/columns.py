@@ -1,6 +1,6 @@
 """Reads a whole column of a table as text, numbers or times, and marks the values that are none.
 
-A column at once, because tables have hundreds of thousands of rows. Knows nothing of files, events or catalogues.
+A column at once, because tables have hundreds of thousands of rows. Knows nothing of files or catalogues.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 import polars as pl
+
+from streamrec.events import CONTROL_CHARACTERS
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -37,11 +39,18 @@ def text(series: pl.Series, min_length: int, max_length: int) -> Converted:
     return Converted(_only(values, ~bad & (length > 0)), bad.fill_null(True))
 
 
-def number(series: pl.Series) -> Converted:
-    """Finite numbers; not-a-number is null, for that is how tables write a missing one."""
+def named(series: pl.Series, min_length: int, max_length: int) -> Converted:
+    """Text as above that may name something: without control characters."""
+    read = text(series, min_length, max_length)
+    unfit = read.values.str.contains(CONTROL_CHARACTERS).fill_null(False)
+    return Converted(_only(read.values, ~unfit), read.bad | unfit)
+
+
+def number(series: pl.Series, most: float = float("inf")) -> Converted:
+    """Finite numbers, at most so far from 0; not-a-number is null, for that is how tables write a missing one."""
     values = _as_float(series)
     given = series.is_not_null() & values.is_not_nan().fill_null(True)
-    bad = given & (values.is_null() | values.is_infinite().fill_null(False))
+    bad = given & (values.is_null() | (values.is_infinite() | (values.abs() > most)).fill_null(False))
     return Converted(_only(values, given & ~bad), bad)
 
 

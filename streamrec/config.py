@@ -66,7 +66,7 @@ class Limits(Group):
     max_message_bytes: Count = 65_536
     """A larger message goes to the dead-letter topic undecoded."""
     max_depth: Count = 8
-    """A more deeply nested message goes to the dead-letter topic undecoded."""
+    """A more deeply nested message goes to the dead-letter topic."""
     max_bad_in_a_row: Count = 1_000
     """So many unusable messages in a row stop the worker: the producer is broken, not a message."""
     max_ahead_s: Seconds = 86_400.0

@@ -18,16 +18,18 @@ import numpy as np
 
 from streamrec.arrivals import Arrival, name_hash
 from streamrec.codec import CONTENT_TYPE, JSON, encode
+from streamrec.errors import BadEvent
 from streamrec.events import Outcome, Slate
 from streamrec.features.ledger import Ledger
 from streamrec.intake import Intake, Tolerance
+from streamrec.letters import sealed
 from streamrec.metrics import Metrics
 from streamrec.open_slates import OpenSlates, User
 from streamrec.policies import Lesson
 from streamrec.portions import Portion
 from streamrec.recommender import Recommender
 from streamrec.state import Key, Kind
-from streamrec.transport import Headers, Record, Sink
+from streamrec.transport import Record, Sink
 
 JSON_HEADERS = ((CONTENT_TYPE, JSON.encode()),)
 Load = Callable[[Sequence[Key]], list[bytes | None]]
@@ -109,9 +111,9 @@ class Fold:
                 self._observer(portion)
         return {record.partition: self.intake.safe_position(record) for record in records}
 
-    def _bury(self, record: Record, headers: Headers, reason: str) -> None:
-        self._sink.publish(self._addresses.dead_letters, record.key, record.value, headers)
-        self._metrics.dead_letters.labels(reason).inc()
+    def _bury(self, record: Record, error: BadEvent) -> None:
+        self._sink.publish(self._addresses.dead_letters, *sealed(record, error))
+        self._metrics.dead_letters.labels(error.reason).inc()
 
     def deduplicated(self, arrivals: list[Arrival]) -> list[Arrival]:
         """The events that are new, counted; their users and items are in memory."""

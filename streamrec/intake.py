@@ -18,13 +18,13 @@ from streamrec.arrivals import Arrival
 from streamrec.codec import decode_event
 from streamrec.errors import BadEvent, TooManyBadEvents
 from streamrec.events import Event
-from streamrec.transport import Headers, Record
+from streamrec.transport import Record
 
 EARLIEST_TS = 315_532_800_000
 """1980, ms: before any log of this field. Seconds taken for milliseconds fall into January 1970."""
 
-Bury = Callable[[Record, Headers, str], None]
-"""Publishes a record to the dead-letter topic, with these headers in place of its own, for a reason."""
+Bury = Callable[[Record, BadEvent], None]
+"""Puts a record aside in the dead-letter topic, and says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,21 +55,8 @@ class Intake:
         self._bad_since: dict[int, int] = {}  # per partition, the first of the unusable records at its end
 
     def event_of(self, record: Record) -> Event:
-        """The event that a record holds.
-
-        Raises:
-            BadEvent: it holds none that can be used.
-        """
-        tolerance = self._tolerance
-        if tolerance.require_key and record.key is None:
-            raise BadEvent(
-                "keyless", "the message has no key, expected the user_id: without it a user's events are out of order"
-            )
-        event = decode_event(
-            record.value, record.headers, max_bytes=tolerance.max_message_bytes, max_depth=tolerance.max_depth
-        )
-        self._refuse_odd_dates(event, record)
-        return event
+        """As `event_of` below, by this intake's own tolerance."""
+        return event_of(record, self._tolerance)
 
     def read(self, records: Sequence[Record], taught: Mapping[int, int]) -> list[Reading]:
         """What each record holds. `taught`: per partition, what comes before this offset the models know already."""
@@ -108,30 +95,8 @@ class Intake:
         learned = record.offset < taught.get(record.partition, 0)
         return Arrival(event, record.partition, record.offset, learned, record.topic)
 
-    def _refuse_odd_dates(self, event: Event, record: Record) -> None:
-        if event.ts < EARLIEST_TS:
-            raise BadEvent("past", f"field 'ts' is {event.ts}, expected milliseconds since 1970, 1980 or later", "ts")
-        if record.timestamp_ms <= 0:
-            return
-        ahead_s = (event.ts - record.timestamp_ms) / 1000
-        if ahead_s > self._tolerance.max_ahead_s:
-            raise BadEvent("future", f"field 'ts' is {event.ts}, {ahead_s:.0f} s after the message was sent", "ts")
-        behind_s = self._tolerance.max_behind_s
-        if behind_s is not None and -ahead_s > behind_s:
-            raise BadEvent("past", f"field 'ts' is {event.ts}, {-ahead_s:.0f} s before the message was sent", "ts")
-
     def _refuse(self, record: Record, error: BadEvent) -> None:
-        headers = {
-            "reason": error.reason,
-            "field": error.field or "",
-            "detail": error.detail[:500],
-            "topic": record.topic,
-            "partition": str(record.partition),
-            "offset": str(record.offset),
-        }
-        kept = [(name, content) for name, content in record.headers if name not in headers]
-        encoded = [(name, text.encode("utf-8", "replace")) for name, text in headers.items()]
-        self._bury(record, (*kept, *encoded), error.reason)
+        self._bury(record, error)
         self._bad_since.setdefault(record.partition, record.offset)
         self._bad_in_a_row += 1
         if self._bad_in_a_row >= self._tolerance.max_bad_in_a_row:
@@ -141,3 +106,28 @@ class Intake:
                 f"in {self._buried_in!r}, and nothing past the first of them is committed: to leave them behind, start "
                 f"with limits.max_bad_in_a_row above {self._tolerance.max_bad_in_a_row} for a while"
             )
+
+
+def event_of(record: Record, tolerance: Tolerance) -> Event:
+    """The event that a record holds.
+
+    Raises:
+        BadEvent: it holds none that can be used.
+    """
+    if tolerance.require_key and not record.key:
+        raise BadEvent(
+            "keyless", "the message has no key, expected the user_id: without it a user's events are out of order"
+        )
+    event = decode_event(
+        record.value, record.headers, max_bytes=tolerance.max_message_bytes, max_depth=tolerance.max_depth
+    )
+    if event.ts < EARLIEST_TS:
+        raise BadEvent("past", f"field 'ts' is {event.ts}, expected milliseconds since 1970, and 1980 or later", "ts")
+    if record.timestamp_ms <= 0:
+        return event
+    ahead_s = (event.ts - record.timestamp_ms) / 1000
+    if ahead_s > tolerance.max_ahead_s:
+        raise BadEvent("future", f"field 'ts' is {event.ts}, {ahead_s:.0f} s after the message was sent", "ts")
+    if tolerance.max_behind_s is not None and -ahead_s > tolerance.max_behind_s:
+        raise BadEvent("past", f"field 'ts' is {event.ts}, {-ahead_s:.0f} s before the message was sent", "ts")
+    return event

@@ -18,6 +18,7 @@ from streamrec.errors import ConfigError, StreamrecError
 from streamrec.cli import running  # noqa: F401
 from streamrec.cli import history  # noqa: F401
 from streamrec.cli import looking  # noqa: F401
+from streamrec.cli import dead_letters  # noqa: F401
 from streamrec.cli import trust  # noqa: F401
 # isort: on
 

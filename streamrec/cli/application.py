@@ -19,3 +19,10 @@ topics_app = typer.Typer(
     no_args_is_help=True,
 )
 app.add_typer(topics_app)
+dlq_app = typer.Typer(
+    name="dlq",
+    help="Look at messages that could not be used, and send them back.",
+    epilog="Example: streamrec dlq list --reason invalid",
+    no_args_is_help=True,
+)
+app.add_typer(dlq_app)

@@ -9,9 +9,11 @@ from datetime import UTC, datetime
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from streamrec import inspect
 from streamrec.build import build_store
+from streamrec.codec import brief
 from streamrec.errors import StateError
 from streamrec.inspect import Known
 from streamrec.settings import Settings
@@ -58,7 +60,7 @@ def item(settings: Settings, item_id: str, *, as_json: bool) -> None:
     console = Console()
     _print_counts(console, f"item {item_id}", known)
     if known["category"] is not None:
-        console.print(f"category {known['category']}", highlight=False, markup=False)
+        console.print(f"category {brief(known['category'], 300)}", highlight=False, markup=False)
     console.print(_touches("recent users", "user_id", known["recent_users"]))
 
 
@@ -92,7 +94,8 @@ def _slate(slate: Known) -> Table:
 def _rows(title: str, columns: tuple[str, ...], rows: Sequence[tuple[object, ...]]) -> Table:
     table = Table(*columns, title=title, title_justify="left")
     for row in rows:
-        table.add_row(*(f"{cell:.4g}" if isinstance(cell, float) else str(cell) for cell in row))
+        # As text: ids and categories are what anybody sent, and a bracket in one is no markup.
+        table.add_row(*(Text(f"{cell:.4g}" if isinstance(cell, float) else brief(str(cell), 300)) for cell in row))
     return table
 
 

@@ -5,7 +5,6 @@ The limits are taken from the `Event` type itself, so a log and a live message a
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -13,8 +12,8 @@ import msgspec
 import polars as pl
 from msgspec import inspect
 
-from streamrec.columns import Converted, number, text, timestamp, whole_number
-from streamrec.events import LATEST_TS_MS, ContextValue, Event
+from streamrec.columns import Converted, named, number, text, timestamp, whole_number
+from streamrec.events import LARGEST_NUMBER, LATEST_TS_MS, NAMES, ContextValue, Event
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,19 +44,22 @@ def context_member(series: pl.Series) -> Converted:
 
 
 def _scalar(value: object) -> ContextValue | None:
-    if isinstance(value, str):
-        if value in ("true", "false"):
-            return value == "true"
-        for read in (int, float):
-            try:
-                parsed = read(value)
-            except ValueError:
-                continue
-            return parsed if math.isfinite(parsed) and -(2**63) <= parsed < 2**63 else value
-        return value or None
-    if isinstance(value, float) and not math.isfinite(value):
+    try:
+        return msgspec.convert(_parsed(value) if isinstance(value, str) else value, ContextValue)  # type: ignore[no-any-return]
+    except msgspec.ValidationError:
         return None
-    return value if isinstance(value, bool | int | float) else None
+
+
+def _parsed(value: str) -> ContextValue | None:
+    if value in ("true", "false"):
+        return value == "true"
+    for read in (int, float):
+        try:
+            parsed = read(value)
+        except ValueError:
+            continue
+        return parsed if -LARGEST_NUMBER <= parsed <= LARGEST_NUMBER else value
+    return value or None
 
 
 def _flat_map(value: object) -> dict[str, ContextValue] | None:
@@ -79,6 +81,8 @@ def _field(name: str, kind: inspect.Type) -> Field:
     """How to read a column of the field, from the type that the field has in `Event`."""
     if isinstance(kind, inspect.UnionType):
         kind = next(member for member in kind.types if not isinstance(member, inspect.NoneType))
+    if isinstance(kind, inspect.Metadata):
+        kind = kind.type
     if name == "ts":
         return Field(
             name,
@@ -87,16 +91,21 @@ def _field(name: str, kind: inspect.Type) -> Field:
         )
     if isinstance(kind, inspect.StrType):
         least, most = kind.min_length or 1, kind.max_length or 1024
+        if name in NAMES:
+            expected = f"text of {least} to {most} characters without control characters"
+            return Field(name, expected, lambda series: named(series, least, most))
         return Field(name, f"text of {least} to {most} characters", lambda series: text(series, least, most))
     if isinstance(kind, inspect.IntType):
         low, high = kind.ge or 0, kind.le or 2**53
         return Field(name, f"a whole number from {low} to {high}", lambda series: whole_number(series, low, high))
     if isinstance(kind, inspect.FloatType):
-        return Field(name, "a finite number", number)
+        return Field(name, "a finite number of at most 64 bits", lambda series: number(series, LARGEST_NUMBER))
     return Field(name, "a flat map of at most 64 texts, numbers or booleans, as JSON or as a struct", context)
 
 
 _EVENT = inspect.type_info(Event)
 assert isinstance(_EVENT, inspect.StructType)
 FIELDS: Mapping[str, Field] = {f.name: _field(f.name, f.type) for f in _EVENT.fields if f.name != "type"}
-MEMBER = Field("context", "a text, a finite number or a boolean", context_member)
+MEMBER = Field(
+    "context", "a text of at most 1024 characters, a finite number of at most 64 bits or a boolean", context_member
+)

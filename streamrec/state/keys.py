@@ -2,6 +2,7 @@
 
     streamrec:user-events:partitions                  the partitions ever opened (a set)
     streamrec:user-events:rollout                     who got which policy, newest first (a list)
+    streamrec:user-events:redrive:NAME                which dead letters were sent back
     streamrec:{user-events:3}:mark                    epoch, turn, watermark, snapshot, seal of partition 3
     streamrec:{user-events:3}:user:ID                 one value; likewise item:, slate:, open: and due:
 
@@ -47,6 +48,10 @@ class KeySpace:
     def rollout(self) -> bytes:
         """The list of the rollout's revisions."""
         return f"{self.prefix}:{self.topic}:rollout".encode()
+
+    def redrive(self, name: str) -> bytes:
+        """What is known of dead letters that were sent back."""
+        return f"{self.prefix}:{self.topic}:redrive:{name}".encode()
 
     def mark(self, partition: int) -> bytes:
         """The hash that says where `partition` stands."""

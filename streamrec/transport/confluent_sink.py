@@ -15,6 +15,8 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 from streamrec.errors import PublishDelayed, PublishFailed
 from streamrec.transport.librdkafka import HOPELESS, LOG, Settings, connect, for_producer
 
+PARTITIONER_CHOOSES = -1
+
 
 class KafkaSink:
     """Publishes to any topic of a cluster, by an idempotent producer.
@@ -50,15 +52,21 @@ class KafkaSink:
         self._producer = connect(lambda config: Producer(config, logger=LOG), config)
 
     def publish(
-        self, topic: str, key: bytes | None, value: bytes | None, headers: Iterable[tuple[str, bytes]] = ()
+        self,
+        topic: str,
+        key: bytes | None,
+        value: bytes | None,
+        headers: Iterable[tuple[str, bytes]] = (),
+        *,
+        partition: int = PARTITIONER_CHOOSES,
     ) -> None:
-        """See `Sink`."""
+        """See `Sink`. `partition` names one, for what has to lie where it lay before."""
         deadline = time.monotonic() + self._block_s
         pairs: list[tuple[str, str | bytes | None]] = list(headers)
         while True:
             self._check()
             try:
-                self._producer.produce(topic, value=value, key=key, headers=pairs)
+                self._producer.produce(topic, value=value, key=key, headers=pairs, partition=partition)
                 self._producer.poll(0)
                 self._published += 1
                 self._bytes += len(value or b"")

@@ -74,8 +74,11 @@ class Surveyor:
         return {place.partition: first for place, (first, _) in zip(places, ranges, strict=True)}
 
     def end(self) -> dict[int, int]:
-        """The record that comes next. Tansu counts batches there: do not ask it."""
-        return self._first(self._places(OFFSET_END), lambda record: True)
+        """The record that comes next."""
+        said = self._first(self._places(OFFSET_END), lambda record: True)
+        # Tansu counts batches there, which are fewer than records: what lies past its answer is read to the end.
+        places = [TopicPartition(self.topic, partition, offset) for partition, offset in said.items()]
+        return self._first(places, lambda record: False)
 
     def since(self, ts: int, moment: Moment) -> dict[int, int]:
         """The first record sent at `ts` (ms) or later that also tells of a moment at `ts` or later; else the end.
@@ -131,12 +134,22 @@ class Surveyor:
         self._first(self._places(OFFSET_BEGINNING), enough)
         return records
 
-    def read(self, starts: Mapping[int, int], each: Callable[[Record], None]) -> None:
-        """Every record from these positions to the end as of now, in order within a partition."""
+    def read(
+        self, starts: Mapping[int, int], each: Callable[[Record], None], ends: Mapping[int, int] | None = None
+    ) -> None:
+        """Every record from these positions to the end as of now, in order within a partition.
+
+        With `ends` nothing at or past these positions is read, however fast the topic grows meanwhile.
+        """
 
         def goes_on(record: Record) -> bool:
-            each(record)
-            return False
+            if ends is None:
+                each(record)
+                return False
+            end = ends.get(record.partition, 0)
+            if record.offset < end:
+                each(record)
+            return record.offset + 1 >= end
 
         self._first([TopicPartition(self.topic, partition, offset) for partition, offset in starts.items()], goes_on)
 

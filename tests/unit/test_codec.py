@@ -11,14 +11,25 @@ from hypothesis import strategies as st
 
 from streamrec.codec import CONTENT_TYPE, JSON, MSGPACK, decode, decode_event, decode_slate, encode, encode_event
 from streamrec.errors import BadEvent
-from streamrec.events import ITEMLESS_TYPES, LATEST_TS_MS, Event, EventType, Item, Outcome, Slate, SlateItem
+from streamrec.events import (
+    ITEMLESS_TYPES,
+    LARGEST_NUMBER,
+    LATEST_TS_MS,
+    Event,
+    EventType,
+    Item,
+    Outcome,
+    Slate,
+    SlateItem,
+)
 
 HEADERS = {JSON: ((CONTENT_TYPE, JSON.encode()),), MSGPACK: ((CONTENT_TYPE, MSGPACK.encode()),)}
 VIEW = {"type": "view", "user_id": "u", "ts": 1, "item_id": "a"}
 
-names = st.text(st.characters(codec="utf-8"), min_size=1, max_size=256)
-numbers = st.floats(allow_nan=False, allow_infinity=False)
-whole = st.integers(-(2**63), 2**64 - 1)
+names = st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"]), min_size=1, max_size=256)
+numbers = st.floats(-float(LARGEST_NUMBER), float(LARGEST_NUMBER))
+whole = st.integers(-LARGEST_NUMBER, LARGEST_NUMBER)
+any_integer = st.integers(-(2**63), 2**64 - 1)
 
 
 def maybe(values: st.SearchStrategy) -> st.SearchStrategy:
@@ -41,7 +52,7 @@ events = st.builds(
     ),
     query=maybe(st.text(max_size=64)),
     k=maybe(st.integers(1, 100)),
-    scenario=maybe(st.text(min_size=1, max_size=64)),
+    scenario=maybe(names.map(lambda name: name[:64])),
 )
 requests = st.builds(
     Event, type=st.sampled_from(sorted(ITEMLESS_TYPES)), user_id=names, ts=st.integers(0, LATEST_TS_MS)
@@ -191,8 +202,8 @@ def test_any_bytes_are_an_event_or_are_refused(value: bytes, content_type: str) 
 
 
 plain = st.recursive(
-    st.none() | st.booleans() | whole | st.floats() | st.text(max_size=5) | st.binary(max_size=5),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5) | whole, inner, max_size=3),
+    st.none() | st.booleans() | any_integer | st.floats() | st.text(max_size=5) | st.binary(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5) | any_integer, inner, max_size=3),
     max_leaves=8,
 )
 

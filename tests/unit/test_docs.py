@@ -64,6 +64,7 @@ def test_no_command_is_documented_that_does_not_exist() -> None:
     [
         *("streamrec backtest", "streamrec replay", "streamrec tail", "streamrec warmup", "streamrec worker"),
         *("streamrec ope", "streamrec experiment", "streamrec promote"),
+        *("streamrec dlq list", "streamrec dlq redrive"),
     ],
 )
 def test_every_option_of_the_larger_commands_is_mentioned(command: str) -> None:

@@ -15,7 +15,7 @@ from streamrec.cli import app
 from streamrec.codec import decode_event, encode_event
 from streamrec.config import Limits
 from streamrec.errors import BadEvent
-from streamrec.events import EVENT_TYPES, LATEST_TS_MS, Event, EventType, Outcome, Slate, SlateItem
+from streamrec.events import EVENT_TYPES, LARGEST_NUMBER, LATEST_TS_MS, Event, EventType, Outcome, Slate, SlateItem
 from streamrec.features.duplicates import REMEMBERED
 
 PAGE = (Path(__file__).parents[2] / "docs" / "events.md").read_text(encoding="utf-8")
@@ -79,6 +79,21 @@ def test_the_schema_accepts_events_of_every_type(schema: jsonschema.Draft202012V
         {"query": "q" * 1024},
         {"query": "q" * 1025},
         {"scenario": ""},
+        {"scenario": "a\x1b"},
+        {"user_id": "a\0"},
+        {"item_id": "a\n"},
+        {"session_id": "\x9b2J"},
+        {"event_id": "наталья\u200d\u00a0小"},
+        {"explain": None},
+        {"value": LARGEST_NUMBER},
+        {"value": 1e19},
+        {"context": {"n": LARGEST_NUMBER, "x": -1.5e18}},
+        {"context": {"n": LARGEST_NUMBER + 2}},
+        {"context": {"x": 1e300}},
+        {"context": {"c" * 256: "t" * 1024}},
+        {"context": {"c" * 257: 1}},
+        {"context": {"c": "t" * 1025}},
+        {"context": {"c": "any\ntext"}},
         {"colour": "red"},
     ],
 )

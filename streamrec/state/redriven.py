@@ -1,0 +1,143 @@
+"""What is remembered of dead letters that were sent back, so that none is sent twice: marks, a journal and a lock.
+
+Redis and Kafka share no transaction. So a redrive notes in its journal where the events topic ends before it sends
+anything, marks what was sent once Kafka has stored it, and closes the journal at the end. A journal found open belongs
+to a run that was cut short: what it sent and did not mark lies in the topic past the places noted.
+
+Knows nothing of what a letter is, beyond the name of the message it was made of.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+
+import msgspec
+from redis.exceptions import LockError
+
+from streamrec.errors import StateError
+from streamrec.state.connection import connected, named_errors, without_password
+from streamrec.state.keys import KeySpace
+
+LEASE_S = 120.0
+"""A redrive that says nothing for so long has ended: no wait of its own is as long, not the producer's last flush."""
+
+
+class Redriven:
+    """The memory of redrives into one topic, in Redis.
+
+    Guarantee: one redrive at a time holds it; a mark outlives every process, for `keep_ms`.
+
+    Args:
+        keep_ms: how long a mark is kept, as long as the letter itself; None for ever.
+        lease_s: how long a redrive that says nothing keeps its turn.
+
+    Raises:
+        ConfigError: a URL that is none, or a name that does not fit.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        prefix: str,
+        topic: str,
+        keep_ms: int | None,
+        timeout_s: float = 10.0,
+        lease_s: float = LEASE_S,
+    ) -> None:
+        self._keys = KeySpace(prefix, topic)
+        self._keep_ms = keep_ms
+        self._lease_s = lease_s
+        self._timeout_s = timeout_s
+        self._where = without_password(url)
+        self._client = connected(url, timeout_s)
+        self._asked_s = 0.0
+        self._lock = self._client.lock(self._keys.redrive("lock").decode(), timeout=lease_s, blocking=False)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep other redrives away while the body runs.
+
+        Raises:
+            StateError: somebody else holds it, or Redis did not answer.
+        """
+        with self._named_errors("beginning a redrive"):
+            mine = self._lock.acquire()
+        if not mine:
+            raise StateError(
+                f"another redrive into topic {self._keys.topic!r} is under way, or was killed within the last "
+                f"{self._lease_s:.0f} s; wait for it"
+            )
+        self._asked_s = time.monotonic()
+        try:
+            yield
+        finally:
+            with self._named_errors("ending a redrive"):
+                if self._lock.owned():
+                    self._lock.release()
+
+    def go_on(self) -> None:
+        """Still at it: called for every record that is read or sent, and asks Redis now and then.
+
+        Raises:
+            StateError: too long ago that the last call was made: somebody else may have begun.
+        """
+        now_s = time.monotonic()
+        if now_s - self._asked_s < self._lease_s / 8:
+            return
+        with self._named_errors("going on with a redrive"):
+            try:
+                self._lock.reacquire()
+            except LockError:
+                raise StateError(
+                    f"this redrive was silent for more than {self._lease_s:.0f} s and has lost its turn; nothing was "
+                    "sent since: run it again"
+                ) from None
+        self._asked_s = now_s
+
+    def known(self, origins: Sequence[str]) -> list[bool]:
+        """Which of these messages have been sent back, in their order."""
+        if not origins:
+            return []
+        with self._named_errors("asking which letters were sent back"):
+            return [mark is not None for mark in self._client.mget([self._mark(origin) for origin in origins])]
+
+    def mark(self, origins: Iterable[str]) -> None:
+        """These messages have been sent back: Kafka has stored them."""
+        with self._named_errors("noting which letters were sent back"):
+            pipeline = self._client.pipeline(transaction=False)
+            for origin in origins:
+                pipeline.set(self._mark(origin), b"", px=self._keep_ms)
+            pipeline.execute()
+
+    def unfinished(self) -> dict[int, int] | None:
+        """Where the events topic ended when a run began that never came to its end; None when all did."""
+        with self._named_errors("reading the journal of redrives"):
+            noted = self._client.get(self._journal)
+        return msgspec.msgpack.decode(noted, type=dict[int, int]) if isinstance(noted, bytes) else None
+
+    def begin(self, ends: Mapping[int, int]) -> None:
+        """Note where the events topic ends; before anything is sent."""
+        with self._named_errors("opening the journal of redrives"):
+            self._client.set(self._journal, msgspec.msgpack.encode(dict(ends)))
+
+    def finish(self) -> None:
+        """Everything that was sent is marked."""
+        with self._named_errors("closing the journal of redrives"):
+            self._client.delete(self._journal)
+
+    def close(self) -> None:
+        """Let go of connections."""
+        self._client.close()
+
+    @property
+    def _journal(self) -> bytes:
+        return self._keys.redrive("journal")
+
+    def _mark(self, origin: str) -> bytes:
+        return self._keys.redrive(f"sent:{origin}")
+
+    def _named_errors(self, doing: str) -> AbstractContextManager[None]:
+        return named_errors(self._where, self._timeout_s, doing)
