@@ -188,6 +188,8 @@ def closed(waiting: OpenSlate, rules: Rules) -> Closed:
             name: np.frombuffer(trace, np.int32).reshape(count, -1)[:depth] for name, trace in waiting.traces.items()
         },
         schema=waiting.schema,
+        user_id=slate.user_id,
+        items=waiting.items[:depth],
     )
     return Closed(outcomes, lesson)
 

@@ -70,7 +70,7 @@ class Metrics:
         )
         self.held_back = Gauge(
             "streamrec_held_back_examples",
-            "Examples beyond the share of their user or item, not learned",
+            "Examples, and lessons of slates, beyond the share of their user or item, not learned",
             ["bucket"],
             registry=self.registry,
         )

@@ -200,6 +200,7 @@ class Recommender:
         batch, items = self.batch, self.knowledge.items
         self._hold_back()
         lessons = [lesson for lesson in lessons if lesson.schema == self.fusion.schema]  # else of other models' words
+        lessons = self._admitted(lessons)
         for model in self.models:
             model.learn(batch)
         self.fusion.learn(batch, lessons)
@@ -223,6 +224,19 @@ class Recommender:
         users = batch.queries.user[examples.query[teaching]]
         admitted = self.contribution.admit(users, examples.item[teaching], examples.ts[teaching])
         examples.label[teaching[~admitted]] = -1
+
+    def _admitted(self, lessons: Sequence[Lesson]) -> list[Lesson]:
+        """The lessons within the share of their user and of each item that was answered."""
+        items = self.knowledge.items
+        answered = [
+            [items.lookup(lesson.items[place]) for place in np.flatnonzero(lesson.reward)] for lesson in lessons
+        ]
+        admitted = self.contribution.admit_lessons(
+            np.array([name_hash(lesson.user_id) for lesson in lessons], np.uint64),
+            [np.array([item for item in some if item != NOTHING], np.int32) for some in answered],
+            np.array([lesson.ts for lesson in lessons], np.int64),
+        )
+        return [lesson for lesson, taught in zip(lessons, admitted.tolist(), strict=True) if taught]
 
     # The pieces
 

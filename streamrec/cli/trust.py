@@ -217,7 +217,7 @@ def simulate(
     policies: Annotated[
         list[str] | None,
         typer.Option(
-            "--policy", metavar="NAME", help="A contender: a policy, vw:EXPLORER, oracle, shuffle. Repeatable."
+            "--policy", metavar="NAME", help="A policy, uncapped:POLICY, vw:EXPLORER, oracle, shuffle. Repeatable."
         ),
     ] = None,
     seeds: Annotated[str, typer.Option("--seeds", metavar="A:B", help="Worlds to meet, as 3, 1:5 or 1,4,9.")] = "1",
@@ -227,7 +227,19 @@ def simulate(
     ] = 48.0,
     shoppers: Annotated[int, typer.Option("--shoppers", metavar="N", min=1, help="How many people shop.")] = 500,
     items: Annotated[int, typer.Option("--items", metavar="N", min=20, help="How many items there are.")] = 600,
-    bots: Annotated[int, typer.Option("--bots", metavar="N", min=0, help="Bots that click a few items for ever.")] = 0,
+    bots: Annotated[
+        int | None,
+        typer.Option(
+            "--bots", metavar="N", min=0, help="Bots beside them: some clicking for ever, or those of the attack."
+        ),
+    ] = None,
+    attack: Annotated[
+        Literal["flood", "views", "ring", "clicker"] | None,
+        typer.Option("--attack", help="What bots do to have one item shown."),
+    ] = None,
+    attack_at: Annotated[
+        float, typer.Option("--attack-at", metavar="SHARE", min=0, max=0.99, help="When bots come, by the hours.")
+    ] = 0.25,
     lost: Annotated[
         float, typer.Option("--lost", metavar="SHARE", min=0, max=1, help="Sessions that fall silent half-way.")
     ] = 0.05,
@@ -250,13 +262,13 @@ def simulate(
     With --kafka they shop at the deployment that reads these topics; without it, policies compete in this process.
     """
     from streamrec.commands import simulate as command
-    from streamrec.simulation.world import Assortment, Crowd, Drift, DriftKind, Manners, Traffic, WorldSettings
+    from streamrec.simulation.world import Assortment, Drift, DriftKind, Manners, Traffic, WorldSettings
 
     found, settings = command.seeds_of(seeds), settings_of(config, kafka, preset=preset)
     world = WorldSettings(
         seed=found[0],
         assortment=Assortment(items=items),
-        crowd=Crowd(shoppers=shoppers, bots=bots),
+        crowd=command.crowd_of(shoppers, bots, attack, attack_at),
         traffic=Traffic(requests=requests, hours=hours, lost=lost),
         manners=Manners(impressions=impressions),
         drift=None if drift is None else Drift(DriftKind(drift), drift_at),

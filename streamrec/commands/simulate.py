@@ -15,9 +15,11 @@ from rich.table import Table
 from streamrec.errors import ConfigError
 from streamrec.settings import Settings, shown
 from streamrec.simulation.loop import Episode, Takings
-from streamrec.simulation.standings import Standing
-from streamrec.simulation.world import World, WorldSettings
+from streamrec.simulation.standings import Pushed, Standing
+from streamrec.simulation.world import AttackKind, Crowd, World, WorldSettings
 
+BOTS_OF = 100
+"""Shoppers for each bot, under an attack."""
 PROGRESS_REQUESTS = 100
 """Live, a line is printed after so many slates."""
 
@@ -38,6 +40,14 @@ def seeds_of(text: str) -> list[int]:
     return found
 
 
+def crowd_of(shoppers: int, bots: int | None, attack: str | None, attack_at: float) -> Crowd:
+    """People, and bots beside them: unless told otherwise one for every hundred people under attack, else none."""
+    if attack is None:
+        return Crowd(shoppers=shoppers, bots=bots or 0)
+    count = -(-shoppers // BOTS_OF) if bots is None else bots
+    return Crowd(shoppers=shoppers, bots=count, attack=AttackKind(attack), attack_at=attack_at)
+
+
 def contest(
     contenders: Sequence[str], world: WorldSettings, seeds: Sequence[int], settings: Settings, out: Path | None
 ) -> None:
@@ -48,7 +58,7 @@ def contest(
     """
     from streamrec.simulation import contest as contests
     from streamrec.simulation.report import Told, write_report
-    from streamrec.simulation.standings import standings
+    from streamrec.simulation.standings import pushed, standings
 
     notes = Console(stderr=True)
     began = time.perf_counter()
@@ -67,7 +77,10 @@ def contest(
             told = Told(command, seeds[:number], world, _told(settings), time.perf_counter() - began)
             write_report(out, episodes, told)
     terminal = Console()
-    (terminal if terminal.is_terminal else Console(width=120)).print(_table(standings(episodes)))
+    shown_on = terminal if terminal.is_terminal else Console(width=120)
+    shown_on.print(_table(standings(episodes)))
+    if world.crowd.attack is not AttackKind.HAMMER:
+        shown_on.print(_bought(pushed(episodes, World(world).attack_ms)))
     if out is not None:
         print(f"written to {out}")
 
@@ -125,6 +138,13 @@ def rewards_of(world: WorldSettings, settings: Settings) -> WorldSettings:
 
 def _told(settings: Settings) -> dict[str, object]:
     return {name: value for name, value in shown(settings).items() if name not in ("kafka", "redis", "topics")}
+
+
+def _bought(pushed: Sequence[Pushed]) -> Table:
+    table = Table("since the bots came", "target in first place", "target on the slate", "reward")
+    for share in pushed:
+        table.add_row(share.name, str(share.first), str(share.shown), str(share.reward))
+    return table
 
 
 def _table(standings: Sequence[Standing]) -> Table:

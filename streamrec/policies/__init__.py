@@ -77,6 +77,8 @@ class Lesson:
     ts: int  # of the slate, ms
     traces: Mapping[str, Int32] = field(default_factory=dict)  # by model: what it asked to be told again, (seen, any)
     schema: int = 0  # a hash of what the features are
+    user_id: str = ""
+    items: tuple[str, ...] = ()  # (seen,) ids
 
     @property
     def importance(self) -> Float64:

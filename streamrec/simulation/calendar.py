@@ -11,6 +11,7 @@ from enum import IntEnum
 
 import numpy as np
 
+from streamrec.simulation.attack import bot_lines
 from streamrec.simulation.draws import Int64, Purpose, exponentials, uniforms
 from streamrec.simulation.world import HOUR_MS, World
 
@@ -142,11 +143,7 @@ def _intents(world: World, shopper: Int64, number: Int64, starts: Int64) -> Int6
 
 
 def _bots(world: World) -> Int64:
-    """(7, lines): each bot acts at even steps all along."""
-    crowd = world.settings.crowd
-    ts = np.arange(world.start_ms, world.end_ms, int(crowd.bot_every_s * 1000))
-    bots, steps = np.arange(crowd.bots)[:, None], np.arange(len(ts))
-    shape = (crowd.bots, len(ts))
-    nothing = np.zeros(shape, np.int64)
-    parts = [np.broadcast_to(ts + 137 * bots, shape), nothing + Doing.BOT, bots + nothing, nothing, steps + nothing]
-    return np.stack([part.ravel() for part in (*parts, nothing, nothing)]).astype(np.int64)
+    """(7, lines) of bots, who have neither sessions nor intents."""
+    ts, bot, step = bot_lines(world)
+    nothing = np.zeros_like(ts)
+    return np.stack([ts, nothing + Doing.BOT, bot, nothing, step, nothing, nothing])

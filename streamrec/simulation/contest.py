@@ -1,8 +1,8 @@
 """Several policies, each alone in equal worlds: who earns how much, and how sure that is.
 
 A contender is a policy by its name (`fusion.policy`), `vw:EXPLORER` for Vowpal Wabbit over the same candidates and
-features, or one of two who are no recommenders: `oracle` shows the best slate there is, `shuffle` draws evenly from
-all that is on sale.
+features, `uncapped:POLICY` for a policy that learns from everybody as much as they send, or one of two who are no
+recommenders: `oracle` shows the best slate there is, `shuffle` draws evenly from all that is on sale.
 """
 
 from __future__ import annotations
@@ -10,13 +10,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from streamrec.contribution import Contribution
 from streamrec.errors import ConfigError
 from streamrec.settings import Settings
 from streamrec.simulation.loop import Episode, System, simulate
 from streamrec.simulation.systems import Oracle, Shuffle, WorkerSystem
 from streamrec.simulation.world import World, WorldSettings
+from streamrec.worker import Worker
 
-ORACLE, SHUFFLE, VW = "oracle", "shuffle", "vw:"
+ORACLE, SHUFFLE, VW, UNCAPPED = "oracle", "shuffle", "vw:", "uncapped:"
 DEFAULT = (
     "plackett-luce",
     "greedy",
@@ -69,7 +71,14 @@ def system_of(name: str, settings: Settings, seed: int) -> System:
         from streamrec.bench.rival_vw import vw_system
 
         return vw_system(name.removeprefix(VW), seeded)
+    if name.startswith(UNCAPPED):
+        return WorkerSystem(with_policy(seeded, name.removeprefix(UNCAPPED)), _uncap)
     return WorkerSystem(with_policy(seeded, name))
+
+
+def _uncap(worker: Worker) -> None:
+    recommender = worker.recommender
+    recommender.contribution = Contribution.unlimited(recommender.knowledge.items.capacity)
 
 
 def with_policy(settings: Settings, name: str) -> Settings:
@@ -85,6 +94,6 @@ def with_policy(settings: Settings, name: str) -> Settings:
     except ValidationError as error:
         raise ConfigError(
             f"no contender is called {name!r}; expected a policy (plackett-luce, greedy, thompson, linucb, exp3, "
-            f"uniform, model:NAME), {VW}EXPLORER, {ORACLE} or {SHUFFLE}"
+            f"uniform, model:NAME), {VW}EXPLORER, {UNCAPPED}POLICY, {ORACLE} or {SHUFFLE}"
         ) from error
     return settings.model_copy(update={"fusion": fusion})

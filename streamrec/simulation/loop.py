@@ -15,10 +15,11 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from streamrec.events import Event
+from streamrec.events import Event, EventType
+from streamrec.simulation.attack import bot_answer, bot_event
 from streamrec.simulation.calendar import Calendar, Doing, calendar
 from streamrec.simulation.draws import Float64, Int64
-from streamrec.simulation.shopper import FIRST_LOOK_MS, Answer, Moment, Shoppers, bot_click
+from streamrec.simulation.shopper import FIRST_LOOK_MS, Answer, Moment, Shoppers
 from streamrec.simulation.world import World
 
 GROUP = 512
@@ -59,7 +60,7 @@ class System(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Episode:
-    """What came of every request, all arrays (requests,), in time order."""
+    """What came of every request of the shoppers', all arrays (requests,), in time order."""
 
     ts: Int64
     shopper: Int64
@@ -68,6 +69,7 @@ class Episode:
     realised: Float64  # reward that the shopper gave
     looked: Int64  # places looked at
     answered: NDArray[np.bool_]  # False where no slate came
+    target: Int64  # the place of the item that bots push, 0 where it was not shown
     events: int = 0  # that the system was given
 
     @property
@@ -80,20 +82,19 @@ class Episode:
 class Takings:
     """Collects an episode while it happens."""
 
-    rows: list[tuple[int, int, float, float, float, int, bool]] = field(default_factory=list)
+    rows: list[tuple[int, int, float, float, float, int, bool, int]] = field(default_factory=list)
     events: int = 0
 
-    def take(self, moment: Moment, answer: Answer, answered: bool) -> None:
-        """Note what came of one request."""
-        self.rows.append(
-            (moment.ts, moment.shopper, answer.expected, answer.best, answer.realised, answer.looked, answered)
-        )
+    def take(self, moment: Moment, answer: Answer, answered: bool, target: int = 0) -> None:
+        """Note what came of one request, and where the item that bots push stood."""
+        told = answer.expected, answer.best, answer.realised, answer.looked
+        self.rows.append((moment.ts, moment.shopper, *told, answered, target))
 
     def episode(self) -> Episode:
         """Everything noted, in time order."""
         rows = sorted(self.rows)
-        columns = [np.array(column) for column in zip(*rows, strict=True)] if rows else [np.zeros(0)] * 7
-        ts, shopper, expected, best, realised, looked, answered = columns
+        columns = [np.array(column) for column in zip(*rows, strict=True)] if rows else [np.zeros(0)] * 8
+        ts, shopper, expected, best, realised, looked, answered, target = columns
         return Episode(
             ts.astype(np.int64),
             shopper.astype(np.int64),
@@ -102,6 +103,7 @@ class Takings:
             realised.astype(np.float64),
             looked.astype(np.int64),
             answered.astype(bool),
+            target.astype(np.int64),
             self.events,
         )
 
@@ -153,7 +155,9 @@ class Agenda:
             int(column[at]) for column in (lines.ts, lines.shopper, lines.session, lines.step, lines.intent)
         )
         if lines.doing[at] == Doing.BOT:
-            return bot_click(self._shoppers.world, shopper, step, ts), None
+            event = bot_event(self._shoppers.world, shopper, step, ts)
+            asks = event.type is EventType.REQUEST
+            return event, Moment(ts, shopper, session, step, intent, False, bot=True) if asks else None
         moment = Moment(ts, shopper, session, step, intent, bool(lines.silent[at]))
         if lines.doing[at] == Doing.REQUEST:
             return self._shoppers.request(moment), moment
@@ -197,6 +201,7 @@ def steps(
     """The loop, one group at a time; yields the requests of each group that had some, once they are answered."""
     shoppers = Shoppers(world)
     agenda = Agenda(shoppers, calendar(world))
+    target, latest = world.item_ids[world.target], ""  # latest: the slate shown last to a shopper
     while True:
         events, asked = agenda.group(group)
         if not events:
@@ -207,9 +212,14 @@ def steps(
         slates = {shown.request_id: shown for shown in system.handle(events, asked, shoppers)}
         for moment in asked:
             shown = slates.get(moment.event_id)
-            item_ids = [] if shown is None else shown.item_ids
-            answer = shoppers.answer(moment, "" if shown is None else shown.rec_id, item_ids, moment.ts)
-            takings.take(moment, answer, shown is not None)
+            rec_id, item_ids = ("", []) if shown is None else (shown.rec_id, shown.item_ids)
+            if moment.bot:
+                known = [name for name in (rec_id, latest) if name]
+                agenda.add(bot_answer(world, moment.shopper, moment.step, known, item_ids, moment.ts))
+                continue
+            latest = rec_id
+            answer = shoppers.answer(moment, rec_id, item_ids, moment.ts)
+            takings.take(moment, answer, shown is not None, item_ids.index(target) + 1 if target in item_ids else 0)
             agenda.add(answer.events)
         if asked:
             yield asked

@@ -17,15 +17,17 @@ from streamrec.simulation.contest import Episodes
 from streamrec.simulation.figures import banded
 from streamrec.simulation.standings import (
     RECOVERED,
+    Pushed,
     Recovery,
     Standing,
+    pushed,
     recoveries,
     regret_bands,
     reward_bands,
     share_bands,
     standings,
 )
-from streamrec.simulation.world import World, WorldSettings
+from streamrec.simulation.world import AttackKind, World, WorldSettings
 
 PAGE, FIGURES, EPISODES = "report.html", "contest.json", "episodes.npz"
 COLUMNS = ("reward", "last_quarter", "share_of_best", "behind_first", "regret", "realised")
@@ -54,6 +56,7 @@ def write_report(out: Path, episodes: Episodes, told: Told) -> list[Standing]:
     table = standings(episodes)
     drift_ms = World(told.world).drift_ms
     recovered = [] if drift_ms is None else recoveries(episodes, drift_ms)
+    bought = pushed(episodes, World(told.world).attack_ms) if told.world.crowd.attack is not AttackKind.HAMMER else []
     plots = _plots(episodes, drift_ms)
     for name, svg in plots.items():
         (out / f"{name}.svg").write_text(standalone(svg), encoding="utf-8")
@@ -65,6 +68,7 @@ def write_report(out: Path, episodes: Episodes, told: Told) -> list[Standing]:
         "seconds": round(told.seconds, 1),
         "standings": [asdict(standing) for standing in table],
         "recoveries": [asdict(recovery) for recovery in recovered],
+        "pushed": [asdict(share) for share in bought],
     }
     text = json.dumps(_finite(figures), indent=1, default=str)
     (out / FIGURES).write_text(text + "\n", encoding="utf-8")
@@ -72,10 +76,10 @@ def write_report(out: Path, episodes: Episodes, told: Told) -> list[Standing]:
         f"{name}/{seed}/{column}": getattr(run, column)
         for name, runs in episodes.items()
         for seed, run in zip(told.seeds, runs, strict=True)
-        for column in ("ts", "shopper", "expected", "best", "realised", "looked", "answered")
+        for column in ("ts", "shopper", "expected", "best", "realised", "looked", "answered", "target")
     }
     np.savez_compressed(out / EPISODES, **arrays)
-    (out / PAGE).write_text(_page(table, recovered, plots, told), encoding="utf-8")
+    (out / PAGE).write_text(_page(table, (recovered, bought), plots, told), encoding="utf-8")
     return table
 
 
@@ -89,14 +93,20 @@ def _plots(episodes: Episodes, drift_ms: int | None) -> dict[str, str]:
     }
 
 
-def _page(table: Sequence[Standing], recovered: Sequence[Recovery], plots: Mapping[str, str], told: Told) -> str:
+def _page(
+    table: Sequence[Standing],
+    special: tuple[Sequence[Recovery], Sequence[Pushed]],
+    plots: Mapping[str, str],
+    told: Told,
+) -> str:
+    recovered, bought = special
     return filled(
         Path(__file__).parent / "report.html",
         **plots,
         seeds=", ".join(str(seed) for seed in told.seeds),
         command=escape(told.command),
         standings="".join(table_row(s.name, [str(getattr(s, column)) for column in COLUMNS]) for s in table),
-        recovery=_recovery(recovered),
+        recovery=_recovery(recovered) + _bought(bought),
         seconds=f"{told.seconds:,.0f}",
         world=_pairs({k: v for k, v in asdict(told.world).items() if k != "seed"}),
         settings=_pairs(told.settings),
@@ -117,6 +127,19 @@ def _recovery(recovered: Sequence[Recovery]) -> str:
         "<h2>After the drift</h2>"
         f"<p>Share of the best slates' reward just before the drift, the lowest after it, and how many requests it "
         f"took until it was back at {RECOVERED:.0%} of what it had been, over windows that lie wholly after it.</p>"
+        f'<div class="scroll"><table class="figures"><thead>{head}</thead><tbody>{"".join(rows)}</tbody></table></div>'
+    )
+
+
+def _bought(bought: Sequence[Pushed]) -> str:
+    if not bought:
+        return ""
+    rows = [table_row(b.name, [str(b.first), str(b.shown), str(b.reward)]) for b in bought]
+    head = "<tr><th>contender</th><th>in first place</th><th>on the slate</th><th>reward</th></tr>"
+    return (
+        "<h2>What bots bought</h2>"
+        "<p>Share of people's slates with the item that bots push, and what people's slates earned, since the bots "
+        "came.</p>"
         f'<div class="scroll"><table class="figures"><thead>{head}</thead><tbody>{"".join(rows)}</tbody></table></div>'
     )
 

@@ -27,7 +27,7 @@ CLICK_MS, VIEW_MS, CART_MS, SKIP_MS = 300, 900, 20_000, 500
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """One line of the calendar: whose step it is, when, and what the session is about."""
+    """One line of the calendar: whose step it is, when, and what the session is about. Bots are numbered apart."""
 
     ts: int
     shopper: int
@@ -35,11 +35,12 @@ class Moment:
     step: int
     intent: int
     silent: bool
+    bot: bool = False
 
     @property
     def user_id(self) -> str:
         """The shopper's name in the log."""
-        return f"shopper-{self.shopper}"
+        return f"bot-{self.shopper}" if self.bot else f"shopper-{self.shopper}"
 
     @property
     def session_id(self) -> str:
@@ -49,7 +50,7 @@ class Moment:
     @property
     def event_id(self) -> str:
         """Of the event that the calendar itself asks for; answers add to it."""
-        return f"{self.shopper}-{self.step}"
+        return f"bot-{self.shopper}-{self.step}" if self.bot else f"{self.shopper}-{self.step}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,16 +189,3 @@ class Shoppers:
 
     def _pull(self, moment: Moment) -> Float64:
         return self.world.pull(moment.shopper, moment.intent, moment.ts, self._bought[moment.shopper])
-
-
-def bot_click(world: World, bot: int, step: int, ts: int) -> Event:
-    """A bot hammers its items in turn."""
-    item = int(world.fan_of[bot, step % world.fan_of.shape[1]])
-    return Event(
-        type=EventType.CLICK,
-        user_id=f"bot-{bot}",
-        ts=ts,
-        item_id=world.item_ids[item],
-        event_id=f"bot-{bot}-{step}",
-        context={"category": world.categories[item]},
-    )

@@ -49,6 +49,16 @@ class Standing:
 
 
 @dataclass(frozen=True, slots=True)
+class Pushed:
+    """What bots got of people's slates, from their coming on, and what people's slates earned meanwhile."""
+
+    name: str
+    first: Estimate  # share of the slates with the target in the first place
+    shown: Estimate  # share of the slates with the target anywhere
+    reward: Estimate
+
+
+@dataclass(frozen=True, slots=True)
 class Band:
     """A line over time with an interval around it, all (points,)."""
 
@@ -106,6 +116,23 @@ def share_bands(episodes: Mapping[str, Sequence[Episode]]) -> dict[str, Band]:
 def recoveries(episodes: Mapping[str, Sequence[Episode]], drift_ms: int) -> list[Recovery]:
     """How each contender came through the drift at `drift_ms`."""
     return [_recovery(name, runs, drift_ms) for name, runs in episodes.items()]
+
+
+def pushed(episodes: Mapping[str, Sequence[Episode]], attack_ms: int) -> list[Pushed]:
+    """How often each contender showed what bots push, in the requests of people since `attack_ms`."""
+    found = []
+    for name, runs in episodes.items():
+        since = [run.ts >= attack_ms for run in runs]
+        places = [run.target[late] for run, late in zip(runs, since, strict=True)]
+        found.append(
+            Pushed(
+                name,
+                estimate([float((place == 1).mean()) for place in places]),
+                estimate([float((place > 0).mean()) for place in places]),
+                estimate([float(run.expected[late].mean()) for run, late in zip(runs, since, strict=True)]),
+            )
+        )
+    return found
 
 
 def estimate(values: Sequence[float]) -> Estimate:

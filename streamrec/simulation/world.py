@@ -34,6 +34,16 @@ SHIFTED = 0.5
 """Share of the items whose appeal is dealt anew at a drift."""
 
 
+class AttackKind(StrEnum):
+    """What bots do; see `attack`."""
+
+    HAMMER = "hammer"
+    FLOOD = "flood"
+    VIEWS = "views"
+    RING = "ring"
+    CLICKER = "clicker"
+
+
 class DriftKind(StrEnum):
     """What changes at a drift."""
 
@@ -54,12 +64,13 @@ class Assortment:
 
 @dataclass(frozen=True, slots=True)
 class Crowd:
-    """Who there is. `spread` is the standard deviation of log activity; bots click a few items of theirs for ever."""
+    """Who there is: people, whose log activity has the standard deviation `spread`, and bots beside them."""
 
     shoppers: int = 500
     spread: float = 0.7
     bots: int = 0
-    bot_every_s: float = 60.0
+    attack: AttackKind = AttackKind.HAMMER
+    attack_at: float = 0.0  # share of the log's time after which bots come
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +159,7 @@ class World:
         self.end_ms = STARTED_MS + int(settings.traffic.hours * HOUR_MS)
         drift = settings.drift
         self.drift_ms = None if drift is None else self._moment(drift.at)
+        self.attack_ms = self._moment(settings.crowd.attack_at)
         self._make_items()
         self._make_shoppers()
         self._make_drift()
@@ -210,6 +222,9 @@ class World:
         late = uniforms(seed, Purpose.RELEASE, 0, items) < made.new
         when = uniforms(seed, Purpose.RELEASE, 1, items) * (self.end_ms - self.start_ms)
         self.released_ms = self.start_ms + np.where(late, when, 0).astype(np.int64)  # (items,)
+        there = np.flatnonzero(~late)
+        # What bots push: of what is on sale from the start, the item in the middle by appeal.
+        self.target = int(there[np.argsort(self.appeal[there], kind="stable")[len(there) // 2]])
 
     def _make_shoppers(self) -> None:
         crowd, made, seed = self.settings.crowd, self.settings.assortment, self.settings.seed

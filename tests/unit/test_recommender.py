@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -314,11 +315,30 @@ def test_lessons_of_slates_that_other_models_made_teach_nothing() -> None:
     before = fusion.mean.copy()
     features = np.random.default_rng(1).normal(size=(2, fusion.width)).astype(np.float32)
     reward, chances, traces = np.array([1.0, 0.0]), np.full(2, 0.5), {"clicks": np.zeros((2, 9), np.int32)}
-    foreign = Lesson("greedy", 0, features[:, :5], chances, reward, 2, BEGAN)
+    foreign = Lesson("greedy", 0, features[:, :5], chances, reward, 2, BEGAN, items=("i1", "i2"))
     recommender.learn([foreign])
     assert (fusion.mean == before).all()
-    recommender.learn([Lesson("greedy", 0, features, chances, reward, 2, BEGAN, traces, fusion.schema)])
+    lesson = Lesson("greedy", 0, features, chances, reward, 2, BEGAN, traces, fusion.schema, "u1", ("i1", "i2"))
+    recommender.learn([lesson])
     assert (fusion.mean != before).any()
+
+
+def test_what_comes_of_one_persons_slates_teaches_only_so_often() -> None:
+    recommender = untaught()
+    run(recommender, log_of(200))
+    recommender.learn()
+    fusion = recommender.fusion
+    features = np.random.default_rng(1).normal(size=(2, fusion.width)).astype(np.float32)
+    reward, chances, traces = np.array([0.0, 1.0]), np.full(2, 0.5), {"clicks": np.zeros((2, 9), np.int32)}
+    lesson = Lesson("greedy", 0, features, chances, reward, 2, BEGAN, traces, fusion.schema, "bot", ("i1", "i2"))
+    recommender.learn([lesson] * 200)
+    taught, offsets = fusion.mean.copy(), fusion.responses.offsets.copy()
+    recommender.learn([lesson] * 200)
+    assert (fusion.mean == taught).all()
+    assert (fusion.responses.offsets == offsets).all()
+    assert recommender.contribution.held_back()["lessons: item"] > 380
+    recommender.learn([replace(lesson, user_id="u1")])
+    assert (fusion.mean != taught).any()
 
 
 def test_refused_updates_are_named_by_who_refused_them() -> None:

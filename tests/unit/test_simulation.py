@@ -271,9 +271,9 @@ def test_sessions_of_a_shopper_do_not_overlap_and_requests_are_as_many_as_asked_
 
 
 def test_bots_hammer_a_few_items_and_never_ask() -> None:
-    log, _ = log_of(World(replace(SMALL, crowd=Crowd(shoppers=60, bots=2, bot_every_s=30.0))), Shuffle())
+    log, _ = log_of(World(replace(SMALL, crowd=Crowd(shoppers=60, bots=2))), Shuffle())
     bots = [event for event in log if event.user_id.startswith("bot-")]
-    assert len(bots) > 1_000
+    assert len(bots) > 500
     assert {event.type for event in bots} == {EventType.CLICK}
     assert len({event.item_id for event in bots}) <= 6
     honest = [event for event in log if not event.user_id.startswith("bot-")]

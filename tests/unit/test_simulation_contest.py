@@ -51,6 +51,7 @@ def made(expected: Sequence[float], best: Sequence[float] | None = None) -> Epis
         realised=rewards,
         looked=np.ones(count, np.int64),
         answered=np.ones(count, bool),
+        target=np.zeros(count, np.int64),
     )
 
 
