@@ -187,6 +187,7 @@ def build_recommender(settings: Settings, catalogue: Catalogue | None = None) ->
         Contribution(settings.limits.max_items),
         fill=BASELINE,
         category_of=(catalogue or Catalogue()).category,
+        rollback_after=learning.rollback_after,
     )
 
 

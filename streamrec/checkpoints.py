@@ -10,12 +10,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 from streamrec.errors import StaleEpoch, StateMissing
 from streamrec.features.ledger import Ledger
 from streamrec.open_slates import DIRECTORY, OpenSlates
 from streamrec.recommender import Recommender
-from streamrec.state import Checkpoint, Key, Kind, Mark, Shelf, Store
+from streamrec.recovery import begin, good_ones, last_good
+from streamrec.state import Checkpoint, Key, Kind, Mark, Saved, Shelf, Store
 
 LOG = logging.getLogger("streamrec.checkpoints")
 FLUSH_TIMEOUT_S = 5.0
@@ -23,6 +25,8 @@ FLUSH_TIMEOUT_S = 5.0
 MANY_CHANGES = 40_000
 """So many users, items and users with open slates waiting to be saved make a checkpoint due, whatever its share of the
 time: a store takes only so much in one piece."""
+ROLLBACKS_KEPT = 2
+"""Good snapshots kept for each component in doubt: the one to go back to, and one more if that was no good."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +69,8 @@ class Checkpoints:
         self.positions: dict[int, int] = {}  # per partition held: the next offset its state has not seen
         self.taught: dict[int, int] = {}  # per partition: the models have learned what comes before this offset already
         self.disowned: list[int] = []  # partitions that turned out to have a newer owner, to be let go
+        self.skipped_snapshots = 0  # newer ones that could not be used at the start
+        self.unlearned = 0  # records between the one used instead and the state: remembered, never learned
         self._marks: dict[int, Mark] = {}
         self._round: _Round | None = None
         self._pace = pace
@@ -136,15 +142,13 @@ class Checkpoints:
     def _restore_models(self) -> None:
         if self.shelf is None:
             return
-        named = {mark.snapshot for mark in self._marks.values() if mark.snapshot is not None}
-        if not named:
+        # Partitions are committed one after the other: after a crash in between, the newest name is the models' own.
+        beginning = begin(self.shelf, self._marks, self.recommender.schema, self.recommender.restore)
+        if beginning is None:
             return
-        # Partitions are committed one after the other: after a crash in between, the newest name is the models' own. A
-        # partition that another worker left behind names a snapshot of that worker's directory.
-        newest = max(named & set(self.shelf.references()), default=max(named))
-        snapshot = self.shelf.load(newest, self.recommender.schema)
-        self.recommender.restore(snapshot.arrays)
+        snapshot = beginning.snapshot
         self.taught = dict(snapshot.watermarks)
+        self.skipped_snapshots, self.unlearned = len(beginning.skipped), sum(beginning.unlearned.values())
         LOG.info("models restored from %s, which stands for %s", snapshot.reference, dict(snapshot.watermarks))
 
     # Saving
@@ -152,7 +156,8 @@ class Checkpoints:
     def due(self) -> bool:
         """Whether it is time for the next one."""
         wait_s = max(self._pace.interval_s, self._last_took / self._pace.share)
-        return self._clock() - self._last_at >= wait_s or self._waiting() >= MANY_CHANGES
+        waited = self._clock() - self._last_at >= wait_s or self._waiting() >= MANY_CHANGES
+        return waited or bool(self.recommender.quarantine.sentenced())
 
     def save(self, flush: Callable[[float], None]) -> dict[int, int]:
         """One checkpoint of the partitions held; returns the positions that are safe now. Nothing new, nothing written.
@@ -167,12 +172,20 @@ class Checkpoints:
         if self._round is None and self._anything_new():
             flush(FLUSH_TIMEOUT_S)
             self._round = _Round(self._save_models(), dict(self.positions))
-        if self._round is not None:
-            self._commit(self._round)
-            self._round = None
+        self.complete()
         self._last_at = self._clock()
         self._last_took = self._last_at - began
         return {p: mark.watermark for p, mark in self._marks.items() if mark.watermark is not None}
+
+    def complete(self) -> None:
+        """Go on with a checkpoint that was cut short, if there is one: what comes after must not get into it.
+
+        Raises:
+            StateError: as `save`.
+        """
+        if self._round is not None:
+            self._commit(self._round)
+            self._round = None
 
     def _anything_new(self) -> bool:
         return any(self._marks[partition].watermark != watermark for partition, watermark in self.positions.items())
@@ -195,11 +208,42 @@ class Checkpoints:
     def _save_models(self) -> str | None:
         if self.shelf is None:
             return None
-        # A position may lie before what the models know, where a partition came back with an older state.
-        watermarks = {p: max(self.taught.get(p, 0), self.positions.get(p, 0)) for p in {*self.taught, *self.positions}}
         protect = {mark.snapshot for mark in self.store.marks().values() if mark.snapshot is not None}
-        state = self.recommender.state()
-        return self.shelf.save(state, watermarks, self.recommender.schema, now_ms=self._wall_ms(), protect=protect)
+        state, schema = self.recommender.state(), self.recommender.schema
+        suspect, learned = self.recommender.learners.suspects(state), self._learned()
+        for component in suspect:
+            older = self.recommender.quarantine.before(component)
+            protect.update(islice(good_ones(self.shelf, component, schema, learned, older), ROLLBACKS_KEPT))
+        return self.shelf.save(state, learned, schema, now_ms=self._wall_ms(), protect=protect, suspect=suspect)
+
+    def _learned(self) -> dict[int, int]:
+        """How far the models have learned, by partition."""
+        # A position may lie before what the models know, where a partition came back with an older state.
+        return {p: max(self.taught.get(p, 0), self.positions.get(p, 0)) for p in {*self.taught, *self.positions}}
+
+    # Going back
+
+    def last_good(self, component: str, before: str | None = None) -> Saved | None:
+        """The newest snapshot, older than `before`, in which this component was not in doubt; None without one."""
+        if self.shelf is None:
+            return None
+        return last_good(self.shelf, component, self.recommender.schema, self._learned(), before)
+
+    def roll_back(self) -> list[str]:
+        """Bring everybody who is sentenced back to where they were last good, or to the untaught; returns who was.
+
+        Reads the disk: to be called between steps.
+        """
+        sentenced = list(self.recommender.quarantine.sentenced())
+        for component in sentenced:
+            saved = self.last_good(component, self.recommender.quarantine.before(component))
+            if saved is None:
+                self.recommender.learners.roll_back(component, None, None)
+            else:
+                self.recommender.learners.roll_back(component, saved.reference, saved.arrays)
+            where = "untaught: no good snapshot is left" if saved is None else f"as it was in {saved.reference}"
+            LOG.warning("quarantine: %s was in danger and is %s; on probation now", component, where)
+        return sentenced
 
     def _waiting(self) -> int:
         return self.recommender.knowledge.users.changed + self.ledger.changed + self.open_slates.changed

@@ -133,6 +133,8 @@ class Learning(Group):
     """Learn a session's consecutive repeats of one item once."""
     session_gap_s: Seconds = 1_800.0
     """Without a session_id, a pause this long starts a new session."""
+    rollback_after: Count = 8
+    """A model that harms so many learning cuts is taken out and goes back to its last good snapshot."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the torch model learns; auto takes the GPU when there is one."""
     seed: int = 0

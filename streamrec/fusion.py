@@ -90,8 +90,12 @@ class Fusion:
         self.version = 0
         self.skipped = 0  # updates refused because a number in them was not finite
 
-    def describe(self, queries: Queries, rows: slice, candidates: Candidates, first_ts: Int64, last_ts: Int64) -> None:
-        """Fill features and mean utility of these rows from the models' scores."""
+    def describe(self, queries: Queries, rows: slice, candidates: Candidates, first_ts: Int64, last_ts: Int64) -> bool:
+        """Fill features and mean utility of these rows from the models' scores.
+
+        Returns False when its weights or its network make no number of them: then the utility is that of untaught
+        weights, so that slates go on.
+        """
         items = candidates.items[rows]
         features = candidates.features[rows]
         features[:, :, : self.plain] = describe(
@@ -101,12 +105,25 @@ class Fusion:
             plain = np.ascontiguousarray(features[:, :, : self.plain])
             features[:, :, self.plain] = self.residual.score(plain, queries, rows)
         utility = features @ self.mean.astype(np.float32)  # (rows, candidates)
+        sound = bool(np.isfinite(utility).all())
+        if not sound:
+            features[:, :, self.plain :] = 0.0
+            utility = features @ self._prior_mean.astype(np.float32)
         candidates.utility[rows] = np.where(items == NOTHING, -np.inf, utility)
+        return sound
 
     @property
     def posterior(self) -> Posterior:
-        """What is believed of the weights now."""
-        return Posterior(self.mean, self.precision, self.particles, self.version)
+        """What is believed of the weights now; what was believed at first, when it is none that holds numbers."""
+        if all(np.isfinite(part).all() for part in (self.mean, self.precision, self.particles)):
+            return Posterior(self.mean, self.precision, self.particles, self.version)
+        particles = np.tile(self._prior_mean, (len(self.particles), 1))
+        return Posterior(self._prior_mean, np.eye(self.width) * PRIOR_PRECISION, particles, self.version)
+
+    @property
+    def refused(self) -> int:
+        """Updates of its weights and of its network that were refused."""
+        return self.skipped + (0 if self.residual is None else self.residual.skipped)
 
     def asked(self, queries: Queries, rows: Int64, candidates: Candidates) -> Asked:
         """What policies see of these query rows."""
@@ -176,12 +193,16 @@ class Fusion:
         return targets
 
     def _move(self, precision: Float64, gradient: Float64) -> None:
-        if not (np.isfinite(precision).all() and np.isfinite(gradient).all()):
+        try:
+            lower = scipy.linalg.cholesky(precision, lower=True)
+            step = scipy.linalg.cho_solve((lower, True), gradient)
+        except (ValueError, scipy.linalg.LinAlgError):  # a number that is none; or no precision, however it came to it
             self.skipped += 1
             return
-        lower = scipy.linalg.cholesky(precision, lower=True)
-        step = scipy.linalg.cho_solve((lower, True), gradient)
         step *= min(1.0, LARGEST_STEP / max(float(np.abs(step).max()), 1e-12))
+        if not np.isfinite(step).all():
+            self.skipped += 1
+            return
         self.precision = precision
         self.mean = self.mean + step
         self.version += 1

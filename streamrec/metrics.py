@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from streamrec.open_slates import OpenSlates
 from streamrec.portions import Trial
 from streamrec.progress import Drift, Standing
+from streamrec.quarantine import MODEL
 
 LOG = logging.getLogger("streamrec.metrics")
 LATENCY_BUCKETS_S = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 15.0, 60.0)
@@ -65,7 +66,7 @@ class Metrics:
         self.drifts = Counter(
             "streamrec_drift",
             "Times that a list came to do lastingly worse",
-            ["model"],
+            ["model", "measure"],
             registry=self.registry,
         )
         self.held_back = Gauge(
@@ -100,6 +101,20 @@ class Metrics:
         self.refused = Gauge(
             "streamrec_refused_updates", "Updates whose numbers were not finite", ["model"], registry=self.registry
         )
+        self.rollbacks = Counter(
+            "streamrec_rollbacks", "Times that a model went back to an older self", ["model"], registry=self.registry
+        )
+        self.quarantined = Gauge(
+            "streamrec_quarantined", "1 while a model is not trusted", ["model"], registry=self.registry
+        )
+        self.skipped_snapshots = Gauge(
+            "streamrec_skipped_snapshots", "Snapshots that could not be used at the start", registry=self.registry
+        )
+        self.unlearned = Gauge(
+            "streamrec_unlearned_events",
+            "Records that users remember and models never learned, for want of a newer snapshot",
+            registry=self.registry,
+        )
 
     def tried(self, trial: Trial) -> None:
         """Count a portion's prequential hits, and how often an apprentice would have done the same."""
@@ -121,6 +136,18 @@ class Metrics:
             self.loss.labels(name).set(standing.loss)
             self.hit_rate.labels(name).set(standing.hit_rate)
 
+    def began(self, skipped_snapshots: int, unlearned: int) -> None:
+        """Show what was amiss with the snapshots at the start."""
+        self.skipped_snapshots.set(skipped_snapshots)
+        self.unlearned.set(unlearned)
+
+    def judged(self, rolled_back: Iterable[str], out: Mapping[str, bool]) -> None:
+        """Count who was rolled back, and show who is not trusted; both are named as components of snapshots."""
+        for component in rolled_back:
+            self.rollbacks.labels(component.removeprefix(MODEL)).inc()
+        for component, untrusted in out.items():
+            self.quarantined.labels(component.removeprefix(MODEL)).set(untrusted)
+
     def wait(self, slates: OpenSlates) -> None:
         """Show what waits for its outcomes, and what went amiss with it."""
         self.open_slates.set(slates.waiting)
@@ -131,5 +158,5 @@ class Metrics:
     def drifted(self, drifts: Iterable[Drift]) -> None:
         """Count and log what came to light; each drift is told once."""
         for drift in drifts:
-            self.drifts.labels(drift.name).inc()
+            self.drifts.labels(drift.name, drift.measure).inc()
             LOG.warning("drift: %s", drift)

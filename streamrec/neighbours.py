@@ -43,6 +43,12 @@ class DecayClock:
         self.origin_ms = float(ts)
         return float(2.0 ** -min(half_lives, 1000.0))
 
+    def gains(self, ts: Int64, weight: Float32) -> Float64:
+        """What events of these times and weights add, (events,); nothing, where that would be no number."""
+        gains = np.exp2((ts - np.float64(self.origin_ms or 0.0)) / self.half_life_ms) * weight
+        finite: Float64 = np.where(np.isfinite(gains), gains, 0.0)
+        return finite
+
     def state(self) -> Array:
         return np.array([np.nan if self.origin_ms is None else self.origin_ms])
 
@@ -93,7 +99,7 @@ class NeighbourTable:
             self.mass[: self.rows] *= factor
             self._latest_gain *= factor
         self._latest_gain = max(self._latest_gain, self.clock.gain(int(ts.max())))  # late events do not turn it back
-        gain = weight * np.exp2((ts - np.float64(self.clock.origin_ms or 0.0)) / self.clock.half_life_ms)
+        gain = self.clock.gains(ts, weight)
         self.rows = max(self.rows, int(item.max()) + 1, int(recent.max(initial=NOTHING)) + 1)
         _learn(item, recent, steps, reach, gain, fade, mutual, self.items, self.weights, self.mass)
 
@@ -172,6 +178,8 @@ class NeighbourTable:
         }
 
     def restore(self, arrays: Mapping[str, Array]) -> None:
+        for table in (self.items, self.weights, self.mass):
+            table[: self.rows] = 0  # rows that were never in use need no clearing, which would cost their memory
         self.rows = len(arrays["mass"])
         self.items[: self.rows] = arrays["items"]
         self.weights[: self.rows] = arrays["weights"]

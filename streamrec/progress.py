@@ -6,8 +6,9 @@
 
 Test-then-learn figures (Dawid: Present position and potential developments, JRSS A 1984; Gama et al.: On evaluating
 stream learning algorithms, Machine Learning 2013). Drift is Page-Hinkley's test (Page: Continuous inspection schemes,
-Biometrika 1954) on the mean losses of blocks of examples. Its threshold is so many spreads of such a mean, taken from
-the differences between neighbours, which neither a trend nor a change of level blows up (von Neumann, Annals of
+Biometrika 1954) on the mean losses of blocks of examples, and another on their hit rates: a list can lose its first
+places and keep its shares, or the other way round. The threshold is so many spreads of such a mean, taken from the
+differences between neighbours, which neither a trend nor a change of level blows up (von Neumann, Annals of
 Mathematical Statistics 1941).
 
 Observes only. Everything is counted in examples of the log, so how it was cut into polls changes nothing; the state is
@@ -18,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 
 import numpy as np
 from river.drift import PageHinkley
@@ -40,12 +42,23 @@ JUMPS_KEPT = 0.5 ** (1 / 256)
 SLACK = 0.75
 """Spreads above the usual that are nothing yet; a lasting change of twice as much is what the test finds soonest."""
 ALARM = 20.0
-"""Spreads, added up beyond the slack, that are an alarm. Over 230,000 examples of four public logs it stayed silent on
-the fused list; had that list collapsed half-way, it would have said so after 32 to 704 examples."""
+"""Spreads, added up beyond the slack, that are an alarm. By the loss it stayed silent on the fused list over 230,000
+examples of four public logs; had that list collapsed half-way, it would have said so after 32 to 704 examples. By the
+hit rate it stayed silent over 200,000; had every hit gone half-way, it would have said so after 96 to 2,720, the later
+the rarer hits were."""
 FIRST_BLOCKS = 40
 """Blocks that come before the test begins, and again before the first alarm, and between two."""
-LEAST_SPREAD = 0.05
-"""Nats; a list that never changes has no spread of its own."""
+
+
+class Measure(StrEnum):
+    """By what a list is held to do worse."""
+
+    LOSS = "loss"
+    HIT_RATE = "hit rate"
+
+
+LEAST_SPREADS: Mapping[Measure, float] = {Measure.LOSS: 0.05, Measure.HIT_RATE: 1 / BLOCK}
+"""Nats, and one hit of a block; a list that never changes has no spread of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,10 +83,12 @@ class Drift:
     """What was usual."""
     after: Standing
     """The mean since the change began."""
+    measure: Measure = Measure.LOSS
+    """By which it was noticed."""
 
     def __str__(self) -> str:
         return (
-            f"{self.name} does worse than usual as of {self.place}: "
+            f"{self.name} does worse than usual by its {self.measure} as of {self.place}: "
             f"loss {self.before.loss:.2f} -> {self.after.loss:.2f} nats, "
             f"hit rate {self.before.hit_rate:.3f} -> {self.after.hit_rate:.3f}"
         )
@@ -89,7 +104,7 @@ class Progress:
         self._total = np.zeros((3, count))  # sums over all examples: 1, loss, hits
         self._recent = np.zeros((3, count))  # the same, decayed
         self._block = np.zeros((3, count))  # the same, over the block that is not full yet
-        self._watch = Watch(count)
+        self._watches = tuple(Watch(count, measure) for measure in Measure)
 
     def tried(self, trial: Trial, batch: MicroBatch, examples: slice) -> list[Drift]:
         """Take a portion's rankings, whose targets are these examples of the batch, before they are learned.
@@ -109,8 +124,9 @@ class Progress:
         drifts = []
         for block, end in zip(blocks[:full], ends[:full].tolist(), strict=True):
             arrival = trial.arrivals[int(kept[end])]
-            for at, before, after in self._watch.look(block[1:] / BLOCK):
-                drifts.append(Drift(self.lists[at], arrival.event.ts, arrival.place, before, after))
+            for watch in self._watches:
+                for at, before, after in watch.look(block[1:] / BLOCK):
+                    drifts.append(Drift(self.lists[at], arrival.event.ts, arrival.place, before, after, watch.measure))
         return drifts
 
     def recent(self) -> dict[str, Standing]:
@@ -131,21 +147,26 @@ class Progress:
         return {
             "examples": np.array([self.examples], np.int64),
             "sums": np.stack([self._total, self._recent, self._block]),
-            **self._watch.state(),
+            **{f"{watch.measure}.{name}": array for watch in self._watches for name, array in watch.state().items()},
         }
 
     def restore(self, arrays: Mapping[str, Array]) -> None:
         self.examples = int(arrays["examples"][0])
         self._total, self._recent, self._block = (np.array(sums) for sums in arrays["sums"])
-        self._watch.restore(arrays)
+        for watch in self._watches:
+            before = f"{watch.measure}."
+            own = {name[len(before) :]: array for name, array in arrays.items() if name.startswith(before)}
+            if own:  # a snapshot of before watched otherwise: what is usual has to show anew
+                watch.restore(own)
 
 
 class Watch:
     """Whether what is usual of some lists still holds. An improvement becomes what is usual without a word."""
 
-    def __init__(self, lists: int) -> None:
+    def __init__(self, lists: int, measure: Measure = Measure.LOSS) -> None:
+        self.measure = measure
         self._blocks = 0
-        self._previous = np.zeros(lists)  # mean losses of the block before
+        self._previous = np.zeros(lists)  # what was looked at of the block before: the worse, the larger
         self._jumps = np.zeros((2, lists))  # decayed sums over blocks: 1, half the squared difference to the one before
         self._usual = np.zeros((3, lists))  # sums over blocks since it is as it is: 1, loss, hit rate
         self._since = np.zeros((3, lists))  # the part of them since it may have become worse
@@ -157,22 +178,23 @@ class Watch:
         Returns the lists that do lastingly worse: their place, what was usual, and what is now.
         """
         self._blocks += 1
+        worse = means[0].copy() if self.measure is Measure.LOSS else 1.0 - means[1]  # (lists,)
         if self._blocks > 1:
-            jumps = np.stack([np.ones_like(self._previous), (means[0] - self._previous) ** 2 / 2])
+            jumps = np.stack([np.ones_like(self._previous), (worse - self._previous) ** 2 / 2])
             self._jumps = JUMPS_KEPT * self._jumps + jumps
-        self._previous = means[0].copy()
+        self._previous = worse
         if self._blocks <= FIRST_BLOCKS:
             return []
         block = np.stack([np.ones_like(self._previous), *means])
         self._usual += block
         self._since += block
-        spreads = np.maximum(np.sqrt(self._jumps[1] / self._jumps[0]), LEAST_SPREAD)
-        tested = zip(self._tests, means[0].tolist(), spreads.tolist(), strict=True)
+        spreads = np.maximum(np.sqrt(self._jumps[1] / self._jumps[0]), LEAST_SPREADS[self.measure])
+        tested = zip(self._tests, worse.tolist(), spreads.tolist(), strict=True)
         return [(at, *found) for at, test in enumerate(tested) if (found := self._tested(at, *test)) is not None]
 
-    def _tested(self, at: int, test: PageHinkley, loss: float, spread: float) -> tuple[Standing, Standing] | None:
+    def _tested(self, at: int, test: PageHinkley, worse: float, spread: float) -> tuple[Standing, Standing] | None:
         test.delta, test.threshold = SLACK * spread, ALARM * spread
-        test.update(loss)  # type: ignore[no-untyped-call]
+        test.update(worse)  # type: ignore[no-untyped-call]
         rise = test._sum_increase - test._min_increase
         if rise == 0.0:  # if it has become worse, then most likely from here on
             self._since[:, at] = 0.0

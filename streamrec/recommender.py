@@ -35,10 +35,12 @@ from streamrec.features.steps import ASK, REMEMBER, Step, Steps
 from streamrec.features.users import UserTable
 from streamrec.fusion import Fusion
 from streamrec.interest import IMITATED, REFUSED, WANTED, Interest
+from streamrec.learners import Learners
 from streamrec.models import Model
 from streamrec.policies import Lesson
 from streamrec.portions import Portion, tried
 from streamrec.progress import Progress
+from streamrec.quarantine import FUSION, MODEL, PATIENCE, POLICY
 from streamrec.retrieval import Retriever, Union
 
 LAYOUT = 3
@@ -47,8 +49,8 @@ PROPOSALS = 30
 """Items that each retriever proposes."""
 NO_EXAMPLE = NOTHING
 FIRST_PLACE = 1
-POLICY = "policy."
-"""Before a policy's name, among the components of a snapshot."""
+QUARANTINE = "quarantine"
+"""What a snapshot has of who is trusted."""
 PRACTICE, PUBLISHED = 0, 1  # why a query is made: to be learned from, or to be answered
 
 
@@ -91,6 +93,7 @@ class Recommender:
         contribution: Contribution,
         fill: str,
         category_of: Callable[[str], str | None] = lambda item_id: None,
+        rollback_after: int = PATIENCE,
     ) -> None:
         self.knowledge = knowledge
         self.models = tuple(models)
@@ -106,6 +109,8 @@ class Recommender:
         # Per event at most an example and two queries; as many rows again for rankings that stay open over a cut.
         self.batch = MicroBatch.empty(4 * tempo.micro_batch, tempo.micro_batch, len(models), fusion.width)
         self._union = Union(knowledge.items.capacity)
+        self.learners = Learners(self.models, fusion, answers.roster, knowledge.items, rollback_after)
+        self.quarantine = self.learners.quarantine
         self._open: dict[int, tuple[int, int]] = {}  # user hash -> (time, query row) of the ranking that still counts
         self._since_cut = 0
         self._first_ts = 0
@@ -193,7 +198,9 @@ class Recommender:
         batch.candidates.items[rows] = candidates
         for place, model in enumerate(self.models):
             batch.candidates.scores[place, rows] = model.score(batch.queries, rows, candidates)
-        self.fusion.describe(batch.queries, rows, batch.candidates, items.first_ts, items.last_ts)
+        self.quarantine.hear(batch.candidates.scores[:, rows])
+        if not self.fusion.describe(batch.queries, rows, batch.candidates, items.first_ts, items.last_ts):
+            self.quarantine.complain(FUSION)
 
     def learn(self, lessons: Sequence[Lesson] = ()) -> None:
         """The cut: everybody learns what came since the last one, and a new micro-batch begins."""
@@ -201,8 +208,10 @@ class Recommender:
         self._hold_back()
         lessons = [lesson for lesson in lessons if lesson.schema == self.fusion.schema]  # else of other models' words
         lessons = self._admitted(lessons)
+        sentenced = self.quarantine.sentenced()
         for model in self.models:
-            model.learn(batch)
+            if MODEL + model.name not in sentenced:  # what it learned would go with it
+                model.learn(batch)
         self.fusion.learn(batch, lessons)
         self.answers.learn(lessons)
         for retriever in self.retrievers:
@@ -215,6 +224,7 @@ class Recommender:
             self.contribution.forget(forgotten)
             for model in self.models:
                 model.forget(forgotten)
+        self.learners.judge()
         self._begin_batch(keep_open=len(forgotten) == 0)
 
     def _hold_back(self) -> None:
@@ -371,23 +381,26 @@ class Recommender:
         return {
             "items": self.knowledge.items.state(),
             "batch": self.batch.state(),
-            "fusion": self.fusion.state(),
+            FUSION: self.fusion.state(),
+            QUARANTINE: self.quarantine.state(),
             "clock": clock,
             "progress": self.progress.state(),
             "contribution": self.contribution.state(),
-            **{f"model.{model.name}": model.state() for model in self.models},
+            **{MODEL + model.name: model.state() for model in self.models},
             **{f"{POLICY}{name}": state for name, state in self.answers.roster.state().items()},
         }
 
     def restore(self, arrays: Mapping[str, Mapping[str, Array]]) -> None:
         """The inverse of `state`."""
         self.knowledge.items.restore(arrays["items"])
-        self.fusion.restore(arrays["fusion"])
+        self.fusion.restore(arrays[FUSION])
+        if QUARANTINE in arrays:  # snapshots of before knew of none
+            self.quarantine.restore(arrays[QUARANTINE])
         self.batch.restore(arrays["batch"])
         self.progress.restore(arrays["progress"])
         self.contribution.restore(arrays["contribution"])
         for model in self.models:
-            model.restore(arrays[f"model.{model.name}"])
+            model.restore(arrays[MODEL + model.name])
         self.answers.roster.restore({name[len(POLICY) :]: arrays[name] for name in arrays if name.startswith(POLICY)})
         clock = arrays["clock"]
         self._since_cut, self._first_ts, self._latest_ts = (int(count) for count in clock["counts"])

@@ -77,6 +77,9 @@ class Residual:
             row: see queries.
             wanted: places of the wanted candidates.
         """
+        if not np.isfinite(features).all():  # it would be met again and again in replay
+            self.skipped += 1
+            return
         slot = self._stored % len(self._inputs)
         wanted = wanted[: SHOWN // 2]
         others = np.delete(np.arange(len(features)), wanted)

@@ -68,7 +68,7 @@ class Responses:
             scaled = x * np.sqrt(weight)[:, None]
             pulled = chance @ scaled
             curvature += (scaled * chance[:, None]).T @ scaled - np.outer(pulled, pulled)
-            if np.isfinite(x).all():  # else the fusion refuses the step, and counts it
+            if np.isfinite(missed @ x).all():  # else the fusion refuses the step, and counts it
                 self._move(lesson.reward - chance, chance)
         return Step(gradient, curvature, len(lessons))
 

@@ -181,7 +181,9 @@ def warm_up(
         worker.run()
         rehearse(worker, passes)
         recommender, found = worker.recommender, starts()
-        snapshot = shelf.save(recommender.state(), found, recommender.schema, now_ms=now_ms)
+        state = recommender.state()
+        suspect = recommender.learners.suspects(state)
+        snapshot = shelf.save(state, found, recommender.schema, now_ms=now_ms, suspect=suspect)
     except StaleEpoch:
         raise
     except BaseException:

@@ -164,6 +164,7 @@ class Worker:
             StateUnavailable, PublishDelayed: nothing was handled yet; the same step may be taken later.
             StreamrecError: the worker cannot go on.
         """
+        self._checkpoints.complete()
         self._checkpoints.positions |= self.fold.step(records, self._checkpoints.taught)
 
     def checkpoint(self) -> None:
@@ -182,6 +183,7 @@ class Worker:
         for bucket, count in self.recommender.contribution.held_back().items():
             self.metrics.held_back.labels(bucket).set(count)
         self.metrics.wait(self._open_slates)
+        self.metrics.judged(self._checkpoints.roll_back(), self.recommender.quarantine.standing())
         self._follow()
 
     def _save(self) -> None:
@@ -218,6 +220,7 @@ class Worker:
             StateUnavailable: the store stayed away for a minute.
         """
         starts = self._patience.insist(lambda: self._checkpoints.take_over(partitions), INSIST_S)
+        self.metrics.began(self._checkpoints.skipped_snapshots, self._checkpoints.unlearned)
         self._settle(partitions)
         self.health.have(Need.MODELS)
         return starts

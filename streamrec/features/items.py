@@ -127,6 +127,13 @@ class ItemTable:
         self._categories = {name: code for code, name in enumerate(unpacked_strings("categories", arrays))}
 
 
+def renamed(then: Mapping[str, Array], now: ItemTable) -> Int32:
+    """The indices that named another item in an older state of the table than they do now."""
+    before = unpacked_strings("ids", then)
+    pairs = zip(before, now.ids, strict=False)  # the table only grows
+    return np.array([index for index, (old, new) in enumerate(pairs) if old != new], np.int32)
+
+
 def packed_strings(name: str, strings: list[str]) -> dict[str, Array]:
     """Strings as two arrays: their UTF-8 bytes end to end, and where each ends."""
     encoded = [string.encode("utf-8", "surrogatepass") for string in strings]

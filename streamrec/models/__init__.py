@@ -35,7 +35,7 @@ class Model(Protocol):
         """What a snapshot holds: named arrays, owned by the caller."""
 
     def restore(self, arrays: Mapping[str, Array]) -> None:
-        """The inverse of `state`."""
+        """The inverse of `state`; of what was learned before it, nothing stays."""
 
 
 @runtime_checkable

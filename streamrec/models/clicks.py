@@ -17,7 +17,7 @@ import numpy as np
 from river import linear_model, optim
 
 from streamrec.compiled import compiled, mixed
-from streamrec.features.batch import NOTHING, Array, Float32, Int32, Int64, MicroBatch, Queries, Uint64
+from streamrec.features.batch import NOTHING, Array, Float32, Float64, Int32, Int64, MicroBatch, Queries, Uint64
 from streamrec.interest import IMITATED, REFUSED, WANTED
 
 if TYPE_CHECKING:
@@ -45,6 +45,11 @@ class ClickModel:
         # Candidates compete within a query, so an intercept would cancel out: it stays 0.
         self._river = linear_model.LogisticRegression(self._optimizer, intercept_lr=0.0, clip_gradient=1.0)
         self._weights = np.zeros(SPACE, np.float64)
+        self.skipped = 0  # lessons refused for a number in them, or in what they would teach, that is none
+
+    @property
+    def refused(self) -> int:
+        return self.skipped
 
     def score(self, queries: Queries, rows: slice, items: Int32) -> Float32:
         out = np.full(items.shape, -np.inf, np.float32)
@@ -53,8 +58,17 @@ class ClickModel:
 
     def learn(self, batch: MicroBatch) -> None:
         pairs, labels = self._pairs(batch)
-        for features, label in zip(pairs.tolist(), labels, strict=True):
-            self._learn_one(features, label, 1.0)
+        sound = self._sound(pairs, np.ones(len(pairs)))
+        for features, label, kept in zip(pairs.tolist(), labels, sound, strict=True):
+            if kept:
+                self._learn_one(features, label, 1.0)
+
+    def _sound(self, pairs: Int32, importance: Float64) -> list[bool]:
+        """Which of these pairs may be learned: river would spread a bad number to all that it is met with."""
+        sound = np.isfinite(self._weights[pairs].sum(1) + importance)
+        self.skipped += int((~sound).sum())
+        kept: list[bool] = sound.tolist()
+        return kept
 
     def trace(self, queries: Queries, query: int, items: Int32) -> Int32:
         """The features of some items of one query, to learn what comes of showing them, (items, FEATURES)."""
@@ -69,8 +83,10 @@ class ClickModel:
                 continue
             passed = np.flatnonzero(reward[: answered[-1]] <= 0)[-self.negatives :]
             weights = lesson.importance if self.weighted else np.ones(len(reward))
-            for place in [*answered.tolist(), *passed.tolist()]:
-                self._learn_one(lesson.traces[self.name][place].tolist(), reward[place] > 0, float(weights[place]))
+            chosen, traces = np.concatenate([answered, passed]), lesson.traces[self.name]
+            for place, kept in zip(chosen.tolist(), self._sound(traces[chosen], weights[chosen]), strict=True):
+                if kept:
+                    self._learn_one(traces[place].tolist(), reward[place] > 0, float(weights[place]))
 
     def _learn_one(self, features: list[int], wanted: bool, weight: float) -> None:
         self._river.learn_one(dict.fromkeys(features, 1.0), wanted, weight)
@@ -126,6 +142,9 @@ class ClickModel:
         return {"features": used, "weights": self._weights[used], "squares": squares, "iterations": iterations}
 
     def restore(self, arrays: Mapping[str, Array]) -> None:
+        self._weights[:] = 0.0
+        self._river._weights.clear()
+        self._optimizer.g2.clear()
         self._weights[arrays["features"]] = arrays["weights"]
         rows = zip(arrays["features"].tolist(), arrays["weights"].tolist(), arrays["squares"].tolist(), strict=True)
         for feature, weight, square in rows:

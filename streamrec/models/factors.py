@@ -79,6 +79,10 @@ class Factorisation:
         self._river.latents = self._latents
 
     @property
+    def refused(self) -> int:
+        return self.guard.refused
+
+    @property
     def skipped(self) -> int:
         """Updates that were refused or taken back."""
         return self.guard.refused + self.guard.taken_back
@@ -179,6 +183,10 @@ class Factorisation:
         }
 
     def restore(self, arrays: Mapping[str, Array]) -> None:
+        used = list(self._latents)
+        self._latents.array[used] = self._weights[used] = 0.0
+        self._latents.clear()
+        self._river.weights.clear()
         rows: Int64 = np.add(arrays["places"], np.multiply(arrays["kinds"], self.capacity), dtype=np.int64)
         self._latents.array[rows] = arrays["latents"]
         for row, weight in zip(rows.tolist(), arrays["weights"].tolist(), strict=True):

@@ -34,8 +34,7 @@ class Popularity:
         if factor is not None:
             self.mass *= factor
         self.rows = max(self.rows, int(items.max()) + 1)
-        gains = np.exp2((ts - np.float64(self._clock.origin_ms or 0.0)) / self._clock.half_life_ms)
-        np.add.at(self.mass, items, gains * examples.weight[wanted])
+        np.add.at(self.mass, items, self._clock.gains(ts, examples.weight[wanted]))
 
     def top(self, k: int) -> Int32:
         """The `k` most popular items, best first, at most; ties go to the item known for longer."""
@@ -54,6 +53,7 @@ class Popularity:
         return {"mass": self.mass[: self.rows].copy(), "origin": self._clock.state()}
 
     def restore(self, arrays: Mapping[str, Array]) -> None:
+        self.mass[: self.rows] = 0.0
         self.rows = len(arrays["mass"])
         self.mass[: self.rows] = arrays["mass"]
         self._clock.restore(arrays["origin"])

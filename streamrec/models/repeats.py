@@ -63,6 +63,7 @@ class Repeats:
         return {"events": self.events[: self.rows].copy(), "returns": self.returns[: self.rows].copy()}
 
     def restore(self, arrays: Mapping[str, Array]) -> None:
+        self.events[: self.rows] = self.returns[: self.rows] = 0
         self.rows = len(arrays["events"])
         self.events[: self.rows] = arrays["events"]
         self.returns[: self.rows] = arrays["returns"]

@@ -99,6 +99,10 @@ class SequenceModel:
         self._encoded_at: tuple[int, int, bytes] | None = None
 
     @property
+    def refused(self) -> int:
+        return self.guard.refused
+
+    @property
     def skipped(self) -> int:
         """Updates that were refused or taken back."""
         return self.guard.refused + self.guard.taken_back
@@ -307,6 +311,10 @@ class SequenceModel:
     def restore(self, arrays: Mapping[str, Array]) -> None:
         self._encoded_at = None
         restore_tensors(arrays, self.tower, self.optimizer)
+        for table in (self.vectors, self.bias, self._squares, self._bias_squares):
+            table[: self.rows] = 0.0
+        self._frequency[:] = 0.0
+        self._contexts[:] = self._targets[:] = NOTHING
         self.rows = len(arrays["frequency"])
         for name in ("vectors", "bias", "_squares", "_bias_squares"):
             getattr(self, name)[: self.rows] = torch.from_numpy(arrays[f"rows.{name}"]).to(self.device)

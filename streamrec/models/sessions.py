@@ -140,6 +140,9 @@ class SessionNeighbours:
         }
 
     def restore(self, arrays: Mapping[str, Array]) -> None:
+        self._items[:] = self._lengths[:] = 0
+        self._serials[:] = NOTHING
+        self._visits[: self.rows] = self._visited[: self.rows] = 0
         held, self.rows = len(arrays["serials"]), len(arrays["visited"])
         self.begun = int(arrays["begun"][0])
         self._items[:held] = arrays["items"]

@@ -38,10 +38,12 @@ class Exp3:
         self.name = name
         self.explore = explore
         self._logs = np.zeros((CONTEXTS, models))
+        self.refused = 0  # lessons with a number in them that is none
 
     def weights(self) -> Float64:
         """The probability of each model in each context, (contexts, models)."""
-        raised = np.exp(self._logs - self._logs.max(1, keepdims=True))
+        logs = np.where(np.isfinite(self._logs), self._logs, 0.0)
+        raised = np.exp(logs - logs.max(1, keepdims=True))
         weights: Float64 = (1 - MIXING) * raised / raised.sum(1, keepdims=True) + MIXING / self._logs.shape[1]
         return weights
 
@@ -56,6 +58,9 @@ class Exp3:
             left = np.maximum(1.0 - (np.cumsum(shares, 0) - shares), 1e-3)  # of a model's mass, when its turn came
             ratio = np.minimum(shares / left, 1.0) / np.maximum(lesson.propensity, 1e-9)[:, None]
             gain = (lesson.reward[:, None] * np.minimum(ratio, LARGEST_RATIO)).sum(0)  # (models,)
+            if not (np.isfinite(gain).all() and np.isfinite(lesson.features).all()):
+                self.refused += 1
+                continue
             self._logs[lesson.context] = MEMORY * self._logs[lesson.context] + RATE * gain
 
     def state(self) -> dict[str, Array]:

@@ -15,6 +15,7 @@ from streamrec.compiled import mixed
 from streamrec.features.batch import NOTHING, Array, Float64, Int64, Uint64
 from streamrec.policies import Asked, Lesson, Policy, Posterior
 from streamrec.policies.drawing import SEED_BITS, drawn, interleaved, propensities
+from streamrec.quarantine import Refusing
 from streamrec.rollout import Decision
 
 
@@ -51,6 +52,15 @@ class Roster:
         if name not in self._policies:
             self._policies[name] = self._make(name)
         return self._policies[name]
+
+    def renewed(self, name: str) -> Policy:
+        """The policy of that name, untaught; what it had learned is gone."""
+        self._policies[name] = self._make(name)
+        return self._policies[name]
+
+    def refused(self) -> dict[str, int]:
+        """How many lessons each has refused, for a number in them that was none; of those alone that learn."""
+        return {name: policy.refused for name, policy in self._policies.items() if isinstance(policy, Refusing)}
 
     def deal(self, asked: Asked, posterior: Posterior, decisions: Sequence[Decision], k: int) -> list[Dealt]:
         """A slate of at most `k` for each row, made as its decision says."""

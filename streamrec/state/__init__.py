@@ -139,6 +139,22 @@ class Saved(Protocol):
     def reference(self) -> str: ...
 
 
+class Described(Protocol):
+    """What a snapshot is said to hold. `components` gives the bytes of each; `suspect` those that were in doubt."""
+
+    @property
+    def schema(self) -> str: ...
+
+    @property
+    def watermarks(self) -> Mapping[int, int]: ...
+
+    @property
+    def components(self) -> Mapping[str, int]: ...
+
+    @property
+    def suspect(self) -> Sequence[str]: ...
+
+
 class Shelf(Protocol):
     """Where models' snapshots are kept.
 
@@ -156,11 +172,12 @@ class Shelf(Protocol):
         *,
         now_ms: int,
         protect: Collection[str] = frozenset(),
+        suspect: Collection[str] = (),
     ) -> str:
         """Keep a snapshot and return its reference; old ones may go, but none in `protect`.
 
         Raises:
-            StateUnavailable: there is no room for it now; the same call may work later.
+            StateUnavailable: there is no room just now; nothing of it is left, and the same call may work later.
         """
 
     def load(self, reference: str, schema: str | None = None) -> Saved:
@@ -169,6 +186,13 @@ class Shelf(Protocol):
         Raises:
             StateMissing: there is no such snapshot here.
             SnapshotCorrupt: it is not what was saved, or not of the `schema` expected.
+        """
+
+    def describe(self, reference: str) -> Described:
+        """What the snapshot of that reference is said to hold; its arrays are not looked at.
+
+        Raises:
+            StateError: there is none, or what is said of it cannot be read.
         """
 
     def references(self) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ whether what is on disk is what was saved. Knows nothing of models, nor of where
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import re
@@ -26,7 +27,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from streamrec.errors import ConfigError, SnapshotCorrupt, StateError, StateMissing
+from streamrec.errors import ConfigError, SnapshotCorrupt, StateError, StateMissing, StateUnavailable
 from streamrec.state import Arrays
 
 Array = np.ndarray[Any, Any]
@@ -48,6 +49,9 @@ DTYPES = (
     "bool",
 )
 LOCK_TIMEOUT_S = 30.0
+PASSING = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
+"""What a disk says that may take the same bytes later: it is full, or has trouble."""
+NO_FOLDER = (IsADirectoryError, NotADirectoryError)
 _REFERENCE = re.compile(r"(\d{10})-([0-9a-f]{16})")
 _UNFINISHED = ".unfinished-"
 _CHUNK_BYTES = 8 * 1024 * 1024
@@ -61,10 +65,14 @@ class Snapshot:
     watermarks: Mapping[int, int]
     schema: str
     reference: str
+    suspect: tuple[str, ...] = ()
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What lies beside the tensors. `components` gives the bytes of each."""
+    """What lies beside the tensors. `components` gives the bytes of each.
+
+    `suspect` names those that were in doubt when the snapshot was taken; manifests of before name none.
+    """
 
     layout: Literal[1] = 1
     created_ms: int
@@ -72,6 +80,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     watermarks: dict[int, int]
     sha256: str
     components: dict[str, int]
+    suspect: tuple[str, ...] = ()
 
 
 class SnapshotShelf:
@@ -102,17 +111,19 @@ class SnapshotShelf:
         *,
         now_ms: int,
         protect: Collection[str] = frozenset(),
+        suspect: Collection[str] = (),
     ) -> str:
         """Write a snapshot and return its reference; then let go of the oldest beyond `keep`, but none in `protect`.
 
-        `schema` is free text that changes whenever older arrays would no longer fit the models. Holds the arrays a
-        second time in memory while it runs.
+        `schema` is free text that changes whenever older arrays would no longer fit the models; `suspect` names the
+        components that are in doubt. Holds the arrays a second time in memory while it runs.
 
         Raises:
+            StateUnavailable: the disk is full or has trouble; nothing of it is left, and the next save may work.
             StateError: an array is of a kind that cannot be kept, or the disk refused: no checkpoint may refer to it.
         """
         tensors = _flat(arrays)
-        with self._alone(), self._named_errors("saving a snapshot"):
+        with self._alone(), self._named_errors("saving a snapshot", PASSING):
             self._sweep()
             draft = self.directory / f"{_UNFINISHED}{os.getpid()}"
             draft.mkdir()
@@ -123,7 +134,8 @@ class SnapshotShelf:
                         schema=schema,
                         watermarks={int(partition): int(offset) for partition, offset in watermarks.items()},
                         sha256=_write(draft / TENSORS, safetensors.numpy.save(tensors)),
-                        components={name: sum(a.nbytes for a in own.values()) for name, own in arrays.items()},
+                        components=_sizes(arrays),
+                        suspect=tuple(sorted(suspect)),
                     )
                 )
                 reference = f"{self._next_number():010d}-{_write(draft / MANIFEST, manifest)[:16]}"
@@ -145,8 +157,7 @@ class SnapshotShelf:
             StateError: the disk refused to read.
         """
         with self._named_errors(f"reading snapshot {reference}"):
-            manifest_bytes = self._part(reference, MANIFEST)
-            manifest = _decoded(manifest_bytes, reference)
+            manifest = self.describe(reference)
             if schema is not None and manifest.schema != schema:
                 raise SnapshotCorrupt(
                     f"snapshot {reference} has schema {manifest.schema!r}, expected {schema!r}: the models or their "
@@ -160,15 +171,28 @@ class SnapshotShelf:
             arrays = _nested(tensors, manifest.components)
         except (safetensors.SafetensorError, KeyError, ValueError) as error:
             raise _corrupt(reference, f"{TENSORS} is not as this version writes it ({error!r})") from error
-        return Snapshot(arrays, manifest.watermarks, manifest.schema, reference)
+        if _sizes(arrays) != manifest.components:
+            raise _corrupt(reference, f"{TENSORS} has other sizes than its manifest says")
+        return Snapshot(arrays, manifest.watermarks, manifest.schema, reference, manifest.suspect)
+
+    def describe(self, reference: str) -> Manifest:
+        """What the snapshot of that reference is said to hold; its arrays are not looked at.
+
+        Raises:
+            StateMissing: there is no such snapshot here.
+            SnapshotCorrupt: its manifest is not what was saved.
+            StateError: the disk refused to read.
+        """
+        with self._named_errors(f"reading snapshot {reference}"):
+            return _decoded(self._part(reference, MANIFEST), reference)
 
     def references(self) -> tuple[str, ...]:
         """The complete snapshots here, newest first. What they hold is not looked at until `load`."""
         with self._named_errors("listing snapshots"):
-            found = [path.name for path in self.directory.iterdir() if _REFERENCE.fullmatch(path.name)]
-            complete = [
-                name for name in found if all((self.directory / name / p).is_file() for p in (MANIFEST, TENSORS))
-            ]
+            named = [path for path in self.directory.iterdir() if _REFERENCE.fullmatch(path.name)]
+            # What lies elsewhere and is only linked to is not ours to let go of.
+            own = [path for path in named if not path.is_symlink()]
+            complete = [path.name for path in own if all((path / part).is_file() for part in (MANIFEST, TENSORS))]
         return tuple(sorted(complete, reverse=True))
 
     def latest(self) -> str | None:
@@ -180,6 +204,8 @@ class SnapshotShelf:
             raise StateMissing(f"{reference!r} is no snapshot reference, expected one like 0000000042-9f86d081884c7d65")
         try:
             return (self.directory / reference / name).read_bytes()
+        except NO_FOLDER:
+            raise _corrupt(reference, f"it is no folder with a file {name} in it") from None
         except FileNotFoundError:
             if (self.directory / reference).is_dir():
                 raise _corrupt(reference, f"{name} is missing") from None
@@ -197,12 +223,12 @@ class SnapshotShelf:
         for reference in set(references) - set(protect):
             # First out of sight, in one step: one removed by halves must not pass for complete.
             hidden = (self.directory / reference).rename(self.directory / f"{_UNFINISHED}{reference}")
-            shutil.rmtree(hidden)
+            _remove(hidden)
 
     def _sweep(self) -> None:
         """Remove what crashes left. Only while alone: nobody else can be in the middle of writing it."""
         for leftover in self.directory.glob(f"{_UNFINISHED}*"):
-            shutil.rmtree(leftover)
+            _remove(leftover)
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -223,11 +249,25 @@ class SnapshotShelf:
             yield
 
     @contextmanager
-    def _named_errors(self, doing: str) -> Iterator[None]:
+    def _named_errors(self, doing: str, passing: Collection[int] = ()) -> Iterator[None]:
         try:
             yield
         except OSError as error:
-            raise StateError(f"{doing} in {self.directory} failed: {error}; check space and permissions") from error
+            kind = StateUnavailable if error.errno in passing else StateError
+            raise kind(f"{doing} in {self.directory} failed: {error}; check space and permissions") from error
+
+
+def _remove(path: Path) -> None:
+    """A folder and all that is in it; of a link, only the link."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+
+
+def _sizes(arrays: Arrays) -> dict[str, int]:
+    """Bytes by component."""
+    return {name: sum(array.nbytes for array in own.values()) for name, own in arrays.items()}
 
 
 def _flat(arrays: Arrays) -> dict[str, Array]:

@@ -12,9 +12,12 @@ from streamrec.config import MODELS, Learning, Limits
 from streamrec.features.batch import CANDIDATES, NOTHING, Array, MicroBatch, Queries
 from streamrec.features.items import ItemTable
 from streamrec.models import Model
+from streamrec.models.clicks import ClickModel
 from streamrec.models.factors import Factorisation
 from streamrec.models.guards import StepGuard
 from streamrec.models.sequence import SequenceModel
+from streamrec.policies import Lesson
+from streamrec.quarantine import unsound
 from streamrec.settings import Settings
 
 CAPACITY, ITEMS, QUERIES = 256, 60, 32
@@ -208,6 +211,29 @@ def test_a_restored_model_scores_and_learns_as_the_first_one_would(
         scores = [model.score(queries, slice(0, QUERIES), everything(QUERIES)).tobytes() for model in (first, second)]
         assert scores[0] == scores[1]
     assert equal(first.state(), second.state())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_model_that_is_brought_back_is_as_one_that_learned_nothing_since(
+    name: str, taught: tuple[Bench, list[MicroBatch]]
+) -> None:
+    bench, batches = taught
+    first, second = fresh(name, batches[:4], bench), fresh(name, batches[:4], bench)
+    untaught, saved = fresh(name, [], bench).state(), first.state()
+    for batch in batches[4:]:
+        second.learn(batch)
+    for goal, again in ((saved, batches[8:]), (untaught, batches)):
+        second.restore(goal)
+        assert equal(second.state(), goal)
+        other = fresh(name, batches[:4] if goal is saved else [], bench)
+        queries = bench.questions(range(QUERIES), BEGAN + 10**7)
+        for batch in [None, *again]:
+            for model in (other, second):
+                if batch is not None:
+                    model.learn(batch)
+            said = [model.score(queries, slice(0, QUERIES), everything(QUERIES)).tobytes() for model in (other, second)]
+            assert said[0] == said[1]
+        assert equal(other.state(), second.state())
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -437,6 +463,59 @@ def test_at_a_hundred_times_the_step_a_guarded_model_does_not_collapse(name: str
 
 
 # Bad numbers
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("name", NAMES)
+def test_a_bad_number_in_an_example_or_its_context_never_reaches_a_model(
+    name: str, bad: float, taught: tuple[Bench, list[MicroBatch]]
+) -> None:
+    bench, batches = taught
+    model = fresh(name, batches[:6], bench)
+    broken = Bench().walk(1)[0]
+    broken.examples.weight[3] = bad
+    broken.queries.activity[:] = broken.queries.affinity[:, 0] = bad
+    broken.candidates.scores[:] = broken.candidates.features[:] = broken.candidates.utility[:] = bad
+    with np.errstate(all="ignore"):
+        model.learn(broken)
+    queries = bench.questions(range(QUERIES), BEGAN + 10**7)
+    scores = model.score(queries, slice(0, QUERIES), everything(QUERIES))
+    assert unsound({name: model.state()}, [name]) == []
+    assert not np.isnan(scores).any()
+    assert not np.isposinf(scores).any()
+
+
+def test_a_weight_of_the_click_model_that_is_none_does_not_spread() -> None:
+    bench = Bench()
+    batches = tastes(bench)
+    model = alone("clicks", bench.table)
+    assert isinstance(model, ClickModel)
+    for batch in batches[:10]:
+        model.learn(batch)
+    hit = np.flatnonzero(model._weights)[::50]
+    model._weights[hit] = np.nan
+    for feature in hit.tolist():
+        model._river._weights[feature] = np.nan
+    for batch in batches[10:20]:
+        model.learn(batch)
+    assert np.isnan(model._weights).sum() == len(hit)
+    assert model.refused > 0
+    assert unsound({"clicks": model.state()}, ["clicks"]) == ["clicks"]
+
+
+def test_what_a_lesson_counts_for_must_be_a_number_for_the_click_model() -> None:
+    bench = Bench()
+    model = ClickModel("clicks", bench.table, weighted=True)
+    queries = bench.questions(range(1), BEGAN + 10**7)
+    traces = {"clicks": model.trace(queries, 0, np.arange(3, dtype=np.int32))}
+    for chance in (np.nan, 0.2):
+        lesson = Lesson(
+            "p", 0, np.zeros((3, 4), np.float32), np.full(3, chance), np.array([0.0, 1.0, 0.0]), 9, 0, traces
+        )
+        model.learn_outcomes([lesson])
+        assert np.isfinite(model._weights).all()
+    assert model.refused == 2  # the answered one and the one above it, once
+    assert np.count_nonzero(model._weights) > 0
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])

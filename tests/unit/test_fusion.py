@@ -92,6 +92,56 @@ def test_a_model_that_says_nothing_or_nonsense_leaves_slates_whole() -> None:
     assert (np.sort(choice.places, axis=1) == np.arange(20)).all()
 
 
+@pytest.mark.parametrize("form", ["linear", "mlp"])
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_with_weights_that_are_no_numbers_untaught_ones_stand_in(bad: float, form: str) -> None:
+    fusion, rng = Fusion(MODELS, form=form), np.random.default_rng(2)
+    for _ in range(4):
+        fusion.learn(lesson(fusion, rng, 6.0))
+    batch, moments = lesson(fusion, rng, 6.0, queries=4), np.zeros(20, np.int64)
+    whole = fusion.state()
+
+    def utility(of: Fusion) -> tuple[bool, np.ndarray]:
+        sound = of.describe(batch.queries, slice(0, 4), batch.candidates, moments, moments)
+        return sound, batch.candidates.utility[:, :20].copy()
+
+    untaught = utility(Fusion(MODELS, form=form))
+    assert untaught[0]
+    fusion.mean[1] = bad
+    with np.errstate(invalid="ignore"):
+        sound, found = utility(fusion)
+    assert not sound
+    assert (found == untaught[1]).all()
+    assert np.isfinite(fusion.posterior.particles).all()
+    refused = fusion.refused
+    with np.errstate(all="ignore"):
+        fusion.learn(batch)
+    assert fusion.refused > refused
+    fusion.restore(whole)
+    assert utility(fusion)[0]
+    fusion.precision[0, 0] = bad
+    assert np.isfinite(fusion.posterior.precision).all()
+
+
+def test_a_precision_that_is_none_stops_nobody() -> None:
+    fusion, rng = Fusion(MODELS), np.random.default_rng(2)
+    fusion.precision = -fusion.precision  # no positive number anywhere: it has no root
+    mean = fusion.mean.copy()
+    fusion.learn(lesson(fusion, rng, 6.0))
+    assert fusion.refused == 1
+    assert (fusion.mean == mean).all()
+
+
+def test_a_network_whose_weights_are_no_numbers_is_left_out() -> None:
+    fusion, rng = Fusion(MODELS, form="mlp"), np.random.default_rng(2)
+    batch, moments = lesson(fusion, rng, 6.0, queries=4), np.zeros(20, np.int64)
+    assert fusion.residual is not None
+    fusion.residual._last.weight.data[0, 0] = float("nan")
+    assert not fusion.describe(batch.queries, slice(0, 4), batch.candidates, moments, moments)
+    assert np.isfinite(batch.candidates.features).all()
+    assert np.isfinite(batch.candidates.utility[:, :20]).all()
+
+
 def test_learning_only_reads_the_batch_and_lessons_without_targets_teach_nothing() -> None:
     fusion = Fusion(MODELS)
     batch = lesson(fusion, np.random.default_rng(4), 6.0)

@@ -94,13 +94,16 @@ def user_counts(store: MemoryStore, log: Sequence[Event]) -> dict[str, dict[str,
     return found
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_store_and_log_that_are_away_now_and_then_change_nothing(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("seed", "max_users"), [(0, 2_000), (1, 26), (2, 26), (3, 26)])
+def test_store_and_log_that_are_away_now_and_then_change_nothing(
+    seed: int, max_users: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("streamrec.patience.FIRST_WAIT_S", 0.0)
     monkeypatch.setattr("streamrec.worker.POLL_RECORDS", 23)
     mood = Moody(seed, 0.4)
     store, sink = MoodyStore(mood), MoodySink(mood)
-    worker, _ = made(LOG, store, sink)
+    limits, checkpoints = {"max_users": max_users}, {"interval_s": 0.001 if max_users > 26 else 1e9}
+    worker, _ = made(LOG, store, sink, limits=limits, checkpoints=checkpoints)
     worker.run()
     steady_store, steady_sink = MemoryStore(), LocalSink()
     made(LOG, steady_store, steady_sink)[0].run()
@@ -171,6 +174,25 @@ def test_partitions_that_leave_while_the_store_is_away_leave_without_a_checkpoin
     away[0] = False
     made(LOG, store, LocalSink())[0].run()
     assert user_counts(store, LOG) == recount(LOG).users
+
+
+def test_a_checkpoint_that_was_cut_short_is_completed_before_anything_else_happens() -> None:
+    log = [msgspec.structs.replace(event, event_id=None) for event in LOG]  # what is handled twice counts twice
+    away = [False]
+    store = MoodyStore(lambda: away[0])
+    worker, source = made(log, store, LocalSink())
+    source.subscribe(worker)
+    for _ in range(2):
+        worker.step(source.poll(100, 0.0))
+    away[0] = True
+    with pytest.raises(StateUnavailable):
+        worker.checkpoint()
+    away[0] = False
+    for _ in range(2):
+        worker.step(source.poll(100, 0.0))
+    worker.checkpoint()
+    made(log, store, LocalSink())[0].run()  # after a crash right here
+    assert user_counts(store, log) == recount(log).users
 
 
 def test_a_store_that_stays_away_in_the_middle_of_a_step_stops_the_worker(monkeypatch: pytest.MonkeyPatch) -> None:

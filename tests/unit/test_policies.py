@@ -256,6 +256,28 @@ def deal(decision: Decision, rows: int = 200) -> tuple[Roster, list]:  # type: i
     return roster, roster.deal(asked(rows), posterior(), [decision] * rows, K)
 
 
+@pytest.mark.parametrize("part", ["features", "propensity", "reward"])
+def test_a_number_that_is_none_never_reaches_exp3(part: str) -> None:
+    exp3, shares = Exp3("exp3", len(MODELS), 0.0), asked(1).features[0, :K]
+    parts = {"features": shares.copy(), "propensity": np.full(K, 0.5), "reward": np.ones(K)}
+    exp3.learn([Lesson("exp3", 0, parts["features"], parts["propensity"], parts["reward"], ITEMS, 0)])
+    before = exp3.weights()
+    parts[part][1] = np.nan
+    exp3.learn([Lesson("exp3", 0, parts["features"], parts["propensity"], parts["reward"], ITEMS, 0)])
+    assert (exp3.weights() == before).all()
+    assert exp3.refused == 1
+    assert Roster(lambda name: exp3).refused() == {}  # nobody was asked yet
+
+
+def test_exp3_goes_on_when_what_it_had_learned_is_no_number_any_more() -> None:
+    exp3 = Exp3("exp3", len(MODELS), 0.0)
+    exp3._logs[0, 1] = np.nan
+    slates = drawn(exp3.components(asked(50), posterior()), asked(50).seeds, K)
+    assert (slates.places >= 0).all()
+    assert np.isfinite(slates.propensity).all()
+    assert (slates.propensity > 0).all()
+
+
 def test_what_others_would_have_done_is_known_beside_every_slate() -> None:
     beside = ("greedy", "uniform", "plackett-luce")
     _, dealt = deal(Decision("exp3", Mode.ONLINE, beside=beside))

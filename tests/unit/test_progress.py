@@ -16,7 +16,7 @@ from streamrec.events import Event, EventType
 from streamrec.features.batch import MicroBatch
 from streamrec.metrics import Metrics
 from streamrec.portions import Trial
-from streamrec.progress import FIRST_BLOCKS, WORST, Drift, Progress, Standing, Watch
+from streamrec.progress import FIRST_BLOCKS, WORST, Drift, Measure, Progress, Standing, Watch
 from streamrec.settings import Settings
 
 BEGAN = 1_700_000_000_000
@@ -118,6 +118,41 @@ def test_a_lasting_change_for_the_worse_is_found_soon_and_said_once(seed: int, s
     assert after.hit_rate == pytest.approx(0.4 - shift / 10, abs=0.05)
 
 
+def hits(count: int, rate: float, seed: int) -> Iterator[np.ndarray]:
+    """Blocks whose loss stays what it is, (2, 1): so many of thirty-two targets are in the first ten, by chance."""
+    rng = np.random.default_rng(seed)
+    for _ in range(count):
+        yield np.array([[5.0], [rng.binomial(32, rate) / 32]])
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("rate", [0.05, 0.2, 0.6])
+def test_where_the_hit_rate_stays_nothing_is_said(rate: float, seed: int) -> None:
+    assert alarms(Watch(1, Measure.HIT_RATE), hits(2_500, rate, seed)) == []  # 80,000 examples
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize(("rate", "left", "blocks_later"), [(0.2, 0.0, 25), (0.6, 0.0, 5), (0.6, 0.3, 15)])
+def test_a_hit_rate_that_collapses_while_the_loss_stays_is_found(
+    rate: float, left: float, blocks_later: int, seed: int
+) -> None:
+    by_loss, by_hits = Watch(1), Watch(1, Measure.HIT_RATE)
+    for watch in (by_loss, by_hits):
+        assert alarms(watch, hits(400, rate, seed)) == []
+    assert alarms(by_loss, hits(100, left, seed + 10)) == []
+    ((at, before, after),) = alarms(by_hits, hits(100, left, seed + 10))
+    assert at < blocks_later
+    assert before.hit_rate == pytest.approx(rate, abs=0.03)
+    assert after.hit_rate < (rate + left) / 2  # of few blocks, one may be of before
+
+
+def test_a_hit_rate_that_grows_becomes_what_is_usual() -> None:
+    watch = Watch(1, Measure.HIT_RATE)
+    assert alarms(watch, hits(400, 0.2, 0)) == alarms(watch, hits(400, 0.5, 1)) == []
+    ((_, before, _),) = alarms(watch, hits(100, 0.2, 2))
+    assert before.hit_rate == pytest.approx(0.5, abs=0.03)
+
+
 def test_an_improvement_becomes_what_is_usual() -> None:
     watch = Watch(1)
     assert alarms(watch, blocks(400)) == alarms(watch, blocks(400, 1, 3.0, 0.6)) == []
@@ -203,7 +238,8 @@ def test_a_drift_says_whose_when_and_what() -> None:
     assert 90 * 32 < int(drift.place.removeprefix("user-events-0-")) < 97 * 32
     assert drift.after.loss == pytest.approx(WORST)
     assert drift.before.loss < 6.0
-    assert str(drift).startswith(f"second does worse than usual as of {drift.place}: loss ")
+    assert drift.measure is Measure.LOSS  # the ranks stayed what they were
+    assert str(drift).startswith(f"second does worse than usual by its loss as of {drift.place}: loss ")
 
 
 def test_a_world_that_turns_is_noticed_in_the_models_that_followed_it() -> None:
@@ -237,14 +273,16 @@ def told(metrics: Metrics, progress: Progress, drifts: list[Drift]) -> None:
     for name, standing in progress.recent().items():
         assert value("streamrec_progressive_loss", {"list": name}) == standing.loss
         assert value("streamrec_hit_rate", {"list": name}) == standing.hit_rate
-        of_it = sum(drift.name == name for drift in drifts)
-        assert (value("streamrec_drift_total", {"model": name}) or 0) == of_it
+        for measure in Measure:
+            of_it = sum((drift.name, drift.measure) == (name, measure) for drift in drifts)
+            assert (value("streamrec_drift_total", {"model": name, "measure": measure}) or 0) == of_it
 
 
 def test_a_drift_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
-    drift = Drift("sequence", BEGAN, "user-events-0-812", Standing(3.1, 0.41), Standing(4.2, 0.22))
+    drift = Drift("sequence", BEGAN, "user-events-0-812", Standing(3.1, 0.41), Standing(4.2, 0.22), Measure.HIT_RATE)
     with caplog.at_level(logging.WARNING):
         Metrics(["fused", "sequence"]).drifted([drift])
     assert caplog.messages == [
-        "drift: sequence does worse than usual as of user-events-0-812: loss 3.10 -> 4.20 nats, hit rate 0.410 -> 0.220"
+        "drift: sequence does worse than usual by its hit rate as of user-events-0-812: "
+        "loss 3.10 -> 4.20 nats, hit rate 0.410 -> 0.220"
     ]

@@ -12,7 +12,7 @@ import pytest
 from streamrec.arrivals import Arrival
 from streamrec.build import build_recommender
 from streamrec.catalogue import Catalogue
-from streamrec.config import Fusion, Learning, Limits, Serving
+from streamrec.config import MODELS, Fusion, Learning, Limits, Serving
 from streamrec.events import Event, EventType, Item, Slate
 from streamrec.features.batch import NOTHING
 from streamrec.policies import Lesson
@@ -343,6 +343,91 @@ def test_what_comes_of_one_persons_slates_teaches_only_so_often() -> None:
 
 def test_refused_updates_are_named_by_who_refused_them() -> None:
     recommender = untaught()
-    assert recommender.refused_updates() == {"fusion": 0, "residual": 0, "sequence": 0}
+    assert recommender.refused_updates() == {"fusion": 0, "residual": 0, "clicks": 0, "sequence": 0}
     recommender.fusion.skipped = 2
     assert recommender.refused_updates()["fusion"] == 2
+
+
+# Models in danger
+
+
+def test_what_no_model_should_say_reaches_neither_the_fusion_nor_a_slate() -> None:
+    recommender, log = untaught(), log_of(600)
+    run(recommender, log[:400])
+    recommender.models[2].mass[:50] = np.nan  # type: ignore[attr-defined]
+    recommender.models[0].mass[7] = np.inf  # type: ignore[attr-defined]
+    seen = run(recommender, log[400:], first=400)
+    assert all(len(slate.items) == (log[offset].k or 20) for offset, slate in seen.slates.items())
+    assert np.isfinite([item.score for slate in seen.slates.values() for item in slate.items]).all()
+    assert all(0 < item.propensity <= 1 for slate in seen.slates.values() for item in slate.items)
+    assert np.isfinite(recommender.fusion.mean).all()
+    assert recommender.fusion.refused == 0
+
+
+def test_a_model_that_is_out_counts_as_one_that_knows_nothing_and_stays_in_touch() -> None:
+    recommender, log = untaught(rollback_after=1), log_of(900)
+    run(recommender, log[:400])
+    place = [model.name for model in recommender.models].index("transitions")
+    recommender.quarantine.condemn(["model.transitions"])
+    before = recommender.models[place].state()
+    run(recommender, log[400:500], first=400)
+    asked = recommender.batch.asked
+    assert np.isneginf(recommender.batch.candidates.scores[place, :asked]).any()
+    assert all((before[name] == array).all() for name, array in recommender.models[place].state().items())
+    recommender.learners.roll_back("model.transitions", None, None)
+    run(recommender, log[500:], first=500)
+    assert recommender.models[place].state()["mass"].sum() > 0  # on probation it learns, unheard
+    assert np.isneginf(recommender.batch.candidates.scores[place, : recommender.batch.asked]).all()
+
+
+def test_what_is_rolled_back_forgets_items_whose_places_others_have_taken() -> None:
+    recommender, log = untaught(max_items=128), log_of(1_500, items=400)
+    run(recommender, log[:300])
+    then = recommender.state()
+    names = list(recommender.knowledge.items.ids)
+    run(recommender, log[300:420], first=300)
+    taken = [
+        at for at, (old, new) in enumerate(zip(names, recommender.knowledge.items.ids, strict=False)) if old != new
+    ]
+    kept = [at for at, old in enumerate(names) if at not in taken and then["model.popularity"]["mass"][at] > 0]
+    assert taken
+    assert kept
+    recommender.learners.roll_back("model.popularity", "0000000001-a", then)
+    mass = next(model for model in recommender.models if model.name == "popularity").state()["mass"]
+    assert (mass[taken] == 0).all()
+    assert (mass[kept] == then["model.popularity"]["mass"][kept]).all()
+
+
+def test_every_part_can_go_back_alone() -> None:
+    recommender, log = untaught(policy="exp3"), log_of(900)
+    run(recommender, log[:500])
+    then = recommender.state()
+    run(recommender, log[500:], first=500)
+    rest = recommender.state()
+    watched = [name for name in then if name == "fusion" or name.startswith(("model.", "policy."))]
+    assert "policy.exp3" in watched
+    for name in watched:
+        recommender.learners.roll_back(name, "0000000001-a", then)
+        now = recommender.state()
+        assert all(now[name][array].tobytes() == before.tobytes() for array, before in then[name].items())
+        assert recommender.quarantine.out(name)
+    for name in ("items", "batch", "clock", "progress", "contribution"):
+        assert all(now[name][array].tobytes() == before.tobytes() for array, before in rest[name].items())
+
+
+def test_a_recommender_that_learned_in_peace_holds_no_suspects() -> None:
+    recommender = untaught(policy="exp3", models=MODELS)
+    assert recommender.learners.suspects(recommender.state()) == frozenset()
+    run(recommender, log_of(900))
+    assert recommender.learners.suspects(recommender.state()) == frozenset()
+    assert not any(recommender.quarantine.standing().values())
+
+
+def test_snapshots_of_before_know_of_no_quarantine() -> None:
+    recommender, again = untaught(), untaught()
+    run(recommender, log_of(300))
+    state = recommender.state()
+    del state["quarantine"]
+    again.restore(state)
+    assert again.quarantine.standing() == {}
+    assert again.learners.suspects(again.state()) == frozenset()

@@ -78,11 +78,15 @@ def test_a_number_that_is_none_never_reaches_the_weights() -> None:
     before = {name: array for name, array in residual.state().items() if name.startswith("module.")}
     features, place = lesson(np.random.default_rng(0))
     features[:] = np.inf
-    for _ in range(PORTION):
+    for _ in range(3):
         residual.remember(features, Queries.empty(1), 0, [place])
+    assert residual.skipped == 3
+    assert np.isfinite(residual.state()["inputs"]).all()  # nothing of them is met again in replay
+    for _ in range(PORTION):
+        residual.remember(np.zeros_like(features), Queries.empty(1), 0, [place])
     with np.errstate(invalid="ignore"):
-        residual.learn(np.zeros(FEATURES))
-    assert residual.skipped == 1
+        residual.learn(np.full(FEATURES, np.inf))
+    assert residual.skipped == 4
     assert all(residual.state()[name].tobytes() == array.tobytes() for name, array in before.items())
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import multiprocessing
 import os
+import resource
 import shutil
 from collections.abc import Callable
 from hashlib import sha256
@@ -17,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from streamrec.errors import ConfigError, SnapshotCorrupt, StateError, StateMissing
+from streamrec.errors import ConfigError, SnapshotCorrupt, StateError, StateMissing, StateUnavailable
 from streamrec.state import snapshots
 from streamrec.state.snapshots import DTYPES, MANIFEST, TENSORS, Arrays, SnapshotShelf
 
@@ -262,6 +264,74 @@ def test_a_failed_write_leaves_nothing_behind(
         with pytest.raises(StateError, match="No space left on device; check space"):
             save(shelf, 2)
     assert {path.name for path in (tmp_path / "shelf").iterdir()} == {".lock", older}
+
+
+def save_with_little_room(directory: Path, answers: Any) -> None:
+    """In a process of its own, which no file may let grow beyond what a manifest needs."""
+    shelf = SnapshotShelf(directory, keep=3)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4_096, resource.RLIM_INFINITY))
+    try:
+        shelf.save({"model": {"n": np.zeros(10_000)}}, {0: 2}, "v1", now_ms=2)
+        answers.put("saved")
+    except StateError as error:
+        answers.put((type(error).__name__, str(error), sorted(path.name for path in directory.iterdir())))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    answers.put(shelf.save({"model": {"n": np.array(3)}}, {0: 3}, "v1", now_ms=3))
+
+
+def test_a_disk_that_is_full_is_told_from_a_broken_one_and_the_next_save_works(tmp_path: Path) -> None:
+    shelf = SnapshotShelf(tmp_path, keep=3)
+    older = save(shelf, 1)
+    context = multiprocessing.get_context("fork")
+    answers = context.Queue()
+    process = context.Process(target=save_with_little_room, args=(tmp_path, answers))
+    process.start()
+    kind, said, left = answers.get(timeout=30)
+    third = answers.get(timeout=30)
+    process.join(30)
+    assert kind == "StateUnavailable"
+    assert "File too large; check space" in said
+    assert left == [".lock", older]  # no half snapshot
+    assert shelf.references() == (third, older)
+    assert (number(shelf, third), number(shelf, older)) == (3, 1)
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EACCES, errno.EROFS])
+def test_only_what_may_pass_is_said_to_pass(shelf: SnapshotShelf, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    def refuse(handle: int) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    with pytest.raises(StateError) as raised:
+        save(shelf, 1)
+    assert isinstance(raised.value, StateUnavailable) == (code not in (errno.EACCES, errno.EROFS))
+
+
+def test_what_others_put_into_the_directory_is_in_nobodys_way(shelf: SnapshotShelf, tmp_path: Path) -> None:
+    directory, elsewhere = tmp_path / "shelf", tmp_path / "elsewhere"
+    shutil.copytree(directory / save(shelf, 1), elsewhere)
+    (directory / "0000000002-0123456789abcdef").symlink_to(elsewhere)
+    (directory / "0000000003-0123456789abcdef").write_text("a file")
+    (directory / "0000000004-0123456789abcdef").symlink_to("itself/and/nothing")
+    (directory / "0000000005-0123456789abcdef").mkdir()
+    (directory / "junk\n-name").write_text("")
+    (directory / ".unfinished-file").write_text("")
+    (directory / ".unfinished-link").symlink_to(elsewhere)
+    kept = [save(shelf, n) for n in range(6, 10)][-3:]
+    assert shelf.references() == tuple(reversed(kept))
+    assert [number(shelf, reference) for reference in kept] == [7, 8, 9]
+    assert {path.name for path in elsewhere.iterdir()} == {TENSORS, MANIFEST}  # behind a link, nothing is touched
+    assert not list(directory.glob(".unfinished*"))
+    for foreign in range(2, 6):
+        with pytest.raises(StateError):
+            shelf.load(f"{foreign:010d}-0123456789abcdef")
+
+
+def test_who_was_in_doubt_is_part_of_what_is_saved(shelf: SnapshotShelf) -> None:
+    reference = shelf.save(SMALL, {0: 1}, "v1", now_ms=1, suspect={"popular", "click"})
+    assert shelf.describe(reference).suspect == shelf.load(reference).suspect == ("click", "popular")
+    assert shelf.describe(reference).components == {"click": 24, "popular": 8}
+    assert shelf.describe(save(shelf, 2)).suspect == ()
 
 
 def test_writers_do_not_disturb_one_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

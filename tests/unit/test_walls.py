@@ -35,6 +35,8 @@ PURE = (
     "rollout",
     "answers",
     "experiments",
+    "quarantine",
+    "learners",
 )
 """Rooms where time, randomness and settings come in as arguments."""
 
