@@ -88,8 +88,7 @@ class Checkpoints:
         Raises:
             StateMissing: there was a checkpoint, and what it refers to is gone.
         """
-        if not self._restored:
-            self._refuse_emptied_store()
+        self._refuse_emptied_store()
         for partition in partitions:
             self._marks[partition] = self.store.open(partition)
         if not self._restored:
@@ -131,8 +130,9 @@ class Checkpoints:
         return None if mark is None else mark.epoch
 
     def _refuse_emptied_store(self) -> None:
-        # Asked before anything is opened, so that the answer is the same at the next try. A partition that was opened
-        # but never committed is no sign of loss: its worker died between its first snapshot and its first commit.
+        # Asked before anything is opened, by a worker that has run for long too: an emptied store must not come to know
+        # a partition again, so that the answer stays the same at the next try, and for others. A partition that was
+        # opened but never committed is no sign of loss: its worker died between its first snapshot and first commit.
         if self.shelf is not None and self.shelf.latest() is not None and not self.store.marks():
             raise StateMissing(
                 f"{self.shelf.directory} holds model snapshots, but the store knows of no partition: it was emptied, "

@@ -232,6 +232,10 @@ def _apache_kafka(java: Sequence[str], place: Path) -> EmbeddedBroker:
         "share.coordinator.state.topic.min.isr": 1,
         "group.initial.rebalance.delay.ms": 0,
         "group.min.session.timeout.ms": 1_000,
+        "group.consumer.min.session.timeout.ms": 1_000,  # in the newer protocol the broker says how long
+        "group.consumer.session.timeout.ms": 3_000,
+        "group.consumer.min.heartbeat.interval.ms": 200,
+        "group.consumer.heartbeat.interval.ms": 500,
         "broker.session.timeout.ms": 2_000,
         "broker.heartbeat.interval.ms": 500,
     }

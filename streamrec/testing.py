@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
 from streamrec.codec import CONTENT_TYPE, MSGPACK, encode_event
 from streamrec.events import Event, EventType
@@ -288,7 +288,17 @@ class Deployment:
 TOPICS = ("events", "items", "recommendations", "outcomes", "trends", "dead_letters")
 
 
-def until(condition: Callable[[], bool], worker: WorkerProcess | None = None, limit_s: float = PATIENCE_S) -> None:
+class Running(Protocol):
+    """A process that may end, and what it said."""
+
+    @property
+    def running(self) -> bool: ...
+
+    @property
+    def said(self) -> str: ...
+
+
+def until(condition: Callable[[], bool], worker: Running | None = None, limit_s: float = PATIENCE_S) -> None:
     """Wait for something to become true.
 
     Raises:

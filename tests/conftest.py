@@ -12,6 +12,28 @@ import pytest
 from streamrec.embedded import EmbeddedBroker, EmbeddedRedis, apache_kafka_home, embedded_broker, embedded_redis
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """What `tools/chaos` passes on."""
+    parser.addoption("--chaos", choices=["quick", "whole"], default="quick", help="how much of tests/chaos to run")
+    parser.addoption("--chaos-seed", type=int, default=1, help="where and when faults strike")
+    parser.addoption("--soak", type=float, default=0.0, metavar="MINUTES", help="faults at random for so long")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Tests that run only when they are asked for."""
+    config.addinivalue_line("markers", "whole: runs with --chaos whole")
+    config.addinivalue_line("markers", "soak: runs with --soak MINUTES")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what was not asked for."""
+    asked = {"whole": config.getoption("--chaos") == "whole", "soak": config.getoption("--soak") > 0}
+    unasked = [name for name, wanted in asked.items() if not wanted]
+    left_out = [item for item in items if any(item.get_closest_marker(name) is not None for name in unasked)]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in left_out]
+
+
 @pytest.fixture(scope="session")
 def redis_server() -> Iterator[EmbeddedRedis]:
     """A Redis server of the tests' own."""

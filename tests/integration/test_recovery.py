@@ -5,152 +5,26 @@ from __future__ import annotations
 import random
 import time
 import uuid
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import msgspec
 import pytest
 
 from streamrec import inspect
-from streamrec.build import build_store, build_worker
-from streamrec.codec import decode, decode_slate
-from streamrec.config import Attribution, Checkpointing, Learning, Limits, Rollout
+from streamrec.build import build_store
+from streamrec.codec import decode_slate
 from streamrec.embedded import EmbeddedBroker, EmbeddedRedis
 from streamrec.errors import StateMissing, TooManyBadEvents
-from streamrec.events import Event, EventType, Outcome, Slate
-from streamrec.settings import Settings
+from streamrec.events import Event, EventType
 from streamrec.state import Checkpoint, Kind, Store
 from streamrec.state.memory import MemoryStore
 from streamrec.state.redis import RedisStore
 from streamrec.state.snapshots import SnapshotShelf
 from streamrec.testing import STARTED_MS, Deployment, records, recount, requests, shop, until
 from streamrec.transport import Record
-from streamrec.transport.local import LocalSink, LocalSource
-from streamrec.worker import Worker
-
-TOPIC = "user-events"
-LONGEST_POLL = 48
-
-
-class PowerCut(BaseException):
-    """Nothing of the worker runs any more."""
-
-
-class CutStore(MemoryStore):
-    """Loses power at the checkpoints it is told to, before or after they are written."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.before: set[int] = set()
-        self.after: set[int] = set()
-        self.commits = 0
-
-    def commit(self, checkpoint: Checkpoint) -> None:
-        self.commits += 1
-        if self.commits in self.before:
-            raise PowerCut
-        super().commit(checkpoint)
-        if self.commits in self.after:
-            raise PowerCut
-
-
-ATTRIBUTION = {"window_s": 120, "lateness_s": 5}
-ROLLOUT = {"evaluate": ("exp3",)}  # it learns from slates too, and is saved
-
-
-@dataclass
-class Ground:
-    """Everything that outlives a worker."""
-
-    log: Sequence[Record]
-    store: Store
-    directory: Path
-    partitions: int = 1
-    max_users: int = 2_000
-    max_items: int = 2_048
-    max_bad_in_a_row: int = 1_000
-    topic: str = TOPIC
-    slates: list[Slate] = field(default_factory=list)
-    outcomes: list[Outcome] = field(default_factory=list)
-    dead_letters: list[dict[str, str]] = field(default_factory=list)
-
-    def worker(self) -> tuple[Worker, LocalSource]:
-        settings = Settings(
-            limits=Limits(max_items=self.max_items, max_users=self.max_users, max_bad_in_a_row=self.max_bad_in_a_row),
-            learning=Learning(device="cpu"),
-            attribution=Attribution.model_validate(ATTRIBUTION),
-            rollout=Rollout.model_validate(ROLLOUT),
-            checkpoints=Checkpointing(interval_s=1e9),
-        )
-        source = LocalSource(self.topic, self.log, partitions=self.partitions)
-        shelf = SnapshotShelf(self.directory, 3)
-        worker = build_worker(settings, source, LocalSink(self.note), self.store, shelf)
-        source.subscribe(worker)
-        return worker, source
-
-    def note(self, record: Record) -> None:
-        if record.topic == "recommendations":
-            self.slates.append(decode_slate(record.value or b"", record.headers))
-        elif record.topic == "outcomes":
-            self.outcomes.append(decode(record.value or b"", record.headers, Outcome))
-        else:
-            self.dead_letters.append({name: content.decode() for name, content in record.headers})
-
-    def work(self, seed: int, until: Callable[[int], bool] = lambda offset: False, checkpoints: float = 0.15) -> Worker:
-        """Poll and save at times that `seed` decides, to the end or until the power is cut at one of the offsets."""
-        draw = random.Random(seed)
-        worker, source = self.worker()
-        source.poll(0, 0.0)  # joins
-        while not source.exhausted():
-            polled = source.poll(draw.randrange(1, LONGEST_POLL), 0.0)
-            worker.step(polled)
-            if any(until(record.offset) for record in polled):
-                raise PowerCut
-            if draw.random() < checkpoints:
-                worker.checkpoint()
-        worker.checkpoint()
-        return worker
-
-
-def by_id(slates: Sequence[Slate]) -> dict[str, Slate]:
-    """Slates by what they answer; the same one may have come out twice, but never another under its id."""
-    named: dict[str, Slate] = {}
-    for slate in slates:
-        assert named.setdefault(slate.rec_id, slate) == slate
-    return named
-
-
-def counted(store: Store, kind: Kind, names: Sequence[str]) -> dict[str, dict[str, int]]:
-    """What the store has of each name, summed over partitions."""
-    found: dict[str, dict[str, int]] = {}
-    for name in names:
-        total: Counter[str] = Counter()
-        for value in store.find(kind, name).values():
-            total.update(msgspec.msgpack.decode(value)["counts"])
-        found[name] = dict(total)
-    return found
-
-
-def assert_counts_equal_a_recount(store: Store, log: Sequence[Event]) -> None:
-    expected = recount(log)
-    assert counted(store, Kind.USER, list(expected.users)) == expected.users
-    assert counted(store, Kind.ITEM, list(expected.items)) == expected.items
-
-
-def learned(worker: Worker) -> int:
-    """How many wanted items the models were taught, those of the open micro-batch included."""
-    repeats = next(model for model in worker.recommender.models if model.name == "repeats")
-    batch = worker.recommender.batch
-    waiting = int((batch.examples.label[: batch.learned] == 1).sum())
-    return int(repeats.events.sum()) + waiting  # type: ignore[attr-defined]
-
-
-def wanted(log: Sequence[Event]) -> int:
-    positives = {EventType.VIEW, EventType.CLICK, EventType.ADD_TO_CART, EventType.PURCHASE, EventType.LIKE}
-    return sum(event.type in positives or (event.type is EventType.RATING and (event.value or 0) >= 4) for event in log)
+from tests.ground import ATTRIBUTION, LONGEST_POLL, ROLLOUT, TOPIC, CutStore, Ground, PowerCut, learned, with_bad
+from tests.oracle import assert_counts_equal_a_recount, assert_each_request_has_its_answer, by_id, counted, wanted
 
 
 @pytest.fixture(params=["memory", "redis"])
@@ -238,9 +112,7 @@ def test_a_crash_around_any_commit_loses_nothing_and_doubles_nothing(
     assert crashes >= 7
     assert_counts_equal_a_recount(store, LOG)
     assert learned(worker) == wanted(LOG)
-    answered = Counter((slate.rec_id, slate.user_id, slate.request_id) for slate in ground.slates)
-    assert {request_id for _, _, request_id in answered} == {event.event_id for event in requests(LOG)}
-    assert len({rec_id for rec_id, _, _ in answered}) == len(answered) == len(requests(LOG))
+    assert_each_request_has_its_answer(ground.slates, LOG)
 
 
 def test_marks_that_name_different_snapshots_are_told_apart_by_what_was_learned(tmp_path: Path) -> None:
@@ -334,15 +206,6 @@ def test_a_partition_that_comes_back_is_not_learned_twice(tmp_path: Path) -> Non
 
 
 # Unusable messages
-
-
-def with_bad(log: Sequence[Event], places: Sequence[int]) -> list[Record]:
-    """The log with unusable messages put in, so that each stands at its place."""
-    good, out = iter(records(TOPIC, log)), []
-    for offset in range(len(log) + len(places)):
-        record = Record(TOPIC, 0, offset, b"k", b"{", ()) if offset in places else next(good)
-        out.append(replace(record, offset=offset))
-    return out
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -463,9 +326,7 @@ def test_a_worker_killed_in_the_middle_of_a_log_resumes_exactly(
         assert_counts_equal_a_recount(store, log)
     published = deployment.read(deployment.settings.topics.recommendations)
     slates = [decode_slate(record.value or b"", record.headers) for record in published]
-    answered = {(slate.rec_id, slate.user_id, slate.request_id) for slate in slates}
-    assert {request_id for _, _, request_id in answered} == {event.event_id for event in requests(log)}
-    assert len({rec_id for rec_id, _, _ in answered}) == len(answered) == len(requests(log))
+    assert_each_request_has_its_answer(slates, log)
     if partitions == 1:
         topic = deployment.settings.topics.events
         whole = Ground(records(topic, log), MemoryStore(), tmp_path / "uninterrupted", topic=topic)
