@@ -55,11 +55,11 @@ PAIR = Allowance(16, 1)
 """The public shops' and news logs' most faithful user touches one item 24 times in a day."""
 ITEM = Allowance(8, 0.25)
 """What regulars teach of an item beside what newcomers make room for. So N users who push one teach of it little more
-than 1 + NEWCOMER times N, however long and often they try; 6 examples a day come on top."""
+than 1 + NEWCOMER times N a week, however often they try; 6 examples a day come on top."""
 NEWCOMER = 3.0
-"""Repeats that one user new to an item makes room for."""
+"""Repeats that one user new to an item makes room for: to see, click, basket and buy is one example and three."""
 REMEMBERED_MS = 7 * 24 * HOUR_MS
-"""Whoever comes back to an item within it, counted from what they taught of it last, is no newcomer."""
+"""Everybody is new to an item once in so long: so the room for what many like again and again grows with how many."""
 
 
 class Contribution:
@@ -141,18 +141,20 @@ class _Purse:
     users: Buckets
     pairs: Buckets
     items: Buckets  # an item's index itself is its place
+    new_at: Int64  # by place of the pair: when this user counted as new to this item, ms
     held_back: Int64  # (buckets,)
 
     @classmethod
     def empty(cls, allowances: Sequence[Allowance], users: int, pairs: int, items: int) -> _Purse:
         per_ms = np.array([[allowance.at_once, allowance.per_hour / HOUR_MS] for allowance in allowances])
         held_back = np.zeros(len(BUCKETS), np.int64)
-        return cls(per_ms, Buckets.empty(users), Buckets.empty(pairs), Buckets.empty(items), held_back)
+        new_at = np.zeros(pairs, np.int64)
+        return cls(per_ms, Buckets.empty(users), Buckets.empty(pairs), Buckets.empty(items), new_at, held_back)
 
     def admit(self, users: Uint64, items: Int32, starts: Int64, ts: Int64) -> Bool:
         """Which deeds are paid for, (deeds,); the items of deed e are those from starts[e] to starts[e + 1]."""
         admitted = np.zeros(len(users), np.bool_)
-        tables = (*self.users.arrays(), *self.pairs.arrays(), *self.items.arrays())
+        tables = (*self.users.arrays(), *self.pairs.arrays(), self.new_at, *self.items.arrays())
         _admit(users, items, starts, ts, self.allowances, *tables, admitted, self.held_back)
         return admitted
 
@@ -160,7 +162,7 @@ class _Purse:
         arrays: dict[str, Array] = {"held_back": self.held_back.copy()}
         for name, buckets in self._tables():
             arrays |= {f"{name}.{field}": values for field, values in buckets.state().items()}
-        return arrays
+        return arrays | {"pairs.new_at": self.new_at[arrays["pairs.places"]]}
 
     def restore(self, arrays: Mapping[str, Array]) -> None:
         self.held_back[:] = arrays.get("held_back", 0)
@@ -168,6 +170,9 @@ class _Purse:
             buckets.clear()
             if f"{name}.places" in arrays:
                 buckets.restore({field: arrays[f"{name}.{field}"] for field in ("places", "keys", "levels", "ts")})
+        self.new_at[:] = self.pairs.ts  # of a snapshot from before it was kept
+        if "pairs.new_at" in arrays:
+            self.new_at[arrays["pairs.places"]] = arrays["pairs.new_at"]
 
     def _tables(self) -> tuple[tuple[str, Buckets], ...]:
         return ("users", self.users), ("pairs", self.pairs), ("items", self.items)
@@ -241,14 +246,14 @@ def _fill(key, place, keys, levels, times, level, ts):  # type: ignore[no-untype
 
 @compiled
 def _refused_by(  # type: ignore[no-untyped-def]
-    user, item, now, allowances, pair_keys, pair_levels, pair_ts, item_levels, item_ts
+    user, item, now, allowances, pair_keys, pair_levels, pair_ts, new_at, item_levels, item_ts
 ):  # fmt: skip
     """The first bucket without room for what this user does to this item: 1 or 2, else 0."""
     key = mixed(user, item + 1)
     pair = _place_of(key, pair_keys, pair_levels, pair_ts, now, allowances[1, 1])
     if _level(key, pair, pair_keys, pair_levels, pair_ts, now, allowances[1, 1]) + 1.0 > allowances[1, 0]:
         return 1
-    repeats = pair_keys[pair] == key and now - pair_ts[pair] < REMEMBERED_MS
+    repeats = pair_keys[pair] == key and now - new_at[pair] < REMEMBERED_MS
     if repeats and _leaked(item_levels, item_ts, item, now, allowances[2, 1]) + 1.0 > allowances[2, 0]:
         return 2
     return 0
@@ -256,14 +261,16 @@ def _refused_by(  # type: ignore[no-untyped-def]
 
 @compiled
 def _pay(  # type: ignore[no-untyped-def]
-    user, item, now, allowances, pair_keys, pair_levels, pair_ts, item_keys, item_levels, item_ts
+    user, item, now, allowances, pair_keys, pair_levels, pair_ts, new_at, item_keys, item_levels, item_ts
 ):  # fmt: skip
     key = mixed(user, item + 1)
     pair = _place_of(key, pair_keys, pair_levels, pair_ts, now, allowances[1, 1])
-    repeats = pair_keys[pair] == key and now - pair_ts[pair] < REMEMBERED_MS
+    repeats = pair_keys[pair] == key and now - new_at[pair] < REMEMBERED_MS
     by_pair = _level(key, pair, pair_keys, pair_levels, pair_ts, now, allowances[1, 1])
     by_item = _leaked(item_levels, item_ts, item, now, allowances[2, 1])
     _fill(key, pair, pair_keys, pair_levels, pair_ts, by_pair + 1.0, now)
+    if not repeats:
+        new_at[pair] = now
     level = by_item + 1.0 if repeats else max(by_item - NEWCOMER, 0.0)
     _fill(item_keys[item], item, item_keys, item_levels, item_ts, level, now)
 
@@ -271,7 +278,7 @@ def _pay(  # type: ignore[no-untyped-def]
 @compiled
 def _admit(  # type: ignore[no-untyped-def]
     users, items, starts, ts, allowances,
-    user_keys, user_levels, user_ts, pair_keys, pair_levels, pair_ts, item_keys, item_levels, item_ts,
+    user_keys, user_levels, user_ts, pair_keys, pair_levels, pair_ts, new_at, item_keys, item_levels, item_ts,
     admitted, held_back,
 ):  # fmt: skip
     for e in range(len(users)):
@@ -285,7 +292,7 @@ def _admit(  # type: ignore[no-untyped-def]
         for at in range(starts[e], starts[e + 1]):
             if refused == 0:
                 refused = _refused_by(
-                    user, items[at], now, allowances, pair_keys, pair_levels, pair_ts, item_levels, item_ts
+                    user, items[at], now, allowances, pair_keys, pair_levels, pair_ts, new_at, item_levels, item_ts
                 )
         if refused:
             held_back[refused] += 1
@@ -293,4 +300,16 @@ def _admit(  # type: ignore[no-untyped-def]
         admitted[e] = True
         _fill(user, place, user_keys, user_levels, user_ts, by_user + 1.0, now)
         for at in range(starts[e], starts[e + 1]):
-            _pay(user, items[at], now, allowances, pair_keys, pair_levels, pair_ts, item_keys, item_levels, item_ts)
+            _pay(
+                user,
+                items[at],
+                now,
+                allowances,
+                pair_keys,
+                pair_levels,
+                pair_ts,
+                new_at,
+                item_keys,
+                item_levels,
+                item_ts,
+            )

@@ -35,7 +35,7 @@ def test_kills_at_random_points_under_load_change_no_count_and_no_answer(
     apache_kafka: EmbeddedBroker, redis_server: EmbeddedRedis, tmp_path: Path, seed: int, whole: bool
 ) -> None:
     scene = Scene(tmp_path, apache_kafka.settings, redis_server.url, seed=seed)
-    kills, took_s = 50 if whole else 6, []
+    kills, took_s = 50 if whole else 4, []
     with scene.traffic(150):
         for _ in range(kills):
             with scene.worker() as worker:

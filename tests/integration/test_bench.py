@@ -69,8 +69,8 @@ def test_the_ceiling_ranks_and_learns_nothing_and_the_rest_everything(tmp_path: 
         assert result.peak_mb > 50
     assert min(everything.steps[step] for step in ("decode", "remember", "learn sequence", "retrieve", "fuse")) > 0
     assert sum(seconds for step, seconds in ceiling.steps.items() if step.startswith(("score", "fuse"))) == 0
-    # 1.9 to 2.2 times in a process that has compiled its loops already, 40 times in one that has not.
-    assert everything.cpu_s > 1.5 * ceiling.cpu_s
+    # 1.4 to 2.2 times in a process that has compiled its loops already, 40 times in one that has not.
+    assert everything.cpu_s > 1.2 * ceiling.cpu_s
 
 
 def test_a_measurement_that_fails_says_why(tmp_path: Path) -> None:

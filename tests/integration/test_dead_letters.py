@@ -69,7 +69,7 @@ class System:
         return [opened(record) for record in self.deployment.read(self.deployment.settings.topics.dead_letters)]
 
 
-@pytest.fixture(scope="module", params=["tansu", "apache_kafka"])
+@pytest.fixture(scope="module", params=["tansu", pytest.param("apache_kafka", marks=pytest.mark.whole)])
 def system(
     request: pytest.FixtureRequest, redis_server: EmbeddedRedis, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[System]:

@@ -168,7 +168,10 @@ def assert_all_ended(place: Path) -> None:
     assert relatives(place) == []
 
 
-@pytest.mark.parametrize("apache", [False, True], ids=["tansu", "apache_kafka"])
+@pytest.mark.parametrize(
+    "apache",
+    [pytest.param(False, id="tansu"), pytest.param(True, id="apache_kafka", marks=pytest.mark.whole)],
+)
 def test_the_quick_demonstration_completes_and_beats_popularity(start: Start, tmp_path: Path, apache: bool) -> None:
     if apache and apache_kafka_home() is None:
         pytest.skip("no Apache Kafka here: set KAFKA_HOME to a folder with libs/*.jar, and install Java")

@@ -17,7 +17,7 @@ from confluent_kafka import Producer
 from streamrec import inspect
 from streamrec.build import build_store
 from streamrec.codec import MSGPACK, decode, decode_slate
-from streamrec.config import Attribution
+from streamrec.config import PRESETS, Attribution
 from streamrec.embedded import EmbeddedBroker, EmbeddedRedis, embedded_redis
 from streamrec.events import Event, EventType, Evidence, Outcome, Slate
 from streamrec.testing import Deployment, WorkerProcess, recount, requests, shop, until
@@ -223,7 +223,8 @@ def test_a_worker_is_ended_in_the_stated_time_whether_it_can_save_or_not(tansu: 
     handover_s = 2.0
     with embedded_redis() as redis:
         checkpoints = {"handover_s": handover_s, "interval_s": 0.2, "directory": tmp_path / "snapshots"}
-        deployment = Deployment(tmp_path, tansu.settings, redis.url, preset="fast", checkpoints=checkpoints)
+        groups = {**PRESETS["fast"], "checkpoints": checkpoints}
+        deployment = Deployment(tmp_path, tansu.settings, redis.url, **groups)
         deployment.send(LOG)
         with deployment.worker() as busy:
             until(lambda: deployment.committed() > 0, busy)

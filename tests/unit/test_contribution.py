@@ -12,7 +12,7 @@ import pytest
 from streamrec.arrivals import Arrival
 from streamrec.build import build_recommender
 from streamrec.config import Learning, Limits
-from streamrec.contribution import ITEM, LESSONS, PAIR, REMEMBERED_MS, Allowance, Contribution
+from streamrec.contribution import ITEM, LESSONS, NEWCOMER, PAIR, REMEMBERED_MS, Allowance, Contribution
 from streamrec.events import Event, EventType
 from streamrec.features.batch import Queries
 from streamrec.models.popularity import Popularity
@@ -54,7 +54,7 @@ def test_a_user_teaches_one_item_only_so_often() -> None:
 def test_an_item_that_few_users_keep_clicking_is_held_and_one_that_many_want_is_not() -> None:
     clicks, ts = np.arange(4_000), BEGAN + 1_000 * np.arange(4_000)
     few, many = Contribution(10), Contribution(10)
-    assert admitted(few, clicks % 12 + 1, 3, ts).sum() <= 12 + ITEM.at_once + 1
+    assert admitted(few, clicks % 12 + 1, 3, ts).sum() <= 12 * (1 + NEWCOMER) + ITEM.at_once + 1
     assert few.held_back()["item"] > 3_900
     assert admitted(many, clicks // 4 + 1, 3, ts).all()
 
@@ -64,9 +64,28 @@ def test_who_comes_back_after_the_own_bucket_ran_dry_is_no_newcomer() -> None:
     contribution = Contribution(10)
     found = admitted(contribution, hours % 20 + 1, 3, BEGAN + HOUR_MS * hours)  # each comes every twenty hours
     assert found[:20].all()
-    assert found[20:].sum() <= ITEM.at_once + ITEM.per_hour * len(hours) + 1
+    assert found[20:].sum() <= 20 * NEWCOMER + ITEM.at_once + ITEM.per_hour * len(hours) + 1
+    assert not found.all()
     later = BEGAN + REMEMBERED_MS + HOUR_MS * len(hours)
     assert admitted(contribution, np.arange(1, 21), 3, later).all()
+
+
+def test_what_many_like_again_every_day_goes_on_teaching_and_what_a_few_push_does_not() -> None:
+    def share(users: int) -> float:
+        """The part that teaches, from the second week on, of what so many users do every day for four weeks."""
+        days, who = np.divmod(np.arange(28 * users), users)
+        days += who % 7  # everybody began on a day of their own
+        ts = BEGAN + 24 * HOUR_MS * days + 24 * HOUR_MS // users * who
+        order = np.argsort(ts, kind="stable")
+        found = admitted(Contribution(10), (who + 1)[order], 3, ts[order])
+        return float(found[7 * users :].mean())
+
+    assert share(1_000) > 0.45
+    assert share(1_000) == pytest.approx(share(200), abs=0.1)
+    # As a cartel of five, many times a day.
+    clicks = np.arange(28 * 24 * 60)
+    few = admitted(Contribution(10), clicks % 5 + 1, 3, BEGAN + 60_000 * clicks)
+    assert few.sum() < 4 * 5 * (1 + NEWCOMER) + 28 * 24 * ITEM.per_hour + ITEM.at_once + 1
 
 
 def test_people_who_are_new_to_an_item_make_room_for_its_regulars() -> None:
@@ -178,9 +197,10 @@ def lessons(contribution: Contribution, user: int, answered: Sequence[Sequence[i
 def test_slates_teach_so_often_by_user_and_by_item_beside_what_the_user_does() -> None:
     contribution = Contribution(100)
     admitted(contribution, 7, 3, np.full(500, BEGAN))
-    assert lessons(contribution, 7, [[3]] * 30).count(True) == 1 + ITEM.at_once
-    assert contribution.held_back()["lessons: item"] == 30 - 1 - ITEM.at_once
-    left = int(LESSONS.at_once - ITEM.at_once) - 1
+    taught = int(1 + ITEM.at_once)
+    assert lessons(contribution, 7, [[3]] * 30).count(True) == taught
+    assert contribution.held_back()["lessons: item"] == 30 - taught
+    left = int(LESSONS.at_once) - taught
     assert lessons(contribution, 7, [[]] * 100) == [True] * left + [False] * (100 - left)  # unanswered ones too
     assert contribution.held_back()["lessons: user"] == 100 - left
     assert lessons(contribution, 7, [[5]] * 10, BEGAN + HOUR_MS).count(True) == LESSONS.per_hour

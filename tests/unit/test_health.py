@@ -11,6 +11,7 @@ from threading import Event, Thread
 import pytest
 
 from streamrec.build import build_worker
+from streamrec.config import PRESETS
 from streamrec.errors import ConfigError
 from streamrec.health import Health, Need
 from streamrec.serve import serve
@@ -72,7 +73,7 @@ class Asked:
 
 @pytest.fixture
 def asked(request: pytest.FixtureRequest) -> Iterator[Asked]:
-    settings = Settings.model_validate({"preset": "fast", "stuck_s": 5.0})
+    settings = Settings.model_validate({**PRESETS["fast"], "stuck_s": 5.0})
     source = LocalSource("user-events", records("user-events", shop(50)), growing=True)
     worker = build_worker(settings, source, LocalSink(), MemoryStore(), None)
     server = serve(worker.metrics.registry, worker.health, 0, "127.0.0.1")

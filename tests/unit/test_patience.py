@@ -12,6 +12,7 @@ import pytest
 from streamrec.backpressure import FULL, Brake
 from streamrec.build import build_worker
 from streamrec.codec import decode_slate
+from streamrec.config import PRESETS
 from streamrec.errors import PublishDelayed, StaleEpoch, StateError, StateUnavailable
 from streamrec.events import Event
 from streamrec.health import Health
@@ -81,7 +82,7 @@ def made(
     log: Sequence[Event], store: MemoryStore, sink: LocalSink, growing: bool = False, **groups: object
 ) -> tuple[Worker, LocalSource]:
     source = LocalSource(TOPIC, records(TOPIC, log, 2), partitions=2, growing=growing)
-    chosen = {"preset": "fast", "checkpoints": {"interval_s": 0.001, "share": 0.5}, **groups}
+    chosen = {**PRESETS["fast"], "checkpoints": {"interval_s": 0.001, "share": 0.5}, **groups}
     settings = Settings.model_validate(chosen)
     return build_worker(settings, source, sink, store, None), source
 
@@ -241,7 +242,7 @@ def test_records_read_before_a_partition_left_are_not_handled_after_it_came_back
 
     store = MoodyStore(away_once)
     source = Rebalancing(TOPIC, records(TOPIC, LOG, 2), partitions=2)
-    settings = Settings.model_validate({"preset": "fast", "checkpoints": {"handover_s": 0.1}})
+    settings = Settings.model_validate({**PRESETS["fast"], "checkpoints": {"handover_s": 0.1}})
     worker = source.assignee = build_worker(settings, source, LocalSink(), store, None)
     worker._poll_records = 40
     worker.run()

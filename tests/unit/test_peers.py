@@ -120,7 +120,8 @@ def test_a_peer_is_trained_at_every_tenth_on_what_came_before(log: Log, monkeypa
     for tenth, wanted in enumerate(recorder.trainings, 1):
         row = tenth * ROWS // 10
         assert row - 32 < len(wanted.item) <= row
-        assert wanted.ts.tolist() == [event.ts for _, event in EVENTS[: len(wanted.item)]]
+        came = iter([event.ts for _, event in EVENTS[:row]])
+        assert all(ts in came for ts in wanted.ts.tolist())  # in this order; a few repeats are held back
 
 
 @pytest.mark.parametrize("exclude_seen", [False, True])
