@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from streamrec.errors import BadEvent
-from streamrec.events import Event, Item, Outcome, Slate
+from streamrec.events import Event, Item, Outcome, Slate, Trend
 
 CONTENT_TYPE = "content-type"
 JSON = "application/json"
@@ -31,8 +31,8 @@ _SHOWN_CHARS = 60
 _DETAIL_CHARS = 300
 _EXPLAINED_BYTES = 16_384  # of a longer message the wrong value is named, but not shown: that takes decoding it anew
 
-Message = Event | Slate | Outcome | Item
-Published = TypeVar("Published", Slate, Outcome, Item)
+Message = Event | Slate | Outcome | Item | Trend
+Published = TypeVar("Published", Slate, Outcome, Item, Trend)
 
 _json_event = msgspec.json.Decoder(Event)
 _msgpack_event = msgspec.msgpack.Decoder(Event)

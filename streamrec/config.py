@@ -255,3 +255,24 @@ class Checkpointing(Group):
     """How long a checkpoint may take when partitions are handed over or the worker is stopped; then it is left out."""
     on_gap: Literal["fail", "skip"] = "fail"
     """When records were deleted before they were read: fail stops the worker; skip goes on at the log's start."""
+
+
+class Trends(Group):
+    """What `streamrec trends` counts, and how it says so."""
+
+    windows_s: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1, max_length=6)] = (
+        300,
+        3_600,
+        86_400,
+    )
+    """Lengths of the windows, shortest first; other lengths begin anew, with counts of their own."""
+    emit_every_s: Seconds = 5.0
+    """How often changed counts are published and kept; what came since is counted again after a crash."""
+    max_items: Count = 50_000
+    """Items and categories counted in each input partition; the least active leave."""
+    stall_s: Annotated[float, Field(ge=5)] = 120.0
+    """Offsets that stand still for so long while the log grows end the process, with exit code 1."""
+    web_port: Annotated[int, Field(ge=1, le=65_535)] | None = None
+    """Where GET /trends answers; nowhere by default."""
+    web_host: str = "127.0.0.1"
+    """The address it answers on."""

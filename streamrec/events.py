@@ -226,6 +226,33 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     alternatives: dict[str, Counterfactual] = {}
 
 
+class WindowTrend(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How often an item was wanted within the last `window_s` seconds of log time, and within as many before these.
+
+    `rate` is per hour; `acceleration` in doublings, shrunk towards 0 where there are few events
+    (`streamrec.trends.windows` has the equations). `rank` is the item's place by acceleration among those that gain.
+    """
+
+    window_s: int
+    count: int
+    before: int
+    rate: float
+    acceleration: float
+    rank: int | None = None
+
+
+class Trend(msgspec.Struct, frozen=True, kw_only=True):
+    """What one input partition says of an item as of `ts`, the partition's own log time in ms.
+
+    All figures are of the users of that partition alone; readers add `count` and `before` up over partitions.
+    """
+
+    item_id: str
+    partition: int
+    ts: int
+    windows: tuple[WindowTrend, ...]
+
+
 class Item(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What the catalogue says of an item."""
 

@@ -31,6 +31,7 @@ from streamrec.config import (
     Rollout,
     Serving,
     Topics,
+    Trends,
 )
 from streamrec.errors import ConfigError
 
@@ -86,6 +87,7 @@ class Settings(BaseSettings):
     rollout: Rollout = Rollout()
     serving: Serving = Serving()
     checkpoints: Checkpointing = Checkpointing()
+    trends: Trends = Trends()
 
     @classmethod
     def settings_customise_sources(

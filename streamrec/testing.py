@@ -155,13 +155,16 @@ def requests(log: Sequence[Event]) -> list[Event]:
 
 
 class WorkerProcess:
-    """`streamrec worker` as a child process, ended with the `with` block. What it says goes to `log`."""
+    """`streamrec worker` as a child process, ended with the `with` block. What it says goes to `log`.
 
-    def __init__(self, config: Path, log: Path) -> None:
+    `command` is another one that runs until it is stopped.
+    """
+
+    def __init__(self, config: Path, log: Path, *command: str) -> None:
         self._log = log
         with log.open("ab") as output:
             self._child = subprocess.Popen(
-                [sys.executable, "-m", "streamrec.cli", "worker", "--config", str(config)],
+                [sys.executable, "-m", "streamrec.cli", *(command or ("worker",)), "--config", str(config)],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -241,6 +244,10 @@ class Deployment:
     def worker(self) -> WorkerProcess:
         """Start a worker; several share the work."""
         return WorkerProcess(self.config, self.directory / f"worker-{uuid.uuid4().hex[:6]}.log")
+
+    def trends(self, *options: str) -> WorkerProcess:
+        """Start an instance of `streamrec trends`; several share the work."""
+        return WorkerProcess(self.config, self.directory / f"trends-{uuid.uuid4().hex[:6]}.log", "trends", *options)
 
     def command(self, *arguments: str, limit_s: float = PATIENCE_S) -> subprocess.CompletedProcess[str]:
         """Run a `streamrec` command to its end, with this deployment's configuration."""

@@ -116,6 +116,29 @@ def quality(
     print(f"\n{headline(findings)}\n{page} has the rest")
 
 
+@app.command(epilog="Example: tools/bench trends --events 100000")
+def trends(
+    events: Annotated[int, typer.Option("--events", min=1_000, help="In the topic before it begins.")] = 60_000,
+) -> None:
+    """Events per second of one instance of `streamrec trends`, beside a Faust agent that only acknowledges."""
+    from streamrec.bench import trends as bench
+    from streamrec.config import Topics
+    from streamrec.embedded import embedded_broker
+    from streamrec.transport.topics import apply, wanted
+
+    machine = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
+    with (
+        tempfile.TemporaryDirectory(prefix="streamrec-bench-", ignore_cleanup_errors=True) as place,
+        embedded_broker(Path(place), apache=True) as broker,
+    ):
+        print(f"{machine}; {broker.kind}, {bench.PARTITIONS} partitions, one process; load {os.getloadavg()[0]:.1f}")
+        apply(wanted(Topics(partitions=bench.PARTITIONS)), broker.settings)
+        bench.send(bench.bench_events(events), broker.settings)
+        for name, counting, every_s in (("idle", False, 5.0), ("every 5 s", True, 5.0), ("every 1 s", True, 1.0)):
+            task = bench.Task(name, dict(broker.settings), events, counting, every_s)
+            print(bench.line(task, bench.in_a_process_of_its_own(task)), flush=True)
+
+
 def _logs() -> Path:
     from streamrec.errors import ConfigError
 

@@ -31,6 +31,23 @@ def worker(
     )
 
 
+@app.command(epilog="Example: streamrec trends --kafka localhost:9092 --web-port 6066")
+def trends(
+    kafka: Kafka = None,
+    redis: Redis = None,
+    config: Config = None,
+    group: Annotated[str | None, typer.Option("--group", metavar="NAME", help="The workers' consumer group.")] = None,
+    web_port: Annotated[int | None, typer.Option("--web-port", metavar="PORT", help="Serve GET /trends here.")] = None,
+) -> None:
+    """Count what is wanted in windows of log time, and say how that changes, until stopped.
+
+    Several share the work. Ctrl-C or SIGTERM publishes what changed and stops.
+    """
+    from streamrec.commands import trends as command
+
+    command.run(settings_of(config, kafka, redis, group_id=group, trends__web_port=web_port))
+
+
 @app.command(name="config", epilog="Example: STREAMREC_LEARNING__SEED=7 streamrec config --config streamrec.toml")
 def show_config(kafka: Kafka = None, redis: Redis = None, config: Config = None) -> None:
     """Print the effective configuration as TOML, secrets hidden."""

@@ -62,7 +62,14 @@ def test_no_command_is_documented_that_does_not_exist() -> None:
 @pytest.mark.parametrize(
     "command",
     [
-        *("streamrec backtest", "streamrec replay", "streamrec tail", "streamrec warmup", "streamrec worker"),
+        *(
+            "streamrec backtest",
+            "streamrec replay",
+            "streamrec tail",
+            "streamrec trends",
+            "streamrec warmup",
+            "streamrec worker",
+        ),
         *("streamrec ope", "streamrec experiment", "streamrec promote"),
         *("streamrec dlq list", "streamrec dlq redrive"),
     ],

@@ -15,7 +15,18 @@ from streamrec.cli import app
 from streamrec.codec import decode_event, encode_event
 from streamrec.config import Limits
 from streamrec.errors import BadEvent
-from streamrec.events import EVENT_TYPES, LARGEST_NUMBER, LATEST_TS_MS, Event, EventType, Outcome, Slate, SlateItem
+from streamrec.events import (
+    EVENT_TYPES,
+    LARGEST_NUMBER,
+    LATEST_TS_MS,
+    Event,
+    EventType,
+    Outcome,
+    Slate,
+    SlateItem,
+    Trend,
+    WindowTrend,
+)
 from streamrec.features.duplicates import REMEMBERED
 
 PAGE = (Path(__file__).parents[2] / "docs" / "events.md").read_text(encoding="utf-8")
@@ -117,11 +128,21 @@ def fields_named(title: str) -> set[str]:
     """The fields that have a row of their own, or share one."""
     rows = re.findall(r"^\| ((?:`[\w\[\].]+`(?:, )?)+) \|", section(title), re.MULTILINE)
     named = [name for row in rows for name in re.findall(r"`([\w\[\].]+)`", row)]
-    return {name.removeprefix("items[].") for name in named if not name.startswith(("reasons[]", "alternatives[]"))}
+    return {
+        name.removeprefix("items[].").removeprefix("windows[].")
+        for name in named
+        if not name.startswith(("reasons[]", "alternatives[]"))
+    }
 
 
 @pytest.mark.parametrize(
-    ("title", "kinds"), [("An event", (Event,)), ("A slate", (Slate, SlateItem)), ("An outcome", (Outcome,))]
+    ("title", "kinds"),
+    [
+        ("An event", (Event,)),
+        ("A slate", (Slate, SlateItem)),
+        ("An outcome", (Outcome,)),
+        ("A trend", (Trend, WindowTrend)),
+    ],
 )
 def test_the_page_has_a_row_for_every_field_and_no_other(title: str, kinds: tuple[type, ...]) -> None:
     assert fields_named(title) == {name for kind in kinds for name in kind.__struct_fields__}

@@ -1,0 +1,110 @@
+"""Ends a process that stands still while the log grows.
+
+Faust's consumer has a thread of its own: it goes on telling the group that all is well when the agent hangs, and some
+consumers stop without a word. So this looks from outside, in another thread, through another client: it asks the
+brokers where the partitions end, and the app what it has stored.
+
+Stated time: `limit_s`, and up to `every_s` more. A process counts as standing still when it
+
+- was handed no partitions for so long (that there are none for it is an answer), or
+- has stored nothing of a partition for so long that had something to read when it came, or has grown since.
+
+Where the brokers cannot be asked nothing is held against anybody; flushes fail by themselves then.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from streamrec.errors import TransportError
+
+LOG = logging.getLogger("streamrec.trends")
+Offsets = Mapping[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Stand:
+    """Where a partition stood when it last moved; `end` None: it had something to read even then."""
+
+    position: int
+    end: int | None
+    since: float
+
+
+class Watchdog:
+    """Compares what is stored with what there is."""
+
+    def __init__(
+        self,
+        log_range: Callable[[], tuple[Offsets, Offsets]],
+        stored: Callable[[], Offsets | None],
+        give_up: Callable[[str], object],
+        limit_s: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`log_range` says where the partitions begin and end; `stored` is None while partitions are dealt."""
+        self._log_range = log_range
+        self._stored = stored
+        self._give_up = give_up
+        self._limit_s = limit_s
+        self._clock = clock
+        self._stands: dict[int, Stand] = {}
+        self._unassigned_since: float | None = None
+
+    def watch(self, every_s: float) -> None:
+        """Look for as long as the process lives."""
+
+        def look_again() -> None:
+            while True:
+                time.sleep(every_s)
+                try:
+                    self.look()
+                except TransportError as error:
+                    LOG.warning("the watchdog cannot see: %s", error)
+                    self._stands.clear()
+
+        threading.Thread(target=look_again, name="watchdog", daemon=True).start()
+
+    def look(self) -> None:
+        """Give up if this process stands still.
+
+        Raises:
+            TransportError: nobody says where the log ends.
+        """
+        now, stored = self._clock(), self._stored()
+        if stored is None:
+            self._stands.clear()
+            self._unassigned_since = now if self._unassigned_since is None else self._unassigned_since
+            if now - self._unassigned_since > self._limit_s:
+                self._give_up(
+                    f"no partitions have been handed over for {now - self._unassigned_since:.0f} s: joining hangs"
+                )
+            return
+        self._unassigned_since = None
+        begins, ends = self._log_range()
+        self._stands = {
+            partition: self._stand(partition, max(position, begins.get(partition, 0)), ends.get(partition, 0), now)
+            for partition, position in stored.items()
+        }
+        for partition, stand in self._stands.items():
+            end = ends.get(partition, 0)
+            grown = end > stand.position if stand.end is None else end > stand.end
+            if grown and now - stand.since > self._limit_s:
+                self._give_up(
+                    f"partition {partition} has stood at offset {stand.position} for {now - stand.since:.0f} s, "
+                    f"{end - stand.position} behind the end of the log: counting hangs"
+                )
+
+    def _stand(self, partition: int, position: int, end: int, now: float) -> Stand:
+        before = self._stands.get(partition)
+        if before is None:
+            return Stand(position, None if end > position else end, now)
+        if position != before.position:
+            return Stand(position, end, now)
+        if before.end is not None and end <= before.end:  # what is left is no record: a marker of a transaction, say
+            return Stand(position, end, now)
+        return before
