@@ -14,7 +14,7 @@ import numpy as np
 from streamrec.arrivals import Arrival
 from streamrec.attribution import Memo
 from streamrec.events import Reason, Slate
-from streamrec.features.batch import Int32, Int64, MicroBatch
+from streamrec.features.batch import Float32, Int32, Int64, MicroBatch
 from streamrec.features.items import ItemTable
 from streamrec.fusion import Fusion
 from streamrec.models import Model, Tracing
@@ -47,15 +47,20 @@ class Answers:
         models: Sequence[Model],
         fusion: Fusion,
         items: ItemTable,
+        boost: Float32,
         roster: Roster,
         plan: Plan,
         k: int = 20,
         imitate: str = SITE,
     ) -> None:
-        """`k` items when a request does not say; `imitate` is whom an apprentice is taught by, SITE or a policy."""
+        """`boost` is what the catalogue adds to an item's score, by item index.
+
+        `k` items when a request does not say; `imitate` is whom an apprentice is taught by, SITE or a policy.
+        """
         self.models = tuple(models)
         self.fusion = fusion
         self.items = items
+        self._boost = boost
         self.roster = roster
         self.k = k
         self._imitate = imitate
@@ -86,7 +91,7 @@ class Answers:
         memos: dict[Place, Memo] = {}
         if not requests:
             return slates, memos
-        asked = self.fusion.asked(batch.queries, _rows(requests), batch.candidates)
+        asked = self.fusion.asked(batch.queries, _rows(requests), batch.candidates, self._boost)
         decisions = [self.plan.decide(arrival.event.user_id) for _, arrival in requests]
         longest = max(arrival.event.k or self.k for _, arrival in requests)
         dealt = self.roster.deal(asked, self.fusion.posterior, decisions, longest)
@@ -106,7 +111,7 @@ class Answers:
         """What the policy that is imitated would put first for each request, by item index; NOTHING is left out."""
         if not requests or self.imitated in (None, SITE):
             return []
-        asked = self.fusion.asked(batch.queries, _rows(requests), batch.candidates)
+        asked = self.fusion.asked(batch.queries, _rows(requests), batch.candidates, self._boost)
         places = self.roster.favourites(str(self.imitated), asked, self.fusion.posterior)
         items = [
             (request, int(batch.candidates.items[request.query, place]))

@@ -17,6 +17,7 @@ from streamrec.revisions import Mode, Revision
 
 if TYPE_CHECKING:
     from streamrec.features.items import ItemTable
+    from streamrec.features.listing import Listing
     from streamrec.intake import Tolerance
     from streamrec.models import Model
     from streamrec.open_slates import OpenSlates
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from streamrec.state import Store
     from streamrec.state.redriven import Redriven
     from streamrec.state.snapshots import SnapshotShelf
-    from streamrec.transport import Record, Sink, Source
+    from streamrec.transport import Follower, Record, Sink, Source
     from streamrec.worker import Worker
 
 MINUTE_S, HOUR_S, DAY_S = 60.0, 3_600.0, 86_400.0
@@ -61,6 +62,7 @@ def build_models(settings: Settings, items: ItemTable) -> dict[str, Model]:
         ConfigError: the popularity that short lists are filled up with is missing.
     """
     from streamrec.models.clicks import ClickModel
+    from streamrec.models.content import ContentModel
     from streamrec.models.covisit import CoVisitation, CoVisitationView
     from streamrec.models.factors import Factorisation
     from streamrec.models.popularity import Popularity
@@ -88,6 +90,7 @@ def build_models(settings: Settings, items: ItemTable) -> dict[str, Model]:
         "transitions": lambda name: Transitions(name, 7 * DAY_S, capacity),
         "sessions": lambda name: SessionNeighbours(name, capacity),
         "repeats": lambda name: Repeats(name, capacity),
+        "content": lambda name: ContentModel(name, items),
         "clicks": lambda name: ClickModel(name, items, weighted=settings.fusion.importance == "inverse"),
         "factors": lambda name: Factorisation(name, capacity, seed=seed),
         "sequence": lambda name: SequenceModel(
@@ -100,9 +103,11 @@ def build_models(settings: Settings, items: ItemTable) -> dict[str, Model]:
     return models
 
 
-def build_retrievers(models: Mapping[str, Any]) -> list[Retriever]:
-    """Every retriever, over what the models learn."""
+def build_retrievers(models: Mapping[str, Any], listing: Listing) -> list[Retriever]:
+    """Every retriever, over what the models learn and what the catalogue lists."""
+    from streamrec.models.content import POOL
     from streamrec.retrieval.covisit import Neighbours
+    from streamrec.retrieval.fresh import Fresh
     from streamrec.retrieval.nearest import Nearest
     from streamrec.retrieval.popular import Popular
 
@@ -111,11 +116,16 @@ def build_retrievers(models: Mapping[str, Any]) -> list[Retriever]:
     retrievers: list[Retriever] = [Neighbours(name, models[name]) for name in spreading if name in models]
     if "sequence" in models:
         retrievers.append(Nearest("nearest", models["sequence"], models[popularities[-1]]))
+    if "content" in models:
+        retrievers.append(Nearest("content", models["content"], models["content"], POOL))
+    retrievers.append(Fresh("fresh", listing))
     return retrievers + [Popular(name, models[name]) for name in popularities]
 
 
-def build_recommender(settings: Settings, catalogue: Catalogue | None = None) -> Recommender:
+def build_recommender(settings: Settings, catalogue: Catalogue | None = None, *, eager: bool = True) -> Recommender:
     """The recommender of a configuration, untaught.
+
+    Without `eager`, items of the catalogue that do not say when they were added are known from their first event on.
 
     Raises:
         ConfigError: the positives are not rules.
@@ -127,6 +137,7 @@ def build_recommender(settings: Settings, catalogue: Catalogue | None = None) ->
     from streamrec.features.duplicates import Duplicates
     from streamrec.features.history import History
     from streamrec.features.items import ItemTable
+    from streamrec.features.listing import Listing
     from streamrec.features.seen import Seen
     from streamrec.features.users import Family, UserTable
     from streamrec.fusion import Fusion
@@ -143,7 +154,16 @@ def build_recommender(settings: Settings, catalogue: Catalogue | None = None) ->
             "twice learning.micro_batch, so that a micro-batch of new items finds room"
         )
     steady_arithmetic()
-    items = ItemTable(settings.limits.max_items)
+    items = ItemTable(settings.limits.max_items, learning.content_width)
+    listing = Listing(
+        items,
+        settings.limits.max_catalogue,
+        eager=eager,
+        listed_only=settings.serving.listed_only,
+        described="content" in learning.models,
+    )
+    for item in (catalogue or {}).values():
+        listing.take(item)
     history = History(0, learning.session_gap_s, learning.collapse_repeats)
     counts = Counts(0)
     affinity = Affinity(0, items.category, GAINS, items.category_names, items.category_code)
@@ -163,14 +183,15 @@ def build_recommender(settings: Settings, catalogue: Catalogue | None = None) ->
         weighted=fusion.importance == "inverse",
     )
     return Recommender(
-        Knowledge(users, items, history, counts, affinity, duplicates, seen),
+        Knowledge(users, items, listing, history, counts, affinity, duplicates, seen),
         list(models.values()),
-        build_retrievers(models),
+        build_retrievers(models, listing),
         judge,
         Answers(
             list(models.values()),
             judge,
             items,
+            listing.boost,
             Roster(partial(build_policy, settings)),
             build_plan(settings),
             settings.serving.k,
@@ -186,7 +207,6 @@ def build_recommender(settings: Settings, catalogue: Catalogue | None = None) ->
         Progress(["fused", *models]),
         Contribution(settings.limits.max_items),
         fill=BASELINE,
-        category_of=(catalogue or Catalogue()).category,
         rollback_after=learning.rollback_after,
     )
 
@@ -272,10 +292,14 @@ def build_worker(
     catalogue: Catalogue | None = None,
     observer: Callable[[Portion], None] | None = None,
     revised: Callable[[], Plan | None] = lambda: None,
+    follower: Follower | None = None,
+    eager: bool = True,
 ) -> Worker:
     """A worker on any transport and store; `shelf` None keeps no model snapshots (a backtest).
 
     `revised` is asked at the start and after each checkpoint: a plan that is new since, None when there is none.
+    `catalogue` is what is known of items at the start, `follower` the topic that says more; `eager` as in
+    `build_recommender`.
     """
     import time
 
@@ -287,7 +311,7 @@ def build_worker(
     from streamrec.worker import Worker
 
     limits, topics = settings.limits, settings.topics
-    recommender = build_recommender(settings, catalogue)
+    recommender = build_recommender(settings, catalogue, eager=eager)
     ledger = Ledger(limits.max_users)
     open_slates = build_open_slates(settings)
     pace = Pace(settings.checkpoints.interval_s, settings.checkpoints.share)
@@ -308,6 +332,7 @@ def build_worker(
         settings.checkpoints.handover_s,
         observer,
         revised,
+        follower,
     )
 
 
@@ -354,7 +379,9 @@ def build_warmup(
     never = settings.checkpoints.model_copy(update={"interval_s": 1e9})
     unasked = settings.serving.model_copy(update={"recommend_on": frozenset()})
     quiet = settings.model_copy(update={"serving": unasked, "checkpoints": never})
-    return build_worker(quiet, past, LocalSink(keep=1), store, None, catalogue=catalogue, observer=observer)
+    return build_worker(
+        quiet, past, LocalSink(keep=1), store, None, catalogue=catalogue, observer=observer, eager=False
+    )
 
 
 def connect_worker(settings: Settings) -> Worker:
@@ -367,6 +394,7 @@ def connect_worker(settings: Settings) -> Worker:
     from streamrec.serve import serve
     from streamrec.state.snapshots import SnapshotShelf
     from streamrec.transport.confluent import KafkaSource
+    from streamrec.transport.confluent_follower import KafkaFollower
 
     catalogue = read_catalogue(settings.items) if settings.items is not None else None
     worker = build_worker(
@@ -382,6 +410,7 @@ def connect_worker(settings: Settings) -> Worker:
         SnapshotShelf(settings.checkpoints.directory, settings.checkpoints.keep),
         catalogue=catalogue,
         revised=following(settings, build_book(settings)),
+        follower=KafkaFollower(settings.topics.items, settings.kafka),
     )
     if settings.metrics_port is not None:
         serve(worker.metrics.registry, worker.health, settings.metrics_port, settings.metrics_host)

@@ -1,12 +1,13 @@
 """What is known of items beforehand: titles, categories, prices, read from a parquet, csv or jsonl file.
 
-Columns: `item_id`, and any of `title`, `category` or `categories`, `price`, `text`, `tags`; others are ignored. Several
-categories or tags are a list, or text with `|` between them. Knows nothing of events, models or topics.
+Columns: `item_id`, and any field of an `Item`; `category` does for `categories` and `ts` for `added`; others are
+ignored. Several categories or tags are a list, or text with `|` between them.
+Knows nothing of events, models or topics.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -14,14 +15,14 @@ from typing import Any
 import msgspec
 import polars as pl
 
-from streamrec.columns import Converted, named, number, text
+from streamrec.columns import Converted, named, number, text, timestamp
 from streamrec.errors import TableError
-from streamrec.events import Item
+from streamrec.events import LATEST_TS_MS, Item
 from streamrec.tables import MAX_CELL_CHARS, Batch, open_table
 
 MAX_LISTED = 20
 MAX_ID_CHARS = 256
-COLUMNS = ("item_id", "title", "category", "categories", "price", "text", "tags")
+COLUMNS = (*Item.__struct_fields__, "category", "ts")
 
 
 class Catalogue(Mapping[str, Item]):
@@ -77,41 +78,70 @@ def read_catalogue(path: Path) -> Catalogue:
 
 
 def _items(batch: Batch, problems: list[tuple[int, str]]) -> list[tuple[int, Item]]:
-    """The batch's items by row; rows without a usable id are left out, and named as every other bad value."""
+    """The batch's items by row; bad values, and rows that make no item, are named among the problems."""
     problems.extend(batch.broken)
+    frame, rows = batch.frame, len(batch.rows)
 
     def column(name: str, read: Converted, expected: str) -> list[Any]:
-        shown = batch.frame[name].filter(read.bad).to_list()
-        rows = batch.rows[read.bad.to_numpy()]
+        shown = frame[name].filter(read.bad).to_list()
+        bad = batch.rows[read.bad.to_numpy()]
         problems.extend(
             (int(row), f"{name!r} is {str(value)[:80]!r}, expected {expected}")
-            for row, value in zip(rows, shown, strict=True)
+            for row, value in zip(bad, shown, strict=True)
         )
         return read.values.to_list()
 
     def words(name: str) -> list[Any]:
-        if name not in batch.frame.columns:
-            return [None] * len(batch.rows)
-        return column(name, text(batch.frame[name], 1, MAX_CELL_CHARS), f"text of at most {MAX_CELL_CHARS} characters")
+        if name not in frame.columns:
+            return [None] * rows
+        return column(name, text(frame[name], 1, MAX_CELL_CHARS), f"text of at most {MAX_CELL_CHARS} characters")
 
-    def labels(name: str) -> list[tuple[str, ...]]:
-        if name not in batch.frame.columns:
-            return [()] * len(batch.rows)
-        return [_labels(value) for value in batch.frame[name].to_list()]
+    def numbers(name: str) -> list[Any]:
+        return column(name, number(frame[name]), "a finite number") if name in frame.columns else [None] * rows
 
-    ids = column("item_id", named(batch.frame["item_id"], 1, MAX_ID_CHARS), f"text of 1 to {MAX_ID_CHARS} characters")
-    prices = [None] * len(ids)
-    if "price" in batch.frame.columns:
-        prices = column("price", number(batch.frame["price"]), "a finite number")
-    categories = [a or b for a, b in zip(labels("categories"), labels("category"), strict=True)]
-    empty = batch.frame["item_id"].cast(pl.String, strict=False).fill_null("") == ""
+    def times(name: str) -> list[Any]:
+        if name not in frame.columns:
+            return [None] * rows
+        return column(name, timestamp(frame[name], LATEST_TS_MS), "a time: ms since 1970, or ISO 8601")
+
+    def lists(name: str, read: Callable[[object], Any]) -> list[Any]:
+        return [read(value) for value in frame[name].to_list()] if name in frame.columns else [None] * rows
+
+    ids = column("item_id", named(frame["item_id"], 1, MAX_ID_CHARS), f"text of 1 to {MAX_ID_CHARS} characters")
+    empty = frame["item_id"].cast(pl.String, strict=False).fill_null("") == ""
     problems.extend((int(row), "'item_id' is empty, expected the item's id") for row in batch.rows[empty.to_numpy()])
-    found = zip(batch.rows, ids, words("title"), words("text"), categories, prices, labels("tags"), strict=True)
-    return [
-        (int(row), Item(item_id=item, title=title, text=body, categories=groups, price=price, tags=tags))
-        for row, item, title, body, groups, price, tags in found
-        if item is not None
-    ]
+    either = [a or b for a, b in zip(lists("categories", _labels), lists("category", _labels), strict=True)]
+    read: dict[str, list[Any]] = {
+        "item_id": ids,
+        "title": words("title"),
+        "text": words("text"),
+        "categories": either,
+        "price": numbers("price"),
+        "tags": lists("tags", _labels),
+        "vector": lists("vector", _vector),
+        "added": times("added") if "added" in frame.columns else times("ts"),
+        "available_from": times("available_from"),
+        "available_until": times("available_until"),
+        "boost": numbers("boost"),
+    }
+    found = []
+    for row, values in zip(batch.rows.tolist(), zip(*read.values(), strict=True), strict=True):
+        said = {name: value for name, value in zip(read, values, strict=True) if value is not None}
+        if "item_id" not in said:
+            continue
+        try:
+            found.append((row, msgspec.convert(said, Item)))
+        except msgspec.ValidationError as error:
+            problems.append((row, str(error)))
+    return found
+
+
+def _vector(value: object) -> object:
+    """Numbers from a list, or from a JSON list; what is none is left for the item's own check to refuse."""
+    if isinstance(value, str):
+        with suppress(msgspec.DecodeError):
+            return msgspec.json.decode(value)
+    return value
 
 
 def _labels(value: object) -> tuple[str, ...]:

@@ -36,6 +36,8 @@ Published = TypeVar("Published", Slate, Outcome, Item, Trend)
 
 _json_event = msgspec.json.Decoder(Event)
 _msgpack_event = msgspec.msgpack.Decoder(Event)
+_json_item = msgspec.json.Decoder(Item)
+_msgpack_item = msgspec.msgpack.Decoder(Item)
 _json_encoder = msgspec.json.Encoder()
 _msgpack_encoder = msgspec.msgpack.Encoder()
 
@@ -54,22 +56,52 @@ def decode_event(
     """
     if not value:
         raise BadEvent("empty", "the message has no value, expected an event in JSON or msgpack")
+    packed = _format_of(value, headers, max_bytes, max_depth)
+    try:
+        return (_msgpack_event if packed else _json_event).decode(value)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise _refusal(error, value, packed, max_depth) from None
+
+
+def decode_item(
+    value: bytes, headers: Iterable[tuple[str, bytes]] = (), *, max_bytes: int = 65_536, max_depth: int = 8
+) -> Item:
+    """One item of the catalogue from a message's value, with the care that `decode_event` takes.
+
+    Raises:
+        BadEvent: it is empty, too large, too deeply nested, malformed or not an item.
+    """
+    if not value:
+        raise BadEvent("empty", "the message has no value, expected an item in JSON or msgpack")
+    packed = _format_of(value, headers, max_bytes, max_depth)
+    try:
+        return (_msgpack_item if packed else _json_item).decode(value)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise _refusal(error, value, packed, max_depth) from None
+
+
+def _format_of(value: bytes, headers: Iterable[tuple[str, bytes]], max_bytes: int, max_depth: int) -> bool:
+    """Whether a message is msgpack; raises BadEvent for one that is not to be decoded at all."""
     if len(value) > max_bytes:
         raise BadEvent("too_large", f"the message has {len(value)} bytes, expected at most {max_bytes}")
     packed = _is_msgpack(headers)
     if max_depth < _EVENT_DEPTH:
         _refuse_depth(value, packed, max_depth)
-    # The decoder stops at the first thing that no event has, and so goes no deeper than an event does: how deep the
-    # rest is matters once it has refused, for then it is the reason.
+    return packed
+
+
+def _refusal(error: Exception, value: bytes, packed: bool, max_depth: int) -> BadEvent:
+    """Why the decoder refused. It stops at the first thing that has no place, and so goes no deeper than what is
+    expected does: how deep the rest is matters once it has refused, for then it is the reason.
+    """
     try:
-        return (_msgpack_event if packed else _json_event).decode(value)
-    except msgspec.ValidationError as error:
         _refuse_depth(value, packed, max_depth)
-        raise _invalid(error, value, packed) from None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        _refuse_depth(value, packed, max_depth)
-        kind = "msgpack" if packed else "JSON"
-        raise BadEvent("malformed", brief(f"the message is not {kind}: {error}", _DETAIL_CHARS)) from None
+    except BadEvent as deeper:
+        return deeper
+    if isinstance(error, msgspec.ValidationError):
+        return _invalid(error, value, packed)
+    kind = "msgpack" if packed else "JSON"
+    return BadEvent("malformed", brief(f"the message is not {kind}: {error}", _DETAIL_CHARS))
 
 
 def encode_event(event: Event, content_type: str = JSON) -> bytes:

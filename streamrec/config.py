@@ -79,6 +79,8 @@ class Limits(Group):
     """Users kept in memory; the longest idle leave first and come back from the store when they return."""
     max_items: Count = 131_072
     """Items known to the models; the longest unseen are forgotten first."""
+    max_catalogue: Count = 262_144
+    """Items of the catalogue kept in memory; of more, the longest unchanged are as if they were not in it."""
 
 
 MODELS = (
@@ -90,12 +92,13 @@ MODELS = (
     "transitions",
     "sessions",
     "repeats",
+    "content",
     "clicks",
     "factors",
     "sequence",
 )
 """Every model there is."""
-DEFAULT_MODELS = tuple(name for name in MODELS if name != "factors")
+DEFAULT_MODELS = tuple(name for name in MODELS if name not in ("factors", "content"))
 """Those that add something somewhere when the others are there."""
 PRESETS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     "default": {},
@@ -135,6 +138,8 @@ class Learning(Group):
     """Without a session_id, a pause this long starts a new session."""
     rollback_after: Count = 8
     """A model that harms so many learning cuts is taken out and goes back to its last good snapshot."""
+    content_width: Annotated[int, Field(ge=16, le=1024)] = 256
+    """Numbers of a content vector; longer ones that the catalogue gives are folded."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the torch model learns; auto takes the GPU when there is one."""
     seed: int = 0
@@ -238,6 +243,8 @@ class Serving(Group):
     """Items of a slate when the request does not say."""
     slate_ttl_s: Annotated[int, Field(ge=1)] = 7 * 24 * 3600
     """How long the latest slate of a user is kept in the store."""
+    listed_only: bool = False
+    """Recommend nothing that is not in the catalogue."""
 
 
 class Checkpointing(Group):

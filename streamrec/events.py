@@ -253,12 +253,43 @@ class Trend(msgspec.Struct, frozen=True, kw_only=True):
     windows: tuple[WindowTrend, ...]
 
 
-class Item(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What the catalogue says of an item."""
+MAX_VECTOR = 1_024
+"""Numbers of an item's vector at most."""
+LEAST_BOOST, MOST_BOOST = 0.1, 10.0
+
+Label = Annotated[str, Meta(min_length=1, max_length=256), _NAMED]
+Component = Annotated[float, Meta(ge=-1e6, le=1e6)]
+
+
+class Item(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+    """What the catalogue says of an item. Times are in ms, and are held to the log's own clock.
+
+    `added` is when the item came in: before that nobody knows of it. It may be shown from `available_from` on and
+    before `available_until`. The logarithm of `boost` is added to its score. `vector` is an embedding of its text, its
+    picture or both; all items' are equally long.
+    """
 
     item_id: Identifier
-    title: str | None = None
-    text: str | None = None
-    categories: tuple[str, ...] = ()
+    title: Annotated[str, Meta(max_length=1024), _NAMED] | None = None
+    text: Annotated[str, Meta(max_length=16_384)] | None = None
+    categories: Annotated[tuple[Label, ...], Meta(max_length=32)] = ()
     price: Number | None = None
-    tags: tuple[str, ...] = ()
+    tags: Annotated[tuple[Label, ...], Meta(max_length=64)] = ()
+    vector: Annotated[tuple[Component, ...], Meta(min_length=1, max_length=MAX_VECTOR)] | None = None
+    added: Timestamp | None = None
+    available_from: Timestamp | None = None
+    available_until: Timestamp | None = None
+    boost: Annotated[float, Meta(ge=LEAST_BOOST, le=MOST_BOOST)] = 1.0
+
+    def __post_init__(self) -> None:
+        named = {
+            "item_id": (self.item_id,),
+            "title": (self.title or "",),
+            "categories": self.categories,
+            "tags": self.tags,
+        }
+        for field, names in named.items():
+            if any(not name.isprintable() and _has_control(name) for name in names):
+                raise ValueError(f"`{field}` is a name with control characters, expected none")
+        if (self.available_from or 0) >= (LATEST_TS_MS + 1 if self.available_until is None else self.available_until):
+            raise ValueError("`available_until` is not after `available_from`, expected a later time")

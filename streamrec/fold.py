@@ -76,7 +76,7 @@ class Fold:
         """`observer` sees every portion after it was answered and before it is learned (reports, tests)."""
         self.recommender = recommender
         self.open_slates = open_slates
-        self.intake = Intake(tolerance, self._bury, addresses.dead_letters)
+        self.intake = Intake(tolerance, self.bury, addresses.dead_letters)
         self.newcomers = 0  # users met of whom the store knew nothing
         self._ledger = ledger
         self._access = access
@@ -111,7 +111,8 @@ class Fold:
                 self._observer(portion)
         return {record.partition: self.intake.safe_position(record) for record in records}
 
-    def _bury(self, record: Record, error: BadEvent) -> None:
+    def bury(self, record: Record, error: BadEvent) -> None:
+        """Put a record aside in the dead-letter topic."""
         self._sink.publish(self._addresses.dead_letters, *sealed(record, error))
         self._metrics.dead_letters.labels(error.reason).inc()
 

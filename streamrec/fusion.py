@@ -125,15 +125,17 @@ class Fusion:
         """Updates of its weights and of its network that were refused."""
         return self.skipped + (0 if self.residual is None else self.residual.skipped)
 
-    def asked(self, queries: Queries, rows: Int64, candidates: Candidates) -> Asked:
-        """What policies see of these query rows."""
+    def asked(self, queries: Queries, rows: Int64, candidates: Candidates, boost: Float32) -> Asked:
+        """What policies see of these query rows; `boost` by item index is in the candidates' utility already."""
+        items = candidates.items[rows]
         return Asked(
             seeds=queries.seed[rows],
-            items=candidates.items[rows],
+            items=items,
             features=candidates.features[rows],
             utility=candidates.utility[rows].astype(np.float64),
             scores=candidates.scores[:, rows],
             context=contexts(queries, rows),
+            boost=np.where(items == NOTHING, 0.0, boost[items].astype(np.float64)),
         )
 
     def shares(self, features: Float32, places: Int64) -> Float64:

@@ -22,6 +22,8 @@ class Need(StrEnum):
     """What the checkpoint names is in memory."""
     STATE = "state"
     """Store and disk take what they are given."""
+    CATALOGUE = "catalogue"
+    """The catalogue has been read to where it ended at the start."""
     LOG = "log"
     """Brokers can be reached, and acknowledge."""
 

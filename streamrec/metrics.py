@@ -97,6 +97,12 @@ class Metrics:
         self.skipped = Gauge(
             "streamrec_skipped_records", "Records deleted before they were read", registry=self.registry
         )
+        self.catalogue_items = Gauge(
+            "streamrec_catalogue_items", "Items that the catalogue lists", registry=self.registry
+        )
+        self.catalogue_dropped = Gauge(
+            "streamrec_catalogue_dropped", "Items of the catalogue beyond limits.max_catalogue", registry=self.registry
+        )
         self.lag = Gauge("streamrec_lag", "Records of the input not yet read", registry=self.registry)
         self.refused = Gauge(
             "streamrec_refused_updates", "Updates whose numbers were not finite", ["model"], registry=self.registry
@@ -147,6 +153,11 @@ class Metrics:
             self.rollbacks.labels(component.removeprefix(MODEL)).inc()
         for component, untrusted in out.items():
             self.quarantined.labels(component.removeprefix(MODEL)).set(untrusted)
+
+    def listed(self, items: int, dropped: int) -> None:
+        """Show how much of a catalogue is known."""
+        self.catalogue_items.set(items)
+        self.catalogue_dropped.set(dropped)
 
     def wait(self, slates: OpenSlates) -> None:
         """Show what waits for its outcomes, and what went amiss with it."""

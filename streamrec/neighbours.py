@@ -152,6 +152,7 @@ class NeighbourTable:
             out,
             excluded.items,
             excluded.starts,
+            excluded.barred,
             best,
         )
 
@@ -233,7 +234,7 @@ def _learn(item, recent, steps, reach, gain, fade, mutual, items, weights, mass)
 @compiled
 def _spread(  # type: ignore[no-untyped-def]
     context, steps, reach, fade, cosine, prior, items, weights, mass, reached, stamp, first, candidates, out,
-    excluded, starts, best,
+    excluded, starts, barred, best,
 ):  # fmt: skip
     """Fills `out` (rows, candidates) and `best` (rows, k); either may have no columns."""
     found_items = np.empty(context.shape[1] * items.shape[1], np.int64)
@@ -262,7 +263,7 @@ def _spread(  # type: ignore[no-untyped-def]
                     found += 1
                 reached[n] += share
         logs_of(candidates[q], reached, stamp, mark, out[q])
-        best_of(found_items[:found], reached, excluded[starts[q] : starts[q + 1]], best[q])
+        best_of(found_items[:found], reached, excluded[starts[q] : starts[q + 1]], barred, best[q])
 
 
 @compiled
@@ -275,10 +276,10 @@ def logs_of(items, mass, stamp, mark, out):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def best_of(found, mass, excluded, best):  # type: ignore[no-untyped-def]
+def best_of(found, mass, excluded, barred, best):  # type: ignore[no-untyped-def]
     """The items of most mass, best first, by insertion into a short list; among equals those found first.
 
-    What is excluded loses its mass.
+    What is excluded loses its mass; what is barred, by item index, is passed over.
     """
     if len(best) == 0:
         return
@@ -287,7 +288,7 @@ def best_of(found, mass, excluded, best):  # type: ignore[no-untyped-def]
             mass[n] = 0.0
     used = 0
     for n in found:
-        if mass[n] <= 0.0:
+        if mass[n] <= 0.0 or (n < len(barred) and barred[n]):
             continue
         if used == len(best) and mass[n] <= mass[best[used - 1]]:
             continue

@@ -15,7 +15,7 @@ Knows nothing of Kafka, Redis, files or the wall clock.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,13 +23,14 @@ import numpy as np
 from streamrec.answers import SITE, Answers, Request
 from streamrec.arrivals import Arrival, name_hash
 from streamrec.contribution import Contribution
-from streamrec.events import TYPE_CODES, Event, EventType
+from streamrec.events import TYPE_CODES, Event, EventType, Slate
 from streamrec.features.affinity import Affinity
-from streamrec.features.batch import CANDIDATES, NOTHING, Array, Excluded, Int32, MicroBatch
+from streamrec.features.batch import CANDIDATES, NOTHING, Array, Bool, Excluded, Int32, MicroBatch
 from streamrec.features.counts import Counts
 from streamrec.features.duplicates import Duplicates
 from streamrec.features.history import TOUCHES, History
 from streamrec.features.items import ItemTable
+from streamrec.features.listing import Listing
 from streamrec.features.seen import Seen
 from streamrec.features.steps import ASK, REMEMBER, Step, Steps
 from streamrec.features.users import UserTable
@@ -49,6 +50,7 @@ PROPOSALS = 30
 """Items that each retriever proposes."""
 NO_EXAMPLE = NOTHING
 FIRST_PLACE = 1
+LISTING = "listing"
 QUARANTINE = "quarantine"
 """What a snapshot has of who is trusted."""
 PRACTICE, PUBLISHED = 0, 1  # why a query is made: to be learned from, or to be answered
@@ -70,6 +72,7 @@ class Knowledge:
 
     users: UserTable
     items: ItemTable
+    listing: Listing
     history: History
     counts: Counts
     affinity: Affinity
@@ -92,7 +95,6 @@ class Recommender:
         progress: Progress,
         contribution: Contribution,
         fill: str,
-        category_of: Callable[[str], str | None] = lambda item_id: None,
         rollback_after: int = PATIENCE,
     ) -> None:
         self.knowledge = knowledge
@@ -104,7 +106,6 @@ class Recommender:
         self.tempo = tempo
         self.progress = progress
         self.contribution = contribution
-        self._category_of = category_of
         self.fill = [model.name for model in models].index(fill)  # the popularity that fills short lists up
         # Per event at most an example and two queries; as many rows again for rankings that stay open over a cut.
         self.batch = MicroBatch.empty(4 * tempo.micro_batch, tempo.micro_batch, len(models), fusion.width)
@@ -141,9 +142,11 @@ class Recommender:
         first_query, first_example = self.batch.asked, self.batch.learned
         if self._since_cut == 0:
             self._first_ts = arrivals[0].event.ts
+        self.knowledge.listing.arrive(max(self._latest_ts, arrivals[0].event.ts), self.tempo.micro_batch)
         requests, known, taught = self.remember(arrivals)
         self.rank(slice(first_query, self.batch.asked))
         slates, memos = self.answers.slates(self.batch, requests, self._excluded)
+        self._note_shown(slates.values())
         self._imitate(requests, known, taught)
         examples = slice(first_example, self.batch.learned)
         trial = tried(taught, known, self.batch, examples, self.fill)
@@ -189,10 +192,13 @@ class Recommender:
 
     def rank(self, rows: slice) -> None:
         """Candidates, every model's score of each, and the fused score."""
+        for part, barred in self.knowledge.listing.spans(self.batch.queries.ts, rows):
+            self._rank(part, barred)
+
+    def _rank(self, rows: slice, barred: Bool) -> None:
+        """Rank for queries at moments when the same items must not be shown to anybody."""
         batch, items = self.batch, self.knowledge.items
-        if rows.start == rows.stop:
-            return
-        excluded = Excluded.of(self._excluded[q] for q in range(rows.start, rows.stop))
+        excluded = Excluded.of((self._excluded[q] for q in range(rows.start, rows.stop)), barred)
         proposals = [retriever.candidates(batch.queries, rows, PROPOSALS, excluded) for retriever in self.retrievers]
         candidates = self._union(proposals, excluded, CANDIDATES)
         batch.candidates.items[rows] = candidates
@@ -201,10 +207,12 @@ class Recommender:
         self.quarantine.hear(batch.candidates.scores[:, rows])
         if not self.fusion.describe(batch.queries, rows, batch.candidates, items.first_ts, items.last_ts):
             self.quarantine.complain(FUSION)
+        boost = self.knowledge.listing.boost[candidates]
+        batch.candidates.utility[rows] += np.where(candidates == NOTHING, np.float32(0), boost)
 
     def learn(self, lessons: Sequence[Lesson] = ()) -> None:
         """The cut: everybody learns what came since the last one, and a new micro-batch begins."""
-        batch, items = self.batch, self.knowledge.items
+        batch, items, listing = self.batch, self.knowledge.items, self.knowledge.listing
         self._hold_back()
         lessons = [lesson for lesson in lessons if lesson.schema == self.fusion.schema]  # else of other models' words
         lessons = self._admitted(lessons)
@@ -218,12 +226,16 @@ class Recommender:
             retriever.learn(batch)
         examples = slice(0, batch.learned)
         items.seen(batch.examples.item[examples], batch.examples.ts[examples])
-        forgotten = items.make_room(self.tempo.micro_batch)
+        listing.settle()
+        listing.arrive_expected(self._latest_ts, self.tempo.micro_batch)
+        forgotten = items.make_room(listing.needed(self.tempo.micro_batch))
         if len(forgotten):
+            listing.forget(forgotten)
             self.knowledge.users.forget_items(forgotten)
             self.contribution.forget(forgotten)
             for model in self.models:
                 model.forget(forgotten)
+            listing.readmit(self._latest_ts, self.tempo.micro_batch)
         self.learners.judge()
         self._begin_batch(keep_open=len(forgotten) == 0)
 
@@ -247,6 +259,14 @@ class Recommender:
             np.array([lesson.ts for lesson in lessons], np.int64),
         )
         return [lesson for lesson, taught in zip(lessons, admitted.tolist(), strict=True) if taught]
+
+    def _note_shown(self, slates: Iterable[Slate]) -> None:
+        """What came in by the catalogue is proposed until it had its chances."""
+        if len(self.knowledge.listing) == 0:
+            return
+        lookup = self.knowledge.items.lookup
+        shown = [lookup(place.item_id) for slate in slates for place in slate.items]
+        self.knowledge.listing.note_shown(item for item in shown if item != NOTHING)
 
     # The pieces
 
@@ -285,7 +305,7 @@ class Recommender:
     def category_of(self, arrival: Arrival) -> str | None:
         """The catalogue's word, else what the event itself says in its context."""
         event = arrival.event
-        listed = None if event.item_id is None else self._category_of(event.item_id)
+        listed = None if event.item_id is None else self.knowledge.listing.category(event.item_id)
         said = (event.context or {}).get("category")
         return listed or (said if isinstance(said, str) else None)
 
@@ -380,6 +400,7 @@ class Recommender:
         }
         return {
             "items": self.knowledge.items.state(),
+            LISTING: self.knowledge.listing.state(),
             "batch": self.batch.state(),
             FUSION: self.fusion.state(),
             QUARANTINE: self.quarantine.state(),
@@ -393,6 +414,10 @@ class Recommender:
     def restore(self, arrays: Mapping[str, Mapping[str, Array]]) -> None:
         """The inverse of `state`."""
         self.knowledge.items.restore(arrays["items"])
+        if LISTING in arrays:  # snapshots of before knew of none
+            self.knowledge.listing.restore(arrays[LISTING])
+        else:
+            self.knowledge.listing.look_anew()
         self.fusion.restore(arrays[FUSION])
         if QUARANTINE in arrays:  # snapshots of before knew of none
             self.quarantine.restore(arrays[QUARANTINE])

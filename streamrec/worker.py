@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from streamrec.backpressure import Brake
+from streamrec.catalogue_feed import CatalogueFeed
 from streamrec.checkpoints import Checkpoints
 from streamrec.errors import StaleEpoch, StateError, StateUnavailable, StreamrecError
 from streamrec.events import Event
@@ -27,7 +28,7 @@ from streamrec.portions import Portion
 from streamrec.recommender import Recommender
 from streamrec.rollout import Plan
 from streamrec.state import Key, Store
-from streamrec.transport import Record, Sink, Source
+from streamrec.transport import Follower, Record, Sink, Source
 
 LOG = logging.getLogger("streamrec.worker")
 POLL_RECORDS = 512
@@ -59,13 +60,15 @@ class Worker:
         handover_s: float,
         observer: Callable[[Portion], None] | None = None,
         revised: Callable[[], Plan | None] = lambda: None,
+        catalogue: Follower | None = None,
         wall_ms: Callable[[], int] = lambda: int(time.time() * 1000),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`observer` sees every portion after it was answered and before it is learned (reports, tests).
 
         `handover_s` bounds the checkpoint of partitions that leave. `revised` says at the start and after each
-        checkpoint whether a new plan tells who gets which policy.
+        checkpoint whether a new plan tells who gets which policy. `catalogue` is read whole before the first event, and
+        followed between steps.
         """
         self.recommender = recommender
         self.metrics = metrics
@@ -82,6 +85,14 @@ class Worker:
         self.fold = Fold(
             recommender, ledger, open_slates, access, sink, addresses, tolerance, metrics, observer, wall_ms
         )
+        listing = recommender.knowledge.listing
+        self._catalogue = (
+            CatalogueFeed(catalogue, listing, self.fold.bury, tolerance.max_message_bytes, tolerance.max_depth)
+            if catalogue is not None
+            else None
+        )
+        if catalogue is not None:
+            health.lack(Need.CATALOGUE, f"topic {catalogue.topic!r} is not read to its end yet")
         self._brake = Brake(source, metrics)
         self._patience = Patience(source, self._brake, health, clock)
         self._disowned_at: dict[int, float] = {}  # partitions that are another's, until the group says so too
@@ -102,6 +113,7 @@ class Worker:
         """
         self._source.subscribe(self)
         try:
+            self._read_catalogue()
             self._patience.endure(self._follow)
             while self._patience.stop_by is None and not self._source.exhausted():
                 self._look_around()
@@ -115,6 +127,8 @@ class Worker:
             self._abandon()
             raise
         finally:
+            if self._catalogue is not None:
+                self._catalogue.follower.close()
             self._store.close()
 
     def stop(self) -> None:
@@ -131,9 +145,19 @@ class Worker:
             except StreamrecError as error:
                 LOG.warning("while stopping: %s", error)
 
+    def _read_catalogue(self) -> None:
+        """To where it ends as of now: what was withdrawn must not be on the first slate."""
+        if self._catalogue is None:
+            return
+        while self._patience.stop_by is None and not self._catalogue.whole():
+            self._patience.endure(partial(self._catalogue.look, POLL_TIMEOUT_S))
+        self.health.have(Need.CATALOGUE)
+
     def _look_around(self) -> None:
         """What has to be known before the next poll."""
         self.health.beat()
+        if self._catalogue is not None:
+            self._patience.endure(self._catalogue.look)
         self._brake.watch(self._sink.fullness())
         if self._source.connected():
             self.health.have(Need.LOG)
@@ -183,6 +207,8 @@ class Worker:
         for bucket, count in self.recommender.contribution.held_back().items():
             self.metrics.held_back.labels(bucket).set(count)
         self.metrics.wait(self._open_slates)
+        listing = self.recommender.knowledge.listing
+        self.metrics.listed(len(listing), listing.dropped)
         self.metrics.judged(self._checkpoints.roll_back(), self.recommender.quarantine.standing())
         self._follow()
 

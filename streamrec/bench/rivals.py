@@ -125,12 +125,13 @@ def beside_popularity(peer: Peer, settings: Settings) -> Recommender:
     models = [peer, *alone.models]
     names = [model.name for model in models]
     fusion = Fusion(names)
+    boost = alone.knowledge.listing.boost
     return Recommender(
         alone.knowledge,
         models,
         [Neighbours(peer.name, peer), *alone.retrievers],
         fusion,
-        Answers(models, fusion, alone.knowledge.items, alone.answers.roster, alone.answers.plan),
+        Answers(models, fusion, alone.knowledge.items, boost, alone.answers.roster, alone.answers.plan),
         alone.interest,
         alone.tempo,
         Progress(["fused", *names]),

@@ -19,6 +19,7 @@ from streamrec.cli import running  # noqa: F401
 from streamrec.cli import history  # noqa: F401
 from streamrec.cli import looking  # noqa: F401
 from streamrec.cli import dead_letters  # noqa: F401
+from streamrec.cli import items  # noqa: F401
 from streamrec.cli import trust  # noqa: F401
 # isort: on
 

@@ -26,3 +26,10 @@ dlq_app = typer.Typer(
     no_args_is_help=True,
 )
 app.add_typer(dlq_app)
+items_app = typer.Typer(
+    name="items",
+    help="The catalogue: put a file into its topic, and look at what the topic says.",
+    epilog="Example: streamrec items load catalogue.parquet",
+    no_args_is_help=True,
+)
+app.add_typer(items_app)

@@ -8,12 +8,13 @@ over the whole batch gives the same bits whether events came one by one or all a
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[np.generic]
+Bool = npt.NDArray[np.bool_]
 Int8 = npt.NDArray[np.int8]
 Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
@@ -31,6 +32,8 @@ CANDIDATES = 100
 """Items scored per query at most: as many as a request may ask for."""
 NOTHING = -1
 """In arrays of item indices: no item here."""
+NOBODY: Bool = np.zeros(0, np.bool_)
+"""No item is barred."""
 
 
 @dataclass(slots=True)
@@ -72,23 +75,33 @@ class Queries:
 
 @dataclass(frozen=True, slots=True)
 class Excluded:
-    """Items that must not be shown, for each of some query rows, end to end."""
+    """Items that must not be shown, for each of some query rows, end to end; and those that nobody may be shown."""
 
     items: Int32
     starts: Int64  # (rows + 1,) where each row's begin; the last entry is where the last row's end
+    barred: Bool = field(default_factory=lambda: NOBODY)  # by item index, (items,); items past its end may be shown
 
     @classmethod
-    def of(cls, rows: Iterable[Int32]) -> Excluded:
+    def of(cls, rows: Iterable[Int32], barred: Bool | None = None) -> Excluded:
         """One array of item indices per query row."""
         parts = list(rows)
         starts = np.zeros(len(parts) + 1, np.int64)
         np.cumsum([len(part) for part in parts], out=starts[1:])
-        return cls((np.concatenate(parts) if parts else np.empty(0, np.int32)).astype(np.int32), starts)
+        items = (np.concatenate(parts) if parts else np.empty(0, np.int32)).astype(np.int32)
+        return cls(items, starts, NOBODY if barred is None else barred)
 
     @classmethod
     def nothing(cls, rows: int) -> Excluded:
         """Everything may be shown."""
         return cls(np.empty(0, np.int32), np.zeros(rows + 1, np.int64))
+
+    def hides(self, items: Int32) -> Bool:
+        """Which of some items nobody may be shown, (items,); NOTHING is none of them."""
+        if len(self.barred) == 0:
+            return np.zeros(items.shape, np.bool_)
+        known = (items >= 0) & (items < len(self.barred))
+        hidden: Bool = known & self.barred[np.where(known, items, 0)]
+        return hidden
 
 
 @dataclass(slots=True)
@@ -157,9 +170,9 @@ class MicroBatch:
         """Start the next micro-batch with these query rows in front; examples are gone."""
         kept = len(rows)
         for part in (self.queries, self.candidates):
-            for field in fields(part):
-                array = getattr(part, field.name)
-                if field.name == "scores":  # (models, queries, candidates)
+            for each in fields(part):
+                array = getattr(part, each.name)
+                if each.name == "scores":  # (models, queries, candidates)
                     array[:, :kept] = array[:, rows]
                 else:
                     array[:kept] = array[rows]
@@ -172,11 +185,9 @@ class MicroBatch:
         """Named arrays of the rows in use."""
         arrays: dict[str, Array] = {}
         for name, part, rows in self._parts():
-            for field in fields(part):
-                array = getattr(part, field.name)
-                arrays[f"{name}.{field.name}"] = (
-                    array[:, :rows].copy() if field.name == "scores" else array[:rows].copy()
-                )
+            for each in fields(part):
+                array = getattr(part, each.name)
+                arrays[f"{name}.{each.name}"] = array[:, :rows].copy() if each.name == "scores" else array[:rows].copy()
         return arrays
 
     def restore(self, arrays: Mapping[str, Array]) -> None:
@@ -184,10 +195,10 @@ class MicroBatch:
         self.asked = len(arrays["queries.user"])
         self.learned = len(arrays["examples.item"])
         for name, part, rows in self._parts():
-            for field in fields(part):
-                saved = arrays[f"{name}.{field.name}"]
-                array = getattr(part, field.name)
-                if field.name == "scores":
+            for each in fields(part):
+                saved = arrays[f"{name}.{each.name}"]
+                array = getattr(part, each.name)
+                if each.name == "scores":
                     array[:, :rows] = saved
                 else:
                     array[:rows] = saved

@@ -6,12 +6,14 @@ needed. Knows nothing of models: whoever keeps rows by item index is told which 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
 from streamrec.errors import StateError
+from streamrec.events import LATEST_TS_MS
 from streamrec.features.batch import NOTHING, Array, Int32, Int64
+from streamrec.features.content import WIDTH, Content
 
 FORGOTTEN_SHARE = 64
 """When the table is full, one item in so many makes room."""
@@ -20,8 +22,9 @@ FORGOTTEN_SHARE = 64
 class ItemTable:
     """At most `capacity` items, each with an index below it."""
 
-    def __init__(self, capacity: int) -> None:
+    def __init__(self, capacity: int, content_width: int = WIDTH) -> None:
         self.capacity = capacity
+        self.content = Content(capacity, content_width)
         self.first_ts = np.zeros(capacity, np.int64)
         self.last_ts = np.zeros(capacity, np.int64)
         self.category = np.full(capacity, NOTHING, np.int32)
@@ -29,6 +32,8 @@ class ItemTable:
         self._index: dict[str, int] = {}
         self._free: list[int] = []
         self._categories: dict[str, int] = {}
+        self.on_named: Callable[[int, str], None] = lambda index, item_id: None
+        """Told of every index that is given."""
 
     def __len__(self) -> int:
         """One more than the largest index ever given: the rows that models must look at."""
@@ -61,6 +66,7 @@ class ItemTable:
             self.first_ts[index] = ts
             self.last_ts[index] = ts
             self.category[index] = NOTHING
+            self.on_named(index, item_id)
         return index
 
     def seen(self, indices: Int32, ts: Int64) -> None:
@@ -84,9 +90,19 @@ class ItemTable:
             code = self._categories[category] = len(self._categories)
         return NOTHING if code is None else code
 
+    @property
+    def room(self) -> int:
+        """Indices that are free."""
+        return self.capacity - len(self._index)
+
+    def longest_unseen(self) -> int:
+        """When the first item that would be forgotten was last seen, ms; 0 when there is none."""
+        known = np.fromiter(self._index.values(), np.int32, len(self._index))
+        return int(self.last_ts[known].min(initial=LATEST_TS_MS)) if len(known) else 0
+
     def make_room(self, newcomers: int) -> Int32:
         """Free indices for as many new items; returns the indices that must be forgotten everywhere, often none."""
-        spare = self.capacity - len(self.ids) + len(self._free)
+        spare = self.room
         if newcomers <= spare:
             return np.empty(0, np.int32)
         leaving = min(len(self._index), max(newcomers - spare, self.capacity // FORGOTTEN_SHARE))
@@ -98,6 +114,7 @@ class ItemTable:
             del self._index[self.ids[index]]
             self.ids[index] = ""
             self._free.append(index)
+        self.content.forget(forgotten)
         return np.sort(forgotten)
 
     def state(self) -> dict[str, Array]:

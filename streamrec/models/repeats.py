@@ -38,7 +38,9 @@ class Repeats:
         """The items of the user's past that score best and are not excluded, best first, (rows, k)."""
         past = queries.items[rows]
         own = np.full(past.shape, NOTHING, np.int32)
-        _distinct(past, excluded.items, excluded.starts, own)  # newest first: so stay those that score alike
+        _distinct(
+            past, excluded.items, excluded.starts, excluded.barred, own
+        )  # newest first: so stay those that score alike
         order = np.argsort(-self.score(queries, rows, own), axis=1, kind="stable")[:, :k]
         best = np.full((len(own), k), NOTHING, np.int32)
         best[:, : order.shape[1]] = np.take_along_axis(own, order, axis=1)
@@ -88,7 +90,7 @@ def _score(past, ages_s, items, events, returns, share, out):  # type: ignore[no
 
 
 @compiled
-def _distinct(past, excluded, starts, out):  # type: ignore[no-untyped-def]
+def _distinct(past, excluded, starts, barred, out):  # type: ignore[no-untyped-def]
     for q in range(len(past)):
         unwanted = excluded[starts[q] : starts[q + 1]]
         used = 0
@@ -96,7 +98,7 @@ def _distinct(past, excluded, starts, out):  # type: ignore[no-untyped-def]
             item = past[q, place]
             if item == NOTHING or used == out.shape[1]:
                 continue
-            known = False
+            known = item < len(barred) and barred[item]
             for gone in unwanted:
                 known = known or gone == item
             for earlier in range(used):

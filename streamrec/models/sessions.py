@@ -90,6 +90,7 @@ class SessionNeighbours:
             out,
             excluded.items,
             excluded.starts,
+            excluded.barred,
             best,
         )
 
@@ -157,7 +158,7 @@ class SessionNeighbours:
 def _spread(  # type: ignore[no-untyped-def]
     past, steps, reach, own, items, lengths, serials, visits, visited, begun,
     similar, session_stamp, shared, mass, stamp, first, candidates, out,
-    excluded, starts, best,
+    excluded, starts, barred, best,
 ):  # fmt: skip
     """Fills `out` (rows, candidates) and `best` (rows, k); either may have no columns."""
     found_items = np.empty(NEIGHBOURS * LENGTH, np.int64)
@@ -188,7 +189,7 @@ def _spread(  # type: ignore[no-untyped-def]
             n = found_items[at]
             mass[n] *= 1.0 + np.log((begun + 1.0) / (visited[n] + 1.0))
         logs_of(candidates[q], mass, stamp, mark, out[q])
-        best_of(found_items[:found], mass, excluded[starts[q] : starts[q + 1]], best[q])
+        best_of(found_items[:found], mass, excluded[starts[q] : starts[q + 1]], barred, best[q])
 
 
 @compiled

@@ -34,6 +34,7 @@ class Asked:
     utility: Float64  # (rows, candidates) the fusion's mean score, -inf where there is no item
     scores: Float32  # (models, rows, candidates) each model's log mass, -inf where it knows nothing
     context: Int64  # (rows,) below CONTEXTS
+    boost: Float64  # (rows, candidates) what the catalogue adds to every score, and has added to the utility
 
 
 @dataclass(frozen=True, slots=True)

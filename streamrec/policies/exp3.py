@@ -48,7 +48,7 @@ class Exp3:
         return weights
 
     def components(self, asked: Asked, posterior: Posterior) -> Components:
-        shares = self._floored(asked.features)  # (rows, candidates, models)
+        shares = self._floored(asked.features) + asked.boost[:, :, None]  # (rows, candidates, models)
         scores = np.where(np.isfinite(asked.utility)[:, :, None], shares, -np.inf)
         return Components(self.weights()[asked.context], scores, explore=self.explore)
 

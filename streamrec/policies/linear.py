@@ -56,7 +56,8 @@ class Thompson(Unlearned):
         for row in range(rows):  # one product per query: its bits do not depend on how many came with it
             noise = standard_normal(int(asked.seeds[row]) % 2**62, WEIGHTS, draws, width)  # (draws, features)
             weights = posterior.mean + self._factor.whitened(posterior, noise.T, transposed=True).T
-            scores[row] = asked.features[row].astype(np.float64) @ weights.T / self.temperature
+            scores[row] = asked.features[row].astype(np.float64) @ weights.T + asked.boost[row, :, None]
+        scores /= self.temperature
         scores = np.where(np.isfinite(asked.utility)[:, :, None], scores, -np.inf)
         return Components(np.full((rows, draws), 1.0 / draws), scores, explore=self.explore)
 

@@ -24,6 +24,7 @@ class PlackettLuce(Unlearned):
 
     def components(self, asked: Asked, posterior: Posterior) -> Components:
         scores = asked.features @ posterior.particles.T.astype(np.float32)  # (rows, candidates, particles)
+        scores = scores + asked.boost.astype(np.float32)[:, :, None]
         scores = np.where(np.isfinite(asked.utility)[:, :, None], scores / self.temperature, -np.inf)
         weights = np.full((len(asked.seeds), len(posterior.particles)), 1.0 / len(posterior.particles))
         return Components(weights, scores.astype(np.float64), explore=self.explore)

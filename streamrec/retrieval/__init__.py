@@ -44,7 +44,7 @@ class Union:
         widest = max(proposal.shape[1] for proposal in proposals)
         stacked = np.stack([_padded(proposal, widest) for proposal in proposals])  # (retrievers, rows, proposed)
         out = np.full((stacked.shape[1], width), NOTHING, np.int32)
-        _union(stacked, excluded.items, excluded.starts, self._stamp, self._stamps + 1, out)
+        _union(stacked, excluded.items, excluded.starts, excluded.barred, self._stamp, self._stamps + 1, out)
         self._stamps += len(out)
         return out
 
@@ -55,7 +55,7 @@ def _padded(proposal: Int32, width: int) -> Int32:
 
 
 @compiled
-def _union(proposals, excluded, excluded_starts, stamp, first, out):  # type: ignore[no-untyped-def]
+def _union(proposals, excluded, excluded_starts, barred, stamp, first, out):  # type: ignore[no-untyped-def]
     for q in range(proposals.shape[1]):
         for at in range(excluded_starts[q], excluded_starts[q + 1]):
             if excluded[at] != NOTHING:
@@ -64,7 +64,9 @@ def _union(proposals, excluded, excluded_starts, stamp, first, out):  # type: ig
         for place in range(proposals.shape[2]):
             for source in range(proposals.shape[0]):
                 item = proposals[source, q, place]
-                if item != NOTHING and stamp[item] != first + q and used < out.shape[1]:
+                if item == NOTHING or (item < len(barred) and barred[item]):
+                    continue
+                if stamp[item] != first + q and used < out.shape[1]:
                     stamp[item] = first + q
                     out[q, used] = item
                     used += 1

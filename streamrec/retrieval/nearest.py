@@ -42,10 +42,14 @@ class Nearest:
         asked = len(queries.ts[rows])
         if len(items) == 0:
             return np.full((asked, k), NOTHING, np.int32)
+        hidden = excluded.hides(items)
         users = self._vectors.users(queries, rows)  # (rows, width)
         out = np.full((asked, k), NOTHING, np.int32)
         for at in range(asked):  # one product per query: its bits do not depend on how many came with it
+            if not users[at].any():  # nothing is known of what this user wants
+                continue
             scores = vectors @ users[at] + bias  # (pool,)
+            scores[hidden] = -np.inf
             unwanted = excluded.items[excluded.starts[at] : excluded.starts[at + 1]]
             if len(unwanted):
                 scores[np.isin(items, unwanted)] = -np.inf

@@ -7,7 +7,7 @@ from typing import Protocol
 import numpy as np
 
 from streamrec.compiled import compiled
-from streamrec.features.batch import NOTHING, Excluded, Int32, MicroBatch, Queries
+from streamrec.features.batch import NOBODY, NOTHING, Excluded, Int32, MicroBatch, Queries
 
 
 class Ranked(Protocol):
@@ -28,16 +28,19 @@ class Popular:
         self.name = name
         self._popularity = popularity
         self._top: Int32 | None = None
+        self._barred = NOBODY
 
     def candidates(self, queries: Queries, rows: slice, k: int, excluded: Excluded) -> Int32:
         spare = SPARE if len(excluded.items) else 0
-        if self._top is None or len(self._top) < k + spare:
-            top = self._popularity.top(k + spare)
+        if self._top is None or len(self._top) < k + spare or self._barred is not excluded.barred:
+            self._barred = excluded.barred
+            top = self._popularity.top(k + spare + int(np.count_nonzero(self._barred)))
+            top = top[~excluded.hides(top)][: k + spare]
             self._top = np.pad(top, (0, k + spare - len(top)), constant_values=NOTHING)
         if not spare:
             return np.broadcast_to(self._top[:k], (len(queries.ts[rows]), k))
         out = np.full((len(queries.ts[rows]), k), NOTHING, np.int32)
-        _first_allowed(self._top, excluded.items, excluded.starts, out)
+        first_allowed(self._top, excluded.items, excluded.starts, out)
         return out
 
     def learn(self, batch: MicroBatch) -> None:
@@ -45,7 +48,8 @@ class Popular:
 
 
 @compiled
-def _first_allowed(top, excluded, starts, out):  # type: ignore[no-untyped-def]
+def first_allowed(top, excluded, starts, out):  # type: ignore[no-untyped-def]
+    """The first of `top` that are not excluded for each query, into `out` (rows, k)."""
     for q in range(len(out)):
         unwanted = set(excluded[starts[q] : starts[q + 1]])
         used = 0

@@ -90,6 +90,31 @@ class Source(Protocol):
         """Leave; revokes what is held first."""
 
 
+class Follower(Protocol):
+    """A compacted topic, all of its partitions, read from the beginning and then followed. No group, no positions.
+
+    Guarantee: what is looked at of a key comes in the order in which it was written; nothing that compaction keeps is
+    left out. After a restart everything comes again.
+    """
+
+    @property
+    def topic(self) -> str:
+        """The topic that is followed."""
+
+    def look(self, most: int, wait_s: float = 0.0) -> Sequence[Record]:
+        """What has come since the last look, at most so many; waits at most `wait_s` for the first.
+
+        Raises:
+            TransportError: the topic cannot be read and that will not pass by itself.
+        """
+
+    def whole(self) -> bool:
+        """True once everything was handed out that the topic held when it was first looked at."""
+
+    def close(self) -> None:
+        """Let go."""
+
+
 class Sink(Protocol):
     """Where records are published.
 

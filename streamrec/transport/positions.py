@@ -153,6 +153,10 @@ class Surveyor:
 
         self._first([TopicPartition(self.topic, partition, offset) for partition, offset in starts.items()], goes_on)
 
+    def read_whole(self, each: Callable[[Record], None]) -> None:
+        """Every record that is kept, to the end as of now, in order within a partition; also of a topic just made."""
+        self.read(dict.fromkeys(range(self.partitions), OFFSET_BEGINNING), each)
+
     def close(self) -> None:
         """Disconnect."""
         self._consumer.close()

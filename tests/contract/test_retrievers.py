@@ -9,20 +9,31 @@ from hypothesis import strategies as st
 
 from streamrec.arrivals import Arrival
 from streamrec.build import build_models, build_recommender, build_retrievers
-from streamrec.config import Learning, Limits
-from streamrec.events import Event, EventType
+from streamrec.catalogue import Catalogue
+from streamrec.config import MODELS, Learning, Limits
+from streamrec.events import Event, EventType, Item
 from streamrec.features.batch import NOTHING, Excluded, Queries
 from streamrec.features.items import ItemTable
+from streamrec.features.listing import Listing
 from streamrec.recommender import Recommender
 from streamrec.retrieval import Union
 from streamrec.settings import Settings
 
 CAPACITY, ITEMS, K = 256, 80, 30
 BEGAN = 1_700_000_000_000
-SETTINGS = Settings(limits=Limits(max_items=CAPACITY, max_users=500), learning=Learning(device="cpu"))
-NAMES = [retriever.name for retriever in build_retrievers(build_models(SETTINGS, ItemTable(CAPACITY)))]
+SETTINGS = Settings(limits=Limits(max_items=CAPACITY, max_users=500), learning=Learning(device="cpu", models=MODELS))
+NAMES = [
+    retriever.name
+    for retriever in build_retrievers(
+        build_models(SETTINGS, ItemTable(CAPACITY)), Listing(ItemTable(CAPACITY), CAPACITY)
+    )
+]
+UNSEEN = [Item(item_id=f"new{n}") for n in range(40)]
+SAID = [Item(item_id=f"i{n}", tags=(f"t{n}", f"t{n + 1}"), added=BEGAN + 10**12) for n in range(300)]
+"""Of items that the log names first."""
 FOLLOWING = ["transitions", "covisit", "sessions", "nearest"]
 PLACES = range(len(NAMES))
+NONE = np.empty(0, np.int32)
 
 
 def run(recommender: Recommender, visits: list[tuple[str, str]], first: int = 0) -> None:
@@ -41,7 +52,7 @@ def run(recommender: Recommender, visits: list[tuple[str, str]], first: int = 0)
 @pytest.fixture(scope="module")
 def taught() -> Recommender:
     """People stroll along a ring of items: i5 is followed by i6. Left in the middle of a micro-batch."""
-    recommender, rng = build_recommender(SETTINGS), np.random.default_rng(2)
+    recommender, rng = build_recommender(SETTINGS, Catalogue([*UNSEEN, *SAID])), np.random.default_rng(2)
     visits = []
     for stroll in range(300):
         start = int(rng.integers(ITEMS))
@@ -98,7 +109,9 @@ def test_more_than_there_is_and_almost_nothing_can_be_asked_for(place: int, k: i
 
 @pytest.mark.parametrize("place", PLACES, ids=NAMES)
 def test_the_untaught_propose_nothing(place: int) -> None:
-    retriever = build_retrievers(build_models(SETTINGS, ItemTable(CAPACITY)))[place]
+    retriever = build_retrievers(build_models(SETTINGS, ItemTable(CAPACITY)), Listing(ItemTable(CAPACITY), CAPACITY))[
+        place
+    ]
     assert (retriever.candidates(Queries.empty(3), slice(0, 3), K, Excluded.nothing(3)) == NOTHING).all()
 
 
@@ -113,14 +126,30 @@ def test_excluded_items_give_their_places_to_the_next_best(place: int, taught: R
 
 
 @pytest.mark.parametrize("place", PLACES, ids=NAMES)
+def test_barred_items_give_their_places_to_the_next_best(place: int, taught: Recommender) -> None:
+    batch, retriever = taught.batch, taught.retrievers[place]
+    everything = np.array(retriever.candidates(batch.queries, slice(0, 1), 200, Excluded.nothing(1)))[0]
+    barred = np.zeros(len(taught.knowledge.items), np.bool_)
+    barred[everything[:20:2]] = True
+    allowed = [item for item in everything.tolist() if item != NOTHING and not barred[item]]
+    proposals = retriever.candidates(batch.queries, slice(0, 1), 5, Excluded.of([NONE], barred))
+    assert proposals[0].tolist() == (allowed + [NOTHING] * 5)[:5]
+    again = retriever.candidates(batch.queries, slice(0, 1), 200, Excluded.nothing(1))[0]
+    assert again.tolist() == everything.tolist()
+
+
+@pytest.mark.parametrize("place", PLACES, ids=NAMES)
 def test_a_forgotten_item_is_not_proposed(place: int) -> None:
     recommender = build_recommender(
-        Settings(limits=Limits(max_items=64, max_users=500), learning=Learning(device="cpu"))
+        SETTINGS.model_copy(update={"limits": Limits(max_items=64, max_users=500)}), Catalogue([*UNSEEN[:20], *SAID])
     )
+    run(recommender, [("u0", f"i{n}") for n in range(4)])
+    assert recommender.knowledge.items.lookup("new0") != NOTHING
     rng = np.random.default_rng(5)
     run(recommender, [(f"u{n % 40}", f"i{n // 4 + int(rng.integers(5))}") for n in range(800)])
     assert recommender.knowledge.items.lookup("i0") == NOTHING
-    run(recommender, [(f"u{n}", "i200") for n in range(10)], 800)
+    recommender.knowledge.listing.take(Item(item_id="newest"))
+    run(recommender, [(f"u{n}", "i200") for n in range(45)], 800)
     batch, free = recommender.batch, recommender.knowledge.items._free
     proposals = recommender.retrievers[place].candidates(
         batch.queries, slice(0, batch.asked), K, Excluded.nothing(batch.asked)

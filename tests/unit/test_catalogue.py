@@ -108,3 +108,38 @@ def test_the_sample_is_small_and_says_whose_it_is() -> None:
     readme = (sample_log().parent / "README.md").read_text()
     for words in ("Daqing Chen", "CC BY 4.0", "10.24432/C5BW33", "What was changed", "39,267"):
         assert words in readme
+
+
+def test_a_file_may_say_everything_that_a_record_may(tmp_path: Path) -> None:
+    said = Item(item_id="a", title="Mug", vector=(0.5, -1.0), added=5, available_from=10, available_until=20, boost=2.0)
+    row = {"item_id": "a", "title": "Mug", "vector": [0.5, -1.0], "ts": 5, "available_from": 10, "boost": 2}
+    pl.DataFrame([{**row, "available_until": 20}]).write_parquet(tmp_path / "items.parquet")
+    until = "1970-01-01T00:00:00.020Z"
+    (tmp_path / "items.jsonl").write_text(json.dumps({**row, "available_until": until}))
+    (tmp_path / "items.csv").write_text(
+        f'item_id,title,vector,added,available_from,available_until,boost\na,Mug,"[0.5, -1.0]",5,10,{until},2\n'
+    )
+    for suffix in ("parquet", "jsonl", "csv"):
+        assert list(read_catalogue(tmp_path / f"items.{suffix}").values()) == [said]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("boost", 0),
+        ("boost", 100),
+        ("vector", "[1, null]"),
+        ("vector", "[]"),
+        ("vector", "one two"),
+        ("title", "a\x1b[2J"),
+        ("tags", "a\x9bb|c"),
+        ("available_until", 0),
+        ("added", "soon"),
+        ("text", "x" * 20_000),
+    ],
+)
+def test_a_row_that_makes_no_item_is_named(tmp_path: Path, field: str, value: object) -> None:
+    path = tmp_path / "items.jsonl"
+    path.write_text(json.dumps({"item_id": "good"}) + "\n" + json.dumps({"item_id": "bad", field: value}))
+    with pytest.raises(TableError, match=f"row 1: .*{field}"):
+        read_catalogue(path)

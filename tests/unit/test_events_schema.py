@@ -21,6 +21,7 @@ from streamrec.events import (
     LATEST_TS_MS,
     Event,
     EventType,
+    Item,
     Outcome,
     Slate,
     SlateItem,
@@ -139,6 +140,7 @@ def fields_named(title: str) -> set[str]:
     ("title", "kinds"),
     [
         ("An event", (Event,)),
+        ("An item", (Item,)),
         ("A slate", (Slate, SlateItem)),
         ("An outcome", (Outcome,)),
         ("A trend", (Trend, WindowTrend)),

@@ -87,7 +87,7 @@ def test_a_model_that_says_nothing_or_nonsense_leaves_slates_whole() -> None:
     fusion.describe(batch.queries, slice(0, 4), batch.candidates, moments, moments)
     assert np.isfinite(batch.candidates.features[:, :20]).all()
     assert (batch.candidates.features[:, :20, 1] == 0).all()
-    question = fusion.asked(batch.queries, np.arange(4), batch.candidates)
+    question = fusion.asked(batch.queries, np.arange(4), batch.candidates, np.zeros(20, np.float32))
     choice = drawn(PlackettLuce("plackett-luce", 0.25, 0.0).components(question, fusion.posterior), question.seeds, 20)
     assert (np.sort(choice.places, axis=1) == np.arange(20)).all()
 

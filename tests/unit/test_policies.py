@@ -56,6 +56,7 @@ def asked(rows: int, items: int = ITEMS, seed: int = 3) -> Asked:
         utility=np.tile(utility, (rows, 1)),
         scores=np.tile(rng.normal(size=(len(MODELS), 1, items)).astype(np.float32), (1, rows, 1)),
         context=np.zeros(rows, np.int64),
+        boost=np.zeros((rows, items)),
     )
 
 

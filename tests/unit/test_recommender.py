@@ -31,7 +31,7 @@ def untaught(*, max_items: int = 2_000, policy: str = "thompson", k: int = 20, *
         fusion=Fusion(policy=policy),
         serving=Serving(k=k),
     )
-    return build_recommender(settings, CATALOGUE)
+    return build_recommender(settings, CATALOGUE, eager=False)
 
 
 def log_of(count: int, seed: int = 0, items: int = 150, users: int = 60) -> list[Event]:

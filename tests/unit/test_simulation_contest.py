@@ -206,6 +206,7 @@ def asked(seed: int, width: int = 6) -> Asked:
         utility=np.zeros((1, width + 1)),
         scores=np.zeros((1, 1, width + 1), np.float32),
         context=np.array([seed % CONTEXTS]),
+        boost=np.zeros((1, width + 1)),
     )
 
 

@@ -1,0 +1,101 @@
+"""What items are about, as vectors of one length: given ones, or words hashed into place.
+
+    given     the item's `vector` as it is, with zeros behind; a longer one is folded: component i is added to or taken
+              from place hash(i), which keeps inner products on average (Weinberger et al.: Feature hashing for large
+              scale multitask learning, ICML 2009)
+    hashed    otherwise every word of title and text, every category and tag, the same way
+
+All are of length one, so an inner product is a cosine. Nothing is learned here, so an item's vector depends on the
+catalogue alone: what matters about it, a model finds out (`models.content`).
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections import defaultdict
+
+import numpy as np
+import numpy.typing as npt
+
+from streamrec.events import Item
+from streamrec.features.batch import Bool, Float32, Float64, Int32, Int64
+
+WIDTH = 256
+MOST_WORDS = 400
+"""Of a text: what comes later says little more."""
+TITLE, TEXT, CATEGORY, TAG = 1.0, 0.5, 1.0, 1.0
+"""What a word counts, by where it stands."""
+_FIRST_ROWS = 1_024
+_WORD = re.compile(r"\w{2,}")
+Float16 = npt.NDArray[np.float16]
+
+
+class Content:
+    """Vectors by item index; rows appear as they are needed."""
+
+    def __init__(self, capacity: int, width: int = WIDTH) -> None:
+        self.capacity = capacity
+        self.width = width
+        self.vectors: Float32 = np.zeros((0, width), np.float32)
+        self.known: Bool = np.zeros(capacity, np.bool_)
+        self.count = 0  # items that have one
+
+    def set(self, index: int, vector: Float16 | None) -> None:
+        """What the item is about now; None: nobody knows."""
+        self.count += int(vector is not None) - int(self.known[index])
+        self.known[index] = vector is not None
+        if vector is None:
+            return
+        if index >= len(self.vectors):
+            rows = min(self.capacity, max(_FIRST_ROWS, 2 * len(self.vectors), index + 1))
+            self.vectors = np.concatenate([self.vectors, np.zeros((rows - len(self.vectors), self.width), np.float32)])
+        self.vectors[index] = vector
+
+    def forget(self, items: Int32) -> None:
+        """These indices will name other items soon."""
+        self.count -= int(self.known[items].sum())
+        self.known[items] = False
+
+    def latest(self, last_ts: Int64, k: int) -> Int32:
+        """At most `k` items that have a vector, those touched or added last; by index.
+
+        `last_ts` is when, ms, by item index.
+        """
+        there = np.flatnonzero(self.known[: len(last_ts)])
+        if len(there) > k:
+            there = np.sort(there[np.lexsort((there, -last_ts[there]))[:k]])
+        return there.astype(np.int32)
+
+
+def content_of(item: Item, width: int) -> Float16 | None:
+    """The item's vector; None where the catalogue says nothing that it could be made of."""
+    vector = _hashed(_words(item), width) if item.vector is None else _folded(item.vector, width)
+    length = float(np.linalg.norm(vector))
+    return None if length == 0.0 else (vector / length).astype(np.float16)
+
+
+def _folded(given: tuple[float, ...], width: int) -> Float64:
+    if len(given) <= width:
+        return np.pad(np.array(given, np.float64), (0, width - len(given)))
+    return _hashed({f"#{place}": value for place, value in enumerate(given)}, width)
+
+
+def _words(item: Item) -> dict[str, float]:
+    counts: defaultdict[str, float] = defaultdict(float)
+    for word in _WORD.findall((item.title or "").casefold()):
+        counts[word] += TITLE
+    for word in _WORD.findall((item.text or "").casefold())[:MOST_WORDS]:
+        counts[word] += TEXT
+    for kind, names, weight in (("category", item.categories, CATEGORY), ("tag", item.tags, TAG)):
+        for name in names:
+            counts[f"{kind} {name.casefold()}"] += weight
+    return {word: count**0.5 for word, count in counts.items()}
+
+
+def _hashed(weights: dict[str, float], width: int) -> Float64:
+    vector = np.zeros(width, np.float64)
+    for word, weight in weights.items():
+        place = zlib.crc32(word.encode("utf-8", "surrogatepass"))
+        vector[(place >> 1) % width] += weight if place & 1 else -weight
+    return vector

@@ -1,0 +1,324 @@
+"""What the catalogue says of items, as a recommender needs it: what may be shown when, what is raised, what is new.
+
+The catalogue is an input beside the log. It is told item by item, between steps, and nothing of it is saved but what it
+would not say again: which items were withdrawn, which came in by the catalogue, and how often these were shown. After a
+restart it is told whole.
+
+Facts are kept by item id, so that they wait for items that no model knows yet, and by item index, where whole arrays
+are asked at once. Knows nothing of topics, files or models.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from streamrec.events import LATEST_TS_MS, Item
+from streamrec.features.batch import NOBODY, NOTHING, Array, Bool, Float32, Int32, Int64
+from streamrec.features.content import Float16, content_of
+from streamrec.features.items import FORGOTTEN_SHARE, ItemTable, packed_strings, unpacked_strings
+
+ALWAYS = LATEST_TS_MS + 1
+SPARE_SHARE = 8
+MOST_SPARE = 2_048
+"""Indices that are left for what is new in the log: one in SPARE_SHARE, this many at most."""
+
+
+class Entry(NamedTuple):
+    """What is kept of an item of the catalogue. Times are in ms, in the log's time."""
+
+    category: str | None
+    opens: int
+    closes: int
+    log_boost: float
+    added: int | None
+    sent: int
+    content: Float16 | None
+
+
+class Listing:
+    """At most `capacity` items of the catalogue; of more, the longest unchanged are as if they were not in it.
+
+    `eager`: an item that does not say when it was added is new as soon as it is told of; else it is known when the log
+    first names it (a backtest: the file says what will be, not when). `listed_only`: nothing else may be shown.
+    `described`: content vectors are made, for whom it may concern.
+    """
+
+    def __init__(
+        self,
+        items: ItemTable,
+        capacity: int,
+        *,
+        eager: bool = True,
+        listed_only: bool = False,
+        described: bool = True,
+    ) -> None:
+        self.items = items
+        self.capacity = capacity
+        self.revision = 0  # of what is new
+        self.dropped = 0  # items left out because there were too many
+        self.boost: Float32 = np.zeros(items.capacity, np.float32)  # added to the score, by item index
+        self.born: Bool = np.zeros(items.capacity, np.bool_)  # came in by the catalogue, before anybody touched it
+        self.shown: Int32 = np.zeros(items.capacity, np.int32)  # times on a slate, of those
+        self._eager = eager
+        self._described = described
+        self._listed_only = listed_only
+        self._entries: dict[str, Entry] = {}  # in the order of their last change
+        self._withdrawn: dict[str, None] = {}
+        self._opens: Int64 = np.zeros(items.capacity, np.int64)
+        self._closes: Int64 = np.full(items.capacity, ALWAYS, np.int64)
+        self._out: Bool = np.full(items.capacity, listed_only, np.bool_)  # withdrawn, or not listed where it must be
+        self._new: dict[str, None] = {}  # told of and without an index, to be looked at before the next step
+        self._expected: list[tuple[int, str]] = []  # a heap of those whose time of coming has not come
+        self._crowded_out: dict[str, None] = {}  # those for whom there was no room
+        self._unsettled: dict[int, None] = {}  # items that were given an index since the last learning cut
+        self._on_slates: list[int] = []  # items put there since the last learning cut
+        self._cut_ms = 0  # the log's clock at the last learning cut
+        self._barred = NOBODY
+        self._barred_since, self._barred_until = 1, 0  # when that holds; nothing is known yet
+        items.on_named = self._name
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    # What is told
+
+    def take(self, item: Item, sent_ms: int = 0) -> None:
+        """The item is in the catalogue, and this is said of it now; `sent_ms` is when it was said, 0: unknown."""
+        name = item.item_id
+        self._withdrawn.pop(name, None)
+        self._entries.pop(name, None)
+        self._entries[name] = Entry(
+            category=item.categories[0] if item.categories else None,
+            opens=item.available_from or 0,
+            closes=ALWAYS if item.available_until is None else item.available_until,
+            log_boost=math.log(item.boost),
+            added=item.added,
+            sent=sent_ms,
+            content=content_of(item, self.items.content.width) if self._described else None,
+        )
+        while len(self._entries) > self.capacity:
+            oldest = next(iter(self._entries))
+            del self._entries[oldest]
+            self.dropped += 1
+            self._tell(oldest)
+        self._tell(name)
+        if self.items.lookup(name) == NOTHING and (self._eager or item.added is not None):
+            self._new[name] = None
+
+    def withdraw(self, item_id: str) -> None:
+        """The item must not be shown from now on, whoever wants it."""
+        self._entries.pop(item_id, None)
+        self._withdrawn.pop(item_id, None)
+        self._withdrawn[item_id] = None
+        while len(self._withdrawn) > self.capacity:
+            forgiven = next(iter(self._withdrawn))
+            del self._withdrawn[forgiven]
+            self._tell(forgiven)
+        self._tell(item_id)
+
+    # What is asked
+
+    def category(self, item_id: str) -> str | None:
+        """The item's first category, None where none is known."""
+        entry = self._entries.get(item_id)
+        return None if entry is None else entry.category
+
+    def spans(self, ts: Int64, rows: slice) -> Iterator[tuple[slice, Bool]]:
+        """The query rows, in runs for which the same items are barred, and these, by item index.
+
+        `ts` are the times of all queries, ms. The array stays the same object while it holds the same.
+        """
+        start = rows.start
+        while start < rows.stop:
+            barred = self._barred_at(int(ts[start]))
+            stop = start + 1
+            while stop < rows.stop and self._barred_since <= ts[stop] < self._barred_until:
+                stop += 1
+            yield slice(start, stop), barred
+            start = stop
+
+    def newest(self, k: int, shown_below: int) -> Int32:
+        """Items that came in by the catalogue and were shown less often than that, the latest first, at most `k`."""
+        rows = len(self.items)
+        there = np.flatnonzero(self.born[:rows] & (self.shown[:rows] < shown_below))
+        order = np.lexsort((there, -self.items.first_ts[there]))[:k]
+        return there[order].astype(np.int32)
+
+    def note_shown(self, items: Iterable[int]) -> None:
+        """These were put on a slate; it counts from the next learning cut on, as everything that is learned."""
+        self._on_slates.extend(items)
+
+    def settle(self) -> None:
+        """The cut: what was shown counts, and it is known what new items are about."""
+        np.add.at(self.shown, np.array(self._on_slates, np.int32), 1)
+        self._on_slates.clear()
+        for index in self._unsettled:
+            entry = self._entries.get(self.items.ids[index])
+            if entry is not None:
+                self.items.content.set(index, entry.content)
+        self._unsettled.clear()
+
+    # New items
+
+    def arrive(self, now_ms: int, reserved: int) -> None:
+        """Give an index to what is new, the latest first, as far as there is room beside the `reserved` indices.
+
+        Where there is none, the latest wait until as many as are `needed` are free; what came before all that is known
+        does not.
+        """
+        arriving: list[tuple[int, str]] = []
+        for name in self._new:
+            entry = self._entries.get(name)
+            if entry is None or self.items.lookup(name) != NOTHING:
+                continue
+            if entry.added is not None and (entry.added > self._cut_ms or not self._eager):
+                heapq.heappush(self._expected, (entry.added, name))
+            else:
+                arriving.append((self._came(entry, now_ms), name))
+        self._new.clear()
+        self._admit(arriving, reserved)
+
+    def arrive_expected(self, now_ms: int, reserved: int) -> None:
+        """The same at a learning cut, for what was said to come at a later time: the log's clock is at `now_ms`."""
+        self._cut_ms = now_ms
+        due: list[tuple[int, str]] = []
+        while self._expected and self._expected[0][0] <= now_ms:
+            added, name = heapq.heappop(self._expected)
+            entry = self._entries.get(name)
+            if entry is not None and entry.added == added:
+                due.append((added, name))
+        self._admit(due, reserved)
+
+    def needed(self, reserved: int) -> int:
+        """How many indices must be free so that those who wait for room can come, beside the `reserved`."""
+        return reserved + (self._spare + len(self._crowded_out) if self._crowded_out else 0)
+
+    def readmit(self, now_ms: int, reserved: int) -> None:
+        """Those who waited for room may come now."""
+        waiting = [(self._came(self._entries[n], now_ms), n) for n in self._crowded_out if n in self._entries]
+        self._crowded_out.clear()
+        self._admit(waiting, reserved)
+
+    def _came(self, entry: Entry, now_ms: int) -> int:
+        if entry.added is not None:
+            return entry.added
+        return min(entry.sent or now_ms, now_ms)
+
+    @property
+    def _spare(self) -> int:
+        return min(MOST_SPARE, self.items.capacity // SPARE_SHARE)
+
+    def _admit(self, arriving: list[tuple[int, str]], reserved: int) -> None:
+        if not arriving:
+            return
+        room = max(0, self.items.room - reserved - self._spare)
+        arriving.sort(key=lambda one: (-one[0], one[1]))
+        for came, name in arriving[:room]:
+            if self.items.lookup(name) == NOTHING:
+                index = self.items.intern(name, came)
+                self.born[index] = True
+                self.revision += 1
+        if len(arriving) > room:
+            oldest = self.items.longest_unseen()
+            waiting = [name for came, name in arriving[room:] if came > oldest]
+            self._crowded_out.update(dict.fromkeys(waiting[: self.items.capacity // FORGOTTEN_SHARE]))
+
+    # By item index
+
+    def forget(self, items: Int32) -> None:
+        """These indices will name other items soon."""
+        self.born[items] = False
+        self.shown[items] = 0
+        self._set(items, None, False)
+
+    def _name(self, index: int, item_id: str) -> None:
+        """An index was given; what was there before was forgotten.
+
+        What the item is about counts from the next learning cut on: before that it would be found by the very query
+        that it is the answer to.
+        """
+        self._unsettled[index] = None
+        if item_id in self._entries or item_id in self._withdrawn or self._listed_only:
+            self._tell(item_id)
+
+    def _tell(self, item_id: str) -> None:
+        index = self.items.lookup(item_id)
+        if index == NOTHING:
+            return
+        entry = self._entries.get(item_id)
+        self._set(index, entry, item_id in self._withdrawn)
+        if index not in self._unsettled:
+            self.items.content.set(index, None if entry is None else entry.content)
+        if entry is not None and entry.category is not None:
+            self.items.categorise(index, entry.category)
+
+    def _set(self, index: int | Int32, entry: Entry | None, withdrawn: bool) -> None:
+        self._opens[index] = 0 if entry is None else entry.opens
+        self._closes[index] = ALWAYS if entry is None else entry.closes
+        self.boost[index] = 0.0 if entry is None else entry.log_boost
+        self._out[index] = withdrawn or (self._listed_only and entry is None)
+        self._barred_since, self._barred_until = 1, 0
+
+    def _barred_at(self, ts: int) -> Bool:
+        if not self._barred_since <= ts < self._barred_until:
+            rows = len(self.items)
+            opens, closes = self._opens[:rows], self._closes[:rows]
+            barred = self._out[:rows] | (ts < opens) | (closes <= ts)  # (items,)
+            self._barred = barred if barred.any() else NOBODY
+            turns = np.concatenate([opens, closes])
+            self._barred_since = int(turns.max(initial=0, where=turns <= ts))
+            self._barred_until = int(turns.min(initial=ALWAYS, where=turns > ts))
+        return self._barred
+
+    # Snapshots
+
+    def state(self) -> dict[str, Array]:
+        """What the catalogue will not say again."""
+        rows = len(self.items)
+        return {
+            "born": self.born[:rows].copy(),
+            "shown": self.shown[:rows].copy(),
+            "on_slates": np.array(self._on_slates, np.int32),
+            "cut_ms": np.array([self._cut_ms], np.int64),
+            "unsettled": np.array(list(self._unsettled), np.int32),
+            **packed_strings("withdrawn", list(self._withdrawn)),
+        }
+
+    def restore(self, arrays: Mapping[str, Array]) -> None:
+        """The inverse of `state`, after the items were restored; what was told since the start stands."""
+        said = self._withdrawn
+        self._withdrawn = dict.fromkeys(n for n in unpacked_strings("withdrawn", arrays) if n not in self._entries)
+        self._withdrawn.update(said)
+        self.look_anew(arrays["unsettled"].tolist())
+        rows = len(arrays["born"])
+        self.born[:rows], self.shown[:rows] = arrays["born"], arrays["shown"]
+        self._on_slates = arrays["on_slates"].tolist()
+        self._cut_ms = int(arrays["cut_ms"][0])
+
+    def look_anew(self, unsettled: Iterable[int] = ()) -> None:
+        """The item table is another: facts go to where their items are now.
+
+        `unsettled` are those that came since the last learning cut.
+        """
+        self._unsettled = dict.fromkeys(unsettled)
+        self.born[:] = False
+        self.shown[:] = 0
+        every = np.arange(self.items.capacity, dtype=np.int32)
+        self._set(every, None, False)
+        self.items.content.forget(every)
+        for name in [*self._entries, *self._withdrawn]:
+            self._tell(name)
+        self._new = {
+            name: None
+            for name, entry in self._entries.items()
+            if self.items.lookup(name) == NOTHING and (self._eager or entry.added is not None)
+        }
+        self._expected.clear()
+        self._crowded_out.clear()
+        self._on_slates.clear()
+        self.revision += 1
