@@ -75,7 +75,7 @@ class System:
         return [{name: value.decode() for name, value in record.headers} for record in records]
 
 
-@pytest.fixture(scope="module", params=["tansu", "apache_kafka"])
+@pytest.fixture(scope="module", params=[pytest.param("tansu", marks=pytest.mark.whole), "apache_kafka"])
 def system(
     request: pytest.FixtureRequest, redis_server: EmbeddedRedis, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[System]:

@@ -183,6 +183,7 @@ trends.run(load_settings(Path(sys.argv[1])), kinds[sys.argv[2]])
 """
 
 
+@pytest.mark.whole
 def test_counting_that_hangs_ends_the_process_with_a_reason_within_the_stated_time(
     apache_kafka: EmbeddedBroker, tmp_path: Path
 ) -> None:
@@ -212,6 +213,7 @@ def test_counting_that_hangs_ends_the_process_with_a_reason_within_the_stated_ti
             child.wait()
 
 
+@pytest.mark.whole
 def test_events_that_faust_drops_are_noticed_and_offsets_that_hold_no_record_are_no_loss(
     deployment: Deployment,
 ) -> None:

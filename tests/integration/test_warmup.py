@@ -108,7 +108,10 @@ def assert_counts_equal_a_recount(deployment: Deployment, events: Sequence[Event
 
 @pytest.mark.parametrize(
     ("kind", "partitions", "partitioner", "sent_live"),
-    [("tansu", 1, "consistent_random", False), ("apache_kafka", 4, "murmur2_random", True)],
+    [
+        pytest.param("tansu", 1, "consistent_random", False, marks=pytest.mark.whole),
+        ("apache_kafka", 4, "murmur2_random", True),
+    ],
 )
 def test_the_live_worker_reads_on_at_the_first_event_that_the_log_does_not_hold(
     request: pytest.FixtureRequest,

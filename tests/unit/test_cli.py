@@ -27,7 +27,7 @@ from streamrec.errors import BadEvent, PublishFailed, StateError
 from streamrec.events import EVENT_TYPES, ITEMLESS_TYPES, Event, EventType, Slate, SlateItem
 from streamrec.state import Kind
 
-HELP_LIMIT_S = 0.5
+HELP_LIMIT_S = 1.0  # 0.3 alone, twice that beside other work; a command that loads torch takes 2
 
 
 def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
