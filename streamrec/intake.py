@@ -54,10 +54,6 @@ class Intake:
         self._bad_in_a_row = 0
         self._bad_since: dict[int, int] = {}  # per partition, the first of the unusable records at its end
 
-    def event_of(self, record: Record) -> Event:
-        """As `event_of` below, by this intake's own tolerance."""
-        return event_of(record, self._tolerance)
-
     def read(self, records: Sequence[Record], taught: Mapping[int, int]) -> list[Reading]:
         """What each record holds. `taught`: per partition, what comes before this offset the models know already."""
         return [self._read(record, taught) for record in records]
@@ -89,7 +85,7 @@ class Intake:
 
     def _read(self, record: Record, taught: Mapping[int, int]) -> Reading:
         try:
-            event = self.event_of(record)
+            event = event_of(record, self._tolerance)
         except BadEvent as error:
             return error
         learned = record.offset < taught.get(record.partition, 0)

@@ -16,7 +16,6 @@ from streamrec.backpressure import Brake
 from streamrec.catalogue_feed import CatalogueFeed
 from streamrec.checkpoints import Checkpoints
 from streamrec.errors import StaleEpoch, StateError, StateUnavailable, StreamrecError
-from streamrec.events import Event
 from streamrec.features.ledger import Ledger
 from streamrec.fold import Access, Addresses, Fold
 from streamrec.health import Health, Need
@@ -222,14 +221,6 @@ class Worker:
         if plan is not None:
             LOG.info("rollout: %s", plan)
             self.recommender.answers.follow(plan)
-
-    def event_of(self, record: Record) -> Event:
-        """The event that a record holds.
-
-        Raises:
-            BadEvent: it holds none that can be used.
-        """
-        return self.fold.intake.event_of(record)
 
     def _load_surely(self, keys: Sequence[Key]) -> list[bytes | None]:
         try:

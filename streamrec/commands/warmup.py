@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.table import Table
 from rich.text import Text
 
-from streamrec.build import build_store, build_warmup
+from streamrec.build import build_store, build_tolerance, build_warmup
 from streamrec.catalogue import read_catalogue
 from streamrec.commands.handover import (
     EARLIEST,
@@ -30,6 +30,7 @@ from streamrec.commands.handover import (
 )
 from streamrec.commands.logs import LogPart, checked
 from streamrec.errors import LogError
+from streamrec.intake import event_of
 from streamrec.replay.logs import Log
 from streamrec.settings import Settings
 from streamrec.state.snapshots import SnapshotShelf
@@ -86,7 +87,8 @@ def run(part: LogPart, settings: Settings, plan: Plan) -> None:
         with Progress(*columns, console=console) as bar:
             learned = Learned(log, bar)
             worker = build_warmup(settings, past, store, learned, catalogue)
-            starts = positions(topic, start, end, worker.event_of, console)
+            judge = partial(event_of, tolerance=build_tolerance(settings))
+            starts = positions(topic, start, end, judge, console)
             handed_over = warm_up(
                 worker,
                 store,
