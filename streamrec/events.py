@@ -34,6 +34,12 @@ ContextValue = (
 )
 
 
+MAX_BASKET = 32
+"""Items of a request's basket at most."""
+
+Label = Annotated[str, Meta(min_length=1, max_length=256), _NAMED]
+
+
 class EventType(StrEnum):
     """What a user did."""
 
@@ -58,8 +64,26 @@ ITEMLESS_TYPES = frozenset({EventType.REQUEST, EventType.SEARCH})
 """The types that may come without an item; a request that names one asks for what goes with it (its seed)."""
 
 
+class Filters(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+    """What a request wants its items to be, by what the catalogue says of them; everything given has to hold.
+
+    An item is in one of `categories`, in none of `without_categories`, has all `tags`, and costs between `price_min`
+    and `price_max`; an item without a price does not.
+    """
+
+    categories: Annotated[tuple[Label, ...], Meta(max_length=32)] = ()
+    without_categories: Annotated[tuple[Label, ...], Meta(max_length=32)] = ()
+    tags: Annotated[tuple[Label, ...], Meta(max_length=16)] = ()
+    price_min: Number | None = None
+    price_max: Number | None = None
+
+
 class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
-    """One thing a user did, or a request for a slate."""
+    """One thing a user did, or a request for a slate.
+
+    Of a request: `item_id` is the item that others are to go with, `basket` several of them, `query` a text to search
+    for, `filters` what the items must be.
+    """
 
     type: EventType
     user_id: Identifier
@@ -75,6 +99,8 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbi
     k: Annotated[int, Meta(ge=1, le=100)] | None = None
     scenario: Annotated[str, Meta(min_length=1, max_length=64), _NAMED] | None = None
     explain: bool | None = False
+    basket: Annotated[tuple[Identifier, ...], Meta(max_length=MAX_BASKET)] = ()
+    filters: Filters | None = None
 
     def __post_init__(self) -> None:
         if self.item_id is None and self.type not in ITEMLESS_TYPES:
@@ -87,6 +113,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbi
             and (self.session_id is None or self.session_id.isprintable())
             and (self.rec_id is None or self.rec_id.isprintable())
             and (self.scenario is None or self.scenario.isprintable())
+            and (not self.basket or all(item_id.isprintable() for item_id in self.basket))
         ):
             self._refuse_control_characters()
 
@@ -95,6 +122,8 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbi
         for field in NAMES:
             if _has_control(getattr(self, field) or ""):
                 raise ValueError(f"`{field}` is a name with control characters, expected none")
+        if any(_has_control(item_id) for item_id in self.basket):
+            raise ValueError("`basket` has a name with control characters, expected none")
 
 
 NAMES = ("user_id", "item_id", "event_id", "session_id", "rec_id", "scenario")
@@ -257,7 +286,6 @@ MAX_VECTOR = 1_024
 """Numbers of an item's vector at most."""
 LEAST_BOOST, MOST_BOOST = 0.1, 10.0
 
-Label = Annotated[str, Meta(min_length=1, max_length=256), _NAMED]
 Component = Annotated[float, Meta(ge=-1e6, le=1e6)]
 
 
