@@ -14,15 +14,16 @@ import numpy as np
 from streamrec.arrivals import Arrival
 from streamrec.attribution import Memo
 from streamrec.events import Reason, Slate
-from streamrec.features.batch import Float32, Int32, Int64, MicroBatch
+from streamrec.features.batch import NOTHING, Float32, Int32, Int64, MicroBatch
 from streamrec.features.items import ItemTable
 from streamrec.fusion import Fusion
 from streamrec.models import Model, Tracing
-from streamrec.policies import Lesson
+from streamrec.policies import Asked, Lesson
 from streamrec.policies.roster import Roster
 from streamrec.reasons import Applied, Scorers, reasons_of
 from streamrec.revisions import Mode
 from streamrec.rollout import Plan
+from streamrec.rulings import Ruling
 from streamrec.slates import composed, shown
 
 SITE = "site"
@@ -78,40 +79,44 @@ class Answers:
         return self._imitate if self.plan.mode is Mode.APPRENTICE else None
 
     def slates(
-        self, batch: MicroBatch, requests: Sequence[Request], excluded: Mapping[int, Int32]
+        self, batch: MicroBatch, requests: Sequence[Request], rulings: Mapping[int, Ruling]
     ) -> tuple[dict[Place, Slate], dict[Place, Memo]]:
         """A slate for each request, and what to keep of it to learn from what comes.
 
         Args:
             batch: holds the ranked queries.
             requests: in log order.
-            excluded: items that were not to be shown, by query row.
+            rulings: the rules for each, by query row.
         """
         slates: dict[Place, Slate] = {}
         memos: dict[Place, Memo] = {}
         if not requests:
             return slates, memos
-        asked = self.fusion.asked(batch.queries, _rows(requests), batch.candidates, self._boost)
+        asked = self._asked(batch, requests, rulings)
         decisions = [self.plan.decide(arrival.event.user_id) for _, arrival in requests]
         longest = max(arrival.event.k or self.k for _, arrival in requests)
         dealt = self.roster.deal(asked, self.fusion.posterior, decisions, longest)
-        for (query, arrival), one, context in zip(requests, dealt, asked.context.tolist(), strict=True):
+        for row, ((query, arrival), one, context) in enumerate(
+            zip(requests, dealt, asked.context.tolist(), strict=True)
+        ):
             k = arrival.event.k or self.k
             place, places = (arrival.partition, arrival.offset), shown(one, k)
             slate = composed(arrival, query, batch, one, self.fusion, self.items.ids, k)
             if arrival.event.explain:
-                applied = Applied(excluded[query], one.explore)
+                applied = Applied(rulings[query], one.explore, asked.doubt[row], places)
                 slate = msgspec.structs.replace(slate, reasons=self._reasons(slate, batch, query, applied))
             slates[place] = slate
             features, traces = batch.candidates.features[query, places], self._traces(batch, query, places)
             memos[place] = Memo(context, self.fusion.schema, features, traces)
         return slates, memos
 
-    def imitable(self, batch: MicroBatch, requests: Sequence[Request]) -> list[tuple[Request, int]]:
+    def imitable(
+        self, batch: MicroBatch, requests: Sequence[Request], rulings: Mapping[int, Ruling]
+    ) -> list[tuple[Request, int]]:
         """What the policy that is imitated would put first for each request, by item index; NOTHING is left out."""
         if not requests or self.imitated in (None, SITE):
             return []
-        asked = self.fusion.asked(batch.queries, _rows(requests), batch.candidates, self._boost)
+        asked = self._asked(batch, requests, rulings)
         places = self.roster.favourites(str(self.imitated), asked, self.fusion.posterior)
         items = [
             (request, int(batch.candidates.items[request.query, place]))
@@ -126,6 +131,16 @@ class Answers:
                 model.learn_outcomes(lessons)
         self.roster.learn(lessons)
 
+    def _asked(self, batch: MicroBatch, requests: Sequence[Request], rulings: Mapping[int, Ruling]) -> Asked:
+        rows = np.array([request.query for request in requests], np.int64)
+        items = batch.candidates.items[rows]
+        listed = np.where(items == NOTHING, np.float32(0), self._boost[items])
+        ruled = np.stack([rulings[row].boost for row in rows.tolist()])
+        doubt = np.ones(items.shape)
+        constraints = [rulings[row].constraints for row in rows.tolist()]
+        boost = (listed + ruled).astype(np.float64)
+        return self.fusion.asked(batch.queries, rows, batch.candidates, boost, doubt, constraints)
+
     def _traces(self, batch: MicroBatch, query: int, places: Int64) -> dict[str, Int32]:
         """What models ask to be told again when it is known what came of these places."""
         items = batch.candidates.items[query, places]
@@ -134,7 +149,3 @@ class Answers:
     def _reasons(self, slate: Slate, batch: MicroBatch, query: int, applied: Applied) -> tuple[Reason, ...]:
         scorers = Scorers(self.models, self.fusion, self.items)
         return reasons_of(slate, batch.queries, query, batch.candidates.items[query], scorers, applied)
-
-
-def _rows(requests: Sequence[Request]) -> Int64:
-    return np.array([request.query for request in requests], np.int64)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from streamrec.retrieval import Retriever
     from streamrec.revisions import Book
     from streamrec.rollout import Plan
+    from streamrec.scenarios import Scenario
     from streamrec.settings import Settings
     from streamrec.state import Store
     from streamrec.state.redriven import Redriven
@@ -133,18 +134,22 @@ def build_recommender(settings: Settings, catalogue: Catalogue | None = None, *,
     from streamrec.answers import Answers
     from streamrec.contribution import Contribution
     from streamrec.features.affinity import Affinity
+    from streamrec.features.bought import Bought
     from streamrec.features.counts import Counts
     from streamrec.features.duplicates import Duplicates
     from streamrec.features.history import History
     from streamrec.features.items import ItemTable
     from streamrec.features.listing import Listing
     from streamrec.features.seen import Seen
+    from streamrec.features.shown import Shown
     from streamrec.features.users import Family, UserTable
     from streamrec.fusion import Fusion
     from streamrec.interest import GAINS, Interest
     from streamrec.policies.roster import Roster
     from streamrec.progress import Progress
     from streamrec.recommender import Knowledge, Recommender, Tempo
+    from streamrec.retrieval.newest import Newest
+    from streamrec.rulings import Rules
 
     learning, fusion = settings.learning, settings.fusion
     interest = Interest(learning.positives)
@@ -169,7 +174,11 @@ def build_recommender(settings: Settings, catalogue: Catalogue | None = None, *,
     affinity = Affinity(0, items.category, GAINS, items.category_names, items.category_code)
     duplicates = Duplicates(0)
     seen = Seen() if learning.exclude_seen else None
-    families: list[Family] = [history, counts, affinity, duplicates, *([seen] if seen else [])]
+    scenarios = build_scenarios(settings)
+    bought = Bought() if any(one.left_out.bought_within_s for one in scenarios.values()) else None
+    shown = Shown() if any(one.left_out.shown_at_most for one in scenarios.values()) else None
+    optional: list[Family | None] = [seen, bought, shown]
+    families: list[Family] = [history, counts, affinity, duplicates, *(one for one in optional if one is not None)]
     users = UserTable(settings.limits.max_users, families, items)
     models = build_models(settings, items)
     judge = Fusion(
@@ -183,7 +192,7 @@ def build_recommender(settings: Settings, catalogue: Catalogue | None = None, *,
         weighted=fusion.importance == "inverse",
     )
     return Recommender(
-        Knowledge(users, items, listing, history, counts, affinity, duplicates, seen),
+        Knowledge(users, items, listing, history, counts, affinity, duplicates, seen, bought, shown),
         list(models.values()),
         build_retrievers(models, listing),
         judge,
@@ -197,6 +206,7 @@ def build_recommender(settings: Settings, catalogue: Catalogue | None = None, *,
             settings.serving.k,
             settings.rollout.imitate,
         ),
+        Rules(scenarios, items, listing, seen, bought, shown, list(models), {}, []),
         interest,
         Tempo(
             learning.micro_batch,
@@ -208,7 +218,13 @@ def build_recommender(settings: Settings, catalogue: Catalogue | None = None, *,
         Contribution(settings.limits.max_items),
         fill=BASELINE,
         rollback_after=learning.rollback_after,
+        special=[Newest("newest", items)],
     )
+
+
+def build_scenarios(settings: Settings) -> dict[str, Scenario]:
+    """The scenarios of a configuration, by name."""
+    return {name: given.scenario(name) for name, given in settings.scenarios.items()}
 
 
 def build_policy(settings: Settings, name: str) -> Policy:
@@ -348,6 +364,7 @@ def build_tolerance(settings: Settings) -> Tolerance:
         limits.max_ahead_s,
         limits.max_behind_s,
         limits.require_key,
+        {name: scenario.needs for name, scenario in build_scenarios(settings).items()},
     )
 
 

@@ -30,7 +30,7 @@ from streamrec.compiled import standard_normal
 from streamrec.features.batch import NOTHING, Array, Candidates, Float32, Float64, Int64, MicroBatch, Queries
 from streamrec.fusion_features import BY_MODEL, contexts, describe, names
 from streamrec.interest import IMITATED, WANTED
-from streamrec.policies import Asked, Lesson, Posterior
+from streamrec.policies import Asked, Constraints, Lesson, Posterior
 from streamrec.responses import Responses
 
 if TYPE_CHECKING:
@@ -125,17 +125,29 @@ class Fusion:
         """Updates of its weights and of its network that were refused."""
         return self.skipped + (0 if self.residual is None else self.residual.skipped)
 
-    def asked(self, queries: Queries, rows: Int64, candidates: Candidates, boost: Float32) -> Asked:
-        """What policies see of these query rows; `boost` by item index is in the candidates' utility already."""
-        items = candidates.items[rows]
+    def asked(
+        self,
+        queries: Queries,
+        rows: Int64,
+        candidates: Candidates,
+        boost: Float64,
+        doubt: Float64,
+        constraints: Sequence[Constraints | None],
+    ) -> Asked:
+        """What policies see of these query rows.
+
+        `boost` (rows, candidates) is in the candidates' utility already; `doubt` is likewise, `constraints` (rows,).
+        """
         return Asked(
             seeds=queries.seed[rows],
-            items=items,
+            items=candidates.items[rows],
             features=candidates.features[rows],
             utility=candidates.utility[rows].astype(np.float64),
             scores=candidates.scores[:, rows],
             context=contexts(queries, rows),
-            boost=np.where(items == NOTHING, 0.0, boost[items].astype(np.float64)),
+            boost=boost,
+            doubt=doubt,
+            constraints=tuple(constraints),
         )
 
     def shares(self, features: Float32, places: Int64) -> Float64:

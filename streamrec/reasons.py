@@ -14,18 +14,20 @@ item touched several times is left out with all its visits. Knows nothing of eve
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields
 
 import numpy as np
 import numpy.typing as npt
 
 from streamrec.compiled import mixed
-from streamrec.events import Reason, Slate, SlateItem
-from streamrec.features.batch import NOTHING, Candidates, Float64, Int32, Queries
+from streamrec.events import Filters, Reason, Slate, SlateItem
+from streamrec.features.batch import CANDIDATES, NOTHING, Candidates, Float64, Int32, Int64, Queries
 from streamrec.features.items import ItemTable
 from streamrec.fusion import Fusion
 from streamrec.models import Model
+from streamrec.rulings import Ruling
+from streamrec.scenarios import Kinship
 
 LOOKED_AT = 15
 """The newest items of the history that are left out in turn; with the query itself, two blocks of eight rows."""
@@ -34,6 +36,9 @@ NAMED = 3
 FALL_FLOOR = 0.05
 """A smaller fall, of 5% in the odds, is not worth naming."""
 LIKELY = 0.5
+LEAST_RAISE = 0.005
+"""A smaller change of a score, of half a percent in the odds, is not worth naming."""
+_PLURAL = {"them": "them", "they": "they", "were": "were"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +54,10 @@ class Scorers:
 class Applied:
     """What was decided by rule when the slate was made."""
 
-    excluded: Int32 = field(default_factory=lambda: np.empty(0, np.int32))  # items left out; some may be named twice
-    explore: float = 0.0  # the policy's share of places that go to a candidate drawn evenly
+    ruling: Ruling
+    explore: float = 0.0  # the policy's share of places that are reserved for exploration
+    doubt: Float64 = field(default_factory=lambda: np.ones(CANDIDATES))  # (candidates,)
+    places: Int64 = field(default_factory=lambda: np.empty(0, np.int64))  # of the slate's items among the candidates
 
 
 def reasons_of(
@@ -73,7 +80,7 @@ def reasons_of(
     for item in slate.items:
         place = np.flatnonzero(candidates == scorers.items.lookup(item.item_id))
         because = _heaviest(names, fall[:, place[0]]) if len(place) and candidates[place[0]] != NOTHING else ()
-        rules = tuple(words for rule in RULES if (words := rule(item, slate, applied)) is not None)
+        rules = tuple(words for rule in RULES for words in rule(item, slate, applied))
         reasons.append(Reason(because=because, rules=rules))
     return tuple(reasons)
 
@@ -131,37 +138,91 @@ def _heaviest(names: Sequence[str], fall: Float64) -> tuple[tuple[str, float], .
 
 # Rules: what has nothing to do with scores, in words
 
-Rule = Callable[[SlateItem, Slate, Applied], str | None]
-"""What a rule did to an item of a slate, None where it did nothing."""
+Rule = Callable[[SlateItem, Slate, Applied], Iterable[str]]
+"""What a rule did to an item of a slate; nothing where it did nothing."""
 
 
-def left_out_as_seen(item: SlateItem, slate: Slate, applied: Applied) -> str | None:
-    """`learning.exclude_seen`: what the user has touched is never shown."""
-    seen = len(np.unique(applied.excluded[applied.excluded != NOTHING]))
-    if not seen:
-        return None
-    return (
-        f"{seen} item{'' if seen == 1 else 's'} left out: the user has touched {'it' if seen == 1 else 'them'} before"
-    )
+def left_out(item: SlateItem, slate: Slate, applied: Applied) -> Iterable[str]:
+    """What was bought, seen, tired of or named in the request, and is not on the slate for it."""
+    for why, items in applied.ruling.left_out.items():
+        count = len(np.unique(items[items != NOTHING]))
+        if count:
+            words = {"them": "it", "they": "it", "were": "was"} if count == 1 else _PLURAL
+            yield f"{count} item{'' if count == 1 else 's'} left out: {why.format(**words)}"
 
 
-def drawn_evenly(item: SlateItem, slate: Slate, applied: Applied) -> str | None:
+def filtered(item: SlateItem, slate: Slate, applied: Applied) -> Iterable[str]:
+    """Filters of the request and of its scenario, and how many items they let through."""
+    ruling = applied.ruling
+    asked = [words for filters in ruling.filters for words in filters_in_words(filters)]
+    rules = ruling.scenario.left_out
+    if rules.kinship is not Kinship.ANY:
+        asked.append(f"{rules.kinship.value} categories")
+    if rules.older_than_s:
+        asked.append(f"at most {rules.older_than_s / 3600:g} h old")
+    if asked and ruling.passed is not None:
+        yield f"filtered: {ruling.passed:,} items are {', '.join(asked)}"
+
+
+def raised(item: SlateItem, slate: Slate, applied: Applied) -> Iterable[str]:
+    """What a scenario's leaning, a boost or a bid did to the score."""
+    place = applied.places[item.position - 1] if item.position <= len(applied.places) else NOTHING
+    for why, added in applied.ruling.raised.items():
+        if place != NOTHING and abs(added[place]) >= LEAST_RAISE:
+            yield f"{why}, {added[place]:+.2f}"
+
+
+def mixed_in(item: SlateItem, slate: Slate, applied: Applied) -> Iterable[str]:
+    """What the slate must be made of."""
+    bound, place = applied.ruling.constraints, item.position - 1
+    if bound is None or place >= len(applied.places):
+        return
+    above, own = applied.places[:place], applied.places[place]
+    if bound.weight and len(above):
+        like = float(bound.similar[own, above].max())
+        if like * bound.weight >= LEAST_RAISE:
+            yield f"diversity: {-like * bound.weight:+.2f}, like an item above"
+    if bound.young_share and bound.young[own]:
+        yield f"fresh: at least {bound.young_share:.0%} of the places are for items as new as this one"
+    if bound.most_per_group:
+        yield f"at most {bound.most_per_group} items of a category"
+
+
+def explored(item: SlateItem, slate: Slate, applied: Applied) -> Iterable[str]:
     """`fusion.explore`: named where the place was more likely given by that draw than earned.
 
-    The probability follows from the propensity alone, by Bayes' rule: the even draw puts every candidate that is left
-    there with explore / left.
+    The probability follows from the propensity, by Bayes' rule: the draw puts a candidate there with the explored
+    share, times the candidate's part of the doubt about all that are left.
     """
     left = slate.candidates - item.position + 1
     if applied.explore <= 0 or left <= 0 or item.propensity <= 0:
-        return None
-    chance = min(applied.explore / left / item.propensity, 1.0)
-    if chance < LIKELY:
-        return None
-    return (
-        f"explored: with probability {chance:.2f} drawn evenly among the {left} candidates left, "
-        f"as 1 place in {1 / applied.explore:.0f} is"
-    )
+        return
+    part = 1.0 / left
+    if item.position <= len(applied.places):
+        doubt = applied.doubt[: slate.candidates].copy()
+        doubt[applied.places[: item.position - 1]] = 0.0
+        part = float(doubt[applied.places[item.position - 1]] / doubt.sum())
+    chance = min(applied.explore * part / item.propensity, 1.0)
+    if chance >= LIKELY:
+        yield (
+            f"explored: with probability {chance:.2f} drawn by doubt among the {left} candidates left, "
+            f"as 1 place in {1 / applied.explore:.0f} is"
+        )
 
 
-RULES: tuple[Rule, ...] = (left_out_as_seen, drawn_evenly)
+RULES: tuple[Rule, ...] = (left_out, filtered, raised, mixed_in, explored)
 """Every rule there is."""
+
+
+def filters_in_words(filters: Filters) -> Iterable[str]:
+    """What a filter asks for, piece by piece."""
+    if filters.categories:
+        yield f"in {' or '.join(filters.categories)}"
+    if filters.without_categories:
+        yield f"not in {' or '.join(filters.without_categories)}"
+    if filters.tags:
+        yield f"tagged {' and '.join(filters.tags)}"
+    if filters.price_min is not None:
+        yield f"{filters.price_min:g} or dearer"
+    if filters.price_max is not None:
+        yield f"{filters.price_max:g} or cheaper"

@@ -15,23 +15,25 @@ Knows nothing of Kafka, Redis, files or the wall clock.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from streamrec.answers import SITE, Answers, Request
+from streamrec.answers import SITE, Answers, Place, Request
 from streamrec.arrivals import Arrival, name_hash
 from streamrec.contribution import Contribution
 from streamrec.events import TYPE_CODES, Event, EventType, Slate
 from streamrec.features.affinity import Affinity
 from streamrec.features.batch import CANDIDATES, NOTHING, Array, Bool, Excluded, Int32, MicroBatch
+from streamrec.features.bought import Bought
 from streamrec.features.counts import Counts
 from streamrec.features.duplicates import Duplicates
 from streamrec.features.history import TOUCHES, History
 from streamrec.features.items import ItemTable
 from streamrec.features.listing import Listing
 from streamrec.features.seen import Seen
+from streamrec.features.shown import Shown
 from streamrec.features.steps import ASK, REMEMBER, Step, Steps
 from streamrec.features.users import UserTable
 from streamrec.fusion import Fusion
@@ -43,6 +45,8 @@ from streamrec.portions import Portion, tried
 from streamrec.progress import Progress
 from streamrec.quarantine import FUSION, MODEL, PATIENCE, POLICY
 from streamrec.retrieval import Retriever, Union
+from streamrec.rulings import Rules, Ruling
+from streamrec.scenarios import Needs
 
 LAYOUT = 3
 """Version of a snapshot's arrays."""
@@ -78,6 +82,19 @@ class Knowledge:
     affinity: Affinity
     duplicates: Duplicates
     seen: Seen | None
+    bought: Bought | None
+    shown: Shown | None
+
+    def touched(self, event: Event, row: int, item: int) -> None:
+        """The user of that row did something with an item: for rules that look at it, at once."""
+        if item == NOTHING or event.type is EventType.IMPRESSION:
+            return
+        if self.seen is not None:
+            self.seen.add(row, item)
+        if self.bought is not None and event.type is EventType.PURCHASE:
+            self.bought.add(row, item, event.ts)
+        if self.shown is not None:
+            self.shown.touch(row, item)
 
 
 class Recommender:
@@ -90,18 +107,23 @@ class Recommender:
         retrievers: Sequence[Retriever],
         fusion: Fusion,
         answers: Answers,
+        rules: Rules,
         interest: Interest,
         tempo: Tempo,
         progress: Progress,
         contribution: Contribution,
         fill: str,
         rollback_after: int = PATIENCE,
+        special: Sequence[Retriever] = (),
     ) -> None:
+        """`special` retrievers propose only where a scenario names them."""
         self.knowledge = knowledge
         self.models = tuple(models)
         self.retrievers = tuple(retrievers)
         self.fusion = fusion
         self.answers = answers
+        self.rules = rules
+        self.special = tuple(special)
         self.interest = interest
         self.tempo = tempo
         self.progress = progress
@@ -116,7 +138,9 @@ class Recommender:
         self._since_cut = 0
         self._first_ts = 0
         self._latest_ts = 0
-        self._excluded: dict[int, Int32] = {}  # items that must not be shown, by query row of the present portion
+        # By query row of the present portion: items that must not be shown, and the rules for what is asked.
+        self._excluded: dict[int, Int32] = {}
+        self.rulings: dict[int, Ruling] = {}
 
     # One portion of the log
 
@@ -133,6 +157,7 @@ class Recommender:
                 self.learn(lessons())
             room = self.tempo.micro_batch - self._since_cut
             stop = self._until_overdue(arrivals, start, min(len(arrivals), start + room))
+            stop = self._until_asked_again(arrivals, start, stop)
             yield self._portion(arrivals[start:stop])
             start = stop
             if self._since_cut >= self.tempo.micro_batch:
@@ -145,8 +170,8 @@ class Recommender:
         self.knowledge.listing.arrive(max(self._latest_ts, arrivals[0].event.ts), self.tempo.micro_batch)
         requests, known, taught = self.remember(arrivals)
         self.rank(slice(first_query, self.batch.asked))
-        slates, memos = self.answers.slates(self.batch, requests, self._excluded)
-        self._note_shown(slates.values())
+        slates, memos = self.answers.slates(self.batch, requests, self.rulings)
+        self._note_shown(requests, slates)
         self._imitate(requests, known, taught)
         examples = slice(first_example, self.batch.learned)
         trial = tried(taught, known, self.batch, examples, self.fill)
@@ -160,6 +185,8 @@ class Recommender:
         Returns the requests with their query rows, whether each example's item was known, and each example's arrival.
         """
         knowledge, batch = self.knowledge, self.batch
+        self._excluded.clear()
+        self.rulings.clear()
         steps: list[Step] = []
         requests: list[Request] = []
         known: list[bool] = []
@@ -180,10 +207,11 @@ class Recommender:
                 known.append(before)
                 taught.append(arrival)
             steps.append((REMEMBER, row, 0, event.ts, session, item, code, example))
-            if knowledge.seen is not None and item != NOTHING and event.type is not EventType.IMPRESSION:
-                knowledge.seen.add(row, item)
+            knowledge.touched(event, row, item)
             if event.type in self.tempo.recommend_on:
                 query = self._new_query(arrival, row, session, steps, PUBLISHED)
+                self.rulings[query] = ruling = self.rules.begin(event, arrival.partition, row)
+                self._excluded[query] = ruling.excluded
                 requests.append(Request(query, arrival))
             self._latest_ts = max(self._latest_ts, event.ts)
         self._fold(Steps.of(steps))
@@ -193,14 +221,31 @@ class Recommender:
     def rank(self, rows: slice) -> None:
         """Candidates, every model's score of each, and the fused score."""
         for part, barred in self.knowledge.listing.spans(self.batch.queries.ts, rows):
-            self._rank(part, barred)
+            apart = [q for q in range(part.start, part.stop) if q in self.rulings and self.rulings[q].apart]
+            start = part.start
+            for query in [*apart, part.stop]:
+                if start < query:
+                    excluded = Excluded.of((self._excluded[q] for q in range(start, query)), barred)
+                    self._rank(slice(start, query), excluded, self.retrievers)
+                start = query + 1
+            for query in apart:
+                self._rank_apart(query, barred)
 
-    def _rank(self, rows: slice, barred: Bool) -> None:
-        """Rank for queries at moments when the same items must not be shown to anybody."""
+    def _rank_apart(self, query: int, barred: Bool) -> None:
+        """Rank for a request by rules that hold for it alone."""
+        ruling = self.rulings[query]
+        hidden = self.rules.hidden(ruling, self.batch.queries, query, barred)
+        excluded = Excluded.of([self._excluded[query]], hidden, lasting=False)
+        retrievers = self.rules.retrievers(ruling, self.retrievers, self.special)
+        self._rank(slice(query, query + 1), excluded, retrievers, self.rules.proposed(ruling, hidden))
+
+    def _rank(
+        self, rows: slice, excluded: Excluded, retrievers: Sequence[Retriever], found: Sequence[Int32] = ()
+    ) -> None:
+        """Rank for queries from whom the same items are barred; `found` are more proposals."""
         batch, items = self.batch, self.knowledge.items
-        excluded = Excluded.of((self._excluded[q] for q in range(rows.start, rows.stop)), barred)
-        proposals = [retriever.candidates(batch.queries, rows, PROPOSALS, excluded) for retriever in self.retrievers]
-        candidates = self._union(proposals, excluded, CANDIDATES)
+        proposals = [retriever.candidates(batch.queries, rows, PROPOSALS, excluded) for retriever in retrievers]
+        candidates = self._union([*proposals, *found], excluded, CANDIDATES)
         batch.candidates.items[rows] = candidates
         for place, model in enumerate(self.models):
             batch.candidates.scores[place, rows] = model.score(batch.queries, rows, candidates)
@@ -209,6 +254,10 @@ class Recommender:
             self.quarantine.complain(FUSION)
         boost = self.knowledge.listing.boost[candidates]
         batch.candidates.utility[rows] += np.where(candidates == NOTHING, np.float32(0), boost)
+        for query in range(rows.start, rows.stop):
+            if query in self.rulings:
+                self.rules.weigh(self.rulings[query], batch, query)
+                batch.candidates.utility[query] += self.rulings[query].boost
 
     def learn(self, lessons: Sequence[Lesson] = ()) -> None:
         """The cut: everybody learns what came since the last one, and a new micro-batch begins."""
@@ -260,13 +309,18 @@ class Recommender:
         )
         return [lesson for lesson, taught in zip(lessons, admitted.tolist(), strict=True) if taught]
 
-    def _note_shown(self, slates: Iterable[Slate]) -> None:
-        """What came in by the catalogue is proposed until it had its chances."""
-        if len(self.knowledge.listing) == 0:
+    def _note_shown(self, requests: Sequence[Request], slates: Mapping[Place, Slate]) -> None:
+        """What came in by the catalogue is proposed until it had its chances; what a user was shown may tire."""
+        knowledge = self.knowledge
+        if len(knowledge.listing) == 0 and knowledge.shown is None:
             return
-        lookup = self.knowledge.items.lookup
-        shown = [lookup(place.item_id) for slate in slates for place in slate.items]
-        self.knowledge.listing.note_shown(item for item in shown if item != NOTHING)
+        for _, arrival in requests:
+            slate = slates[arrival.partition, arrival.offset]
+            indices = [knowledge.items.lookup(place.item_id) for place in slate.items]
+            knowledge.listing.note_shown(indices)
+            if knowledge.shown is not None:
+                row = knowledge.users.touch((arrival.partition, slate.user_id))
+                knowledge.shown.add(row, indices, slate.ts)
 
     # The pieces
 
@@ -279,7 +333,7 @@ class Recommender:
     def _imitate(self, requests: Sequence[Request], known: list[bool], taught: list[Arrival]) -> None:
         """An apprentice of a policy learns what that one would have put first for each request."""
         new = [request for request in requests if not request.arrival.learned]
-        for (query, arrival), item in self.answers.imitable(self.batch, new):
+        for (query, arrival), item in self.answers.imitable(self.batch, new, self.rulings):
             if self.batch.learned < len(self.batch.examples.item):
                 self._write_example(self.batch.learned, query, item, arrival.event.ts, IMITATED)
                 self.batch.learned += 1
@@ -344,17 +398,21 @@ class Recommender:
             family.fold(steps, self.batch.queries, self.batch.examples)
 
     def _plant_seeds(self, requests: Sequence[Request]) -> None:
-        """A request that names an item asks for what goes with it: the answer is as if it had just been touched."""
+        """A request that names items asks for what goes with them: the answer is as if they had just been touched.
+
+        Where a scenario is about them, a session begins with them.
+        """
         queries = self.batch.queries
-        for query, arrival in requests:
-            seed = NOTHING if arrival.event.item_id is None else self.knowledge.items.lookup(arrival.event.item_id)
-            if seed == NOTHING or arrival.event.type is not EventType.REQUEST:
+        for query, _ in requests:
+            seeds, needs = self.rulings[query].seeds[::-1], self.rulings[query].scenario.needs
+            count = len(seeds)
+            if count == 0:
                 continue
-            queries.items[query, 1:] = queries.items[query, :-1].copy()
-            queries.ages_s[query, 1:] = queries.ages_s[query, :-1].copy()
-            queries.steps[query, 1:] = queries.steps[query, :-1] + 1
-            queries.items[query, 0], queries.ages_s[query, 0], queries.steps[query, 0] = seed, 0.0, 0
-            queries.session[query] += 1
+            queries.items[query, count:] = queries.items[query, :-count].copy()
+            queries.ages_s[query, count:] = queries.ages_s[query, :-count].copy()
+            queries.steps[query, count:] = queries.steps[query, :-count] + 1
+            queries.items[query, :count], queries.ages_s[query, :count], queries.steps[query, :count] = seeds, 0.0, 0
+            queries.session[query] = count + (0 if needs is not Needs.NOTHING else queries.session[query])
 
     # Learning cuts
 
@@ -366,6 +424,19 @@ class Recommender:
         for at in range(start, stop):
             if arrivals[at].event.ts - first_ts >= self.tempo.micro_batch_s * 1000:
                 return at
+        return stop
+
+    def _until_asked_again(self, arrivals: Sequence[Arrival], start: int, stop: int) -> int:
+        """Before a user's second request, where what the first was answered with counts for it."""
+        if self.knowledge.shown is None:
+            return stop
+        asked = set[tuple[int, str]]()
+        for at in range(start, stop):
+            user = arrivals[at].partition, arrivals[at].event.user_id
+            if arrivals[at].event.type in self.tempo.recommend_on:
+                if user in asked:
+                    return at
+                asked.add(user)
         return stop
 
     def _begin_batch(self, keep_open: bool) -> None:

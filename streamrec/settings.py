@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import BeforeValidator, Field, ValidationError, field_validator
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
@@ -33,6 +33,7 @@ from streamrec.config import (
     Topics,
     Trends,
 )
+from streamrec.config_scenarios import ScenarioSettings, merged
 from streamrec.errors import ConfigError
 
 PREFIX = "STREAMREC_"
@@ -42,6 +43,8 @@ NOT_SETTINGS = frozenset({CONFIG_VARIABLE, "STREAMREC_DATA"})
 
 HIDDEN = "********"
 _SECRET_KEY = re.compile(r"password|passphrase|secret|jaas|token|private|key\.pem|oauthbearer\.config|\bssl_key\b")
+_SCENARIO_DEPTH = 4
+"""Of the name of a scenario's rule: scenarios.home.slates.diversity."""
 _QUERY_PASSWORD = re.compile(r"(?<=[?&]password=)[^&#]*")
 
 KafkaValue = str | int | float | bool
@@ -88,6 +91,10 @@ class Settings(BaseSettings):
     serving: Serving = Serving()
     checkpoints: Checkpointing = Checkpointing()
     trends: Trends = Trends()
+    scenarios: Annotated[Mapping[str, ScenarioSettings], BeforeValidator(merged)] = Field(
+        default_factory=dict, validate_default=True
+    )
+    """Ways to ask, by name, and the rules by which each is answered."""
 
     @classmethod
     def settings_customise_sources(
@@ -245,7 +252,8 @@ def _put(tree: dict[str, Any], path: tuple[str, ...], value: Any, source: str) -
 
 
 def _setting(location: tuple[int | str, ...]) -> str:
-    return ".".join(str(part) for part in location[:2])
+    depth = _SCENARIO_DEPTH if location[:1] == ("scenarios",) else 2
+    return ".".join(str(part) for part in location[:depth])
 
 
 def _explain(detail: ErrorDetails, sources: Mapping[tuple[str, ...], str]) -> str:

@@ -132,6 +132,7 @@ def beside_popularity(peer: Peer, settings: Settings) -> Recommender:
         [Neighbours(peer.name, peer), *alone.retrievers],
         fusion,
         Answers(models, fusion, alone.knowledge.items, boost, alone.answers.roster, alone.answers.plan),
+        alone.rules,
         alone.interest,
         alone.tempo,
         Progress(["fused", *names]),

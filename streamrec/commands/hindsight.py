@@ -44,9 +44,7 @@ def reasons_now(
     recommender.rank(slice(first, batch.asked))
     candidates = _candidates(slate, batch.candidates.items[query], recommender)
     scorers = Scorers(recommender.models, recommender.fusion, recommender.knowledge.items)
-    seen = recommender.knowledge.seen
-    excluded = np.empty(0, np.int32) if seen is None else seen.of(users.touch(user))
-    applied = Applied(excluded, settings.fusion.explore)
+    applied = Applied(recommender.rulings[query], settings.fusion.explore)
     return reasons_of(slate, batch.queries, query, candidates, scorers, applied)
 
 

@@ -6,13 +6,13 @@ needed. Knows nothing of models: whoever keeps rows by item index is told which 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 
 from streamrec.errors import StateError
 from streamrec.events import LATEST_TS_MS
-from streamrec.features.batch import NOTHING, Array, Int32, Int64
+from streamrec.features.batch import NOTHING, Array, Bool, Int32, Int64
 from streamrec.features.content import WIDTH, Content
 
 FORGOTTEN_SHARE = 64
@@ -32,6 +32,8 @@ class ItemTable:
         self._index: dict[str, int] = {}
         self._free: list[int] = []
         self._categories: dict[str, int] = {}
+        self._category_names: list[str] = []
+        self.revision = 0  # of which items there are, and of their categories
         self.on_named: Callable[[int, str], None] = lambda index, item_id: None
         """Told of every index that is given."""
 
@@ -66,6 +68,7 @@ class ItemTable:
             self.first_ts[index] = ts
             self.last_ts[index] = ts
             self.category[index] = NOTHING
+            self.revision += 1
             self.on_named(index, item_id)
         return index
 
@@ -76,18 +79,36 @@ class ItemTable:
     def categorise(self, index: int, category: str) -> None:
         """Say what kind of item this is; at most `capacity` categories are told apart."""
         code = self.category_code(category)
-        if code != NOTHING:
+        if code not in (NOTHING, self.category[index]):
             self.category[index] = code
+            self.revision += 1
+
+    def uncategorise(self, index: int) -> None:
+        """Nobody knows any more what kind of item this is."""
+        self.category[index] = NOTHING
+        self.revision += 1
+
+    def category_of(self, index: int) -> str | None:
+        """What kind of item this is, None where nobody said."""
+        code = int(self.category[index])
+        return None if code == NOTHING else self._category_names[code]
+
+    def of_category(self, names: Iterable[str], items: Int32) -> Bool:
+        """Which of some items are of one of these kinds, (items,)."""
+        wanted = np.zeros(len(self._categories) + 1, np.bool_)  # by code; the last is where NOTHING points to
+        wanted[[self._categories[name] for name in names if name in self._categories]] = True
+        return wanted[self.category[items]]
 
     def category_names(self) -> list[str]:
         """By code."""
-        return list(self._categories)
+        return self._category_names.copy()
 
     def category_code(self, category: str) -> int:
         """The code of a category, given now if it is new; NOTHING when there are too many."""
         code = self._categories.get(category)
         if code is None and len(self._categories) < self.capacity:
             code = self._categories[category] = len(self._categories)
+            self._category_names.append(category)
         return NOTHING if code is None else code
 
     @property
@@ -125,7 +146,7 @@ class ItemTable:
             "category": self.category[:rows].copy(),
             "free": np.array(self._free, np.int32),
             **packed_strings("ids", self.ids),
-            **packed_strings("categories", list(self._categories)),
+            **packed_strings("categories", self._category_names),
         }
 
     def restore(self, arrays: Mapping[str, Array]) -> None:
@@ -141,7 +162,9 @@ class ItemTable:
         self._free = [int(index) for index in arrays["free"]]
         free = set(self._free)
         self._index = {item_id: index for index, item_id in enumerate(self.ids) if index not in free}
-        self._categories = {name: code for code, name in enumerate(unpacked_strings("categories", arrays))}
+        self._category_names = unpacked_strings("categories", arrays)
+        self._categories = {name: code for code, name in enumerate(self._category_names)}
+        self.revision += 1
 
 
 def renamed(then: Mapping[str, Array], now: ItemTable) -> Int32:

@@ -20,6 +20,7 @@ import numpy as np
 from streamrec.events import LATEST_TS_MS, Item
 from streamrec.features.batch import NOBODY, NOTHING, Array, Bool, Float32, Int32, Int64
 from streamrec.features.content import Float16, content_of
+from streamrec.features.facts import NOTHING_SAID, Description, Facts, description_of
 from streamrec.features.items import FORGOTTEN_SHARE, ItemTable, packed_strings, unpacked_strings
 
 ALWAYS = LATEST_TS_MS + 1
@@ -31,13 +32,18 @@ MOST_SPARE = 2_048
 class Entry(NamedTuple):
     """What is kept of an item of the catalogue. Times are in ms, in the log's time."""
 
-    category: str | None
+    said: Description
     opens: int
     closes: int
     log_boost: float
     added: int | None
     sent: int
     content: Float16 | None
+
+    @property
+    def category(self) -> str | None:
+        """The item's first category."""
+        return self.said.categories[0] if self.said.categories else None
 
 
 class Listing:
@@ -64,6 +70,7 @@ class Listing:
         self.boost: Float32 = np.zeros(items.capacity, np.float32)  # added to the score, by item index
         self.born: Bool = np.zeros(items.capacity, np.bool_)  # came in by the catalogue, before anybody touched it
         self.shown: Int32 = np.zeros(items.capacity, np.int32)  # times on a slate, of those
+        self.facts = Facts(items)
         self._eager = eager
         self._described = described
         self._listed_only = listed_only
@@ -93,7 +100,7 @@ class Listing:
         self._withdrawn.pop(name, None)
         self._entries.pop(name, None)
         self._entries[name] = Entry(
-            category=item.categories[0] if item.categories else None,
+            said=description_of(item),
             opens=item.available_from or 0,
             closes=ALWAYS if item.available_until is None else item.available_until,
             log_boost=math.log(item.boost),
@@ -234,6 +241,7 @@ class Listing:
         """These indices will name other items soon."""
         self.born[items] = False
         self.shown[items] = 0
+        self.facts.forget(items)
         self._set(items, None, False)
 
     def _name(self, index: int, item_id: str) -> None:
@@ -256,6 +264,9 @@ class Listing:
             self.items.content.set(index, None if entry is None else entry.content)
         if entry is not None and entry.category is not None:
             self.items.categorise(index, entry.category)
+        elif entry is not None and self.facts.named_category(index):  # and names it no more
+            self.items.uncategorise(index)
+        self.facts.tell(index, NOTHING_SAID if entry is None else entry.said)
 
     def _set(self, index: int | Int32, entry: Entry | None, withdrawn: bool) -> None:
         self._opens[index] = 0 if entry is None else entry.opens
@@ -310,6 +321,7 @@ class Listing:
         self.shown[:] = 0
         every = np.arange(self.items.capacity, dtype=np.int32)
         self._set(every, None, False)
+        self.facts.forget(every)
         self.items.content.forget(every)
         for name in [*self._entries, *self._withdrawn]:
             self._tell(name)

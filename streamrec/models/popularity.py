@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from streamrec.features.batch import NOTHING, Array, Float32, Int32, MicroBatch, Queries
+from streamrec.features.batch import NOBODY, NOTHING, Array, Bool, Float32, Int32, MicroBatch, Queries
 from streamrec.neighbours import DecayClock
 
 
@@ -36,9 +36,12 @@ class Popularity:
         self.rows = max(self.rows, int(items.max()) + 1)
         np.add.at(self.mass, items, self._clock.gains(ts, examples.weight[wanted]))
 
-    def top(self, k: int) -> Int32:
-        """The `k` most popular items, best first, at most; ties go to the item known for longer."""
+    def top(self, k: int, hidden: Bool = NOBODY) -> Int32:
+        """The `k` most popular items that are not hidden, best first, at most; ties go to the item known for longer."""
         mass = self.mass[: self.rows]
+        if len(hidden):
+            mass = mass.copy()
+            mass[: len(hidden)][hidden[: self.rows]] = 0.0
         if self.rows > 4 * k:
             near = np.sort(np.argpartition(mass, self.rows - k)[self.rows - k :])
         else:

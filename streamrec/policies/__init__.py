@@ -2,8 +2,9 @@
 
 Every policy is a mixture of rankings. A component ranks by scores of its own: hard (the best first) or by Plackett and
 Luce, where the next item is drawn with probability proportional to exp(score). A policy first draws a component by its
-weight, keeps to it for the whole slate, and gives each position to a candidate drawn evenly with probability `explore`
-instead. `streamrec.policies.drawing` draws from such mixtures and knows the probability of everything it draws.
+weight, keeps to it for the whole slate, and with probability `explore` gives a position to a candidate drawn in
+proportion to the doubt about it instead. `streamrec.policies.drawing` draws from such mixtures and knows the
+probability of everything it draws.
 
 Knows nothing of events, users' names, topics or stores.
 """
@@ -16,12 +17,30 @@ from typing import Protocol
 
 import numpy as np
 
-from streamrec.features.batch import Array, Float32, Float64, Int32, Int64, Uint64
+from streamrec.features.batch import Array, Bool, Float32, Float64, Int32, Int64, Uint64
 
 CONTEXTS = 3
 """How much is known of who asks: nothing, little, more."""
 LARGEST_IMPORTANCE = 10.0
 """Of an unlikely item, when lessons are weighed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Constraints:
+    """What one slate must be made of, whoever makes it.
+
+    An item above takes `weight` times its similarity, at most 1, from the score of those below, where the most similar
+    item above counts (maximal marginal relevance: Carbonell, Goldstein: The use of MMR, SIGIR 1998). At most
+    `most_per_group` places go to one group (0: any number), and of the first n places at least floor(n * `young_share`)
+    to young items; where only other items are left, these bounds give way.
+    """
+
+    similar: Float32  # (candidates, candidates) in [0, 1]; (0, 0) where `weight` is 0
+    group: Int32  # (candidates,) NOTHING: of none
+    young: Bool  # (candidates,)
+    weight: float = 0.0  # in units of the utility
+    most_per_group: int = 0
+    young_share: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +53,9 @@ class Asked:
     utility: Float64  # (rows, candidates) the fusion's mean score, -inf where there is no item
     scores: Float32  # (models, rows, candidates) each model's log mass, -inf where it knows nothing
     context: Int64  # (rows,) below CONTEXTS
-    boost: Float64  # (rows, candidates) what the catalogue adds to every score, and has added to the utility
+    boost: Float64  # (rows, candidates) what is added to every score by rule, and has been added to the utility
+    doubt: Float64  # (rows, candidates) above 0: in proportion to this, places reserved for exploration are given
+    constraints: tuple[Constraints | None, ...]  # (rows,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +76,7 @@ class Components:
     scores: Float64  # (rows, candidates, components) -inf where there is no item
     hard: bool = False
     explore: float = 0.0
+    scale: float = 1.0  # what one unit of the utility is in these scores
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,7 +59,9 @@ class Thompson(Unlearned):
             scores[row] = asked.features[row].astype(np.float64) @ weights.T + asked.boost[row, :, None]
         scores /= self.temperature
         scores = np.where(np.isfinite(asked.utility)[:, :, None], scores, -np.inf)
-        return Components(np.full((rows, draws), 1.0 / draws), scores, explore=self.explore)
+        return Components(
+            np.full((rows, draws), 1.0 / draws), scores, explore=self.explore, scale=1.0 / self.temperature
+        )
 
 
 class UpperConfidence(Unlearned):

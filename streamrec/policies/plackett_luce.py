@@ -27,4 +27,4 @@ class PlackettLuce(Unlearned):
         scores = scores + asked.boost.astype(np.float32)[:, :, None]
         scores = np.where(np.isfinite(asked.utility)[:, :, None], scores / self.temperature, -np.inf)
         weights = np.full((len(asked.seeds), len(posterior.particles)), 1.0 / len(posterior.particles))
-        return Components(weights, scores.astype(np.float64), explore=self.explore)
+        return Components(weights, scores.astype(np.float64), explore=self.explore, scale=1.0 / self.temperature)

@@ -8,6 +8,9 @@ from streamrec.features.batch import Float64
 from streamrec.policies import Asked, Components, Posterior
 from streamrec.policies.unlearned import Unlearned
 
+BEHIND = 1e3
+"""Far below every log mass: there, what a model does not know follows."""
+
 
 class Greedy(Unlearned):
     """The best by the fusion's mean first, always."""
@@ -35,15 +38,16 @@ class ModelAlone(Unlearned):
         self._fill = fill
 
     def components(self, asked: Asked, posterior: Posterior) -> Components:
-        own, fill = asked.scores[self._model], asked.scores[self._fill]  # (rows, candidates)
-        order = np.lexsort((-fill, -own), axis=1)  # stable: equals stay in candidate order
-        places = np.empty(own.shape, np.float64)
-        np.put_along_axis(places, order, np.arange(own.shape[1], dtype=np.float64)[None], axis=1)
-        return ranking(np.where(np.isfinite(asked.utility), -places, -np.inf))
+        own, fill = (
+            asked.scores[model].astype(np.float64) for model in (self._model, self._fill)
+        )  # (rows, candidates)
+        behind = np.where(np.isfinite(fill), fill - BEHIND, -2 * BEHIND)
+        scores = np.where(np.isfinite(own), own, behind) + asked.boost
+        return ranking(np.where(np.isfinite(asked.utility), scores, -np.inf))
 
 
 class Uniform(Unlearned):
-    """Every order of the candidates is as likely as any other."""
+    """Every order of the candidates is as likely as any other, whatever is raised by rule."""
 
     estimated_from = 0
 
@@ -51,7 +55,8 @@ class Uniform(Unlearned):
         self.name = name
 
     def components(self, asked: Asked, posterior: Posterior) -> Components:
-        return ranking(np.where(np.isfinite(asked.utility), 0.0, -np.inf), explore=1.0)
+        even = np.where(np.isfinite(asked.utility), 0.0, -np.inf)[:, :, None]
+        return Components(np.ones((len(even), 1)), even, scale=0.0)
 
 
 def ranking(scores: Float64, explore: float = 0.0) -> Components:

@@ -14,7 +14,7 @@ from streamrec.arrivals import name_hash
 from streamrec.compiled import mixed
 from streamrec.features.batch import NOTHING, Array, Float64, Int64, Uint64
 from streamrec.policies import Asked, Lesson, Policy, Posterior
-from streamrec.policies.drawing import SEED_BITS, drawn, interleaved, propensities
+from streamrec.policies.drawing import SEED_BITS, Terms, drawn, interleaved, propensities
 from streamrec.quarantine import Refusing
 from streamrec.rollout import Decision
 
@@ -33,7 +33,7 @@ class Dealt:
 
     decision: Decision
     estimated_from: int
-    explore: float  # share of places that go to a candidate drawn evenly
+    explore: float  # share of places that are reserved for exploration
     places: Int64  # (k,) among the candidates, NOTHING past the end
     propensity: Float64  # (k,)
     teams: tuple[str | None, ...]  # (k,) who picked each place, where two did
@@ -71,10 +71,10 @@ class Roster:
             explore = max(part.explore for part in parts)
             estimated_from = max(self.policy(name).estimated_from for name in makers)
             if len(parts) == 2:
-                choice, teams = interleaved(parts[0], parts[1], some.seeds, k)
+                choice, teams = interleaved(parts[0], parts[1], some.seeds, k, _terms(some))
                 named = [tuple(None if team == NOTHING else makers[team] for team in row) for row in teams.tolist()]
             else:
-                choice, named = drawn(parts[0], some.seeds, k), [(None,) * k] * len(rows)
+                choice, named = drawn(parts[0], some.seeds, k, _terms(some)), [(None,) * k] * len(rows)
             for at, row in enumerate(rows.tolist()):
                 places, chances = choice.places[at], choice.propensity[at]
                 dealt[row] = Dealt(decisions[row], estimated_from, explore, places, chances, named[at], {})
@@ -86,8 +86,8 @@ class Roster:
             rows = np.array([row for row, one in enumerate(dealt) if name in one.decision.beside], np.int64)
             some = _rows(asked, rows)
             components = self.policy(name).components(some, posterior)
-            chances = propensities(components, np.stack([dealt[row].places for row in rows.tolist()]))
-            own = drawn(components, _seeds_of(name, some.seeds), k)
+            chances = propensities(components, np.stack([dealt[row].places for row in rows.tolist()]), _terms(some))
+            own = drawn(components, _seeds_of(name, some.seeds), k, _terms(some))
             for at, row in enumerate(rows.tolist()):
                 beside[row][name] = Beside(chances[at], own.places[at])
         return [replace(one, beside=others) for one, others in zip(dealt, beside, strict=True)]
@@ -123,7 +123,13 @@ def _grouped(keys: Sequence[tuple[str, ...]]) -> dict[tuple[str, ...], Int64]:
 def _rows(asked: Asked, rows: Int64) -> Asked:
     """Some of the rows."""
     parts = {part.name: getattr(asked, part.name) for part in fields(asked)}
-    return Asked(**{name: array[:, rows] if name == "scores" else array[rows] for name, array in parts.items()})
+    some = {name: part[rows] for name, part in parts.items() if name not in ("scores", "constraints")}
+    constraints = tuple(asked.constraints[row] for row in rows.tolist())
+    return Asked(**some, scores=asked.scores[:, rows], constraints=constraints)
+
+
+def _terms(asked: Asked) -> Terms:
+    return Terms(asked.doubt, asked.constraints)
 
 
 def _seeds_of(name: str, seeds: Uint64) -> Uint64:

@@ -38,13 +38,22 @@ class Fresh:
         self._asked = 0, 0
 
     def candidates(self, queries: Queries, rows: slice, k: int, excluded: Excluded) -> Int32:
+        if not excluded.lasting:
+            return self._allowed(self._looked_up(k, excluded), queries, rows, k, excluded)
         asked = k + SPARE, self._arrivals.revision
         if self._newest is None or self._asked != asked or self._barred is not excluded.barred:
             self._asked, self._barred = asked, excluded.barred
-            newest = self._arrivals.newest(k + SPARE + int(np.count_nonzero(self._barred)), CHANCES)
-            self._newest = newest[~excluded.hides(newest)]
+            self._newest = self._looked_up(k, excluded)
+        return self._allowed(self._newest, queries, rows, k, excluded)
+
+    def _looked_up(self, k: int, excluded: Excluded) -> Int32:
+        """The latest that nobody is barred from, with some to spare."""
+        newest = self._arrivals.newest(k + SPARE + int(np.count_nonzero(excluded.barred)), CHANCES)
+        return newest[~excluded.hides(newest)]
+
+    def _allowed(self, newest: Int32, queries: Queries, rows: slice, k: int, excluded: Excluded) -> Int32:
         out = np.full((len(queries.ts[rows]), k), NOTHING, np.int32)
-        first_allowed(self._newest, excluded.items, excluded.starts, out)
+        first_allowed(newest, excluded.items, excluded.starts, out)
         return out
 
     def learn(self, batch: MicroBatch) -> None:

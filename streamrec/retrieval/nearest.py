@@ -11,7 +11,6 @@ from typing import Protocol
 import numpy as np
 
 from streamrec.features.batch import NOTHING, Excluded, Float32, Int32, MicroBatch, Queries
-from streamrec.retrieval.popular import Ranked
 
 
 class Vectors(Protocol):
@@ -27,10 +26,17 @@ class Vectors(Protocol):
         """(items,)"""
 
 
+class Circulating(Protocol):
+    """Something that knows which items to search among."""
+
+    def top(self, k: int) -> Int32:
+        """At most `k` items."""
+
+
 class Nearest:
     """Looks among the `pool` items that `popularity` ranks first, chosen anew at every learning cut."""
 
-    def __init__(self, name: str, vectors: Vectors, popularity: Ranked, pool: int = 2_048) -> None:
+    def __init__(self, name: str, vectors: Vectors, popularity: Circulating, pool: int = 2_048) -> None:
         self.name = name
         self.pool = pool
         self._vectors = vectors

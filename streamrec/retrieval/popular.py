@@ -7,14 +7,14 @@ from typing import Protocol
 import numpy as np
 
 from streamrec.compiled import compiled
-from streamrec.features.batch import NOBODY, NOTHING, Excluded, Int32, MicroBatch, Queries
+from streamrec.features.batch import NOBODY, NOTHING, Bool, Excluded, Int32, MicroBatch, Queries
 
 
 class Ranked(Protocol):
     """Something that knows its top items."""
 
-    def top(self, k: int) -> Int32:
-        """The `k` best items, best first, at most."""
+    def top(self, k: int, hidden: Bool = NOBODY) -> Int32:
+        """The `k` best items that are not hidden, best first, at most; items past the end of `hidden` are not."""
 
 
 SPARE = 512
@@ -32,19 +32,28 @@ class Popular:
 
     def candidates(self, queries: Queries, rows: slice, k: int, excluded: Excluded) -> Int32:
         spare = SPARE if len(excluded.items) else 0
-        if self._top is None or len(self._top) < k + spare or self._barred is not excluded.barred:
-            self._barred = excluded.barred
-            top = self._popularity.top(k + spare + int(np.count_nonzero(self._barred)))
-            top = top[~excluded.hides(top)][: k + spare]
-            self._top = np.pad(top, (0, k + spare - len(top)), constant_values=NOTHING)
+        top = self._looked_up(k + spare, excluded)
         if not spare:
-            return np.broadcast_to(self._top[:k], (len(queries.ts[rows]), k))
+            return np.broadcast_to(top[:k], (len(queries.ts[rows]), k))
         out = np.full((len(queries.ts[rows]), k), NOTHING, np.int32)
-        first_allowed(self._top, excluded.items, excluded.starts, out)
+        first_allowed(top, excluded.items, excluded.starts, out)
         return out
+
+    def _looked_up(self, wanted: int, excluded: Excluded) -> Int32:
+        """The top items that nobody is barred from, at least as many as wanted, NOTHING behind them."""
+        if not excluded.lasting:
+            return _filled(self._popularity.top(wanted, excluded.barred), wanted)
+        if self._top is None or len(self._top) < wanted or self._barred is not excluded.barred:
+            self._barred = excluded.barred
+            self._top = _filled(self._popularity.top(wanted, self._barred), wanted)
+        return self._top
 
     def learn(self, batch: MicroBatch) -> None:
         self._top = None
+
+
+def _filled(top: Int32, wanted: int) -> Int32:
+    return np.pad(top, (0, wanted - len(top)), constant_values=NOTHING)
 
 
 @compiled

@@ -13,8 +13,8 @@ from scipy import stats
 from streamrec.build import build_policy
 from streamrec.features.batch import NOTHING
 from streamrec.fusion_features import names
-from streamrec.policies import Asked, Components, Lesson, Policy, Posterior
-from streamrec.policies.drawing import drawn, interleaved, propensities
+from streamrec.policies import Asked, Components, Constraints, Lesson, Policy, Posterior
+from streamrec.policies.drawing import Terms, drawn, interleaved, propensities
 from streamrec.policies.exp3 import Exp3
 from streamrec.policies.roster import Roster
 from streamrec.revisions import Mode
@@ -57,6 +57,8 @@ def asked(rows: int, items: int = ITEMS, seed: int = 3) -> Asked:
         scores=np.tile(rng.normal(size=(len(MODELS), 1, items)).astype(np.float32), (1, rows, 1)),
         context=np.zeros(rows, np.int64),
         boost=np.zeros((rows, items)),
+        doubt=np.ones((rows, items)),
+        constraints=(None,) * rows,
     )
 
 
@@ -73,22 +75,42 @@ def accepts(counts: np.ndarray, expected: np.ndarray) -> bool:
 
 
 def repeated(once: Components, rows: int) -> Components:
-    return Components(np.repeat(once.weights, rows, 0), np.repeat(once.scores, rows, 0), once.hard, once.explore)
+    scores = np.repeat(once.scores, rows, 0)
+    return Components(np.repeat(once.weights, rows, 0), scores, once.hard, once.explore, once.scale)
 
 
+DOUBT = np.array([1.0, 0.2, 0.5, 3.0, 0.1])
+MIXED = Constraints(
+    similar=np.array([[max(0.0, 1 - abs(a - b) / 2) for b in range(ITEMS)] for a in range(ITEMS)], np.float32),
+    group=np.array([0, 0, 1, 1, NOTHING], np.int32),
+    young=np.array([False, True, False, False, True]),
+    weight=0.8,
+    most_per_group=1,
+    young_share=0.4,  # the third place at the latest
+)
+
+
+@pytest.mark.parametrize("bound", [None, MIXED], ids=["anything goes", "constrained"])
 @pytest.mark.parametrize("name", EXACT)
-def test_a_hundred_thousand_slates_come_as_often_as_their_propensities_say(name: str) -> None:
+def test_a_hundred_thousand_slates_come_as_often_as_their_propensities_say(
+    name: str, bound: Constraints | None
+) -> None:
     one = policy(name)
     assert one.estimated_from == 0
     once = one.components(asked(1), posterior())  # the same for every seed
-    choice = drawn(repeated(once, DRAWS), asked(DRAWS).seeds, K)
+    draws = DRAWS if bound is None else DRAWS // 4
+
+    def terms(rows: int) -> Terms:
+        return Terms(np.tile(DOUBT, (rows, 1)), [bound] * rows)
+
+    choice = drawn(repeated(once, draws), asked(draws).seeds, K, terms(draws))
     for length in range(1, K + 1):
         slates = np.array(list(permutations(range(ITEMS), length)))
-        chances = propensities(repeated(once, len(slates)), slates).prod(1)
+        chances = propensities(repeated(once, len(slates)), slates, terms(len(slates))).prod(1)
         assert chances.sum() == pytest.approx(1.0, abs=1e-9)  # every slate there can be
         code = choice.places[:, :length] @ ITEMS ** np.arange(length)
         counts = np.array([(code == slate @ ITEMS ** np.arange(length)).sum() for slate in slates])
-        assert accepts(counts, chances * DRAWS), f"slates of {length}"
+        assert accepts(counts, chances * draws), f"slates of {length}"
         logged = choice.propensity[:, :length].prod(1)
         for slate, chance in zip(slates, chances, strict=True):
             mine = logged[code == slate @ ITEMS ** np.arange(length)]
@@ -115,10 +137,12 @@ def test_thompson_says_that_it_estimates_and_its_estimates_are_unbiased() -> Non
     assert accepts(np.bincount(choice.places[:, 0], minlength=ITEMS), expected * rows)
 
 
-def test_team_drafts_come_as_often_as_their_propensities_say() -> None:
+@pytest.mark.parametrize("bound", [None, MIXED], ids=["anything goes", "constrained"])
+def test_team_drafts_come_as_often_as_their_propensities_say(bound: Constraints | None) -> None:
     question, belief = asked(DRAWS), posterior()
     first, second = (repeated(policy(name).components(asked(1), belief), DRAWS) for name in ("plackett-luce", "exp3"))
-    choice, teams = interleaved(first, second, question.seeds, K)
+    terms = Terms(np.tile(DOUBT, (DRAWS, 1)), [bound] * DRAWS)
+    choice, teams = interleaved(first, second, question.seeds, K, terms)
     assert (teams[:, 1] == 1 - teams[:, 0]).all()
     assert abs((teams[:, 0] == 0).mean() - 0.5) < 5 * 0.5 / np.sqrt(DRAWS)
     # Inverse propensities over what came, prefix by prefix: each possible next item has expectation one.

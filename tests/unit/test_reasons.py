@@ -16,12 +16,15 @@ from streamrec.commands.explanation import ordinal, placed, span, wanted
 from streamrec.commands.hindsight import as_of
 from streamrec.config import Fusion, Learning, Limits
 from streamrec.events import Event, EventType, Reason, Slate, SlateItem
-from streamrec.features.batch import HISTORY, NOTHING, Array, Queries
-from streamrec.reasons import FALL_FLOOR, LOOKED_AT, NAMED, Applied, Scorers, drawn_evenly, falls, without_each
+from streamrec.features.batch import CANDIDATES, HISTORY, NOTHING, Array, Queries
+from streamrec.reasons import FALL_FLOOR, LOOKED_AT, NAMED, Applied, Scorers, explored, falls, without_each
 from streamrec.reasons import reasons_of as explained
 from streamrec.recommender import Recommender
+from streamrec.rulings import Ruling
+from streamrec.scenarios import Scenario
 from streamrec.settings import Settings
 
+NO_RULES = Ruling(Scenario(), Event(type=EventType.REQUEST, user_id="u", ts=1), 0, np.empty(0, np.int32))
 BEGAN = 1_700_000_000_000
 PAIRS = 12
 
@@ -94,7 +97,7 @@ def ranked(recommender: Recommender, events: Sequence[Event], first: int = 10_00
 
 
 def answered(recommender: Recommender, query: int, arrival: Arrival) -> Slate:
-    slates, _ = recommender.answers.slates(recommender.batch, [Request(query, arrival)], recommender._excluded)
+    slates, _ = recommender.answers.slates(recommender.batch, [Request(query, arrival)], recommender.rulings)
     return slates[0, arrival.offset]
 
 
@@ -155,7 +158,8 @@ def test_explaining_leaves_the_micro_batch_alone(taught: Recommender) -> None:
     shown = answered(taught, query, arrival)
     scorers = Scorers(taught.models, taught.fusion, taught.knowledge.items)
     candidates = batch.candidates.items[query]
-    reasons = [explained(shown, batch.queries, query, candidates, scorers, Applied()) for _ in range(3)]
+    applied = Applied(taught.rulings[query])
+    reasons = [explained(shown, batch.queries, query, candidates, scorers, applied) for _ in range(3)]
     assert reasons[0] == reasons[1] == reasons[2] == shown.reasons
     assert bits(taught.state()) == before
 
@@ -232,18 +236,27 @@ def test_rules_say_how_many_items_were_left_out() -> None:
     ("propensity", "explore", "chance"),
     [(0.0003, 0.02, "0.83"), (0.0002 * 1.25, 0.02, "1.00"), (0.3, 0.02, None), (0.0003, 0.0, None), (1.0, 1.0, None)],
 )
-def test_an_even_draw_is_named_where_it_is_likelier_than_merit(
+def test_an_explored_place_is_named_where_it_is_likelier_than_merit(
     propensity: float, explore: float, chance: str | None
 ) -> None:
     item = SlateItem(item_id="i", position=3, score=0.1, propensity=propensity, shares={})
     slate = Slate(rec_id="e-0-1", user_id="u", ts=1, items=(item,), policy="p", version="1", candidates=82)
-    said = drawn_evenly(item, slate, Applied(explore=explore))
-    if chance is None:
-        assert said is None
-    else:
-        assert said == (
-            f"explored: with probability {chance} drawn evenly among the 80 candidates left, as 1 place in 50 is"
-        )
+    said = list(explored(item, slate, Applied(NO_RULES, explore)))
+    assert said == (
+        []
+        if chance is None
+        else [f"explored: with probability {chance} drawn by doubt among the 80 candidates left, as 1 place in 50 is"]
+    )
+
+
+def test_what_is_doubted_more_was_likelier_explored() -> None:
+    item = SlateItem(item_id="i", position=1, score=0.1, propensity=0.002, shares={})
+    slate = Slate(rec_id="e-0-1", user_id="u", ts=1, items=(item,), policy="p", version="1", candidates=100)
+    doubt = np.full(CANDIDATES, 0.5)
+    doubt[7] = 3.0
+    known, new = (explored(item, slate, Applied(NO_RULES, 0.02, doubt, np.array([place]))) for place in (3, 7))
+    assert list(known) == []
+    assert "with probability 0.57 drawn by doubt" in next(iter(new))  # 0.02 * 3 / (99 * 0.5 + 3) / 0.002
 
 
 # In words

@@ -1,0 +1,59 @@
+"""The lots that a slate is drawn by: which component, which of those left.
+
+Random numbers are hashes of the slate's seed and of a counter, so each kind of lot has counters of its own. Compiled
+code: everything is called from within `drawing` and `constrained`.
+"""
+
+from __future__ import annotations
+
+from streamrec.compiled import compiled
+from streamrec.features.batch import NOTHING
+
+# Counters of a slate's random numbers. A candidate's Gumbel number is at GUMBEL + its place; where every place of the
+# slate needs fresh ones, at AFRESH + the slate's place * candidates + its place.
+COMPONENT, GUMBEL, RESERVED, EVENLY, TURN, AFRESH = 0, 1, 10_000, 20_000, 30_000, 40_000
+SECOND = 100_000
+"""Added to the counters of the second of two interleaved policies."""
+
+
+@compiled
+def component_drawn(weights, at):  # type: ignore[no-untyped-def]
+    """The component whose share of the weights the number `at`, in (0, 1), falls into."""
+    chosen = 0
+    while chosen < len(weights) - 1 and at >= weights[chosen] / weights.sum():
+        at -= weights[chosen] / weights.sum()
+        chosen += 1
+    return chosen
+
+
+@compiled
+def best_left(keys, left):  # type: ignore[no-untyped-def]
+    """Equal keys go by place."""
+    best = NOTHING
+    for c in range(len(keys)):
+        if left[c] and (best == NOTHING or keys[c] > keys[best]):
+            best = c
+    return best
+
+
+@compiled
+def doubt_of(left, doubt):  # type: ignore[no-untyped-def]
+    """The doubt about all that are left."""
+    doubted = 0.0
+    for c in range(len(left)):
+        if left[c]:
+            doubted += doubt[c]
+    return doubted
+
+
+@compiled
+def by_doubt(left, doubt, doubted, at):  # type: ignore[no-untyped-def]
+    """The one of those left whose share of the doubt the number `at`, in (0, 1), falls into."""
+    last, reached = NOTHING, 0.0
+    for c in range(len(left)):
+        if left[c]:
+            last = c
+            reached += doubt[c]
+            if at * doubted < reached:
+                break
+    return last

@@ -1,0 +1,273 @@
+"""What the rules say of one request: what is left out, who proposes, what is added to a score, what a slate is made of.
+
+A ruling is begun when the request is met in the log, with what is known of its user then, and filled in when its
+candidates are ranked. It keeps the words of what it did, for the explanation. Knows nothing of topics or stores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+from streamrec.events import Event, EventType, Filters
+from streamrec.features.batch import CANDIDATES, NOTHING, Bool, Float32, Float64, Int32, MicroBatch, Queries
+from streamrec.features.bought import Bought
+from streamrec.features.items import ItemTable
+from streamrec.features.listing import Listing
+from streamrec.features.seen import Seen
+from streamrec.features.shown import Shown
+from streamrec.fusion_features import FLOOR, log_shares
+from streamrec.policies import Constraints
+from streamrec.retrieval import Retriever
+from streamrec.scenarios import HOME, Kinship, Needs, Scenario, Worth, scenario_of, seeds_of
+
+UNFOUND = np.float32(-3.0)
+"""The log of how well something suits a text that its search has not found."""
+NO_BOOST: Float32 = np.zeros(CANDIDATES, np.float32)
+NO_ITEMS: Int32 = np.empty(0, np.int32)
+
+
+class Scorer(Protocol):
+    """Something that says how well items suit queries, as every model does."""
+
+    def score(self, queries: Queries, rows: slice, items: Int32) -> Float32:
+        """(rows, candidates) logarithms of a mass, -inf where nothing is known."""
+
+
+class Searcher(Protocol):
+    """Something that finds items by a text."""
+
+    name: str
+
+    def __len__(self) -> int:
+        """The items that it looks among."""
+
+    def found(self, text: str, k: int, hidden: Bool) -> tuple[Int32, Float32]:
+        """At most `k` items that are not hidden, best first, and the log of how well each suits beside the best."""
+
+
+class Auction(Protocol):
+    """Something that knows what showing an item earns."""
+
+    def log_value(self, items: Int32, utility: Float64, ts: int, partition: int) -> Float64:
+        """(items,) -inf where nothing may be spent any more."""
+
+
+@dataclass(slots=True)
+class Ruling:
+    """One request and the rules that hold for it."""
+
+    scenario: Scenario
+    event: Event
+    partition: int
+    seeds: Int32  # the items that the request names, as far as they are known
+    left_out: dict[str, Int32] = field(default_factory=dict)  # by why
+    filters: tuple[Filters, ...] = ()
+    passed: int | None = None  # items that the filters let through
+    found: dict[str, tuple[Int32, Float32]] = field(default_factory=dict)  # by who searched: items, how well they suit
+    raised: dict[str, Float32] = field(default_factory=dict)  # by why: added to each candidate's score, (CANDIDATES,)
+    constraints: Constraints | None = None
+
+    @property
+    def apart(self) -> bool:
+        """Whether it must be ranked by itself: others are ranked for by everybody at once."""
+        rules = self.scenario.left_out
+        return bool(
+            self.filters
+            or self.scenario.retrievers
+            or self.scenario.worth is not Worth.WANTED
+            or rules.older_than_s
+            or rules.kinship is not Kinship.ANY
+        )
+
+    @property
+    def excluded(self) -> Int32:
+        """Everything left out by name; some may be named twice."""
+        return np.concatenate([NO_ITEMS, *self.left_out.values()])
+
+    @property
+    def boost(self) -> Float32:
+        """What the rules add to each candidate's score, (CANDIDATES,)."""
+        return np.sum([*self.raised.values()], axis=0, dtype=np.float32) if self.raised else NO_BOOST
+
+
+class Rules:
+    """Makes rulings."""
+
+    def __init__(
+        self,
+        scenarios: Mapping[str, Scenario],
+        items: ItemTable,
+        listing: Listing,
+        seen: Seen | None,
+        bought: Bought | None,
+        shown: Shown | None,
+        models: Sequence[str],
+        scorers: Mapping[str, Scorer],
+        searchers: Sequence[Searcher],
+        auction: Auction | None = None,
+    ) -> None:
+        """`models` are named in the order of their scores; `scorers` are what else a scenario may lean on."""
+        self._scenarios = scenarios
+        self._items = items
+        self._listing = listing
+        self._seen = seen
+        self._bought = bought
+        self._shown = shown
+        self._models = list(models)
+        self._scorers = scorers
+        self._searchers = searchers
+        self._auction = auction
+
+    def scenario(self, event: Event) -> Scenario:
+        """The scenario that an event asks for; under a name that nobody knows, the rules of HOME hold."""
+        return self._scenarios.get(scenario_of(event)) or self._scenarios.get(HOME) or Scenario()
+
+    def begin(self, event: Event, partition: int, row: int) -> Ruling:
+        """The rules for a request, with what is known of its user (`row`) now."""
+        scenario = self.scenario(event)
+        named = seeds_of(event) if event.type is EventType.REQUEST else ()
+        seeds = np.array([i for i in map(self._items.lookup, named) if i != NOTHING], np.int32)
+        ruling = Ruling(scenario, event, partition, seeds)
+        rules, out = scenario.left_out, ruling.left_out
+        if self._seen is not None:
+            out["the user has touched {them} before"] = self._seen.of(row)
+        if scenario.needs in (Needs.ITEM, Needs.BASKET):
+            out["the request names {them}"] = seeds
+        if rules.bought_within_s and self._bought is not None:
+            since = event.ts - int(rules.bought_within_s * 1000)
+            out[f"bought within {rules.bought_within_s / 86_400:g} days"] = self._bought.since(row, since)
+        if rules.shown_at_most and self._shown is not None:
+            why = f"shown {rules.shown_at_most:g} times since {{they}} {{were}} last touched"
+            out[why] = self._shown.above(row, rules.shown_at_most, event.ts)
+        ruling.filters = tuple(one for one in (rules.filters, event.filters) if one not in (None, Filters()))
+        return ruling
+
+    # While its candidates are ranked
+
+    def hidden(self, ruling: Ruling, queries: Queries, query: int, barred: Bool) -> Bool:
+        """The items that this request must not be shown, by index; `barred` are those that nobody may be."""
+        count = len(self._items)
+        hidden: Bool = np.zeros(count, np.bool_)
+        hidden[: len(barred)] = barred[:count]
+        for filters in ruling.filters:
+            hidden |= ~self._listing.facts.matching(filters)[:count]
+        rules = ruling.scenario.left_out
+        if rules.older_than_s:
+            hidden |= self._items.first_ts[:count] < queries.ts[query] - int(rules.older_than_s * 1000)
+        if rules.kinship is not Kinship.ANY:
+            hidden |= ~self._akin(ruling, queries, query)
+        ruling.passed = int(count - hidden.sum())
+        return hidden
+
+    def _akin(self, ruling: Ruling, queries: Queries, query: int) -> Bool:
+        """Items of the categories asked for; all of them where it is not known beside what."""
+        beside = ruling.seeds
+        if not len(beside):
+            reach = int(queries.reach(slice(query, query + 1))[0])
+            beside = queries.items[query, :reach]
+        codes = self._items.category[beside[beside != NOTHING]]
+        codes = codes[codes != NOTHING]
+        category = self._items.category[: len(self._items)]
+        if not len(codes):
+            return np.ones(len(category), np.bool_)
+        same = np.isin(category, codes)
+        akin: Bool = same if ruling.scenario.left_out.kinship is Kinship.SAME else ~same & (category != NOTHING)
+        return akin
+
+    def retrievers(
+        self, ruling: Ruling, everybody: Sequence[Retriever], special: Sequence[Retriever]
+    ) -> list[Retriever]:
+        """Who proposes: `everybody` where the scenario names nobody who is there."""
+        names = ruling.scenario.retrievers
+        named = [retriever for retriever in (*everybody, *special) if retriever.name in names]
+        return named if named or self._searching(ruling) else list(everybody)
+
+    def _searching(self, ruling: Ruling) -> list[Searcher]:
+        """Who looks for the request's text."""
+        names = ruling.scenario.retrievers if ruling.event.query else ()
+        return [searcher for searcher in self._searchers if searcher.name in names and len(searcher)]
+
+    def proposed(self, ruling: Ruling, hidden: Bool) -> list[Int32]:
+        """What is found by the request's text, (1, found) each, where the scenario asks for it."""
+        for searcher in self._searching(ruling):
+            ruling.found[searcher.name] = searcher.found(str(ruling.event.query), CANDIDATES, hidden)
+        return [found[None] for found, _ in ruling.found.values()]
+
+    def weigh(self, ruling: Ruling, batch: MicroBatch, query: int) -> None:
+        """Say what is added to each candidate's score, and what the slate must be made of."""
+        items = batch.candidates.items[query]
+        used = int((items != NOTHING).sum())
+        if used == 0:
+            return
+        there = items[:used]
+        for name, weight in ruling.scenario.lean.items():
+            suits = self._suits(name, ruling, batch, query, there)
+            if suits is not None and weight:
+                ruling.raised[f"{name}: leans to it"] = _padded(weight * suits)
+        names = self._items.category_names()
+        for category, factor in ruling.scenario.boosts.items():
+            code = names.index(category) if category in names else None
+            of_it = self._items.category[there] == code
+            if code is not None and of_it.any():
+                ruling.raised[f"{category}: boosted {factor:g} times"] = _padded(np.log(factor) * of_it)
+        if ruling.scenario.worth is Worth.BID and self._auction is not None:
+            utility = batch.candidates.utility[query, :used].astype(np.float64)
+            value = self._auction.log_value(there, utility, ruling.event.ts, ruling.partition)
+            ruling.raised["bid: ranked by expected value"] = _padded(value - utility)
+        ruling.constraints = self._constraints(ruling, batch, query)
+
+    def _suits(self, name: str, ruling: Ruling, batch: MicroBatch, query: int, items: Int32) -> Float32 | None:
+        """The log of each item's share of what `name` says of them all, FLOOR where it says nothing, (items,)."""
+        if name in ruling.found:
+            found, closeness = ruling.found[name]
+            suits = np.full(len(self._items), UNFOUND, np.float32)
+            suits[found] = np.maximum(closeness, UNFOUND)
+            matched: Float32 = suits[items]
+            return matched
+        if name in self._models:
+            features = batch.candidates.features[query, : len(items)]
+            share = log_shares(features, len(self._models))[:, self._models.index(name)]
+        elif name in self._scorers:
+            mass = self._scorers[name].score(batch.queries, slice(query, query + 1), items[None])[0]
+            top = mass.max()
+            share = (mass - top - np.log(np.exp(mass - top).sum()) if np.isfinite(top) else mass).astype(np.float32)
+        else:
+            return None
+        floored: Float32 = np.maximum(share, np.float32(FLOOR)).astype(np.float32)
+        return floored if np.isfinite(share).any() else None
+
+    def _constraints(self, ruling: Ruling, batch: MicroBatch, query: int) -> Constraints | None:
+        mix = ruling.scenario.mix
+        if mix.free:
+            return None
+        items = batch.candidates.items[query]
+        known = items != NOTHING
+        group = np.where(known, self._items.category[items], NOTHING).astype(np.int32)
+        since = batch.queries.ts[query] - int(mix.fresh_s * 1000)
+        return Constraints(
+            similar=self._similar(items, group) if mix.diversity else np.empty((0, 0), np.float32),
+            group=group,
+            young=known & (self._items.first_ts[items] >= since),
+            weight=mix.diversity,
+            most_per_group=mix.most_per_category,
+            young_share=mix.fresh_share,
+        )
+
+    def _similar(self, items: Int32, group: Int32) -> Float32:
+        """1 within a category, else the cosine of the contents where both are known, (candidates, candidates)."""
+        similar: Float32 = ((group[:, None] == group) & (group != NOTHING)).astype(np.float32)
+        content = self._items.content
+        described = np.flatnonzero((items != NOTHING) & content.known[items])
+        if len(described):
+            vectors = content.vectors[items[described]]
+            among = np.ix_(described, described)
+            similar[among] = np.maximum(similar[among], np.clip(vectors @ vectors.T, 0.0, 1.0))
+        return similar
+
+
+def _padded(values: Float32 | Float64) -> Float32:
+    return np.pad(values, (0, CANDIDATES - len(values))).astype(np.float32)
