@@ -171,7 +171,7 @@ class Fusion(Group):
     temperature: Annotated[float, Field(gt=0, le=10)] = 0.25
     """Of the Plackett-Luce draw: lower is closer to the plain order."""
     explore: Annotated[float, Field(ge=0, le=1)] = 0.02
-    """Share of places that are given to a candidate drawn evenly, by every policy that explores."""
+    """Share of places that are given to a candidate drawn by doubt, by every policy that explores."""
     particles: Annotated[int, Field(ge=1, le=64)] = 8
     """Weight vectors drawn from the posterior after each micro-batch; propensities are exact over them."""
     forgetting: Annotated[float, Field(gt=0.9, le=1)] = 0.9999

@@ -99,7 +99,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbi
     k: Annotated[int, Meta(ge=1, le=100)] | None = None
     scenario: Annotated[str, Meta(min_length=1, max_length=64), _NAMED] | None = None
     explain: bool | None = False
-    basket: Annotated[tuple[Identifier, ...], Meta(max_length=MAX_BASKET)] = ()
+    basket: Annotated[tuple[Identifier, ...], Meta(max_length=MAX_BASKET)] | None = None
     filters: Filters | None = None
 
     def __post_init__(self) -> None:
@@ -122,7 +122,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbi
         for field in NAMES:
             if _has_control(getattr(self, field) or ""):
                 raise ValueError(f"`{field}` is a name with control characters, expected none")
-        if any(_has_control(item_id) for item_id in self.basket):
+        if any(_has_control(item_id) for item_id in self.basket or ()):
             raise ValueError("`basket` has a name with control characters, expected none")
 
 

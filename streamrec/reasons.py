@@ -165,11 +165,12 @@ def filtered(item: SlateItem, slate: Slate, applied: Applied) -> Iterable[str]:
 
 
 def raised(item: SlateItem, slate: Slate, applied: Applied) -> Iterable[str]:
-    """What a scenario's leaning, a boost or a bid did to the score."""
+    """What a scenario's leaning, a boost or a bid did to the score, beside the average candidate."""
     place = applied.places[item.position - 1] if item.position <= len(applied.places) else NOTHING
     for why, added in applied.ruling.raised.items():
-        if place != NOTHING and abs(added[place]) >= LEAST_RAISE:
-            yield f"{why}, {added[place]:+.2f}"
+        beside_average = added[place] - added[: slate.candidates].mean()
+        if place != NOTHING and abs(beside_average) >= LEAST_RAISE:
+            yield f"{why}, {beside_average:+.2f}"
 
 
 def mixed_in(item: SlateItem, slate: Slate, applied: Applied) -> Iterable[str]:

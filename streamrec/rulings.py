@@ -203,21 +203,21 @@ class Rules:
         used = int((items != NOTHING).sum())
         if used == 0:
             return
-        there = items[:used]
-        for name, weight in ruling.scenario.lean.items():
+        there, scenario = items[:used], ruling.scenario
+        for name, weight in scenario.lean.items():
             suits = self._suits(name, ruling, batch, query, there)
             if suits is not None and weight:
-                ruling.raised[f"{name}: leans to it"] = _padded(weight * suits)
+                ruling.raised[f"{scenario.name} leans on {name}"] = _padded(weight * suits)
         names = self._items.category_names()
-        for category, factor in ruling.scenario.boosts.items():
+        for category, factor in scenario.boosts.items():
             code = names.index(category) if category in names else None
             of_it = self._items.category[there] == code
             if code is not None and of_it.any():
-                ruling.raised[f"{category}: boosted {factor:g} times"] = _padded(np.log(factor) * of_it)
-        if ruling.scenario.worth is Worth.BID and self._auction is not None:
+                ruling.raised[f"boosted {factor:g} times: {category}"] = _padded(np.log(factor) * of_it)
+        if scenario.worth is Worth.BID and self._auction is not None:
             utility = batch.candidates.utility[query, :used].astype(np.float64)
             value = self._auction.log_value(there, utility, ruling.event.ts, ruling.partition)
-            ruling.raised["bid: ranked by expected value"] = _padded(value - utility)
+            ruling.raised["ranked by what it earns"] = _padded(value - utility)
         ruling.constraints = self._constraints(ruling, batch, query)
 
     def _suits(self, name: str, ruling: Ruling, batch: MicroBatch, query: int, items: Int32) -> Float32 | None:

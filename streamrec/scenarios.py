@@ -111,5 +111,5 @@ def lacking(event: Event, needs: Needs) -> str | None:
 
 def seeds_of(event: Event) -> tuple[str, ...]:
     """The items that a request names, each once."""
-    named = event.basket if event.item_id is None else (event.item_id, *event.basket)
+    named = (*(() if event.item_id is None else (event.item_id,)), *(event.basket or ()))
     return tuple(dict.fromkeys(named))

@@ -10,6 +10,7 @@ import typer
 from streamrec.cli.application import app
 from streamrec.cli.options import (
     Anonymous,
+    AsJson,
     CollapseRepeats,
     Config,
     ExcludeSeen,
@@ -28,6 +29,7 @@ from streamrec.cli.options import (
     SkipUnknown,
     Warmup,
     part_of,
+    prices_of,
     rehearsal_settings,
     settings_of,
 )
@@ -165,3 +167,48 @@ def ablate(
     part = part_of(log, mapping, types, skip_unknown_types, rows, only_items, anonymous, once_per_session)
     changes = command.Changes(delays or (), context_delays or (), without or ())
     command.run(part, settings, changes, out=out, warmup=warmup)
+
+
+@app.command(epilog="Example: streamrec ask sales.parquet --items items.parquet --scenario similar --item 85123A")
+def ask(
+    log: Log,
+    config: Config = None,
+    mapping: Map = None,
+    types: MapType = None,
+    skip_unknown_types: SkipUnknown = False,
+    rows: Rows = None,
+    only_items: OnlyItems = None,
+    anonymous: Anonymous = None,
+    once_per_session: OncePerSession = False,
+    items: Items = None,
+    positives: Positives = None,
+    exclude_seen: ExcludeSeen = None,
+    collapse_repeats: CollapseRepeats = None,
+    seed: Seed = None,
+    preset: Preset = "fast",
+    user: Annotated[str, typer.Option("--user", metavar="ID", help="Who asks; nobody known by default.")] = "visitor",
+    scenario: Annotated[str, typer.Option("--scenario", metavar="NAME", help="What is asked for.")] = "home",
+    item: Annotated[str | None, typer.Option("--item", metavar="ID", help="The item that others go with.")] = None,
+    basket: Annotated[
+        list[str] | None, typer.Option("--basket", metavar="ID", help="An item of the basket. Repeatable.")
+    ] = None,
+    query: Annotated[str | None, typer.Option("--query", metavar="TEXT", help="What is searched for.")] = None,
+    category: Annotated[
+        list[str] | None, typer.Option("--category", metavar="NAME", help="Only of one of these. Repeatable.")
+    ] = None,
+    without_category: Annotated[
+        list[str] | None, typer.Option("--without-category", metavar="NAME", help="Of none of these. Repeatable.")
+    ] = None,
+    tag: Annotated[list[str] | None, typer.Option("--tag", metavar="NAME", help="With all of these.")] = None,
+    price: Annotated[str | None, typer.Option("--price", metavar="A:B", help="From A to B.")] = None,
+    k: Annotated[int, typer.Option("-k", metavar="N", min=1, max=100, help="Items at most.")] = 5,
+    as_json: AsJson = False,
+) -> None:
+    """Learn a log in this process, answer one request at its end, and say why each item is on the slate."""
+    from streamrec.commands import ask as command
+
+    settings = rehearsal_settings(config, items, positives, exclude_seen, collapse_repeats, seed, preset)
+    part = part_of(log, mapping, types, skip_unknown_types, rows, only_items, anonymous, once_per_session)
+    filters = command.filters_of(category, without_category, tag, prices_of(price))
+    wanted = command.request_of(user, scenario, k=k, item_id=item, basket=basket, query=query, filters=filters)
+    command.run(part, settings, wanted, as_json=as_json)

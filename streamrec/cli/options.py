@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from streamrec.errors import ConfigError
+
 if TYPE_CHECKING:
     from streamrec.commands.logs import LogPart
     from streamrec.settings import Settings
@@ -155,6 +157,20 @@ def pairs_of(option: str, shape: str, given: list[str] | None) -> dict[str, str]
             raise typer.BadParameter(f"{text!r}, expected {shape}", param_hint=option)
         pairs[name] = value
     return pairs
+
+
+def prices_of(text: str | None) -> tuple[float | None, float | None]:
+    """The least and the highest price of a range like 1.50:20, None where it is open.
+
+    Raises:
+        ConfigError: it is no range of numbers.
+    """
+    if text is None:
+        return None, None
+    least, colon, most = text.partition(":")
+    if not colon:
+        raise ConfigError(f"--price is {text!r}, expected A:B, as 1.50:20, 5: or :20")
+    return (number_of(least, "--price") if least else None), (number_of(most, "--price") if most else None)
 
 
 def number_of(text: str, option: str) -> float:

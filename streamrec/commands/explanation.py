@@ -115,7 +115,7 @@ def placed(item: SlateItem, explore: float) -> str:
         return chance
     if item.rank <= item.position or item.propensity >= CERTAIN:
         return f"{chance}: {ordinal(item.rank)} by the mean score"
-    even = f"; 1 place in {1 / explore:.0f} goes to a candidate drawn evenly" if explore > 0 else ""
+    even = f"; 1 place in {1 / explore:.0f} is kept for exploration" if explore > 0 else ""
     place, drawn = ordinal(item.rank), ordinal(item.position)
     return f"{chance}: would stand {place} by the mean score, the draw put it {drawn}{even}"
 

@@ -21,6 +21,7 @@ from streamrec.events import (
     LATEST_TS_MS,
     Event,
     EventType,
+    Filters,
     Item,
     Outcome,
     Slate,
@@ -139,7 +140,7 @@ def fields_named(title: str) -> set[str]:
 @pytest.mark.parametrize(
     ("title", "kinds"),
     [
-        ("An event", (Event,)),
+        ("An event", (Event, Filters)),
         ("An item", (Item,)),
         ("A slate", (Slate, SlateItem)),
         ("An outcome", (Outcome,)),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from streamrec.features.batch import MicroBatch
+from streamrec.features.batch import CANDIDATES, MicroBatch
 from streamrec.fusion import Fusion
 from streamrec.policies.drawing import drawn
 from streamrec.policies.plackett_luce import PlackettLuce
@@ -87,7 +87,8 @@ def test_a_model_that_says_nothing_or_nonsense_leaves_slates_whole() -> None:
     fusion.describe(batch.queries, slice(0, 4), batch.candidates, moments, moments)
     assert np.isfinite(batch.candidates.features[:, :20]).all()
     assert (batch.candidates.features[:, :20, 1] == 0).all()
-    question = fusion.asked(batch.queries, np.arange(4), batch.candidates, np.zeros(20, np.float32))
+    even = np.ones((4, CANDIDATES))
+    question = fusion.asked(batch.queries, np.arange(4), batch.candidates, 0 * even, even, [None] * 4)
     choice = drawn(PlackettLuce("plackett-luce", 0.25, 0.0).components(question, fusion.posterior), question.seeds, 20)
     assert (np.sort(choice.places, axis=1) == np.arange(20)).all()
 

@@ -276,7 +276,7 @@ def place(position: int, **more: object) -> SlateItem:
         (
             place(3, propensity=0.0004, rank=14),
             "put here with probability 0.0004: would stand 14th by the mean score, the draw put it 3rd; "
-            "1 place in 50 goes to a candidate drawn evenly",
+            "1 place in 50 is kept for exploration",
         ),
     ],
 )

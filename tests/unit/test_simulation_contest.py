@@ -207,6 +207,8 @@ def asked(seed: int, width: int = 6) -> Asked:
         scores=np.zeros((1, 1, width + 1), np.float32),
         context=np.array([seed % CONTEXTS]),
         boost=np.zeros((1, width + 1)),
+        doubt=np.ones((1, width + 1)),
+        constraints=(None,),
     )
 
 
