@@ -11,11 +11,12 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from streamrec.catalogue import Catalogue, read_catalogue
-from streamrec.config import MODELS
+from streamrec.config import HASHED, MODELS
 from streamrec.errors import ConfigError
 from streamrec.revisions import Mode, Revision
 
 if TYPE_CHECKING:
+    from streamrec.features.encoders import Encoder
     from streamrec.features.items import ItemTable
     from streamrec.features.listing import Listing
     from streamrec.intake import Tolerance
@@ -137,6 +138,7 @@ def build_recommender(settings: Settings, catalogue: Catalogue | None = None, *,
     from streamrec.features.bought import Bought
     from streamrec.features.counts import Counts
     from streamrec.features.duplicates import Duplicates
+    from streamrec.features.encoders import TextVectors, described
     from streamrec.features.history import History
     from streamrec.features.items import ItemTable
     from streamrec.features.listing import Listing
@@ -149,6 +151,7 @@ def build_recommender(settings: Settings, catalogue: Catalogue | None = None, *,
     from streamrec.progress import Progress
     from streamrec.recommender import Knowledge, Recommender, Tempo
     from streamrec.retrieval.newest import Newest
+    from streamrec.retrieval.text import TextIndex
     from streamrec.rulings import Rules
 
     learning, fusion = settings.learning, settings.fusion
@@ -160,14 +163,17 @@ def build_recommender(settings: Settings, catalogue: Catalogue | None = None, *,
         )
     steady_arithmetic()
     items = ItemTable(settings.limits.max_items, learning.content_width)
+    texts = TextVectors(build_encoder(settings), learning.content_width) if "content" in learning.models else None
     listing = Listing(
         items,
         settings.limits.max_catalogue,
         eager=eager,
         listed_only=settings.serving.listed_only,
-        described="content" in learning.models,
+        texts=texts,
+        index=TextIndex() if settings.serving.search else None,
     )
-    for item in (catalogue or {}).values():
+    told = (catalogue or {}).values()
+    for item in described(told, texts.encoder) if texts else told:
         listing.take(item)
     history = History(0, learning.session_gap_s, learning.collapse_repeats)
     counts = Counts(0)
@@ -225,6 +231,20 @@ def build_recommender(settings: Settings, catalogue: Catalogue | None = None, *,
 def build_scenarios(settings: Settings) -> dict[str, Scenario]:
     """The scenarios of a configuration, by name."""
     return {name: given.scenario(name) for name, given in settings.scenarios.items()}
+
+
+def build_encoder(settings: Settings) -> Encoder:
+    """What makes vectors of texts.
+
+    Raises:
+        ConfigError: `learning.encoder` is a model that is not here, or what runs it is not installed.
+    """
+    from streamrec.features.encoders import Hashed, SentenceEncoder
+
+    learning = settings.learning
+    if learning.encoder == HASHED:
+        return Hashed(learning.content_width)
+    return SentenceEncoder(learning.encoder, torch_device(learning.device))
 
 
 def build_policy(settings: Settings, name: str) -> Policy:

@@ -100,6 +100,8 @@ MODELS = (
 """Every model there is."""
 DEFAULT_MODELS = tuple(name for name in MODELS if name not in ("factors", "content"))
 """Those that add something somewhere when the others are there."""
+HASHED = "hashed"
+"""The encoder that needs no model."""
 PRESETS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     "default": {},
     "fast": {
@@ -139,7 +141,9 @@ class Learning(Group):
     rollback_after: Count = 8
     """A model that harms so many learning cuts is taken out and goes back to its last good snapshot."""
     content_width: Annotated[int, Field(ge=16, le=1024)] = 256
-    """Numbers of a content vector; longer ones that the catalogue gives are folded."""
+    """Numbers of a content vector; longer ones that the catalogue gives, or an encoder makes, are folded."""
+    encoder: Annotated[str, Field(min_length=1)] = HASHED
+    """What makes content vectors of texts: hashed words, or a sentence-transformers model, its directory or name."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the torch model learns; auto takes the GPU when there is one."""
     seed: int = 0
@@ -245,6 +249,8 @@ class Serving(Group):
     """How long the latest slate of a user is kept in the store."""
     listed_only: bool = False
     """Recommend nothing that is not in the catalogue."""
+    search: bool = True
+    """Keep an index of the catalogue's words, for requests with a query."""
 
 
 class Checkpointing(Group):

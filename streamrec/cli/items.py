@@ -19,12 +19,19 @@ def load(
     config: Config = None,
     withdraw: Annotated[bool, typer.Option("--withdraw", help="Withdraw items that the file does not have.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be sent; send nothing.")] = False,
+    embed: Annotated[
+        bool | None,
+        typer.Option(
+            "--embed/--no-embed", help="Give vectors to items without; by default if learning.encoder is a model."
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Send to the items topic what a catalogue file says otherwise than the topic does."""
     from streamrec.commands import items as command
 
-    command.load(settings_of(config, kafka, redis), file, withdraw=withdraw, dry_run=dry_run, as_json=as_json)
+    settings = settings_of(config, kafka, redis)
+    command.load(settings, file, withdraw=withdraw, dry_run=dry_run, as_json=as_json, embed=embed)
 
 
 @items_app.command(epilog="Example: streamrec items show 85123A")

@@ -1,7 +1,7 @@
 """Puts a catalogue file into the items topic, and looks at what the topic says.
 
 The topic is read from its beginning first, and only what differs is sent: a file that is loaded again changes nothing.
-Joins no group and commits nothing.
+Items get vectors on the way where there is an encoder. Joins no group and commits nothing.
 """
 
 from __future__ import annotations
@@ -19,9 +19,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from streamrec.catalogue import read_catalogue
+from streamrec.catalogue import Catalogue, read_catalogue
 from streamrec.catalogue_feed import id_of, item_of
 from streamrec.codec import CONTENT_TYPE, JSON, brief, encode
+from streamrec.commands.embedding import Embedding, Message
+from streamrec.config import HASHED
 from streamrec.errors import BadEvent, ConfigError, TableError, TransportError
 from streamrec.events import Item
 from streamrec.settings import Settings
@@ -31,8 +33,6 @@ HEADERS = ((CONTENT_TYPE, JSON.encode()),)
 FLUSH_TIMEOUT_S = 60.0
 SHOWN_NUMBERS = 6
 MAX_LISTED = 20
-Message = tuple[str, bytes | None]
-"""An item's id and what is sent for it; None withdraws it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,27 +50,33 @@ class Difference:
         return self.new + self.changed + self.withdrawn
 
 
-def load(settings: Settings, file: Path, *, withdraw: bool, dry_run: bool, as_json: bool) -> None:
+def load(
+    settings: Settings, file: Path, *, withdraw: bool, dry_run: bool, as_json: bool, embed: bool | None = None
+) -> None:
     """Send what differs, and print how much that was.
+
+    `embed` says whether items get vectors from `learning.encoder`; None: if that is a model.
 
     Raises:
         TableError: the file cannot be read, or a row of it is no item, or too large for a worker; nothing was sent.
-        ConfigError: the file holds no item, and all would be withdrawn.
+        ConfigError: the file holds no item, and all would be withdrawn; or the encoder is not there.
         TransportError: no broker answers, there is no such topic, or something was not stored.
     """
     from streamrec.transport.confluent import KafkaSink
     from streamrec.transport.positions import Surveyor
 
-    wanted = {item.item_id: encode(item) for item in read_catalogue(file).values()}
-    _refuse_too_large(file, wanted, settings.limits.max_message_bytes)
+    catalogue = read_catalogue(file)
+    embedding = _embedding(settings, catalogue, embed)
+    wanted = {item.item_id: encode(item) for item in catalogue.values()}
+    _refuse_too_large(file, wanted, embedding, settings.limits.max_message_bytes)
     if withdraw and not wanted:
         raise ConfigError(f"{file} holds no item, and --withdraw would withdraw all there are; give the right file")
     with closing(Surveyor(settings.topics.items, settings.kafka)) as topic:
-        said = _said(topic.read_whole, settings)
+        said = _said(topic.read_whole, settings, embedding)
     messages, difference = compared(wanted, said, withdraw=withdraw)
     if not dry_run:
         with closing(KafkaSink(settings.kafka)) as sink:
-            for item_id, value in messages:
+            for item_id, value in embedding.added(messages) if embedding else messages:
                 sink.publish(settings.topics.items, item_id.encode(), value, HEADERS)
             sink.flush(FLUSH_TIMEOUT_S)
     if as_json:
@@ -137,7 +143,7 @@ def compared(
 
 
 UNUSABLE = b""
-"""The digest of what is no item."""
+"""The digest of what is no item, or lacks something."""
 
 
 def digest(value: bytes) -> bytes:
@@ -145,7 +151,21 @@ def digest(value: bytes) -> bytes:
     return blake2b(value, digest_size=16).digest()
 
 
-def _said(read: Callable[[Callable[[Record], None]], None], settings: Settings) -> dict[str, bytes]:
+def _embedding(settings: Settings, catalogue: Catalogue, embed: bool | None) -> Embedding | None:
+    from streamrec.build import build_encoder
+
+    hashed = settings.learning.encoder == HASHED
+    if embed and hashed:
+        raise ConfigError(
+            f"--embed, and learning.encoder is {HASHED!r}, which workers do themselves; set learning.encoder to a "
+            "sentence-transformers model, its directory or its name"
+        )
+    return None if hashed or embed is False else Embedding(catalogue, build_encoder(settings))
+
+
+def _said(
+    read: Callable[[Callable[[Record], None]], None], settings: Settings, embedding: Embedding | None
+) -> dict[str, bytes]:
     """The digest of what a topic says of each item now, withdrawn ones left out."""
     said: dict[str, bytes] = {}
 
@@ -159,16 +179,22 @@ def _said(read: Callable[[Callable[[Record], None]], None], settings: Settings) 
             return
         try:
             item = item_of(record, settings.limits.max_message_bytes, settings.limits.max_depth)
-            said[item_id] = digest(encode(item))
         except BadEvent:
             said[item_id] = UNUSABLE
+            return
+        known = embedding.stripped(item) if embedding else item
+        said[item_id] = UNUSABLE if known is None else digest(encode(known))
 
     read(take)
     return said
 
 
-def _refuse_too_large(file: Path, wanted: Mapping[str, bytes], most: int) -> None:
-    too_large = [item_id for item_id, value in wanted.items() if len(value) > most]
+def _refuse_too_large(file: Path, wanted: Mapping[str, bytes], embedding: Embedding | None, most: int) -> None:
+    too_large = [
+        item_id
+        for item_id, value in wanted.items()
+        if len(value) + (embedding.size(item_id) if embedding else 0) > most
+    ]
     if too_large:
         named = ", ".join(brief(repr(item_id), 60) for item_id in too_large[:MAX_LISTED])
         raise TableError(

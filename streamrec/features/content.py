@@ -5,29 +5,32 @@
               scale multitask learning, ICML 2009)
     hashed    otherwise every word of title and text, every category and tag, the same way
 
+A text alone, such as what somebody searches for, has its words in the same places as items have theirs.
+
 All are of length one, so an inner product is a cosine. Nothing is learned here, so an item's vector depends on the
 catalogue alone: what matters about it, a model finds out (`models.content`).
 """
 
 from __future__ import annotations
 
-import re
 import zlib
-from collections import defaultdict
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 from streamrec.events import Item
 from streamrec.features.batch import Bool, Float32, Float64, Int32, Int64
+from streamrec.features.words import words
 
 WIDTH = 256
 MOST_WORDS = 400
-"""Of a text: what comes later says little more."""
+"""Of a title or text: what comes later says little more."""
 TITLE, TEXT, CATEGORY, TAG = 1.0, 0.5, 1.0, 1.0
 """What a word counts, by where it stands."""
 _FIRST_ROWS = 1_024
-_WORD = re.compile(r"\w{2,}")
+_TINY = 1e-12
 Float16 = npt.NDArray[np.float16]
 
 
@@ -68,32 +71,44 @@ class Content:
         return there.astype(np.int32)
 
 
-def content_of(item: Item, width: int) -> Float16 | None:
-    """The item's vector; None where the catalogue says nothing that it could be made of."""
-    vector = _hashed(_words(item), width) if item.vector is None else _folded(item.vector, width)
+def content_of_vector(given: Sequence[float] | Float32 | Float64, width: int) -> Float16 | None:
+    """A vector of whatever length as items have theirs; None where it is zero."""
+    vector = _folded(given, width)
     length = float(np.linalg.norm(vector))
     return None if length == 0.0 else (vector / length).astype(np.float16)
 
 
-def _folded(given: tuple[float, ...], width: int) -> Float64:
-    if len(given) <= width:
-        return np.pad(np.array(given, np.float64), (0, width - len(given)))
-    return _hashed({f"#{place}": value for place, value in enumerate(given)}, width)
-
-
-def _words(item: Item) -> dict[str, float]:
+def words_of_item(item: Item, width: int) -> Float64:
+    """Everything the catalogue says of an item, hashed into place, of any length, (width,)."""
     counts: defaultdict[str, float] = defaultdict(float)
-    for word in _WORD.findall((item.title or "").casefold()):
+    for word in _telling(item.title or ""):
         counts[word] += TITLE
-    for word in _WORD.findall((item.text or "").casefold())[:MOST_WORDS]:
+    for word in _telling(item.text or ""):
         counts[word] += TEXT
     for kind, names, weight in (("category", item.categories, CATEGORY), ("tag", item.tags, TAG)):
         for name in names:
             counts[f"{kind} {name.casefold()}"] += weight
-    return {word: count**0.5 for word, count in counts.items()}
+    return _hashed({word: count**0.5 for word, count in counts.items()}, width)
 
 
-def _hashed(weights: dict[str, float], width: int) -> Float64:
+def content_of_text(text: str, width: int) -> Float32:
+    """What a text is about by its words, of length one, zero where it has none, (width,)."""
+    vector = _hashed({word: count**0.5 for word, count in Counter(_telling(text)).items()}, width)
+    return (vector / max(float(np.linalg.norm(vector)), _TINY)).astype(np.float32)
+
+
+def _telling(text: str) -> list[str]:
+    """Words but for single letters and digits."""
+    return [word for word in words(text, MOST_WORDS) if len(word) > 1 or not word.isascii()]
+
+
+def _folded(given: Sequence[float] | Float32 | Float64, width: int) -> Float64:
+    if len(given) <= width:
+        return np.pad(np.asarray(given, np.float64), (0, width - len(given)))
+    return _hashed({f"#{place}": float(value) for place, value in enumerate(given)}, width)
+
+
+def _hashed(weights: Mapping[str, float], width: int) -> Float64:
     vector = np.zeros(width, np.float64)
     for word, weight in weights.items():
         place = zlib.crc32(word.encode("utf-8", "surrogatepass"))

@@ -13,13 +13,14 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from streamrec.events import LATEST_TS_MS, Item
 from streamrec.features.batch import NOBODY, NOTHING, Array, Bool, Float32, Int32, Int64
-from streamrec.features.content import Float16, content_of
+from streamrec.features.content import Float16
+from streamrec.features.encoders import TextVectors
 from streamrec.features.facts import NOTHING_SAID, Description, Facts, description_of
 from streamrec.features.items import FORGOTTEN_SHARE, ItemTable, packed_strings, unpacked_strings
 
@@ -46,12 +47,26 @@ class Entry(NamedTuple):
         return self.said.categories[0] if self.said.categories else None
 
 
+class Index(Protocol):
+    """Finds items by the words that the catalogue says of them."""
+
+    def take(self, item: Item) -> None:
+        """This is said of the item now."""
+
+    def withdraw(self, item_id: str) -> None:
+        """Nothing is said of the item any more."""
+
+    def search(self, text: str, k: int) -> tuple[list[str], Float32]:
+        """At most `k` items by id, best first, and their scores, above zero."""
+
+
 class Listing:
     """At most `capacity` items of the catalogue; of more, the longest unchanged are as if they were not in it.
 
     `eager`: an item that does not say when it was added is new as soon as it is told of; else it is known when the log
     first names it (a backtest: the file says what will be, not when). `listed_only`: nothing else may be shown.
-    `described`: content vectors are made, for whom it may concern.
+    `texts` makes content vectors of items, and of what people search for; None: nobody asks for any. `index` is told
+    what is listed; None: nobody searches.
     """
 
     def __init__(
@@ -61,10 +76,13 @@ class Listing:
         *,
         eager: bool = True,
         listed_only: bool = False,
-        described: bool = True,
+        texts: TextVectors | None = None,
+        index: Index | None = None,
     ) -> None:
         self.items = items
         self.capacity = capacity
+        self.texts = texts
+        self.index = index
         self.revision = 0  # of what is new
         self.dropped = 0  # items left out because there were too many
         self.boost: Float32 = np.zeros(items.capacity, np.float32)  # added to the score, by item index
@@ -72,7 +90,6 @@ class Listing:
         self.shown: Int32 = np.zeros(items.capacity, np.int32)  # times on a slate, of those
         self.facts = Facts(items)
         self._eager = eager
-        self._described = described
         self._listed_only = listed_only
         self._entries: dict[str, Entry] = {}  # in the order of their last change
         self._withdrawn: dict[str, None] = {}
@@ -106,12 +123,15 @@ class Listing:
             log_boost=math.log(item.boost),
             added=item.added,
             sent=sent_ms,
-            content=content_of(item, self.items.content.width) if self._described else None,
+            content=self.texts.of_item(item) if self.texts else None,
         )
+        if self.index is not None:
+            self.index.take(item)
         while len(self._entries) > self.capacity:
             oldest = next(iter(self._entries))
             del self._entries[oldest]
             self.dropped += 1
+            self._unlist(oldest)
             self._tell(oldest)
         self._tell(name)
         if self.items.lookup(name) == NOTHING and (self._eager or item.added is not None):
@@ -120,6 +140,7 @@ class Listing:
     def withdraw(self, item_id: str) -> None:
         """The item must not be shown from now on, whoever wants it."""
         self._entries.pop(item_id, None)
+        self._unlist(item_id)
         self._withdrawn.pop(item_id, None)
         self._withdrawn[item_id] = None
         while len(self._withdrawn) > self.capacity:
@@ -127,6 +148,10 @@ class Listing:
             del self._withdrawn[forgiven]
             self._tell(forgiven)
         self._tell(item_id)
+
+    def _unlist(self, item_id: str) -> None:
+        if self.index is not None:
+            self.index.withdraw(item_id)
 
     # What is asked
 

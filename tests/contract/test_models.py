@@ -11,7 +11,7 @@ from streamrec.build import HALF_LIVES_S, build_models, steady_arithmetic
 from streamrec.config import MODELS, Learning, Limits
 from streamrec.events import Item
 from streamrec.features.batch import CANDIDATES, NOTHING, Array, MicroBatch, Queries
-from streamrec.features.content import content_of
+from streamrec.features.encoders import Hashed, TextVectors
 from streamrec.features.items import ItemTable
 from streamrec.models import Model
 from streamrec.models.clicks import ClickModel
@@ -40,11 +40,12 @@ class Bench:
     def __init__(self, items: int = ITEMS) -> None:
         steady_arithmetic()
         self.table = ItemTable(CAPACITY)
+        texts = TextVectors(Hashed(self.table.content.width), self.table.content.width)
         for number in range(items):
             index = self.table.intern(f"i{number}", BEGAN)
             self.table.categorise(index, f"c{number % 10}")
             said = Item(item_id=f"i{number}", categories=(f"c{number % 10}",), tags=(f"t{number}", f"t{number // 7}"))
-            self.table.content.set(index, content_of(said, self.table.content.width))
+            self.table.content.set(index, texts.of_item(said))
         self.models = {name: alone(name, self.table) for name in NAMES}
         self.rng = np.random.default_rng(11)
         self.asked = 0

@@ -1,0 +1,159 @@
+"""What people search for is found: all words first, then some; the catalogue as it is, and nothing else, decides."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from streamrec.build import build_recommender
+from streamrec.catalogue import Catalogue
+from streamrec.config import Limits, Serving
+from streamrec.events import Item
+from streamrec.features.words import words
+from streamrec.retrieval.text import MOST_MATCHES, TextIndex
+from streamrec.settings import Settings
+
+SHOP = (
+    Item(item_id="holder", title="White hanging heart T-light holder", categories=("decoration",)),
+    Item(item_id="candle", title="Heart candle", text="Burns white for forty hours", categories=("decoration",)),
+    Item(item_id="mug", title="Mug", text="With a red heart", tags=("kitchen", "Crème")),
+    Item(item_id="lamp", title="Lampe à pétrole", text="émaillée, vert foncé"),
+    Item(item_id="cloth", title="Table cloth", tags=("kitchen",)),
+    Item(item_id="nameless"),
+)
+
+
+def index(items: Iterable[Item] = SHOP) -> TextIndex:
+    made = TextIndex()
+    for item in items:
+        made.take(item)
+    return made
+
+
+def found(made: TextIndex, text: str, k: int = 10) -> list[str]:
+    names, scores = made.search(text, k)
+    assert len(names) == len(scores) == len(set(names)) <= k
+    assert scores.dtype == np.float32
+    assert (scores > 0).all()
+    return names
+
+
+def test_items_with_all_words_come_before_those_with_some() -> None:
+    assert found(index(), "white heart")[:2] == ["holder", "candle"]  # of which the shorter says it more
+    assert found(index(), "white heart") == ["holder", "candle", "mug"]
+    assert found(index(), "white heart", 1) == ["holder"]
+
+
+def test_titles_texts_categories_and_tags_are_searched_and_titles_count_most() -> None:
+    assert found(index(), "decoration") == ["holder", "candle"]
+    assert set(found(index(), "kitchen")) == {"mug", "cloth"}
+    assert found(index(), "heart")[0] in ("candle", "holder")
+    assert found(index(), "forty") == ["candle"]
+
+
+@pytest.mark.parametrize("text", ["PETROLE", "pétrole", "pe\u0301trole", "lampe petrole", "foncé", "FONCE"])
+def test_case_and_accents_do_not_matter(text: str) -> None:
+    assert found(index(), text) == ["lamp"]
+
+
+def test_a_word_that_is_still_being_typed_finds_what_it_may_become() -> None:
+    assert found(index(), "can") == ["candle"]
+    assert found(index(), "white he")[0] in ("candle", "holder")
+    assert found(index(), "he white") == ["holder", "candle"]  # and only the last one is
+    assert found(index(), "c") == []
+
+
+def test_words_that_nobody_has_are_passed_over() -> None:
+    assert found(index(), "xyzzy hanging plugh") == ["holder"]
+    assert found(index(), "xyzzy") == []
+
+
+@pytest.mark.parametrize("text", ["", "   ", "!?", "\x00", "\ud800", "***", '"', "🙂"])
+def test_a_query_without_words_finds_nothing(text: str) -> None:
+    assert found(index(), text) == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    ['heart" OR "mug', "heart AND", "NOT heart", "title: heart", "heart*", "^heart", "(heart", "NEAR(heart white, 2)"],
+)
+def test_a_query_is_text_and_not_syntax(text: str) -> None:
+    assert "candle" in found(index(), text)
+
+
+@given(text=st.text(max_size=200))
+def test_no_query_is_an_error(text: str) -> None:
+    found(MADE, text, 3)
+
+
+MADE = index()
+
+
+def test_words_between_which_there_is_no_space_are_found_one_by_one() -> None:
+    made = index([Item(item_id="tea", title="緑茶セット"), Item(item_id="set", title="食器セット")])
+    assert found(made, "緑茶") == ["tea"]
+    assert words("緑茶 green-tea 2er") == ["緑", "茶", "green", "tea", "2er"]
+
+
+def test_what_changes_or_is_withdrawn_counts_at_the_next_search() -> None:
+    made = index()
+    made.take(Item(item_id="mug", title="Cup"))
+    assert "mug" not in found(made, "heart")
+    assert found(made, "cup") == ["mug"]
+    made.withdraw("mug")
+    made.withdraw("mug")
+    made.withdraw("never there")
+    assert found(made, "cup") == []
+    assert len(made) == len(SHOP) - 2  # and the nameless
+
+
+def test_the_same_catalogue_gives_the_same_list_however_it_came_about() -> None:
+    plain, worn = index(), TextIndex()
+    for round_ in range(30):
+        for item in SHOP:
+            worn.take(Item(item_id=item.item_id, title=f"heart white kitchen {round_}"))
+            if round_ % 3 == 0:
+                worn.withdraw(item.item_id)
+    for item in reversed(SHOP):
+        worn.take(item)
+    for text in ("heart", "white heart", "decoration kitchen", "ki"):
+        names, scores = plain.search(text, 10)
+        other, others = worn.search(text, 10)
+        assert names == other
+        assert scores.tobytes() == others.tobytes()
+
+
+def test_of_equals_the_lower_id_is_first_wherever_the_list_ends() -> None:
+    made = index(Item(item_id=f"i{n:03}", title="grey mug") for n in reversed(range(300)))
+    for k in (1, 7, 100, 299):
+        assert found(made, "mug", k) == [f"i{n:03}" for n in range(k)]
+
+
+def test_what_everything_has_costs_no_more_than_so_many_matches() -> None:
+    made = index(Item(item_id=f"i{n}", title=f"the set {n} of {n % 7}") for n in range(MOST_MATCHES + 2_000))
+    began = time.process_time()
+    assert len(found(made, "the set of", 200)) == 200
+    assert found(made, "the set 1234", 5)[0] == "i1234"
+    assert time.process_time() - began < 2.0
+    assert found(made, "x" * 5_000 + " " + "set " * 5_000) == []  # words after the first 1,024 characters do not count
+
+
+def test_the_listing_tells_the_index_what_is_listed() -> None:
+    settings = Settings.model_validate({"preset": "fast"}).model_copy(
+        update={"limits": Limits(max_items=512, max_users=50, max_catalogue=3)}
+    )
+    listing = build_recommender(settings, Catalogue(SHOP[:2])).knowledge.listing
+    assert listing.index is not None
+    assert listing.index.search("heart", 10)[0] == ["holder", "candle"]
+    listing.withdraw("candle")
+    assert listing.index.search("heart", 10)[0] == ["holder"]
+    for item in SHOP[2:5]:  # and the holder is the longest unchanged of four
+        listing.take(item)
+    assert listing.index.search("heart", 10)[0] == ["mug"]
+    without = build_recommender(settings.model_copy(update={"serving": Serving(search=False)}), Catalogue(SHOP))
+    assert without.knowledge.listing.index is None
