@@ -15,6 +15,7 @@ from streamrec.arrivals import Arrival
 from streamrec.attribution import Memo
 from streamrec.events import Reason, Slate
 from streamrec.features.batch import NOTHING, Float32, Int32, Int64, MicroBatch
+from streamrec.features.doubt import Doubt
 from streamrec.features.items import ItemTable
 from streamrec.fusion import Fusion
 from streamrec.models import Model, Tracing
@@ -53,15 +54,18 @@ class Answers:
         plan: Plan,
         k: int = 20,
         imitate: str = SITE,
+        doubt: Doubt | None = None,
     ) -> None:
         """`boost` is what the catalogue adds to an item's score, by item index.
 
-        `k` items when a request does not say; `imitate` is whom an apprentice is taught by, SITE or a policy.
+        `k` items when a request does not say; `imitate` is whom an apprentice is taught by, SITE or a policy; `doubt`
+        says how little is known of items.
         """
         self.models = tuple(models)
         self.fusion = fusion
         self.items = items
         self._boost = boost
+        self._doubt = doubt or Doubt(items.capacity)
         self.roster = roster
         self.k = k
         self._imitate = imitate
@@ -136,7 +140,7 @@ class Answers:
         items = batch.candidates.items[rows]
         listed = np.where(items == NOTHING, np.float32(0), self._boost[items])
         ruled = np.stack([rulings[row].boost for row in rows.tolist()])
-        doubt = np.ones(items.shape)
+        doubt = self._doubt.of(items, batch.queries.ts[rows])
         constraints = [rulings[row].constraints for row in rows.tolist()]
         boost = (listed + ruled).astype(np.float64)
         return self.fusion.asked(batch.queries, rows, batch.candidates, boost, doubt, constraints)

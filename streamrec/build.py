@@ -137,6 +137,7 @@ def build_recommender(settings: Settings, catalogue: Catalogue | None = None, *,
     from streamrec.features.affinity import Affinity
     from streamrec.features.bought import Bought
     from streamrec.features.counts import Counts
+    from streamrec.features.doubt import Doubt
     from streamrec.features.duplicates import Duplicates
     from streamrec.features.encoders import TextVectors, described
     from streamrec.features.history import History
@@ -179,6 +180,7 @@ def build_recommender(settings: Settings, catalogue: Catalogue | None = None, *,
     counts = Counts(0)
     affinity = Affinity(0, items.category, GAINS, items.category_names, items.category_code)
     duplicates = Duplicates(0)
+    doubt = Doubt(settings.limits.max_items)
     seen = Seen() if learning.exclude_seen else None
     scenarios = build_scenarios(settings)
     bought = Bought() if any(one.left_out.bought_within_s for one in scenarios.values()) else None
@@ -198,7 +200,7 @@ def build_recommender(settings: Settings, catalogue: Catalogue | None = None, *,
         weighted=fusion.importance == "inverse",
     )
     return Recommender(
-        Knowledge(users, items, listing, history, counts, affinity, duplicates, seen, bought, shown),
+        Knowledge(users, items, listing, history, counts, affinity, duplicates, doubt, seen, bought, shown),
         list(models.values()),
         build_retrievers(models, listing),
         judge,
@@ -211,6 +213,7 @@ def build_recommender(settings: Settings, catalogue: Catalogue | None = None, *,
             build_plan(settings),
             settings.serving.k,
             settings.rollout.imitate,
+            doubt,
         ),
         Rules(scenarios, items, listing, seen, bought, shown, list(models), {}, []),
         interest,

@@ -28,6 +28,7 @@ from streamrec.features.affinity import Affinity
 from streamrec.features.batch import CANDIDATES, NOTHING, Array, Bool, Excluded, Int32, MicroBatch
 from streamrec.features.bought import Bought
 from streamrec.features.counts import Counts
+from streamrec.features.doubt import Doubt
 from streamrec.features.duplicates import Duplicates
 from streamrec.features.history import TOUCHES, History
 from streamrec.features.items import ItemTable
@@ -55,6 +56,7 @@ PROPOSALS = 30
 NO_EXAMPLE = NOTHING
 FIRST_PLACE = 1
 LISTING = "listing"
+DOUBT = "doubt"
 QUARANTINE = "quarantine"
 """What a snapshot has of who is trusted."""
 PRACTICE, PUBLISHED = 0, 1  # why a query is made: to be learned from, or to be answered
@@ -81,6 +83,7 @@ class Knowledge:
     counts: Counts
     affinity: Affinity
     duplicates: Duplicates
+    doubt: Doubt
     seen: Seen | None
     bought: Bought | None
     shown: Shown | None
@@ -213,6 +216,8 @@ class Recommender:
                 self.rulings[query] = ruling = self.rules.begin(event, arrival.partition, row)
                 self._excluded[query] = ruling.excluded
                 requests.append(Request(query, arrival))
+            if event.type is EventType.IMPRESSION and event.rec_id is None:  # else it counted as a slate's
+                knowledge.doubt.note_shown([item], event.ts)
             self._latest_ts = max(self._latest_ts, event.ts)
         self._fold(Steps.of(steps))
         self._plant_seeds(requests)
@@ -271,8 +276,9 @@ class Recommender:
                 model.learn(batch)
         self.fusion.learn(batch, lessons)
         self.answers.learn(lessons)
-        for retriever in self.retrievers:
+        for retriever in (*self.retrievers, *self.special):
             retriever.learn(batch)
+        self.knowledge.doubt.learn(batch)
         examples = slice(0, batch.learned)
         items.seen(batch.examples.item[examples], batch.examples.ts[examples])
         listing.settle()
@@ -280,6 +286,7 @@ class Recommender:
         forgotten = items.make_room(listing.needed(self.tempo.micro_batch))
         if len(forgotten):
             listing.forget(forgotten)
+            self.knowledge.doubt.forget(forgotten)
             self.knowledge.users.forget_items(forgotten)
             self.contribution.forget(forgotten)
             for model in self.models:
@@ -310,14 +317,15 @@ class Recommender:
         return [lesson for lesson, taught in zip(lessons, admitted.tolist(), strict=True) if taught]
 
     def _note_shown(self, requests: Sequence[Request], slates: Mapping[Place, Slate]) -> None:
-        """What came in by the catalogue is proposed until it had its chances; what a user was shown may tire."""
+        """There is less doubt of what was shown, what came in by the catalogue had a chance, and its user may tire."""
         knowledge = self.knowledge
-        if len(knowledge.listing) == 0 and knowledge.shown is None:
-            return
         for _, arrival in requests:
             slate = slates[arrival.partition, arrival.offset]
-            indices = [knowledge.items.lookup(place.item_id) for place in slate.items]
-            knowledge.listing.note_shown(indices)
+            found = (knowledge.items.lookup(place.item_id) for place in slate.items)
+            indices = [index for index in found if index != NOTHING]
+            knowledge.doubt.note_shown(indices, slate.ts)
+            if len(knowledge.listing):
+                knowledge.listing.note_shown(indices)
             if knowledge.shown is not None:
                 row = knowledge.users.touch((arrival.partition, slate.user_id))
                 knowledge.shown.add(row, indices, slate.ts)
@@ -472,6 +480,7 @@ class Recommender:
         return {
             "items": self.knowledge.items.state(),
             LISTING: self.knowledge.listing.state(),
+            DOUBT: self.knowledge.doubt.state(),
             "batch": self.batch.state(),
             FUSION: self.fusion.state(),
             QUARANTINE: self.quarantine.state(),
@@ -489,6 +498,8 @@ class Recommender:
             self.knowledge.listing.restore(arrays[LISTING])
         else:
             self.knowledge.listing.look_anew()
+        if DOUBT in arrays:  # likewise
+            self.knowledge.doubt.restore(arrays[DOUBT])
         self.fusion.restore(arrays[FUSION])
         if QUARANTINE in arrays:  # snapshots of before knew of none
             self.quarantine.restore(arrays[QUARANTINE])

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from streamrec.catalogue import read_catalogue
 from streamrec.commands.logs import LogPart, checked
-from streamrec.replay.report import BacktestResult, report_figures
+from streamrec.replay.report import BacktestResult, against_popularity, newcomers_in_words, report_figures
 from streamrec.settings import Settings
 
 
@@ -27,6 +27,8 @@ def run(part: LogPart, settings: Settings, *, out: Path, warmup: float) -> None:
 
     result = backtest(log, settings, out, warmup=warmup, catalogue=catalogue)
     Console().print(figures(result))
+    Console().print(served(result))
+    print(newcomers_in_words(result))
     print(f"{result.events:,} events in {result.seconds:.0f} s; slates.parquet, report.json and report.html in {out}")
 
 
@@ -38,4 +40,16 @@ def figures(result: BacktestResult) -> Table:
     table = Table("", *names, title=f"{result.log}: {int(result.scored.sum()):,} scored targets", title_justify="left")
     for model, values in metrics.items():
         table.add_row(model, *(f"{value:.3f}" if isinstance(value, float) else str(value) for value in values.values()))
+    return table
+
+
+def served(result: BacktestResult) -> Table:
+    """Who is served how well, beside popularity: one row for each slice that has targets."""
+    table = Table("recall_10 by what was known")
+    for name in ("targets", "share", "fused", "popularity", "ahead by (95%)"):
+        table.add_column(name, no_wrap=True)
+    for name, part in against_popularity(result).items():
+        if part.targets:
+            rates = f"{part.recall_10:.3f}", f"{part.popularity_recall_10:.3f}"
+            table.add_row(name, f"{part.targets:,}", f"{part.share:.1%}", *rates, part.words())
     return table

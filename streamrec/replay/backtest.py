@@ -24,6 +24,7 @@ from streamrec.recommender import Recommender
 from streamrec.replay.calibration import CalibrationRecorder, pairs
 from streamrec.replay.logs import Log
 from streamrec.replay.metrics import SLATE_LENGTH
+from streamrec.replay.newcomers import NewcomerRecorder
 from streamrec.replay.report import BacktestResult, write_report
 from streamrec.replay.slates import SlateWriter
 from streamrec.replay.slices import MomentRecorder
@@ -70,6 +71,7 @@ class Observer:
         self.ranks: list[Int8] = []
         self.moments = MomentRecorder()
         self.variety = VarietyRecorder(recommender.knowledge.items)
+        self.newcomers = NewcomerRecorder(recommender.knowledge.items)
         self.calibration = CalibrationRecorder()
         self.weights: list[tuple[int, dict[str, float]]] = []
         self.throughput: list[tuple[int, float]] = []
@@ -125,6 +127,9 @@ class Observer:
         scored = np.bincount(place, targets.scored) > 0  # (slates,)
         fresh = [n for n, at in enumerate(first) if scored[n] and self._is_fresh(arrivals[at])]
         self.variety.show(slates[fresh, :PLACES], [ids[n] for n in fresh])
+        self.newcomers.show(
+            slates[fresh, :PLACES], self._popular(asked[fresh]), self._recommender.batch.queries.ts[asked[fresh]]
+        )
         self.variety.want(targets.items)
         self._writer.append(
             rows=[arrival.offset for arrival in arrivals],
@@ -148,6 +153,14 @@ class Observer:
         values = np.take_along_axis(utility, at, axis=1)
         named = [[ids[item] for item in slate[ok].tolist()] for slate, ok in zip(slates, there, strict=True)]
         return slates, named, [row[ok].tolist() for row, ok in zip(values, there, strict=True)]
+
+    def _popular(self, rows: Int64) -> Int32:
+        """What popularity alone would have put first for each query row, item indices (rows, PLACES)."""
+        candidates = self._recommender.batch.candidates
+        best = ranked(candidates.scores[self._recommender.fill, rows], PLACES)
+        return np.where(
+            best == NOTHING, NOTHING, np.take_along_axis(candidates.items[rows], np.maximum(best, 0), axis=1)
+        )
 
     def _is_fresh(self, arrival: Arrival) -> bool:
         """False when this slate was counted in an earlier portion: a basket may be longer than one."""
@@ -219,6 +232,7 @@ def _result(
         model_ranks=dict(zip(recommender.fusion.models, ranks[1:], strict=True)),
         moments=observer.moments.moments(),
         variety=observer.variety.variety(known_items),
+        newcomers=observer.newcomers.newcomers(),
         calibration=observer.calibration.calibration(),
         known_items=known_items,
         events=observer.events,

@@ -14,9 +14,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from streamrec.replay.ahead import Ahead, slices_ahead
 from streamrec.replay.calibration import Calibration
 from streamrec.replay.metrics import RankingMetrics, ranking_metrics
-from streamrec.replay.slices import Moments, masks
+from streamrec.replay.newcomers import Newcomers
+from streamrec.replay.slices import HOUR_S, YOUNG, Moments, masks
 from streamrec.replay.variety import Variety
 
 FUSED = "fused"
@@ -52,6 +54,8 @@ class BacktestResult:
     """What was known when each target was ranked; None reports no slices."""
     variety: Variety = field(default_factory=Variety)
     """Of the fused slates of scored targets."""
+    newcomers: Newcomers = field(default_factory=Newcomers)
+    """How much of those slates is new items."""
     calibration: Calibration | None = None
     """Of the click model's probabilities, where there is a click model."""
     step_seconds: Mapping[str, float] = field(default_factory=dict)
@@ -92,6 +96,8 @@ def report_figures(result: BacktestResult) -> dict[str, object]:
         "metrics": _metrics(result, scored),
         "metrics_of_known_targets": _metrics(result, scored & result.known),
         "slices": {name: _metrics(result, scored & mask) for name, mask in slices(result).items()},
+        "against_popularity": {name: part.as_dict() for name, part in against_popularity(result).items()},
+        "newcomers": newcomers(result),
         "beyond_accuracy": result.variety.as_dict(),
         "calibration": None if result.calibration is None else asdict(result.calibration),
         "microseconds_per_event": microseconds_per_event(result),
@@ -138,6 +144,37 @@ def rankers(result: BacktestResult) -> dict[str, NDArray[np.integer]]:
 def slices(result: BacktestResult) -> Mapping[str, NDArray[np.bool_]]:
     """The targets of each slice, (targets,), by its name; none where the moments were not noted."""
     return {} if result.moments is None else masks(result.moments, result.known)
+
+
+def against_popularity(result: BacktestResult) -> dict[str, Ahead]:
+    """How far the fused list is ahead, over all scored targets and by slice; nothing where popularity did not rank."""
+    popular = result.model_ranks.get(POPULARITY)
+    return {} if popular is None else slices_ahead(result.ranks, popular, result.scored, slices(result))
+
+
+def newcomers(result: BacktestResult) -> dict[str, object] | None:
+    """Items younger than an hour, as users wanted them and as they were recommended; None where ages were not noted."""
+    young = against_popularity(result).get(YOUNG)
+    if young is None:
+        return None
+    return {
+        "younger_than_s": HOUR_S,
+        "share_of_targets": young.share,
+        "share_of_places": asdict(result.newcomers),
+        "recall_10": {FUSED: young.recall_10, POPULARITY: young.popularity_recall_10},
+    }
+
+
+def newcomers_in_words(result: BacktestResult) -> str:
+    """The same in a sentence; empty where there is nothing to say."""
+    young, shown = against_popularity(result).get(YOUNG), result.newcomers
+    if young is None or not int(result.scored.sum()):
+        return ""
+    return (
+        f"Items younger than an hour: {young.share:.1%} of what users went on to, and {shown.fused:.1%} of what was "
+        f"recommended to them (popularity alone: {shown.popularity:.1%}); of those that users went on to, "
+        f"{young.recall_10:.1%} were among the first ten (popularity alone: {young.popularity_recall_10:.1%})."
+    )
 
 
 def microseconds_per_event(result: BacktestResult) -> dict[str, float]:

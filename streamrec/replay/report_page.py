@@ -11,15 +11,17 @@ from numpy.typing import NDArray
 
 from streamrec.pages import filled, table_row
 from streamrec.replay import plots
+from streamrec.replay.ahead import Ahead
 from streamrec.replay.metrics import RankingMetrics, hits, reciprocal_ranks, rolling_mean
 from streamrec.replay.report import (
     FUSED,
     POPULARITY,
     BacktestResult,
+    against_popularity,
     all_metrics,
     microseconds_per_event,
+    newcomers_in_words,
     rankers,
-    slices,
 )
 
 WINDOWS = 20
@@ -32,7 +34,6 @@ def report_page(result: BacktestResult, figures: Mapping[str, object]) -> str:
     """The page as text; `figures` is what `report.json` says."""
     whole = all_metrics(result, result.scored)
     known = all_metrics(result, result.scored & result.known)
-    parts = {name: mask & result.scored for name, mask in slices(result).items()}
     times = result.ts[result.scored]
     scored = {name: ranks[result.scored] for name, ranks in rankers(result).items()}
     return filled(
@@ -45,7 +46,8 @@ def report_page(result: BacktestResult, figures: Mapping[str, object]) -> str:
         window=f"{window_of(len(times)):,}",
         hit_rate=plots.over_time("Hit rate at 10", rolling_lines(times, scored, lambda ranks: hits(ranks, 10))),
         mrr=plots.over_time("MRR at 20", rolling_lines(times, scored, lambda ranks: reciprocal_ranks(ranks, 20))),
-        slices=_slices_table({name: all_metrics(result, mask) for name, mask in parts.items()}),
+        slices=_slices_table(against_popularity(result)),
+        newcomers=escape(newcomers_in_words(result)),
         variety=_pairs_table(_variety(result)),
         calibration=_calibration(result),
         weights=plots.weights(result.weights, list(whole)),
@@ -120,16 +122,22 @@ def _metrics_table(metrics: Mapping[str, RankingMetrics]) -> str:
     return "".join(rows)
 
 
-def _slices_table(parts: Mapping[str, Mapping[str, RankingMetrics]]) -> str:
-    """One row per slice that has targets: how many, the fused figures, and popularity's hit rate."""
-    rows = []
-    for name, metrics in parts.items():
-        fused, popular = metrics[FUSED], metrics.get(POPULARITY)
-        if fused.targets:
-            cells = [f"{fused.targets:,}", f"{fused.recall_10:.4f}", f"{fused.mrr_20:.4f}"]
-            cells.append("" if popular is None else f"{popular.recall_10:.4f}")
-            rows.append(table_row(name, cells))
-    return "".join(rows)
+def _slices_table(parts: Mapping[str, Ahead]) -> str:
+    """One row per slice that has targets: how many, both hit rates, and how far they lie apart."""
+    return "".join(
+        table_row(
+            name,
+            [
+                f"{part.targets:,}",
+                f"{part.share:.1%}",
+                f"{part.recall_10:.4f}",
+                f"{part.popularity_recall_10:.4f}",
+                part.words(),
+            ],
+        )
+        for name, part in parts.items()
+        if part.targets
+    )
 
 
 def _variety(result: BacktestResult) -> dict[str, str]:

@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 from streamrec.features.batch import NOTHING, Float32, Int32, Int64, MicroBatch, Uint64
 from streamrec.features.items import ItemTable
 
-DAY_S = 86_400.0
+HOUR_S, DAY_S = 3_600.0, 86_400.0
 HEAVY = 100
 """A user with more targets than this so far is a heavy one."""
 HASHED_USERS = 2**20
 """Counters of users' targets, 4 MB. Users that share one by hash look a little heavier than they are."""
+YOUNG = "item: first seen within an hour"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,7 @@ def masks(moments: Moments, known: NDArray[np.bool_]) -> Mapping[str, NDArray[np
     """
     session, user = moments.session_items, moments.user_items
     settled, heavy = user >= 3, moments.user_targets > HEAVY
-    fresh = moments.item_age_s < DAY_S
+    young, fresh = moments.item_age_s < HOUR_S, moments.item_age_s < DAY_S
     return {
         "session: 1st event": session == 0,
         "session: 2nd event": session == 1,
@@ -55,7 +56,8 @@ def masks(moments: Moments, known: NDArray[np.bool_]) -> Mapping[str, NDArray[np
         f"user: 4th event to {HEAVY}th": settled & ~heavy,
         f"user: after {HEAVY} events": settled & heavy,
         "item: never seen before": ~known,
-        "item: first seen within a day": known & fresh,
+        YOUNG: known & young,
+        "item: first seen an hour to a day before": known & fresh & ~young,
         "item: older": known & ~fresh,
     }
 

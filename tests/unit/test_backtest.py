@@ -112,9 +112,10 @@ def test_slices_follow_from_the_log(backtest, log: Path) -> None:  # type: ignor
             first_seen.setdefault(item, ts)
             touched.setdefault(user, ts)
     rows = zip(*(ran.column(name) for name in ("ts", "user_id", "target", "known", "scored")), strict=True)
-    wanted = {"user: 1st event": 0, "item: never seen before": 0, "item: first seen within a day": 0, "item: older": 0}
+    ages = {3_600: "item: first seen within an hour", 86_400: "item: first seen an hour to a day before"}
+    wanted = dict.fromkeys(("user: 1st event", "item: never seen before", *ages.values(), "item: older"), 0)
     for ts, user, item, known, scored in rows:
-        age = "item: first seen within a day" if ts - first_seen[item] < 86_400_000 else "item: older"
+        age = next((name for s, name in ages.items() if ts - first_seen[item] < 1_000 * s), "item: older")
         wanted[age if known else "item: never seen before"] += scored
         wanted["user: 1st event"] += scored and ts == touched[user]
     told = ran.report["slices"]
@@ -123,6 +124,24 @@ def test_slices_follow_from_the_log(backtest, log: Path) -> None:  # type: ignor
     for family in ("session", "user", "item"):
         assert sum(part["fused"]["targets"] for name, part in told.items() if name.startswith(family)) == total
     assert told["session: 1st event"]["fused"]["targets"] > 0 < told["session: later"]["fused"]["targets"]
+    assert ran.report["against_popularity"]["all targets"]["targets"] == total
+    assert 0 < wanted["item: first seen within an hour"] < total
+
+
+def test_the_room_that_new_items_get_follows_from_the_slates(backtest, log: Path) -> None:  # type: ignore[no-untyped-def]
+    ran = backtest()
+    first_seen: dict[str, int] = {}
+    for ts, item, kind in events(log).select("ts", "item_id", "type").iter_rows():
+        if kind != "impression":
+            first_seen.setdefault(item, ts)
+    columns = zip(*(ran.column(name) for name in ("user_id", "ts", "items", "scored")), strict=True)
+    slates = {(user, ts): items[:10] for user, ts, items, scored in columns if scored}
+    ages = [ts - first_seen[item] for (_, ts), items in slates.items() for item in items]
+    told = ran.report["newcomers"]
+    assert told["share_of_places"]["fused"] == pytest.approx(sum(age < 3_600_000 for age in ages) / len(ages))
+    assert 0 < told["share_of_places"]["popularity"] < 1
+    assert "ahead by" in ran.printed
+    assert "Items younger than an hour: " in ran.printed
 
 
 def test_variety_follows_from_the_slates_each_counted_once(backtest) -> None:  # type: ignore[no-untyped-def]

@@ -18,6 +18,7 @@ from streamrec.replay import plots
 from streamrec.replay import slates as slates_file
 from streamrec.replay.calibration import Calibration, ReliabilityBin
 from streamrec.replay.metrics import ranking_metrics
+from streamrec.replay.newcomers import Newcomers
 from streamrec.replay.report import BacktestResult, write_report
 from streamrec.replay.slates import SlateWriter, fused_ranks, model_ranks, read_slates
 from streamrec.replay.slices import Moments, masks
@@ -193,6 +194,39 @@ def test_slices_are_the_same_metrics_over_parts_of_the_targets(slates: Path, tmp
     assert set(told) == set(parts)
     for name, mask in parts.items():
         assert told[name]["click"] == ranking_metrics(result.model_ranks["click"], result.scored & mask).as_dict()
+
+
+def test_every_slice_stands_beside_popularity(slates: Path, tmp_path: Path) -> None:
+    result = result_of(slates, newcomers=Newcomers(0.25, 0.5))
+    page = write_report(tmp_path, result).read_text()
+    told = json.loads((tmp_path / "report.json").read_text())
+    assert list(told["against_popularity"]) == ["all targets", *told["slices"]]
+    for name, part in told["slices"].items():
+        beside = told["against_popularity"][name]
+        assert beside["targets"] == part["fused"]["targets"]
+        assert beside["share"] == pytest.approx(part["fused"]["targets"] / 2_700)
+        assert beside["recall_10"] == pytest.approx(part["fused"]["recall_10"])
+        assert beside["popularity_recall_10"] == pytest.approx(part["popularity"]["recall_10"])
+        assert beside["difference"] == pytest.approx(beside["recall_10"] - beside["popularity_recall_10"])
+        assert beside["lower"] <= beside["difference"] <= beside["upper"]
+    young = told["slices"]["item: first seen within an hour"]
+    assert told["newcomers"] == {
+        "younger_than_s": 3_600.0,
+        "share_of_targets": pytest.approx(young["fused"]["targets"] / 2_700),
+        "share_of_places": {"fused": 0.25, "popularity": 0.5},
+        "recall_10": {name: pytest.approx(young[name]["recall_10"]) for name in ("fused", "popularity")},
+    }
+    assert "25.0% of what was recommended to them (popularity alone: 50.0%)" in page
+    assert '<th scope="row">user: 1st event</th>' in page
+
+
+def test_without_popularity_or_moments_nothing_stands_beside_it(slates: Path, tmp_path: Path) -> None:
+    alone = {"click": model_ranks(read_slates(slates))["click"]}
+    for changed in ({"model_ranks": alone}, {"moments": None}):
+        write_report(tmp_path, result_of(slates, **changed))
+        told = json.loads((tmp_path / "report.json").read_text())
+        assert told["newcomers"] is None
+        assert list(told["against_popularity"]) == ([] if "model_ranks" in changed else ["all targets"])
 
 
 def test_costs_are_per_event_and_the_largest_comes_first(slates: Path, tmp_path: Path) -> None:

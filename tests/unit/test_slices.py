@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamrec.features.batch import MicroBatch
+from streamrec.features.batch import NOTHING, MicroBatch
 from streamrec.features.items import ItemTable
+from streamrec.replay.ahead import Ahead, ahead, slices_ahead
+from streamrec.replay.newcomers import NewcomerRecorder, Newcomers
 from streamrec.replay.slices import MomentRecorder, Moments, masks
 
 counts = st.integers(0, 150)
@@ -23,18 +26,22 @@ def test_every_target_is_in_one_slice_of_each_family(rows: list[tuple[int, int, 
 
 
 def test_a_moment_by_hand() -> None:
-    moments = Moments(np.array([0, 2, 9]), np.array([0, 5, 64]), np.array([0, 5, 101]), np.array([0.0, 5e4, 2e5]))
-    parts = masks(moments, np.array([False, True, True]))
+    ages_s = np.array([0.0, 3_599.0, 3_600.0, 2e5])
+    moments = Moments(np.array([0, 2, 9, 1]), np.array([0, 5, 64, 1]), np.array([0, 5, 101, 2]), ages_s)
+    parts = masks(moments, np.array([False, True, True, True]))
     assert {name: mask.tolist() for name, mask in parts.items() if mask.any()} == {
-        "session: 1st event": [True, False, False],
-        "session: 3rd event": [False, True, False],
-        "session: later": [False, False, True],
-        "user: 1st event": [True, False, False],
-        "user: 4th event to 100th": [False, True, False],
-        "user: after 100 events": [False, False, True],
-        "item: never seen before": [True, False, False],
-        "item: first seen within a day": [False, True, False],
-        "item: older": [False, False, True],
+        "session: 1st event": [True, False, False, False],
+        "session: 2nd event": [False, False, False, True],
+        "session: 3rd event": [False, True, False, False],
+        "session: later": [False, False, True, False],
+        "user: 1st event": [True, False, False, False],
+        "user: 2nd event": [False, False, False, True],
+        "user: 4th event to 100th": [False, True, False, False],
+        "user: after 100 events": [False, False, True, False],
+        "item: never seen before": [True, False, False, False],
+        "item: first seen within an hour": [False, True, False, False],
+        "item: first seen an hour to a day before": [False, False, True, False],
+        "item: older": [False, False, False, True],
     }
 
 
@@ -68,3 +75,47 @@ def test_the_moment_of_a_basket_is_the_one_before_its_first_line() -> None:
 
 def test_nothing_noted_is_nothing() -> None:
     assert len(MomentRecorder().moments().user_items) == 0
+
+
+def test_how_far_a_list_is_ahead_by_hand() -> None:
+    fused, popular = np.array([1, 0, 10, 11, 3]), np.array([0, 4, 10, 1, 20])
+    found = ahead(fused, popular, np.array([True, True, True, True, False]), of=5)
+    assert (found.targets, found.share, found.recall_10, found.popularity_recall_10) == (4, 0.8, 0.5, 0.75)
+    assert found.difference == pytest.approx(-0.25)
+    assert (found.lower, found.upper) == (-1, 1)  # four targets tell nothing
+    assert ahead(fused, popular, np.zeros(5, bool), of=5) == Ahead(0, 0.0, 0.0, 0.0)
+
+
+def test_the_interval_holds_the_difference_of_targets_that_depend_on_each_other() -> None:
+    """The chance that the fused list alone hits follows the last target's luck: .1 after a miss, .5 after a hit."""
+    missed = 0
+    for seed in range(60):
+        luck, hit, chances = np.random.default_rng(seed).random(2_000), np.zeros(2_000, bool), np.zeros(2_000)
+        for at in range(2_000):
+            chances[at] = 0.5 if at and hit[at - 1] else 0.1
+            hit[at] = luck[at] < chances[at]
+        found = ahead(hit.astype(int), np.zeros(2_000, int), np.ones(2_000, bool), of=2_000)
+        missed += not found.lower <= chances.mean() <= found.upper
+        assert found.upper - found.lower < 0.1
+    assert missed <= 3
+
+
+def test_all_targets_come_first_and_shares_of_a_family_add_up() -> None:
+    scored = np.array([False, True, True, True, True])
+    first = np.array([True, True, False, False, True])
+    parts = slices_ahead(np.ones(5, int), np.zeros(5, int), scored, {"a: one": first, "a: other": ~first})
+    assert list(parts) == ["all targets", "a: one", "a: other"]
+    assert [(part.targets, part.share) for part in parts.values()] == [(4, 1.0), (2, 0.5), (2, 0.5)]
+
+
+def test_the_share_of_places_with_young_items_by_hand() -> None:
+    items = ItemTable(8)
+    for name, ts in (("old", 0), ("hour", 100_000), ("young", 100_001)):
+        items.intern(name, ts)
+    recorder = NewcomerRecorder(items)
+    assert recorder.newcomers() == Newcomers(0.0, 0.0)
+    slates = np.array([[2, 1], [0, NOTHING]], np.int32)
+    recorder.show(slates, np.array([[0, 1], [1, 0]], np.int32), np.array([3_700_000, 3_700_000]))
+    assert recorder.newcomers() == Newcomers(pytest.approx(1 / 3), 0.0)
+    recorder.show(slates[:, ::-1], slates, np.array([3_600_000, 0]))
+    assert recorder.newcomers() == Newcomers(pytest.approx(4 / 6), pytest.approx(3 / 7))
