@@ -143,6 +143,7 @@ def build_recommender(settings: Settings, catalogue: Catalogue | None = None, *,
     from streamrec.features.history import History
     from streamrec.features.items import ItemTable
     from streamrec.features.listing import Listing
+    from streamrec.features.prices import Prices
     from streamrec.features.seen import Seen
     from streamrec.features.shown import Shown
     from streamrec.features.users import Family, UserTable
@@ -179,6 +180,7 @@ def build_recommender(settings: Settings, catalogue: Catalogue | None = None, *,
     history = History(0, learning.session_gap_s, learning.collapse_repeats)
     counts = Counts(0)
     affinity = Affinity(0, items.category, GAINS, items.category_names, items.category_code)
+    prices = Prices(0, listing.facts.price, GAINS)
     duplicates = Duplicates(0)
     doubt = Doubt(settings.limits.max_items)
     seen = Seen() if learning.exclude_seen else None
@@ -186,7 +188,14 @@ def build_recommender(settings: Settings, catalogue: Catalogue | None = None, *,
     bought = Bought() if any(one.left_out.bought_within_s for one in scenarios.values()) else None
     shown = Shown() if any(one.left_out.shown_at_most for one in scenarios.values()) else None
     optional: list[Family | None] = [seen, bought, shown]
-    families: list[Family] = [history, counts, affinity, duplicates, *(one for one in optional if one is not None)]
+    families: list[Family] = [
+        history,
+        counts,
+        affinity,
+        prices,
+        duplicates,
+        *(one for one in optional if one is not None),
+    ]
     users = UserTable(settings.limits.max_users, families, items)
     models = build_models(settings, items)
     judge = Fusion(
@@ -200,7 +209,7 @@ def build_recommender(settings: Settings, catalogue: Catalogue | None = None, *,
         weighted=fusion.importance == "inverse",
     )
     return Recommender(
-        Knowledge(users, items, listing, history, counts, affinity, duplicates, doubt, seen, bought, shown),
+        Knowledge(users, items, listing, history, counts, affinity, prices, duplicates, doubt, seen, bought, shown),
         list(models.values()),
         build_retrievers(models, listing),
         judge,

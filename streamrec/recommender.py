@@ -33,6 +33,7 @@ from streamrec.features.duplicates import Duplicates
 from streamrec.features.history import TOUCHES, History
 from streamrec.features.items import ItemTable
 from streamrec.features.listing import Listing
+from streamrec.features.prices import Prices, price_named
 from streamrec.features.seen import Seen
 from streamrec.features.shown import Shown
 from streamrec.features.steps import ASK, REMEMBER, Step, Steps
@@ -82,6 +83,7 @@ class Knowledge:
     history: History
     counts: Counts
     affinity: Affinity
+    prices: Prices
     duplicates: Duplicates
     doubt: Doubt
     seen: Seen | None
@@ -191,6 +193,7 @@ class Recommender:
         self._excluded.clear()
         self.rulings.clear()
         steps: list[Step] = []
+        prices: dict[int, float] = {}  # by place in the list of steps
         requests: list[Request] = []
         known: list[bool] = []
         taught: list[Arrival] = []
@@ -209,6 +212,9 @@ class Recommender:
                 self._write_example(example, query, item, event.ts, label)
                 known.append(before)
                 taught.append(arrival)
+            price = price_named(event.context)
+            if price is not None:
+                prices[len(steps)] = price
             steps.append((REMEMBER, row, 0, event.ts, session, item, code, example))
             knowledge.touched(event, row, item)
             if event.type in self.tempo.recommend_on:
@@ -219,7 +225,7 @@ class Recommender:
             if event.type is EventType.IMPRESSION and event.rec_id is None:  # else it counted as a slate's
                 knowledge.doubt.note_shown([item], event.ts)
             self._latest_ts = max(self._latest_ts, event.ts)
-        self._fold(Steps.of(steps))
+        self._fold(Steps.of(steps, prices))
         self._plant_seeds(requests)
         return requests, known, taught
 
@@ -402,7 +408,8 @@ class Recommender:
         examples.session[example] = 0
 
     def _fold(self, steps: Steps) -> None:
-        for family in (self.knowledge.history, self.knowledge.counts, self.knowledge.affinity):
+        known = self.knowledge
+        for family in (known.history, known.counts, known.affinity, known.prices):
             family.fold(steps, self.batch.queries, self.batch.examples)
 
     def _plant_seeds(self, requests: Sequence[Request]) -> None:

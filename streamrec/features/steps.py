@@ -5,17 +5,20 @@ Every feature family walks the same steps, so a query sees exactly what came bef
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 
-from streamrec.features.batch import Int8, Int32, Int64, Uint64
+from streamrec.features.batch import Float64, Int8, Int32, Int64, Uint64
 
 Step = tuple[int, int, int, int, int, int, int, int]
-"""One step: the fields of `Steps`, in their order."""
+"""One step: the fields of `Steps` but the price, in their order."""
 
 REMEMBER = 0
 ASK = 1
+_NO_PRICES: Mapping[int, float] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,10 +33,13 @@ class Steps:
     item: Int32  # REMEMBER: item index, NOTHING without one
     type: Int8  # REMEMBER: code of the event type
     example: Int32  # REMEMBER: row of the examples, NOTHING when it teaches nothing
+    price: Float64  # REMEMBER: what the event itself says that the item costs, NaN where it does not
 
     @classmethod
-    def of(cls, rows: list[Step]) -> Steps:
-        """From tuples in the order of the fields."""
+    def of(cls, rows: list[Step], prices: Mapping[int, float] = _NO_PRICES) -> Steps:
+        """From tuples in the order of the fields, and prices by place in the list."""
+        price = np.full(len(rows), np.nan)
+        price[list(prices)] = list(prices.values())
         kinds, users, refs, times, sessions, items, types, examples = zip(*rows, strict=True)
         return cls(
             np.array(kinds, np.int8),
@@ -44,4 +50,5 @@ class Steps:
             np.array(items, np.int32),
             np.array(types, np.int8),
             np.array(examples, np.int32),
+            price,
         )

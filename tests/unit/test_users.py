@@ -16,6 +16,7 @@ from streamrec.features.counts import Counts
 from streamrec.features.duplicates import Duplicates
 from streamrec.features.history import History
 from streamrec.features.items import ItemTable
+from streamrec.features.prices import Prices
 from streamrec.features.seen import Seen
 from streamrec.features.steps import ASK, REMEMBER, Step, Steps
 from streamrec.features.users import UserTable
@@ -37,7 +38,8 @@ class Memory:
         self.affinity = Affinity(0, self.items.category, GAINS, self.items.category_names, self.items.category_code)
         self.duplicates = Duplicates(0)
         self.seen = Seen()
-        families = [self.history, self.counts, self.affinity, self.duplicates, self.seen]
+        self.prices = Prices(0, np.arange(8_192.0), GAINS)
+        families = [self.history, self.counts, self.affinity, self.prices, self.duplicates, self.seen]
         self.users = UserTable(capacity, families, self.items)
 
     def admit(self, *users: str, values: list[bytes | None] | None = None, partition: int = 0) -> None:
@@ -50,7 +52,7 @@ class Memory:
         steps: list[Step] = [(REMEMBER, row, 0, ts, session, item, kind, NOTHING) for ts, session, item, kind in visits]
         if steps:
             queries, examples = Queries.empty(1), Examples.empty(1)
-            for family in (self.history, self.counts, self.affinity):
+            for family in (self.history, self.counts, self.affinity, self.prices):
                 family.fold(Steps.of(steps), queries, examples)
         for ts, _, item, _ in visits:
             self.seen.add(row, item)
@@ -61,11 +63,14 @@ class Memory:
         row = self.users.touch((partition, user))
         queries = Queries.empty(1)
         steps: list[Step] = [(ASK, row, 0, ts, 0, NOTHING, 0, NOTHING)]
-        for family in (self.history, self.counts, self.affinity):
+        for family in (self.history, self.counts, self.affinity, self.prices):
             family.fold(Steps.of(steps), queries, Examples.empty(1))
         known: dict[str, object] = {field.name: getattr(queries, field.name).tobytes() for field in fields(queries)}
         known["counts"] = self.counts.counts[row].tolist()
         known["times"] = self.counts.first_ts[row], self.counts.last_ts[row]
+        prices = self.prices
+        known["prices"] = [float(each[row]) for each in (prices.weight, prices.mean, prices.squares, prices.as_of)]
+        known["priced"] = int(prices.events[row])
         known["seen"] = self.seen.of(row).tolist()
         known["session"] = self.history.session[row], self.history.session_started[row]
         return known
