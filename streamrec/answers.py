@@ -5,7 +5,7 @@ Knows nothing of how candidates were found and scored, nor of where slates go.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -14,6 +14,7 @@ import numpy as np
 from streamrec.arrivals import Arrival
 from streamrec.attribution import Memo
 from streamrec.events import Reason, Slate
+from streamrec.features.ads import ADS, Ads, ShownAds
 from streamrec.features.batch import NOTHING, Float32, Int32, Int64, MicroBatch
 from streamrec.features.doubt import Doubt
 from streamrec.features.items import ItemTable
@@ -55,11 +56,13 @@ class Answers:
         k: int = 20,
         imitate: str = SITE,
         doubt: Doubt | None = None,
+        stale: Callable[[int], tuple[str, ...]] = lambda now_ms: (),
+        ads: Ads | None = None,
     ) -> None:
         """`boost` is what the catalogue adds to an item's score, by item index.
 
         `k` items when a request does not say; `imitate` is whom an apprentice is taught by, SITE or a policy; `doubt`
-        says how little is known of items.
+        says how little is known of items; `stale` names what is too old to be used at a time, ms.
         """
         self.models = tuple(models)
         self.fusion = fusion
@@ -69,6 +72,8 @@ class Answers:
         self.roster = roster
         self.k = k
         self._imitate = imitate
+        self._stale = stale
+        self._ads = ads
         self._tracing = [model for model in self.models if isinstance(model, Tracing)]
         self.follow(plan)
 
@@ -105,13 +110,14 @@ class Answers:
         ):
             k = arrival.event.k or self.k
             place, places = (arrival.partition, arrival.offset), shown(one, k)
-            slate = composed(arrival, query, batch, one, self.fusion, self.items.ids, k)
+            slate = composed(arrival, query, batch, one, self.fusion, self.items.ids, k, self._stale(arrival.event.ts))
             if arrival.event.explain:
                 applied = Applied(rulings[query], one.explore, asked.doubt[row], places)
                 slate = msgspec.structs.replace(slate, reasons=self._reasons(slate, batch, query, applied))
             slates[place] = slate
             features, traces = batch.candidates.features[query, places], self._traces(batch, query, places)
-            memos[place] = Memo(context, self.fusion.schema, features, traces)
+            offered = self._offered(slate, batch.candidates.items[query, places], features)
+            memos[place] = Memo(context, self.fusion.schema, features, traces, offered)
         return slates, memos
 
     def imitable(
@@ -149,6 +155,12 @@ class Answers:
         """What models ask to be told again when it is known what came of these places."""
         items = batch.candidates.items[query, places]
         return {model.name: model.trace(batch.queries, query, items) for model in self._tracing}
+
+    def _offered(self, slate: Slate, items: Int32, features: Float32) -> ShownAds | None:
+        """What to keep of a slate whose clicks cost something."""
+        if self._ads is None or slate.scenario != ADS:
+            return None
+        return self._ads.shown(items, features @ self.fusion.mean)
 
     def _reasons(self, slate: Slate, batch: MicroBatch, query: int, applied: Applied) -> tuple[Reason, ...]:
         scorers = Scorers(self.models, self.fusion, self.items)

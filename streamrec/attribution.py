@@ -8,6 +8,8 @@ A slate stays open for a window in the log's own time. Then each of its items th
 slate one lesson; a slate that nobody saw gives neither. Credits add up to the same whatever order events come in:
 amounts are whole millionths, and equals are told apart by time and type.
 
+A click on an ad costs its bid as of the slate, once for each slate and item (`features.ads`).
+
 Knows nothing of who holds the slates that are open (`open_slates`), nor of topics and stores.
 """
 
@@ -21,11 +23,10 @@ import msgspec
 import numpy as np
 
 from streamrec.events import EVENT_TYPES, TYPE_CODES, Counterfactual, Event, EventType, Evidence, Outcome, Slate
+from streamrec.features.ads import ShownAds
 from streamrec.features.batch import Float32, Int32
+from streamrec.features.bids import MILLION
 from streamrec.policies import Lesson
-
-MILLION = 1_000_000
-"""Amounts are counted in millionths: whole numbers add up to the same in any order."""
 
 
 class SeenRule(StrEnum):
@@ -66,6 +67,7 @@ class Memo:
     schema: int  # a hash of what the features are
     features: Float32  # (items, features) what the fusion saw of each place
     traces: Mapping[str, Int32]  # by model: what it asks to be told again, (items, any)
+    ads: ShownAds | None = None  # of a slate with ads
 
 
 class Credit(msgspec.Struct, array_like=True):
@@ -104,6 +106,9 @@ class OpenSlate(msgspec.Struct, array_like=True):
     seen_to: int = 0  # the lowest place that an impression tells of
     answered_to: int = 0  # the lowest place that was answered
     credits: dict[int, Credit] = {}  # by position
+    bids: tuple[int, ...] = ()  # of a slate with ads: of each item, millionths
+    utilities: bytes = b""  # likewise, (items,) float64
+    clicked: list[int] = []  # positions of ads that were clicked, and have been charged
 
     @classmethod
     def of(cls, slate: Slate, memo: Memo) -> OpenSlate:
@@ -120,6 +125,8 @@ class OpenSlate(msgspec.Struct, array_like=True):
             schema=memo.schema,
             features=memo.features.astype(np.float16).tobytes(),
             traces={name: trace.astype(np.int32).tobytes() for name, trace in memo.traces.items()},
+            bids=() if memo.ads is None else tuple(memo.ads.bids.tolist()),
+            utilities=b"" if memo.ads is None else memo.ads.utilities.tobytes(),
         )
 
     def concerned(self, event: Event, rules: Rules) -> bool:
@@ -140,6 +147,17 @@ class OpenSlate(msgspec.Struct, array_like=True):
         self.answered_to = max(self.answered_to, position)
         self.credits.setdefault(position, Credit()).add(event.ts, event.type, rules.values[event.type])
         return True
+
+    def charge(self, event: Event) -> int:
+        """What an event that concerns this slate costs, in millionths: a click on an ad its bid, the first time."""
+        if event.type is not EventType.CLICK or not self.bids:
+            return 0
+        assert event.item_id is not None
+        position = self.items.index(event.item_id) + 1
+        if position in self.clicked or not self.bids[position - 1]:
+            return 0
+        self.clicked.append(position)
+        return self.bids[position - 1]
 
     def depth(self, rules: Rules) -> int:
         """How many of its places were seen, from the top."""
@@ -190,8 +208,19 @@ def closed(waiting: OpenSlate, rules: Rules) -> Closed:
         schema=waiting.schema,
         user_id=slate.user_id,
         items=waiting.items[:depth],
+        ads=_ads(waiting, depth),
     )
     return Closed(outcomes, lesson)
+
+
+def _ads(waiting: OpenSlate, depth: int) -> ShownAds | None:
+    if not waiting.bids:
+        return None
+    return ShownAds(
+        bids=np.array(waiting.bids[:depth], np.int64),
+        utilities=np.frombuffer(waiting.utilities, np.float64)[:depth],
+        clicked=np.isin(np.arange(1, depth + 1), waiting.clicked),
+    )
 
 
 def _outcome(waiting: OpenSlate, slate: Slate, position: int, rules: Rules) -> Outcome:

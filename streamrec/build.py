@@ -19,9 +19,10 @@ if TYPE_CHECKING:
     from streamrec.features.encoders import Encoder
     from streamrec.features.items import ItemTable
     from streamrec.features.listing import Listing
+    from streamrec.features.trends import Teller
     from streamrec.intake import Tolerance
     from streamrec.models import Model
-    from streamrec.open_slates import OpenSlates
+    from streamrec.open_slates import Charge, OpenSlates
     from streamrec.policies import Policy
     from streamrec.portions import Portion
     from streamrec.recommender import Recommender
@@ -51,18 +52,21 @@ RECENT_FADE = 0.75
 """Of co-visitation as the last few items see it."""
 SLATES_HELD = 10_000
 """Users whose open slates are kept in memory, some 8 kB a slate; the others' lie in the store."""
+STATEMENTS_PER_ITEM = 4
+"""Statements on trends that are kept, for each of limits.max_items: one for each partition that wanted an item."""
 STEADY_THREADS = 1
 """Arithmetic threads: results must not depend on how a sum was split, and the small products here gain nothing."""
 
 
-def build_models(settings: Settings, items: ItemTable) -> dict[str, Model]:
-    """The models of a configuration, by name, untaught.
+def build_models(settings: Settings, items: ItemTable, trends: Teller | None = None) -> dict[str, Model]:
+    """The models of a configuration, by name, untaught. `trends` says what is gaining; None: it is counted here.
 
     Imported here: river and torch take seconds, and many commands need neither.
 
     Raises:
         ConfigError: the popularity that short lists are filled up with is missing.
     """
+    from streamrec.features.trends import TRENDS
     from streamrec.models.clicks import ClickModel
     from streamrec.models.content import ContentModel
     from streamrec.models.covisit import CoVisitation, CoVisitationView
@@ -72,6 +76,7 @@ def build_models(settings: Settings, items: ItemTable) -> dict[str, Model]:
     from streamrec.models.sequence import SequenceModel
     from streamrec.models.sessions import SessionNeighbours
     from streamrec.models.transitions import Transitions
+    from streamrec.models.trends import TrendModel
 
     capacity, seed = settings.limits.max_items, settings.learning.seed
     wanted = settings.learning.models
@@ -98,11 +103,27 @@ def build_models(settings: Settings, items: ItemTable) -> dict[str, Model]:
         "sequence": lambda name: SequenceModel(
             name, capacity, device=torch_device(settings.learning.device), seed=seed
         ),
+        TRENDS: lambda name: TrendModel(name, build_trends(settings, items, told=False) if trends is None else trends),
     }
     for name, make in makers.items():
         if name in wanted:
             models[name] = make(name)
     return models
+
+
+def build_trends(settings: Settings, items: ItemTable, *, told: bool) -> Teller:
+    """Who knows what is gaining: `told` by the trends topic, or by counting in this process."""
+    from streamrec.features.trend_counts import TrendCounts
+    from streamrec.features.trend_statements import Statements
+    from streamrec.features.trends import TrendTable
+
+    trends = settings.trends
+    table = TrendTable(items.capacity, trends.windows_s, trends.stale_after_s)
+    return (
+        Statements(table, items, STATEMENTS_PER_ITEM * items.capacity)
+        if told
+        else TrendCounts(table, trends.emit_every_s)
+    )
 
 
 def build_retrievers(models: Mapping[str, Any], listing: Listing) -> list[Retriever]:
@@ -120,20 +141,27 @@ def build_retrievers(models: Mapping[str, Any], listing: Listing) -> list[Retrie
         retrievers.append(Nearest("nearest", models["sequence"], models[popularities[-1]]))
     if "content" in models:
         retrievers.append(Nearest("content", models["content"], models["content"], POOL))
+    if "trends" in models:
+        retrievers.append(Popular("trends", models["trends"]))
     retrievers.append(Fresh("fresh", listing))
     return retrievers + [Popular(name, models[name]) for name in popularities]
 
 
-def build_recommender(settings: Settings, catalogue: Catalogue | None = None, *, eager: bool = True) -> Recommender:
+def build_recommender(
+    settings: Settings, catalogue: Catalogue | None = None, *, eager: bool = True, told: bool = False
+) -> Recommender:
     """The recommender of a configuration, untaught.
 
     Without `eager`, items of the catalogue that do not say when they were added are known from their first event on.
+    `told`: a topic will say what the trends are; else they are counted here, if anybody asks for them.
 
     Raises:
         ConfigError: the positives are not rules.
     """
     from streamrec.answers import Answers
+    from streamrec.click_chance import ClickChance
     from streamrec.contribution import Contribution
+    from streamrec.features.ads import Ads
     from streamrec.features.affinity import Affinity
     from streamrec.features.bought import Bought
     from streamrec.features.counts import Counts
@@ -146,9 +174,11 @@ def build_recommender(settings: Settings, catalogue: Catalogue | None = None, *,
     from streamrec.features.prices import Prices
     from streamrec.features.seen import Seen
     from streamrec.features.shown import Shown
+    from streamrec.features.trends import TRENDS
     from streamrec.features.users import Family, UserTable
     from streamrec.fusion import Fusion
     from streamrec.interest import GAINS, Interest
+    from streamrec.models.trends import TrendModel
     from streamrec.policies.roster import Roster
     from streamrec.progress import Progress
     from streamrec.recommender import Knowledge, Recommender, Tempo
@@ -174,9 +204,10 @@ def build_recommender(settings: Settings, catalogue: Catalogue | None = None, *,
         texts=texts,
         index=TextIndex() if settings.serving.search else None,
     )
-    told = (catalogue or {}).values()
-    for item in described(told, texts.encoder) if texts else told:
+    listed = (catalogue or {}).values()
+    for item in described(listed, texts.encoder) if texts else listed:
         listing.take(item)
+    ads = Ads(items, listing.bids, ClickChance(), settings.topics.partitions)
     history = History(0, learning.session_gap_s, learning.collapse_repeats)
     counts = Counts(0)
     affinity = Affinity(0, items.category, GAINS, items.category_names, items.category_code)
@@ -197,7 +228,10 @@ def build_recommender(settings: Settings, catalogue: Catalogue | None = None, *,
         *(one for one in optional if one is not None),
     ]
     users = UserTable(settings.limits.max_users, families, items)
-    models = build_models(settings, items)
+    asked_for = told or settings.trends.rehearse or TRENDS in learning.models
+    trends = build_trends(settings, items, told=told) if asked_for else None
+    models = build_models(settings, items, trends)
+    unranked = [TrendModel(TRENDS, trends)] if trends is not None and TRENDS not in models else []
     judge = Fusion(
         list(models),
         particles=fusion.particles,
@@ -209,7 +243,22 @@ def build_recommender(settings: Settings, catalogue: Catalogue | None = None, *,
         weighted=fusion.importance == "inverse",
     )
     return Recommender(
-        Knowledge(users, items, listing, history, counts, affinity, prices, duplicates, doubt, seen, bought, shown),
+        Knowledge(
+            users,
+            items,
+            listing,
+            history,
+            counts,
+            affinity,
+            prices,
+            duplicates,
+            doubt,
+            seen,
+            bought,
+            shown,
+            trends,
+            ads,
+        ),
         list(models.values()),
         build_retrievers(models, listing),
         judge,
@@ -223,6 +272,8 @@ def build_recommender(settings: Settings, catalogue: Catalogue | None = None, *,
             settings.serving.k,
             settings.rollout.imitate,
             doubt,
+            lambda now_ms: (TRENDS,) if trends is not None and trends.table.stale(now_ms) else (),
+            ads,
         ),
         Rules(scenarios, items, listing, seen, bought, shown, list(models), {}, []),
         interest,
@@ -237,6 +288,7 @@ def build_recommender(settings: Settings, catalogue: Catalogue | None = None, *,
         fill=BASELINE,
         rollback_after=learning.rollback_after,
         special=[Newest("newest", items)],
+        unranked=unranked,
     )
 
 
@@ -320,14 +372,15 @@ def settled_revision(settings: Settings) -> Revision:
     )
 
 
-def build_open_slates(settings: Settings) -> OpenSlates:
-    """The slates that wait for their outcomes: none yet."""
+def build_open_slates(settings: Settings, charge: Charge) -> OpenSlates:
+    """The slates that wait for their outcomes: none yet. `charge` is told what clicks on ads cost."""
     from streamrec.attribution import RewardRule, Rules, SeenRule
     from streamrec.open_slates import OpenSlates, Room
 
     given = settings.attribution
     rules = Rules(int(given.window_s * 1000), SeenRule(given.seen), RewardRule(given.reward), dict(given.values))
-    return OpenSlates(rules, int(given.lateness_s * 1000), Room(SLATES_HELD, given.max_open_per_user, given.max_open))
+    room = Room(SLATES_HELD, given.max_open_per_user, given.max_open)
+    return OpenSlates(rules, int(given.lateness_s * 1000), room, charge)
 
 
 def build_worker(
@@ -341,27 +394,31 @@ def build_worker(
     observer: Callable[[Portion], None] | None = None,
     revised: Callable[[], Plan | None] = lambda: None,
     follower: Follower | None = None,
+    trends: Follower | None = None,
     eager: bool = True,
 ) -> Worker:
     """A worker on any transport and store; `shelf` None keeps no model snapshots (a backtest).
 
     `revised` is asked at the start and after each checkpoint: a plan that is new since, None when there is none.
-    `catalogue` is what is known of items at the start, `follower` the topic that says more; `eager` as in
-    `build_recommender`.
+    `catalogue` is what is known of items at the start, `follower` the topic that says more; `trends` is the topic that
+    says what is gaining; `eager` as in `build_recommender`.
     """
     import time
 
     from streamrec.checkpoints import Checkpoints, Pace
     from streamrec.features.ledger import Ledger
+    from streamrec.features.trend_statements import Statements
     from streamrec.fold import Addresses
     from streamrec.health import Health
     from streamrec.metrics import Metrics
+    from streamrec.trends_feed import TrendsFeed
     from streamrec.worker import Worker
 
     limits, topics = settings.limits, settings.topics
-    recommender = build_recommender(settings, catalogue, eager=eager)
+    recommender = build_recommender(settings, catalogue, eager=eager, told=trends is not None)
+    statements = recommender.knowledge.trends
     ledger = Ledger(limits.max_users)
-    open_slates = build_open_slates(settings)
+    open_slates = build_open_slates(settings, recommender.knowledge.ads.charge)
     pace = Pace(settings.checkpoints.interval_s, settings.checkpoints.share)
     return Worker(
         recommender,
@@ -381,6 +438,9 @@ def build_worker(
         observer,
         revised,
         follower,
+        TrendsFeed(trends, statements, limits.max_message_bytes)
+        if trends is not None and isinstance(statements, Statements)
+        else None,
     )
 
 
@@ -460,6 +520,7 @@ def connect_worker(settings: Settings) -> Worker:
         catalogue=catalogue,
         revised=following(settings, build_book(settings)),
         follower=KafkaFollower(settings.topics.items, settings.kafka),
+        trends=KafkaFollower(settings.topics.trends, settings.kafka) if settings.trends.read else None,
     )
     if settings.metrics_port is not None:
         serve(worker.metrics.registry, worker.health, settings.metrics_port, settings.metrics_host)

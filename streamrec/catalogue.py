@@ -123,6 +123,8 @@ def _items(batch: Batch, problems: list[tuple[int, str]]) -> list[tuple[int, Ite
         "available_from": times("available_from"),
         "available_until": times("available_until"),
         "boost": numbers("boost"),
+        "bid": numbers("bid"),
+        "budget": numbers("budget"),
     }
     found = []
     for row, values in zip(batch.rows.tolist(), zip(*read.values(), strict=True), strict=True):

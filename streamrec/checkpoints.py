@@ -1,8 +1,8 @@
 """State, models and positions, saved together: who owns which partition, and where each stands.
 
 In this order, so that whatever dies leaves a whole checkpoint behind: what was published is stored by the log; the
-models' snapshot is on disk; then, partition by partition, users, items, slates, watermark and the snapshot's name are
-written at once. Recovery takes the last of these and folds on from its watermark.
+models' snapshot is on disk; then, partition by partition, users, items, slates, accounts of ads, watermark and the
+snapshot's name are written at once. Recovery takes the last of these and folds on from its watermark.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from itertools import islice
 
 from streamrec.errors import StaleEpoch, StateMissing
+from streamrec.features import accounts
 from streamrec.features.ledger import Ledger
 from streamrec.open_slates import DIRECTORY, OpenSlates
 from streamrec.recommender import Recommender
@@ -64,6 +65,7 @@ class Checkpoints:
         self.recommender = recommender
         self.ledger = ledger
         self.open_slates = open_slates
+        self.accounts = recommender.knowledge.ads.accounts
         self.store = store
         self.shelf = shelf
         self.positions: dict[int, int] = {}  # per partition held: the next offset its state has not seen
@@ -97,6 +99,7 @@ class Checkpoints:
         starts = {partition: self._marks[partition].watermark for partition in partitions}
         self.positions |= {partition: start for partition, start in starts.items() if start is not None}
         self._take_over_slates(partitions)
+        self._take_over_accounts(partitions)
         return starts
 
     def _take_over_slates(self, partitions: Sequence[int]) -> None:
@@ -107,6 +110,14 @@ class Checkpoints:
             due = self.store.load([Key(partition, Kind.DUE, minute) for minute in minutes])
             self.open_slates.fill(partition, minutes, due)
 
+    def _take_over_accounts(self, partitions: Sequence[int]) -> None:
+        """What was spent in these partitions is known here now."""
+        directories = self.store.load([Key(partition, Kind.ACCOUNT, accounts.DIRECTORY) for partition in partitions])
+        for partition, directory in zip(partitions, directories, strict=True):
+            ads = self.accounts.take_over(partition, directory)
+            stored = self.store.load([Key(partition, Kind.ACCOUNT, ad) for ad in ads])
+            self.accounts.fill(partition, ads, stored)
+
     def let_go(self, partitions: Iterable[int]) -> None:
         """Forget partitions without writing. Models cannot unlearn: how far they have learned is remembered."""
         leaving = list(partitions)
@@ -115,6 +126,7 @@ class Checkpoints:
         self.recommender.knowledge.users.drop(leaving)
         self.ledger.drop(leaving)
         self.open_slates.drop(leaving)
+        self.accounts.drop(leaving)
         self.disowned = [partition for partition in self.disowned if partition not in leaving]
         for partition in leaving:
             self._marks.pop(partition, None)
@@ -246,7 +258,8 @@ class Checkpoints:
         return sentenced
 
     def _waiting(self) -> int:
-        return self.recommender.knowledge.users.changed + self.ledger.changed + self.open_slates.changed
+        slates, spent = self.open_slates.changed, self.accounts.changed
+        return self.recommender.knowledge.users.changed + self.ledger.changed + slates + spent
 
     def _changes(self, partition: int) -> dict[Key, bytes]:
         users = self.recommender.knowledge.users.take_changes(partition)
@@ -258,5 +271,6 @@ class Checkpoints:
             Kind.SLATE: slates.latest,
             Kind.OPEN: slates.open,
             Kind.DUE: slates.due,
+            Kind.ACCOUNT: self.accounts.take_changes(partition),
         }
         return {Key(partition, kind, name): value for kind, values in kinds.items() for name, value in values.items()}

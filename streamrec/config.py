@@ -96,9 +96,10 @@ MODELS = (
     "clicks",
     "factors",
     "sequence",
+    "trends",
 )
 """Every model there is."""
-DEFAULT_MODELS = tuple(name for name in MODELS if name not in ("factors", "content"))
+DEFAULT_MODELS = tuple(name for name in MODELS if name not in ("factors", "content", "trends"))
 """Those that add something somewhere when the others are there."""
 HASHED = "hashed"
 """The encoder that needs no model."""
@@ -271,7 +272,7 @@ class Checkpointing(Group):
 
 
 class Trends(Group):
-    """What `streamrec trends` counts, and how it says so."""
+    """What `streamrec trends` counts, how it says so, and who listens."""
 
     windows_s: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1, max_length=6)] = (
         300,
@@ -289,3 +290,9 @@ class Trends(Group):
     """Where GET /trends answers; nowhere by default."""
     web_host: str = "127.0.0.1"
     """The address it answers on."""
+    read: bool = True
+    """Workers follow the trends topic."""
+    stale_after_s: Seconds = 900.0
+    """Trends that are older than this by the log's own time are not used, and slates say so."""
+    rehearse: bool = False
+    """Where no topic is followed (a backtest, a warm-up), count trends though no model scores by them."""

@@ -185,6 +185,7 @@ class Slate(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     `estimated_from` is the number of Monte Carlo draws that the propensities are estimated from; 0: they are exact.
     `mode` says how the policy came to be asked (`streamrec.rollout`), `arm` which part of an experiment the user is in.
     `alternatives` has what other policies, by name, would have done; `reasons`, one per item, only when asked for.
+    `stale` names what the slate had to do without because it was too old.
     """
 
     rec_id: str
@@ -202,6 +203,7 @@ class Slate(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     arm: str | None = None
     alternatives: dict[str, Alternative] = {}
     reasons: tuple[Reason, ...] = ()
+    stale: tuple[str, ...] = ()
 
 
 class Evidence(StrEnum):
@@ -259,7 +261,7 @@ class WindowTrend(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     """How often an item was wanted within the last `window_s` seconds of log time, and within as many before these.
 
     `rate` is per hour; `acceleration` in doublings, shrunk towards 0 where there are few events
-    (`streamrec.trends.windows` has the equations). `rank` is the item's place by acceleration among those that gain.
+    (`streamrec.features.windows` has the equations). `rank` is the item's place by acceleration among those that gain.
     """
 
     window_s: int
@@ -285,8 +287,11 @@ class Trend(msgspec.Struct, frozen=True, kw_only=True):
 MAX_VECTOR = 1_024
 """Numbers of an item's vector at most."""
 LEAST_BOOST, MOST_BOOST = 0.1, 10.0
+LEAST_AMOUNT, MOST_AMOUNT = 1e-6, 1e9
+"""Of money, in the site's own currency: amounts are counted in millionths, and no sum of a day outgrows 64 bits."""
 
 Component = Annotated[float, Meta(ge=-1e6, le=1e6)]
+Amount = Annotated[float, Meta(ge=LEAST_AMOUNT, le=MOST_AMOUNT)]
 
 
 class Item(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -295,6 +300,9 @@ class Item(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid
     `added` is when the item came in: before that nobody knows of it. It may be shown from `available_from` on and
     before `available_until`. The logarithm of `boost` is added to its score. `vector` is an embedding of its text, its
     picture or both; all items' are equally long.
+
+    An item with a bid is an ad: `bid` is what a click on it is worth to the advertiser, `budget` what may be spent on
+    it in one day of the log (UTC).
     """
 
     item_id: Identifier
@@ -308,6 +316,8 @@ class Item(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid
     available_from: Timestamp | None = None
     available_until: Timestamp | None = None
     boost: Annotated[float, Meta(ge=LEAST_BOOST, le=MOST_BOOST)] = 1.0
+    bid: Amount | None = None
+    budget: Amount | None = None
 
     def __post_init__(self) -> None:
         named = {
@@ -321,3 +331,7 @@ class Item(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid
                 raise ValueError(f"`{field}` is a name with control characters, expected none")
         if (self.available_from or 0) >= (LATEST_TS_MS + 1 if self.available_until is None else self.available_until):
             raise ValueError("`available_until` is not after `available_from`, expected a later time")
+        if (self.bid is None) != (self.budget is None):
+            raise ValueError("an ad needs both `bid` and `budget`, one of them is missing")
+        if self.bid is not None and self.budget is not None and self.budget < self.bid:
+            raise ValueError("`budget` is less than `bid`, expected enough for one click a day")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterable, Mapping, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -103,6 +104,18 @@ class Metrics:
         self.catalogue_dropped = Gauge(
             "streamrec_catalogue_dropped", "Items of the catalogue beyond limits.max_catalogue", registry=self.registry
         )
+        self.trends_age = Gauge(
+            "streamrec_trends_age_seconds",
+            "Age of the newest statement on trends, in the log's time; NaN before the first",
+            registry=self.registry,
+        )
+        self.trends_age.set(math.nan)
+        self.trends_refused = Gauge(
+            "streamrec_trends_refused",
+            "Statements on trends that could not be used",
+            ["reason"],
+            registry=self.registry,
+        )
         self.lag = Gauge("streamrec_lag", "Records of the input not yet read", registry=self.registry)
         self.refused = Gauge(
             "streamrec_refused_updates", "Updates whose numbers were not finite", ["model"], registry=self.registry
@@ -158,6 +171,12 @@ class Metrics:
         """Show how much of a catalogue is known."""
         self.catalogue_items.set(items)
         self.catalogue_dropped.set(dropped)
+
+    def told(self, age_s: float | None, refused: Mapping[str, int]) -> None:
+        """Show how old the trends are, and what of them could not be used, by reason."""
+        self.trends_age.set(math.nan if age_s is None else age_s)
+        for reason, count in refused.items():
+            self.trends_refused.labels(reason).set(count)
 
     def wait(self, slates: OpenSlates) -> None:
         """Show what waits for its outcomes, and what went amiss with it."""

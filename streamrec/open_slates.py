@@ -31,6 +31,9 @@ NOTHING_LEFT = b""
 """Hands over that a value is no more."""
 LOADED_TOGETHER = 512
 
+Charge = Callable[[int, str, int, int], None]
+"""Charges an ad for a click: partition, item id, time in ms, and the amount in millionths."""
+
 User = tuple[int, str]
 Load = Callable[[Sequence[User]], Sequence[bytes | None]]
 """Fetches the stored slates of users that are not in memory."""
@@ -69,12 +72,16 @@ class Changes:
 class OpenSlates:
     """Open slates of the partitions held."""
 
-    def __init__(self, rules: Rules, lateness_ms: int, room: Room) -> None:
+    def __init__(
+        self, rules: Rules, lateness_ms: int, room: Room, charge: Charge = lambda partition, ad, ts, amount: None
+    ) -> None:
+        """`charge` is told what clicks on ads cost."""
         self.rules = rules
         self.room = room
         self.early = 0  # closed before their time to make room
         self.unseen = 0  # closed without anybody having seen them
         self.late = 0  # events that named a slate which is not open
+        self._charge = charge
         self._wait_ms = rules.window_ms + lateness_ms
         self._slates: OrderedDict[User, list[OpenSlate]] = OrderedDict()
         self._changed: dict[User, None] = {}
@@ -180,8 +187,11 @@ class OpenSlates:
             return False
         for waiting in reversed(self._slates.get((arrival.partition, event.user_id), ())):
             if waiting.concerned(event, self.rules):
+                cost = waiting.charge(event)
+                if cost:
+                    self._charge(arrival.partition, event.item_id, event.ts, cost)
                 credited = waiting.credit(event, self.rules)
-                if credited:
+                if credited or cost:
                     self._changed[arrival.partition, event.user_id] = None
                 return credited
         self.late += event.rec_id is not None

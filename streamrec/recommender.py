@@ -24,6 +24,7 @@ from streamrec.answers import SITE, Answers, Place, Request
 from streamrec.arrivals import Arrival, name_hash
 from streamrec.contribution import Contribution
 from streamrec.events import TYPE_CODES, Event, EventType, Slate
+from streamrec.features.ads import ADS, Ads
 from streamrec.features.affinity import Affinity
 from streamrec.features.batch import CANDIDATES, NOTHING, Array, Bool, Excluded, Int32, MicroBatch
 from streamrec.features.bought import Bought
@@ -37,6 +38,7 @@ from streamrec.features.prices import Prices, price_named
 from streamrec.features.seen import Seen
 from streamrec.features.shown import Shown
 from streamrec.features.steps import ASK, REMEMBER, Step, Steps
+from streamrec.features.trends import Teller
 from streamrec.features.users import UserTable
 from streamrec.fusion import Fusion
 from streamrec.interest import IMITATED, REFUSED, WANTED, Interest
@@ -89,6 +91,8 @@ class Knowledge:
     seen: Seen | None
     bought: Bought | None
     shown: Shown | None
+    trends: Teller | None
+    ads: Ads
 
     def touched(self, event: Event, row: int, item: int) -> None:
         """The user of that row did something with an item: for rules that look at it, at once."""
@@ -120,10 +124,15 @@ class Recommender:
         fill: str,
         rollback_after: int = PATIENCE,
         special: Sequence[Retriever] = (),
+        unranked: Sequence[Model] = (),
     ) -> None:
-        """`special` retrievers propose only where a scenario names them."""
+        """`special` retrievers propose only where a scenario names them.
+
+        `unranked` are models that learn for retrievers and scenarios alone: the fusion does not hear them.
+        """
         self.knowledge = knowledge
         self.models = tuple(models)
+        self.unranked = tuple(unranked)
         self.retrievers = tuple(retrievers)
         self.fusion = fusion
         self.answers = answers
@@ -280,8 +289,11 @@ class Recommender:
         for model in self.models:
             if MODEL + model.name not in sentenced:  # what it learned would go with it
                 model.learn(batch)
+        for model in self.unranked:
+            model.learn(batch)
         self.fusion.learn(batch, lessons)
         self.answers.learn(lessons)
+        self.knowledge.ads.learn(lessons)
         for retriever in (*self.retrievers, *self.special):
             retriever.learn(batch)
         self.knowledge.doubt.learn(batch)
@@ -295,7 +307,7 @@ class Recommender:
             self.knowledge.doubt.forget(forgotten)
             self.knowledge.users.forget_items(forgotten)
             self.contribution.forget(forgotten)
-            for model in self.models:
+            for model in (*self.models, *self.unranked):
                 model.forget(forgotten)
             listing.readmit(self._latest_ts, self.tempo.micro_batch)
         self.learners.judge()
@@ -488,13 +500,14 @@ class Recommender:
             "items": self.knowledge.items.state(),
             LISTING: self.knowledge.listing.state(),
             DOUBT: self.knowledge.doubt.state(),
+            ADS: self.knowledge.ads.state(),
             "batch": self.batch.state(),
             FUSION: self.fusion.state(),
             QUARANTINE: self.quarantine.state(),
             "clock": clock,
             "progress": self.progress.state(),
             "contribution": self.contribution.state(),
-            **{MODEL + model.name: model.state() for model in self.models},
+            **{MODEL + model.name: model.state() for model in (*self.models, *self.unranked)},
             **{f"{POLICY}{name}": state for name, state in self.answers.roster.state().items()},
         }
 
@@ -507,6 +520,8 @@ class Recommender:
             self.knowledge.listing.look_anew()
         if DOUBT in arrays:  # likewise
             self.knowledge.doubt.restore(arrays[DOUBT])
+        if ADS in arrays:  # snapshots of before knew of none
+            self.knowledge.ads.restore(arrays[ADS])
         self.fusion.restore(arrays[FUSION])
         if QUARANTINE in arrays:  # snapshots of before knew of none
             self.quarantine.restore(arrays[QUARANTINE])
@@ -515,6 +530,8 @@ class Recommender:
         self.contribution.restore(arrays["contribution"])
         for model in self.models:
             model.restore(arrays[MODEL + model.name])
+        for model in self.unranked:  # snapshots are not refused for want of them
+            model.restore(arrays.get(MODEL + model.name, {}))
         self.answers.roster.restore({name[len(POLICY) :]: arrays[name] for name in arrays if name.startswith(POLICY)})
         clock = arrays["clock"]
         self._since_cut, self._first_ts, self._latest_ts = (int(count) for count in clock["counts"])

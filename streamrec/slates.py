@@ -25,6 +25,7 @@ def composed(
     fusion: Fusion,
     ids: Sequence[str],
     k: int,
+    stale: tuple[str, ...] = (),
 ) -> Slate:
     """The slate for one request.
 
@@ -36,6 +37,7 @@ def composed(
         fusion: says each model's share.
         ids: item ids by index.
         k: items at most.
+        stale: what was too old to be used.
     """
     event, candidates = arrival.event, batch.candidates
     places = shown(dealt, k)
@@ -85,6 +87,7 @@ def composed(
         alternatives={
             name: _alternative(other, query, batch, fusion, ids, len(places)) for name, other in dealt.beside.items()
         },
+        stale=stale,
     )
 
 

@@ -28,6 +28,7 @@ from streamrec.recommender import Recommender
 from streamrec.rollout import Plan
 from streamrec.state import Key, Store
 from streamrec.transport import Follower, Record, Sink, Source
+from streamrec.trends_feed import TrendsFeed
 
 LOG = logging.getLogger("streamrec.worker")
 POLL_RECORDS = 512
@@ -60,6 +61,7 @@ class Worker:
         observer: Callable[[Portion], None] | None = None,
         revised: Callable[[], Plan | None] = lambda: None,
         catalogue: Follower | None = None,
+        trends: TrendsFeed | None = None,
         wall_ms: Callable[[], int] = lambda: int(time.time() * 1000),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -67,7 +69,7 @@ class Worker:
 
         `handover_s` bounds the checkpoint of partitions that leave. `revised` says at the start and after each
         checkpoint whether a new plan tells who gets which policy. `catalogue` is read whole before the first event, and
-        followed between steps.
+        followed between steps; so are `trends`, but nobody waits for them long.
         """
         self.recommender = recommender
         self.metrics = metrics
@@ -92,6 +94,7 @@ class Worker:
         )
         if catalogue is not None:
             health.lack(Need.CATALOGUE, f"topic {catalogue.topic!r} is not read to its end yet")
+        self._trends = trends
         self._brake = Brake(source, metrics)
         self._patience = Patience(source, self._brake, health, clock)
         self._disowned_at: dict[int, float] = {}  # partitions that are another's, until the group says so too
@@ -113,6 +116,8 @@ class Worker:
         self._source.subscribe(self)
         try:
             self._read_catalogue()
+            if self._trends is not None:
+                self._trends.read(POLL_TIMEOUT_S, lambda: self._patience.stop_by is None)
             self._patience.endure(self._follow)
             while self._patience.stop_by is None and not self._source.exhausted():
                 self._look_around()
@@ -128,6 +133,8 @@ class Worker:
         finally:
             if self._catalogue is not None:
                 self._catalogue.follower.close()
+            if self._trends is not None:
+                self._trends.close()
             self._store.close()
 
     def stop(self) -> None:
@@ -157,6 +164,8 @@ class Worker:
         self.health.beat()
         if self._catalogue is not None:
             self._patience.endure(self._catalogue.look)
+        if self._trends is not None:
+            self._trends.look()
         self._brake.watch(self._sink.fullness())
         if self._source.connected():
             self.health.have(Need.LOG)
@@ -208,6 +217,8 @@ class Worker:
         self.metrics.wait(self._open_slates)
         listing = self.recommender.knowledge.listing
         self.metrics.listed(len(listing), listing.dropped)
+        if self._trends is not None and self.recommender.knowledge.trends is not None:
+            self.metrics.told(self.recommender.knowledge.trends.table.age_s, self._trends.refused)
         self.metrics.judged(self._checkpoints.roll_back(), self.recommender.quarantine.standing())
         self._follow()
 

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from streamrec.build import build_tolerance
 from streamrec.errors import ConfigError
+from streamrec.features.windows import Windows
 from streamrec.interest import Interest
 from streamrec.settings import Settings
 from streamrec.transport import Record
@@ -22,7 +23,6 @@ from streamrec.trends.app import run as run_app
 from streamrec.trends.credentials import credentials
 from streamrec.trends.page import trends_page
 from streamrec.trends.watchdog import Watchdog
-from streamrec.trends.windows import Windows
 
 LOOKS = 6
 """How often the watchdog looks within its limit."""

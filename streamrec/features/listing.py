@@ -19,6 +19,7 @@ import numpy as np
 
 from streamrec.events import LATEST_TS_MS, Item
 from streamrec.features.batch import NOBODY, NOTHING, Array, Bool, Float32, Int32, Int64
+from streamrec.features.bids import Bids, millionths
 from streamrec.features.content import Float16
 from streamrec.features.encoders import TextVectors
 from streamrec.features.facts import NOTHING_SAID, Description, Facts, description_of
@@ -40,6 +41,8 @@ class Entry(NamedTuple):
     added: int | None
     sent: int
     content: Float16 | None
+    bid: int = 0  # millionths, 0 for what is no ad
+    budget: int = 0
 
     @property
     def category(self) -> str | None:
@@ -86,6 +89,7 @@ class Listing:
         self.revision = 0  # of what is new
         self.dropped = 0  # items left out because there were too many
         self.boost: Float32 = np.zeros(items.capacity, np.float32)  # added to the score, by item index
+        self.bids = Bids(items.capacity)
         self.born: Bool = np.zeros(items.capacity, np.bool_)  # came in by the catalogue, before anybody touched it
         self.shown: Int32 = np.zeros(items.capacity, np.int32)  # times on a slate, of those
         self.facts = Facts(items)
@@ -124,6 +128,8 @@ class Listing:
             added=item.added,
             sent=sent_ms,
             content=self.texts.of_item(item) if self.texts else None,
+            bid=millionths(item.bid),
+            budget=millionths(item.budget),
         )
         if self.index is not None:
             self.index.take(item)
@@ -297,6 +303,7 @@ class Listing:
         self._opens[index] = 0 if entry is None else entry.opens
         self._closes[index] = ALWAYS if entry is None else entry.closes
         self.boost[index] = 0.0 if entry is None else entry.log_boost
+        self.bids.set(index, *((0, 0) if entry is None else (entry.bid, entry.budget)))
         self._out[index] = withdrawn or (self._listed_only and entry is None)
         self._barred_since, self._barred_until = 1, 0
 

@@ -17,6 +17,7 @@ from typing import Protocol
 
 import numpy as np
 
+from streamrec.features.ads import ShownAds
 from streamrec.features.batch import Array, Bool, Float32, Float64, Int32, Int64, Uint64
 
 CONTEXTS = 3
@@ -102,6 +103,7 @@ class Lesson:
     schema: int = 0  # a hash of what the features are
     user_id: str = ""
     items: tuple[str, ...] = ()  # (seen,) ids
+    ads: ShownAds | None = None  # of a slate with ads: what came of them, (seen,)
 
     @property
     def importance(self) -> Float64:

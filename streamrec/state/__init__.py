@@ -25,6 +25,8 @@ class Kind(StrEnum):
     """A user's slates whose outcomes are not final yet."""
     DUE = "due"
     """The users whose slates fall due in one minute; under no name, the partition's clock and its minutes."""
+    ACCOUNT = "account"
+    """What was spent on an ad of late; under no name, the partition's ads."""
 
 
 @dataclass(frozen=True, slots=True)

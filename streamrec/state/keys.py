@@ -4,7 +4,7 @@
     streamrec:user-events:rollout                     who got which policy, newest first (a list)
     streamrec:user-events:redrive:NAME                which dead letters were sent back
     streamrec:{user-events:3}:mark                    epoch, turn, watermark, snapshot, seal of partition 3
-    streamrec:{user-events:3}:user:ID                 one value; likewise item:, slate:, open: and due:
+    streamrec:{user-events:3}:user:ID                 one value; likewise item:, slate:, open:, due:, account:
 
 What stands between braces is all that a Redis Cluster hashes, so everything of one partition lies in one slot and one
 script may write it. Knows nothing of connections, nor of what the values mean.

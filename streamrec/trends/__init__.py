@@ -1,11 +1,11 @@
 """What is wanted more than before: windowed counts of the events topic, said again and again in the trends topic.
 
-    windows.py   which part of a window an event falls into, and what the parts add up to
     counts.py    one input partition's counts: what changed, what is to be said of it, what a table must keep
     board.py     what readers make of it: the partitions' statements added up
     app.py       the Faust app around the counts
     watchdog.py  ends a process that stands still
     page.py      GET /trends
 
-The first three know nothing of Faust, Kafka or the wall clock. `import streamrec` loads no Faust.
+The first two know nothing of Faust, Kafka or the wall clock. `features/windows.py` has the windows themselves,
+`features/trends.py` what workers make of what is said. `import streamrec` loads no Faust.
 """

@@ -33,11 +33,11 @@ from faust.transport.consumer import Consumer
 from streamrec.codec import encode
 from streamrec.errors import BadEvent
 from streamrec.events import Event
+from streamrec.features.windows import Windows
 from streamrec.intake import Tolerance, event_of
 from streamrec.interest import WANTED, Interest
 from streamrec.transport import Record
 from streamrec.trends.counts import Flush, PartitionCounts
-from streamrec.trends.windows import Windows
 
 LOG = logging.getLogger("streamrec.trends")
 SEPARATOR = "|"

@@ -10,7 +10,7 @@ a window is long, by the newest clock of all, is out of that window.
 from __future__ import annotations
 
 from streamrec.events import Trend, WindowTrend
-from streamrec.trends.windows import acceleration, rate_per_hour
+from streamrec.features.windows import acceleration, rate_per_hour
 
 
 class Board:

@@ -8,9 +8,9 @@ from datetime import UTC, datetime
 from html import escape
 from pathlib import Path
 
+from streamrec.features.windows import Windows, acceleration, rate_per_hour
 from streamrec.pages import filled, table_row
 from streamrec.trends.counts import CATEGORY, EVERYTHING, ITEM, PartitionCounts
-from streamrec.trends.windows import Windows, acceleration, rate_per_hour
 
 SHOWN = 20
 LOOKED_AT = 100

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from streamrec.build import HALF_LIVES_S, build_models, steady_arithmetic
-from streamrec.config import MODELS, Learning, Limits
+from streamrec.config import MODELS, Learning, Limits, Trends
 from streamrec.events import Item
 from streamrec.features.batch import CANDIDATES, NOTHING, Array, MicroBatch, Queries
 from streamrec.features.encoders import Hashed, TextVectors
@@ -24,7 +24,11 @@ from streamrec.settings import Settings
 
 CAPACITY, ITEMS, QUERIES = 256, 60, 32
 BEGAN = 1_700_000_000_000
-SETTINGS = Settings(limits=Limits(max_items=CAPACITY), learning=Learning(device="cpu", models=MODELS))
+SETTINGS = Settings(
+    limits=Limits(max_items=CAPACITY),
+    learning=Learning(device="cpu", models=MODELS),
+    trends=Trends(stale_after_s=1e6),  # the questions come hours after what was learned
+)
 NAMES = list(build_models(SETTINGS, ItemTable(CAPACITY)))
 
 
@@ -411,6 +415,20 @@ def fashions(bench: Bench) -> list[MicroBatch]:
     ]
 
 
+def crazes(bench: Bench) -> list[MicroBatch]:
+    """Everybody wants the same three items, for five minutes, and then three others: what was wanted most just now is
+    over."""
+    return [
+        bench.batch(
+            [
+                (1_000 * step + n, BEGAN + 30_000 * step, 3 * (step // 10) % ITEMS + int(bench.rng.integers(3)))
+                for n in range(20)
+            ]
+        )
+        for step in range(160)
+    ]
+
+
 PATTERNS: Mapping[str, Callable[[Bench], list[MicroBatch]]] = {
     "transitions": successors,
     "sequence": successors,
@@ -425,7 +443,7 @@ PATTERNS: Mapping[str, Callable[[Bench], list[MicroBatch]]] = {
 
 
 def test_every_model_has_a_pattern_to_find() -> None:
-    assert set(PATTERNS) | set(HALF_LIVES_S) == set(NAMES)
+    assert set(PATTERNS) | set(HALF_LIVES_S) | {"trends"} == set(NAMES)
 
 
 @pytest.mark.parametrize("name", PATTERNS)
@@ -451,6 +469,15 @@ def test_the_shorter_its_half_life_the_sooner_popularity_follows_the_fashion() -
     found = {name: hits(bench.models[name], bench, batches, 12) for name in HALF_LIVES_S}
     assert found["popularity_minutes"] > 0.8
     assert found["popularity_minutes"] > found["popularity"] >= found["popularity_days"]
+
+
+def test_trends_follow_a_craze_sooner_than_any_popularity() -> None:
+    bench = Bench()
+    batches = crazes(bench)
+    found = {name: hits(bench.models[name], bench, batches, 80) for name in (*HALF_LIVES_S, "trends")}
+    print(found)
+    assert found["trends"] > 0.5
+    assert found["trends"] > 1.4 * max(found[name] for name in HALF_LIVES_S)
 
 
 # Careless learning rates

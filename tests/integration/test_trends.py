@@ -1,4 +1,5 @@
-"""`streamrec trends` on Apache Kafka: whoever dies and whenever, what is said in the end equals a recount."""
+"""`streamrec trends` on Apache Kafka: whoever dies and whenever, what is said in the end equals a recount; and workers
+that read it need it as little as it needs them."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+import uuid
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -22,14 +24,14 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
     ResourceType,
 )
 
-from streamrec.codec import decode, encode_event
+from streamrec.codec import decode, decode_slate, encode_event
 from streamrec.commands.trends import LOOKS, group_of, run
-from streamrec.embedded import EmbeddedBroker
+from streamrec.embedded import EmbeddedBroker, EmbeddedRedis
 from streamrec.errors import ConfigError
-from streamrec.events import Event, EventType, Trend
+from streamrec.events import Event, EventType, Slate, Trend
+from streamrec.features.windows import PARTS
 from streamrec.interest import WANTED, Interest
-from streamrec.testing import Deployment, partition_of, shop, until
-from streamrec.trends.windows import PARTS
+from streamrec.testing import Deployment, WorkerProcess, partition_of, shop, until
 
 PARTITIONS = 4
 Figures = dict[tuple[int, str], tuple[tuple[int, int], ...]]
@@ -279,3 +281,51 @@ def test_a_trends_topic_with_too_few_partitions_is_refused(deployment: Deploymen
     topics = deployment.settings.topics.model_copy(update={"trends": small})
     with pytest.raises(ConfigError, match=f"has {PARTITIONS - 1} partitions, expected {PARTITIONS}"):
         run(deployment.settings.model_copy(update={"topics": topics}))
+
+
+def answer(deployment: Deployment, worker: WorkerProcess, ts: int) -> Slate:
+    """The slate for a request that is sent now and dated `ts`."""
+    name = f"asked-{uuid.uuid4()}"
+    deployment.send([Event(type=EventType.REQUEST, user_id="user-1", ts=ts, event_id=name, k=10)])
+    found: list[Slate] = []
+
+    def answered() -> bool:
+        slates = deployment.read(deployment.settings.topics.recommendations)
+        found.extend(slate for r in slates if (slate := decode_slate(r.value or b"", r.headers)).request_id == name)
+        return bool(found)
+
+    until(answered, worker)
+    return found[0]
+
+
+def test_slates_use_the_trends_and_a_worker_serves_on_without_them(
+    apache_kafka: EmbeddedBroker, redis_server: EmbeddedRedis, tmp_path: Path
+) -> None:
+    learning = {"models": ["popularity", "covisit_recent", "trends"], "device": "cpu"}
+    trends = {"emit_every_s": 0.3, "stale_after_s": 600}
+    deployment = Deployment(
+        tmp_path,
+        apache_kafka.settings,
+        redis_server.url,
+        2,
+        learning=learning,
+        fusion={"form": "linear"},
+        trends=trends,
+    )
+    log = shop(600, seed=9, items=60)
+    deployment.send(log)
+    with deployment.trends() as service, deployment.worker() as worker:
+        until(lambda: committed(deployment) == len(log), service)
+
+        def used(slate: Slate) -> bool:
+            assert slate.stale == ()
+            return any("trends" in place.scores for place in slate.items)
+
+        until(lambda: used(answer(deployment, worker, log[-1].ts)), worker)
+        service.kill()
+        deployment.send(shop(100, seed=10, items=60, start_ms=log[-1].ts + 550_000))
+        after = answer(deployment, worker, log[-1].ts + 700_000)
+        assert after.stale == ("trends",)
+        assert len(after.items) == 10
+        assert not any("trends" in place.scores for place in after.items)
+        assert worker.stop() == 0, worker.said

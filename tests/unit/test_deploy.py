@@ -69,7 +69,13 @@ def test_the_topics_are_made_once_and_the_worker_comes_back() -> None:
     assert SERVICES["worker"]["restart"] == "unless-stopped"
 
 
-@pytest.mark.parametrize("service", ["topics", "worker"])
+def test_trends_run_beside_the_worker_which_does_not_wait_for_them() -> None:
+    assert SERVICES["trends"]["restart"] == "unless-stopped"
+    assert set(SERVICES["trends"]["depends_on"]) == {"kafka", "topics"}
+    assert "trends" not in SERVICES["worker"]["depends_on"]
+
+
+@pytest.mark.parametrize("service", ["topics", "worker", "trends"])
 def test_what_a_service_runs_is_a_command(service: str) -> None:
     command = [sys.executable, "-m", "streamrec.cli", *SERVICES[service]["command"], "--help"]
     assert subprocess.run(command, capture_output=True, timeout=60, check=False).returncode == 0

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from streamrec.codec import decode, encode
 from streamrec.errors import ConfigError
 from streamrec.events import Trend
+from streamrec.features.windows import PARTS, SHRINKAGE, Windows, acceleration
 from streamrec.trends.board import Board
 from streamrec.trends.counts import CATEGORY, EVERYTHING, ITEM, RANKED, Flush, PartitionCounts
 from streamrec.trends.page import trends_page
 from streamrec.trends.watchdog import Watchdog
-from streamrec.trends.windows import PARTS, SHRINKAGE, Windows, acceleration
 
 WINDOWS = Windows((20, 60))
 """Parts of one and of three seconds."""

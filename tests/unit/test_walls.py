@@ -30,6 +30,7 @@ PURE = (
     "fusion_features",
     "ranking",
     "responses",
+    "click_chance",
     "slates",
     "open_slates",
     "rollout",
