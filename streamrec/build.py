@@ -16,7 +16,7 @@ from streamrec.errors import ConfigError
 from streamrec.revisions import Mode, Revision
 
 if TYPE_CHECKING:
-    from streamrec.features.encoders import Encoder
+    from streamrec.features.encoders import Encoder, TextVectors
     from streamrec.features.items import ItemTable
     from streamrec.features.listing import Listing
     from streamrec.features.trends import Teller
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from streamrec.retrieval import Retriever
     from streamrec.revisions import Book
     from streamrec.rollout import Plan
+    from streamrec.rulings import Searcher
     from streamrec.scenarios import Scenario
     from streamrec.settings import Settings
     from streamrec.state import Store
@@ -182,7 +183,9 @@ def build_recommender(
     from streamrec.policies.roster import Roster
     from streamrec.progress import Progress
     from streamrec.recommender import Knowledge, Recommender, Tempo
+    from streamrec.retrieval.ads import Affordable
     from streamrec.retrieval.newest import Newest
+    from streamrec.retrieval.popular import Popular
     from streamrec.retrieval.text import TextIndex
     from streamrec.rulings import Rules
 
@@ -195,7 +198,8 @@ def build_recommender(
         )
     steady_arithmetic()
     items = ItemTable(settings.limits.max_items, learning.content_width)
-    texts = TextVectors(build_encoder(settings), learning.content_width) if "content" in learning.models else None
+    described_items = settings.serving.search or "content" in learning.models
+    texts = TextVectors(build_encoder(settings), learning.content_width) if described_items else None
     listing = Listing(
         items,
         settings.limits.max_catalogue,
@@ -275,7 +279,18 @@ def build_recommender(
             lambda now_ms: (TRENDS,) if trends is not None and trends.table.stale(now_ms) else (),
             ads,
         ),
-        Rules(scenarios, items, listing, seen, bought, shown, list(models), {}, []),
+        Rules(
+            scenarios,
+            items,
+            listing,
+            seen,
+            bought,
+            shown,
+            list(models),
+            {model.name: model for model in unranked},
+            build_searchers(items, listing, texts),
+            ads,
+        ),
         interest,
         Tempo(
             learning.micro_batch,
@@ -287,9 +302,25 @@ def build_recommender(
         Contribution(settings.limits.max_items),
         fill=BASELINE,
         rollback_after=learning.rollback_after,
-        special=[Newest("newest", items)],
+        special=[
+            Newest("newest", items),
+            Affordable("ads", ads),
+            *(Popular(model.name, model) for model in unranked),
+        ],
         unranked=unranked,
     )
+
+
+def build_searchers(items: ItemTable, listing: Listing, texts: TextVectors | None) -> list[Searcher]:
+    """Who finds items by what a request names."""
+    from streamrec.retrieval.searched import Meant, Worded
+
+    searchers: list[Searcher] = []
+    if listing.index is not None:
+        searchers.append(Worded("text", listing.index, items))
+    if texts is not None:
+        searchers += [Meant("meaning", items, texts.of), Meant("alike", items)]
+    return searchers
 
 
 def build_scenarios(settings: Settings) -> dict[str, Scenario]:

@@ -26,6 +26,8 @@ from streamrec.scenarios import HOME, Kinship, Needs, Scenario, Worth, scenario_
 
 UNFOUND = np.float32(-3.0)
 """The log of how well something suits a text that its search has not found."""
+WORTHLESS = -30.0
+"""The log of what is earned by what earns nothing."""
 NO_BOOST: Float32 = np.zeros(CANDIDATES, np.float32)
 NO_ITEMS: Int32 = np.empty(0, np.int32)
 
@@ -38,22 +40,28 @@ class Scorer(Protocol):
 
 
 class Searcher(Protocol):
-    """Something that finds items by a text."""
+    """Something that finds items by what a request names."""
 
     name: str
 
     def __len__(self) -> int:
         """The items that it looks among."""
 
-    def found(self, text: str, k: int, hidden: Bool) -> tuple[Int32, Float32]:
+    def found(self, text: str | None, seeds: Int32, k: int, hidden: Bool) -> tuple[Int32, Float32]:
         """At most `k` items that are not hidden, best first, and the log of how well each suits beside the best."""
 
 
 class Auction(Protocol):
     """Something that knows what showing an item earns."""
 
-    def log_value(self, items: Int32, utility: Float64, ts: int, partition: int) -> Float64:
-        """(items,) -inf where nothing may be spent any more."""
+    def known(self) -> Int32:
+        """The items that are ads."""
+
+    def barred(self, ts: int, partition: int) -> Int32:
+        """Those of them that must not be shown at `ts`, ms."""
+
+    def log_value(self, items: Int32, utilities: Float64, ts: int, partition: int) -> Float64:
+        """(items,) of what is worth nothing -inf; `utilities` are the fusion's alone."""
 
 
 @dataclass(slots=True)
@@ -153,6 +161,8 @@ class Rules:
         count = len(self._items)
         hidden: Bool = np.zeros(count, np.bool_)
         hidden[: len(barred)] = barred[:count]
+        hidden[self._listing.unheard()] = True
+        hidden[self._items.free] = True
         for filters in ruling.filters:
             hidden |= ~self._listing.facts.matching(filters)[:count]
         rules = ruling.scenario.left_out
@@ -160,6 +170,10 @@ class Rules:
             hidden |= self._items.first_ts[:count] < queries.ts[query] - int(rules.older_than_s * 1000)
         if rules.kinship is not Kinship.ANY:
             hidden |= ~self._akin(ruling, queries, query)
+        if ruling.scenario.worth is Worth.BID and self._auction is not None:
+            ads = self._auction.known()
+            hidden[np.setdiff1d(np.arange(count), ads)] = True
+            hidden[self._auction.barred(ruling.event.ts, ruling.partition)] = True
         ruling.passed = int(count - hidden.sum())
         return hidden
 
@@ -187,14 +201,14 @@ class Rules:
         return named if named or self._searching(ruling) else list(everybody)
 
     def _searching(self, ruling: Ruling) -> list[Searcher]:
-        """Who looks for the request's text."""
-        names = ruling.scenario.retrievers if ruling.event.query else ()
+        """Who looks for what the request names."""
+        names = ruling.scenario.retrievers
         return [searcher for searcher in self._searchers if searcher.name in names and len(searcher)]
 
     def proposed(self, ruling: Ruling, hidden: Bool) -> list[Int32]:
-        """What is found by the request's text, (1, found) each, where the scenario asks for it."""
+        """What is found by what the request names, (1, found) each, where the scenario asks for it."""
         for searcher in self._searching(ruling):
-            ruling.found[searcher.name] = searcher.found(str(ruling.event.query), CANDIDATES, hidden)
+            ruling.found[searcher.name] = searcher.found(ruling.event.query, ruling.seeds, CANDIDATES, hidden)
         return [found[None] for found, _ in ruling.found.values()]
 
     def weigh(self, ruling: Ruling, batch: MicroBatch, query: int) -> None:
@@ -215,9 +229,10 @@ class Rules:
             if code is not None and of_it.any():
                 ruling.raised[f"boosted {factor:g} times: {category}"] = _padded(np.log(factor) * of_it)
         if scenario.worth is Worth.BID and self._auction is not None:
-            utility = batch.candidates.utility[query, :used].astype(np.float64)
-            value = self._auction.log_value(there, utility, ruling.event.ts, ruling.partition)
-            ruling.raised["ranked by what it earns"] = _padded(value - utility)
+            score = batch.candidates.utility[query, :used].astype(np.float64)
+            utilities = score - self._listing.boost[there]
+            value = self._auction.log_value(there, utilities, ruling.event.ts, ruling.partition)
+            ruling.raised["ranked by what it earns"] = _padded(np.maximum(value, WORTHLESS) - score)
         ruling.constraints = self._constraints(ruling, batch, query)
 
     def _suits(self, name: str, ruling: Ruling, batch: MicroBatch, query: int, items: Int32) -> Float32 | None:

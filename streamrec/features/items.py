@@ -112,6 +112,11 @@ class ItemTable:
         return NOTHING if code is None else code
 
     @property
+    def free(self) -> list[int]:
+        """Indices that named an item once and name none now."""
+        return self._free
+
+    @property
     def room(self) -> int:
         """Indices that are free."""
         return self.capacity - len(self._index)

@@ -53,6 +53,9 @@ class Entry(NamedTuple):
 class Index(Protocol):
     """Finds items by the words that the catalogue says of them."""
 
+    def __len__(self) -> int:
+        """The items in it."""
+
     def take(self, item: Item) -> None:
         """This is said of the item now."""
 
@@ -179,6 +182,10 @@ class Listing:
                 stop += 1
             yield slice(start, stop), barred
             start = stop
+
+    def unheard(self) -> list[int]:
+        """Items that the log has named since the last learning cut for the first time: nobody may know them yet."""
+        return [index for index in self._unsettled if not self.born[index]]
 
     def newest(self, k: int, shown_below: int) -> Int32:
         """Items that came in by the catalogue and were shown less often than that, the latest first, at most `k`."""

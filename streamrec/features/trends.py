@@ -18,7 +18,7 @@ from typing import Protocol
 import numpy as np
 
 from streamrec.compiled import compiled
-from streamrec.features.batch import Array, Bool, Float32, Int32, Int64, MicroBatch
+from streamrec.features.batch import NOBODY, Array, Bool, Float32, Int32, Int64, MicroBatch
 from streamrec.features.windows import SECONDS_PER_HOUR, SHRINKAGE
 
 TRENDS = "trends"
@@ -71,11 +71,17 @@ class TrendTable:
         late: Bool = (ts - self.clock > self._stale_after_ms) & (self.clock > 0)
         return late
 
-    def top(self, k: int) -> Int32:
-        """The `k` items of most momentum, best first, at most; ties go to the lower index. None when it is stale."""
+    def top(self, k: int, hidden: Bool = NOBODY) -> Int32:
+        """The `k` items of most momentum that are not hidden, best first, at most; none when it is stale.
+
+        Ties go to the lower index.
+        """
         if self.stale(self._now_ms):
             return np.empty(0, np.int32)
         momentum = self.log_momentum[: self.rows]
+        if len(hidden):
+            momentum = momentum.copy()
+            momentum[: len(hidden)][hidden[: self.rows]] = -np.inf
         if self.rows > 4 * k:
             near = np.sort(np.argpartition(momentum, self.rows - k)[self.rows - k :])
         else:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from streamrec.features.batch import NOTHING, Array, Float32, Int32, MicroBatch, Queries
+from streamrec.features.batch import NOBODY, NOTHING, Array, Bool, Float32, Int32, MicroBatch, Queries
 from streamrec.features.trends import Teller
 
 
@@ -32,9 +32,9 @@ class TrendModel:
     def learn(self, batch: MicroBatch) -> None:
         self._teller.learn(batch)
 
-    def top(self, k: int) -> Int32:
-        """The `k` items of most momentum, best first, at most."""
-        return self._table.top(k)
+    def top(self, k: int, hidden: Bool = NOBODY) -> Int32:
+        """The `k` items of most momentum that are not hidden, best first, at most."""
+        return self._table.top(k, hidden)
 
     def forget(self, items: Int32) -> None:
         self._teller.forget(items)
