@@ -116,7 +116,7 @@ class Answers:
                 slate = msgspec.structs.replace(slate, reasons=self._reasons(slate, batch, query, applied))
             slates[place] = slate
             features, traces = batch.candidates.features[query, places], self._traces(batch, query, places)
-            offered = self._offered(slate, batch.candidates.items[query, places], features)
+            offered = self._offered(slate, arrival.partition, batch.candidates.items[query, places], features)
             memos[place] = Memo(context, self.fusion.schema, features, traces, offered)
         return slates, memos
 
@@ -156,11 +156,11 @@ class Answers:
         items = batch.candidates.items[query, places]
         return {model.name: model.trace(batch.queries, query, items) for model in self._tracing}
 
-    def _offered(self, slate: Slate, items: Int32, features: Float32) -> ShownAds | None:
+    def _offered(self, slate: Slate, partition: int, items: Int32, features: Float32) -> ShownAds | None:
         """What to keep of a slate whose clicks cost something."""
         if self._ads is None or slate.scenario != ADS:
             return None
-        return self._ads.shown(items, features @ self.fusion.mean)
+        return self._ads.shown(items, features @ self.fusion.mean, slate.ts, partition)
 
     def _reasons(self, slate: Slate, batch: MicroBatch, query: int, applied: Applied) -> tuple[Reason, ...]:
         scorers = Scorers(self.models, self.fusion, self.items)

@@ -8,7 +8,7 @@ A slate stays open for a window in the log's own time. Then each of its items th
 slate one lesson; a slate that nobody saw gives neither. Credits add up to the same whatever order events come in:
 amounts are whole millionths, and equals are told apart by time and type.
 
-A click on an ad costs its bid as of the slate, once for each slate and item (`features.ads`).
+A click on an ad costs its bid as of the slate, once for each slate and item (`features.accounts`).
 
 Knows nothing of who holds the slates that are open (`open_slates`), nor of topics and stores.
 """
@@ -23,6 +23,7 @@ import msgspec
 import numpy as np
 
 from streamrec.events import EVENT_TYPES, TYPE_CODES, Counterfactual, Event, EventType, Evidence, Outcome, Slate
+from streamrec.features.accounts import Due
 from streamrec.features.ads import ShownAds
 from streamrec.features.batch import Float32, Int32
 from streamrec.features.bids import MILLION
@@ -107,6 +108,7 @@ class OpenSlate(msgspec.Struct, array_like=True):
     answered_to: int = 0  # the lowest place that was answered
     credits: dict[int, Credit] = {}  # by position
     bids: tuple[int, ...] = ()  # of a slate with ads: of each item, millionths
+    limits: tuple[int, ...] = ()  # likewise, of what may be spent on each
     utilities: bytes = b""  # likewise, (items,) float64
     clicked: list[int] = []  # positions of ads that were clicked, and have been charged
 
@@ -126,6 +128,7 @@ class OpenSlate(msgspec.Struct, array_like=True):
             features=memo.features.astype(np.float16).tobytes(),
             traces={name: trace.astype(np.int32).tobytes() for name, trace in memo.traces.items()},
             bids=() if memo.ads is None else tuple(memo.ads.bids.tolist()),
+            limits=() if memo.ads is None else tuple(memo.ads.limits.tolist()),
             utilities=b"" if memo.ads is None else memo.ads.utilities.tobytes(),
         )
 
@@ -148,16 +151,16 @@ class OpenSlate(msgspec.Struct, array_like=True):
         self.credits.setdefault(position, Credit()).add(event.ts, event.type, rules.values[event.type])
         return True
 
-    def charge(self, event: Event) -> int:
-        """What an event that concerns this slate costs, in millionths: a click on an ad its bid, the first time."""
+    def charge(self, event: Event) -> Due | None:
+        """What an event that concerns this slate costs: a click on an ad its bid, the first time."""
         if event.type is not EventType.CLICK or not self.bids:
-            return 0
+            return None
         assert event.item_id is not None
         position = self.items.index(event.item_id) + 1
         if position in self.clicked or not self.bids[position - 1]:
-            return 0
+            return None
         self.clicked.append(position)
-        return self.bids[position - 1]
+        return Due(event.item_id, self.ts, self.bids[position - 1], self.limits[position - 1])
 
     def depth(self, rules: Rules) -> int:
         """How many of its places were seen, from the top."""
@@ -218,6 +221,7 @@ def _ads(waiting: OpenSlate, depth: int) -> ShownAds | None:
         return None
     return ShownAds(
         bids=np.array(waiting.bids[:depth], np.int64),
+        limits=np.array(waiting.limits[:depth], np.int64),
         utilities=np.frombuffer(waiting.utilities, np.float64)[:depth],
         clicked=np.isin(np.arange(1, depth + 1), waiting.clicked),
     )

@@ -331,7 +331,9 @@ class Item(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid
                 raise ValueError(f"`{field}` is a name with control characters, expected none")
         if (self.available_from or 0) >= (LATEST_TS_MS + 1 if self.available_until is None else self.available_until):
             raise ValueError("`available_until` is not after `available_from`, expected a later time")
-        if (self.bid is None) != (self.budget is None):
-            raise ValueError("an ad needs both `bid` and `budget`, one of them is missing")
+        if self.bid is None and self.budget is not None:
+            raise ValueError("`bid` is missing, expected one beside `budget`")
+        if self.bid is not None and self.budget is None:
+            raise ValueError("`budget` is missing, expected one beside `bid`")
         if self.bid is not None and self.budget is not None and self.budget < self.bid:
             raise ValueError("`budget` is less than `bid`, expected enough for one click a day")

@@ -5,6 +5,7 @@ Reads the values that workers write and changes none. Knows nothing of Redis, Ka
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any, TypeVar
@@ -13,6 +14,7 @@ import msgspec
 
 from streamrec.errors import StateError
 from streamrec.events import Slate
+from streamrec.open_slates import DIRECTORY
 from streamrec.state import Kind, Store
 
 LAYOUT = 1
@@ -32,6 +34,24 @@ class StoredSession(msgspec.Struct, frozen=True):
     id: str | None = None
 
 
+class StoredPrices(msgspec.Struct, frozen=True):
+    """The logarithms of the prices of what a user wanted: how many, their mean, and how far they are from it.
+
+    `squares` is the sum of the squared distances by weight, and `weight` that of the weights.
+    """
+
+    weight: float
+    mean: float
+    squares: float
+    events: int
+
+
+class StoredClock(msgspec.Struct, frozen=True):
+    """The newest time of a partition's log, ms; other fields of the directory it stands in are not read."""
+
+    clock_ms: int
+
+
 class StoredUser(msgspec.Struct, frozen=True):
     """A user as one partition keeps it. Times are in ms, `recent` is newest first; other fields are not read."""
 
@@ -43,6 +63,7 @@ class StoredUser(msgspec.Struct, frozen=True):
     recent: tuple[Touch, ...] = ()
     affinities: dict[str, float] = {}
     session: StoredSession | None = None
+    prices: StoredPrices | None = None
 
 
 class StoredItem(msgspec.Struct, frozen=True):
@@ -64,7 +85,7 @@ def user(store: Store, user_id: str) -> Known | None:
     """What is known of a user, and the latest slate; None for a user never seen.
 
     A user lives on one partition. More than one is found only after partitions were added: counts are then summed, and
-    affinities and session are those of the latest.
+    affinities, prices and session are those of the latest.
 
     Raises:
         StateError: a stored value cannot be read.
@@ -80,6 +101,8 @@ def user(store: Store, user_id: str) -> Known | None:
         "affinities": dict(sorted(latest.affinities.items(), key=lambda pair: (-pair[1], pair[0]))),
         "session": None if latest.session is None else msgspec.to_builtins(latest.session),
         "slate": _latest_slate(store, user_id),
+        "prices": None if latest.prices is None else _priced(latest.prices),
+        "log_ts": _log_ts(store, latest.last_ts),
     }
 
 
@@ -128,6 +151,27 @@ def _latest_slate(store: Store, user_id: str) -> Any:
     if not slates:
         return None
     return msgspec.json.decode(msgspec.json.encode(max(slates, key=lambda slate: slate.ts)))
+
+
+def _log_ts(store: Store, last_ts: int) -> int | None:
+    """The newest time of the log as far as the store knows, ms; None where it keeps no clock."""
+    try:
+        directories = store.find(Kind.DUE, DIRECTORY).values()
+        clocks = [msgspec.msgpack.decode(value, type=StoredClock).clock_ms for value in directories]
+    except msgspec.DecodeError as error:
+        raise StateError(f"the clock of a partition cannot be read: {error}") from None
+    return max(last_ts, *clocks) if clocks else None
+
+
+def _priced(prices: StoredPrices) -> Known:
+    """The typical price, and a standard deviation below and above it: of the logarithms, so as a factor."""
+    apart = math.sqrt(max(prices.squares, 0.0) / prices.weight)
+    return {
+        "events": prices.events,
+        "typical": math.exp(prices.mean),
+        "low": math.exp(prices.mean - apart),
+        "high": math.exp(prices.mean + apart),
+    }
 
 
 def _counted(parts: Sequence[Stored]) -> Known:

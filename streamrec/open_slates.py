@@ -21,6 +21,7 @@ import msgspec
 from streamrec.arrivals import Arrival
 from streamrec.attribution import Closed, Memo, OpenSlate, Rules, closed
 from streamrec.events import Slate
+from streamrec.features.accounts import Due
 
 MINUTE_MS = 60_000
 AT_ONCE = 0
@@ -31,8 +32,8 @@ NOTHING_LEFT = b""
 """Hands over that a value is no more."""
 LOADED_TOGETHER = 512
 
-Charge = Callable[[int, str, int, int], None]
-"""Charges an ad for a click: partition, item id, time in ms, and the amount in millionths."""
+Charge = Callable[[int, Due], None]
+"""Charges an ad for a click in a partition."""
 
 User = tuple[int, str]
 Load = Callable[[Sequence[User]], Sequence[bytes | None]]
@@ -73,7 +74,7 @@ class OpenSlates:
     """Open slates of the partitions held."""
 
     def __init__(
-        self, rules: Rules, lateness_ms: int, room: Room, charge: Charge = lambda partition, ad, ts, amount: None
+        self, rules: Rules, lateness_ms: int, room: Room, charge: Charge = lambda partition, due: None
     ) -> None:
         """`charge` is told what clicks on ads cost."""
         self.rules = rules
@@ -187,11 +188,11 @@ class OpenSlates:
             return False
         for waiting in reversed(self._slates.get((arrival.partition, event.user_id), ())):
             if waiting.concerned(event, self.rules):
-                cost = waiting.charge(event)
-                if cost:
-                    self._charge(arrival.partition, event.item_id, event.ts, cost)
+                due = waiting.charge(event)
+                if due is not None:
+                    self._charge(arrival.partition, due)
                 credited = waiting.credit(event, self.rules)
-                if credited or cost:
+                if credited or due is not None:
                     self._changed[arrival.partition, event.user_id] = None
                 return credited
         self.late += event.rec_id is not None

@@ -171,7 +171,7 @@ class Recommender:
                 self.learn(lessons())
             room = self.tempo.micro_batch - self._since_cut
             stop = self._until_overdue(arrivals, start, min(len(arrivals), start + room))
-            stop = self._until_asked_again(arrivals, start, stop)
+            stop = self._until_answered(arrivals, start, stop)
             yield self._portion(arrivals[start:stop])
             start = stop
             if self._since_cut >= self.tempo.micro_batch:
@@ -453,16 +453,16 @@ class Recommender:
                 return at
         return stop
 
-    def _until_asked_again(self, arrivals: Sequence[Arrival], start: int, stop: int) -> int:
-        """Before a user's second request, where what the first was answered with counts for it."""
+    def _until_answered(self, arrivals: Sequence[Arrival], start: int, stop: int) -> int:
+        """Before whatever a user does after asking, where what was shown counts from the next moment on."""
         if self.knowledge.shown is None:
             return stop
         asked = set[tuple[int, str]]()
         for at in range(start, stop):
             user = arrivals[at].partition, arrivals[at].event.user_id
+            if user in asked:
+                return at
             if arrivals[at].event.type in self.tempo.recommend_on:
-                if user in asked:
-                    return at
                 asked.add(user)
         return stop
 

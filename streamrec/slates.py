@@ -15,6 +15,7 @@ from streamrec.features.batch import NOTHING, Float32, Float64, Int64, MicroBatc
 from streamrec.fusion import Fusion
 from streamrec.fusion_features import log_shares
 from streamrec.policies.roster import Beside, Dealt
+from streamrec.scenarios import scenario_of
 
 
 def composed(
@@ -78,7 +79,7 @@ def composed(
         policy=dealt.decision.publish,
         version=str(fusion.version),
         candidates=used,
-        scenario=event.scenario or "home",
+        scenario=scenario_of(event),
         session_id=event.session_id,
         request_id=event.event_id,
         estimated_from=dealt.estimated_from,

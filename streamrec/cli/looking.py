@@ -1,4 +1,4 @@
-"""Commands that look at what is known: of a user, an item, a slate."""
+"""Commands that look at what is known: of a user, an item, a slate, and of what ads spent."""
 
 from __future__ import annotations
 
@@ -10,18 +10,19 @@ from streamrec.cli.application import app
 from streamrec.cli.options import AsJson, Config, Items, Kafka, Redis, settings_of
 
 
-@app.command(epilog="Example: streamrec user u42 --json")
+@app.command(epilog="Example: streamrec user u42 --items catalogue.parquet")
 def user(
     user_id: Annotated[str, typer.Argument(metavar="USER_ID", show_default=False)],
     kafka: Kafka = None,
     redis: Redis = None,
     config: Config = None,
+    items: Items = None,
     as_json: AsJson = False,
 ) -> None:
-    """Print what the system knows of a user: counts, recent items, affinities, the latest slate."""
+    """Say what the system knows of a user: habits, tastes, prices, recent items, who answers, the latest slate."""
     from streamrec.commands import lookup as command
 
-    command.user(settings_of(config, kafka, redis), user_id, as_json=as_json)
+    command.user(settings_of(config, kafka, redis, items=items), user_id, as_json=as_json)
 
 
 @app.command(epilog="Example: streamrec item 85123A --redis redis://localhost:6379/0")
@@ -36,6 +37,20 @@ def item(
     from streamrec.commands import lookup as command
 
     command.item(settings_of(config, kafka, redis), item_id, as_json=as_json)
+
+
+@app.command(epilog="Example: streamrec ads --items catalogue.parquet --json")
+def ads(
+    kafka: Kafka = None,
+    redis: Redis = None,
+    config: Config = None,
+    items: Items = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print what was spent on each ad on the newest day of the log: the sum, and by partition."""
+    from streamrec.commands import ads as command
+
+    command.run(settings_of(config, kafka, redis, items=items), as_json=as_json)
 
 
 @app.command(epilog="Example: streamrec explain user-events-3-1041 --items catalogue.parquet")

@@ -10,11 +10,11 @@ from rich.console import Console
 from streamrec.catalogue import Catalogue
 from streamrec.events import Event, Reason, Slate, SlateItem
 from streamrec.inspect import Known
+from streamrec.profiles import span
 
 SHARES_SHOWN = 5
 """Models named per item in words, those with the largest shares; plain values have them all."""
 CERTAIN = 1.0 - 1e-9
-_UNITS = ((86_400_000, "d"), (3_600_000, "h"), (60_000, "min"), (1_000, "s"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,9 +145,3 @@ def ordinal(number: int) -> str:
     if number % 100 in (11, 12, 13):
         return f"{number}th"
     return f"{number}{({1: 'st', 2: 'nd', 3: 'rd'}).get(number % 10, 'th')}"
-
-
-def span(ms: int) -> str:
-    """A length of time in its largest unit."""
-    size, unit = next(((size, unit) for size, unit in _UNITS if ms >= size), _UNITS[-1])
-    return f"{ms // size} {unit}"

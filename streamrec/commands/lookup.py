@@ -1,4 +1,4 @@
-"""Prints what the store knows of a user or an item, for people or as JSON."""
+"""Prints what is known of a user, in words, and of an item, in a table; both also as JSON."""
 
 from __future__ import annotations
 
@@ -12,11 +12,17 @@ from rich.table import Table
 from rich.text import Text
 
 from streamrec import inspect
-from streamrec.build import build_store
+from streamrec.build import build_book, build_store, settled_revision
 from streamrec.codec import brief
-from streamrec.errors import StateError
+from streamrec.commands.titles import titles_of
+from streamrec.errors import ConfigError, StateError
 from streamrec.inspect import Known
+from streamrec.profiles import segments, words
+from streamrec.rollout import Decision, Plan
 from streamrec.settings import Settings
+
+MOST_CHARS = 1_500
+"""Of a line."""
 
 
 def user(settings: Settings, user_id: str, *, as_json: bool) -> None:
@@ -24,24 +30,27 @@ def user(settings: Settings, user_id: str, *, as_json: bool) -> None:
 
     Raises:
         StateError: the user is unknown, or the store does not answer.
+        TableError: the catalogue file cannot be read.
     """
     with closing(build_store(settings)) as store:
         known = inspect.user(store, user_id)
     if known is None:
         raise StateError(_unknown("user", user_id, settings))
+    decision = _decision(settings, user_id)
+    titles = titles_of(settings, _named(known))
     if as_json:
-        print(json.dumps(known, ensure_ascii=False))
+        answered = None if decision is None else _plain(decision)
+        said = {"segments": list(segments(known)), "answered_by": answered, "titles": titles}
+        print(json.dumps({**known, **said}, ensure_ascii=False))
         return
+
+    def title(item_id: str) -> str:
+        return f"{titles[item_id]} ({item_id})" if item_id in titles else item_id
+
     console = Console()
-    _print_counts(console, f"user {user_id}", known)
-    if known["session"] is not None:
-        session = known["session"]
-        console.print(f"session since {_time(session['started'])}, {session['items']} items", highlight=False)
-    if known["affinities"]:
-        console.print(_rows("affinities", ("category", "weight"), list(known["affinities"].items())[:10]))
-    console.print(_touches("recent items", "item_id", known["recent"]))
-    if known["slate"] is not None:
-        console.print(_slate(known["slate"]))
+    for line in words(known, decision, title):
+        # Ids, categories and titles are what anybody sent: they command no terminal.
+        console.print(brief(line, MOST_CHARS), highlight=False, markup=False, soft_wrap=True)
 
 
 def item(settings: Settings, item_id: str, *, as_json: bool) -> None:
@@ -64,6 +73,31 @@ def item(settings: Settings, item_id: str, *, as_json: bool) -> None:
     console.print(_touches("recent users", "user_id", known["recent_users"]))
 
 
+def _decision(settings: Settings, user_id: str) -> Decision | None:
+    """Who answers the user, by the rollout in force; None where the settings here fit no rollout."""
+    with closing(build_book(settings)) as book:
+        revision = book.latest() or settled_revision(settings)
+    try:
+        return Plan.of(revision).decide(user_id)
+    except ConfigError:
+        return None
+
+
+def _plain(decision: Decision) -> Known:
+    return {
+        "policy": decision.publish,
+        "mode": decision.mode.value,
+        "arm": decision.arm,
+        "interleaved": None if decision.interleaved is None else list(decision.interleaved),
+    }
+
+
+def _named(known: Known) -> set[str]:
+    """The items that are named of a user."""
+    places = [] if known["slate"] is None else known["slate"]["items"]
+    return {touch["item_id"] for touch in known["recent"]} | {place["item_id"] for place in places}
+
+
 def _unknown(kind: str, name: str, settings: Settings) -> str:
     return (
         f"{kind} {name!r} is unknown under prefix {settings.redis.prefix!r}; a worker must have handled an event of it "
@@ -80,15 +114,6 @@ def _print_counts(console: Console, title: str, known: Known) -> None:
 def _touches(title: str, name: str, touches: list[Known]) -> Table:
     rows = [(touch[name], touch["type"], _time(touch["ts"])) for touch in touches[:20]]
     return _rows(title, (name, "type", "time"), rows)
-
-
-def _slate(slate: Known) -> Table:
-    rows = []
-    for place in slate["items"]:
-        wanted_by = max(place["shares"], key=place["shares"].get, default="")
-        rows.append((place["position"], place["item_id"], place["score"], place["propensity"], wanted_by))
-    columns = ("position", "item_id", "score", "propensity", "most wanted by")
-    return _rows(f"latest slate, {_time(slate['ts'])}, {slate['policy']}", columns, rows)
 
 
 def _rows(title: str, columns: tuple[str, ...], rows: Sequence[tuple[object, ...]]) -> Table:

@@ -1,7 +1,8 @@
 """What was spent on each ad, by input partition and day of the log (UTC).
 
 Exact: every amount is charged once, in whole millionths, and saved with the watermark of its partition, so that a crash
-neither loses nor repeats any. Works like the user table: takes stored bytes, and hands over what changed.
+neither loses nor repeats any. Never more than the limit: what a click would cost beyond it is not charged. Works like
+the user table: takes stored bytes, and hands over what changed.
 
 What is charged counts for ranking from the next learning cut on, as everything that is learned: how a log is cut into
 polls must not change a slate. So an entry holds two sums, and both are saved. Knows nothing of stores, bids or slates.
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -24,6 +25,16 @@ DIRECTORY = ""
 """The name of a partition's list of ads, among its ads."""
 NOTHING_LEFT = b""
 """Hands over that a value is no more."""
+
+
+class Due(NamedTuple):
+    """What a click on an ad costs, amounts in millionths."""
+
+    ad: str
+    ts: int  # of the slate that showed it, ms: the day whose budget pays
+    bid: int
+    limit: int  # of that day in this partition, as of the slate
+
 
 Sums = list[int]
 """What counts for ranking, and what was charged since the last learning cut; millionths."""
@@ -46,20 +57,23 @@ class Accounts:
 
     def __init__(self) -> None:
         self.refused = 0  # clicks that were not charged because too many ads had an account
+        self.beyond = 0  # millionths that were not charged because they lay beyond a limit
         self._partitions: dict[int, _Partition] = {}
 
-    def charge(self, partition: int, item_id: str, ts: int, amount: int) -> None:
-        """So much was spent on the ad, ts in ms. What comes later than DAYS_KEPT days counts for the oldest kept."""
+    def charge(self, partition: int, due: Due) -> None:
+        """An ad was clicked. What is later than DAYS_KEPT days counts for the oldest that is kept."""
         held = self._held(partition)
-        if item_id not in held.ads and len(held.ads) >= MAX_ACCOUNTS:
+        if due.ad not in held.ads and len(held.ads) >= MAX_ACCOUNTS:
             self.refused += 1
             return
-        day = ts // DAY_MS
+        day = due.ts // DAY_MS
         if day > held.newest:
             self._turn(held, day)
-        sums = self._account(held, item_id).setdefault(max(day, held.newest - DAYS_KEPT + 1), [0, 0])
-        sums[1] += amount
-        held.pending[item_id] = held.changed[item_id] = None
+        sums = self._account(held, due.ad).setdefault(max(day, held.newest - DAYS_KEPT + 1), [0, 0])
+        cost = min(due.bid, max(due.limit - sum(sums), 0))
+        self.beyond += due.bid - cost
+        sums[1] += cost
+        held.pending[due.ad] = held.changed[due.ad] = None
 
     def settle(self) -> None:
         """The cut: what was charged counts."""

@@ -2,9 +2,10 @@
 
     value = P(click) * bid * multiplier        P by `click_chance`, the multiplier by `pacing`
 
-An ad that was clicked costs its bid as of the slate that showed it (pay per click, first price), once per slate. What
-was spent is kept by input partition and day (`accounts`) and held against that partition's part of the budget
-(`pacing`), so that nothing here waits for another worker. Knows nothing of stores, topics or the wall clock.
+An ad that was clicked costs its bid as of the slate that showed it (pay per click, first price), once per slate, until
+the budget of the slate's day is spent. What was spent is kept by input partition and day (`accounts`) and held against
+that partition's part of the budget (`pacing`), so that nothing here waits for another worker. Knows nothing of stores,
+topics or the wall clock.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from streamrec.features import pacing
-from streamrec.features.accounts import DAY_MS, Accounts
-from streamrec.features.batch import NOTHING, Array, Bool, Float64, Int32, Int64
+from streamrec.features.accounts import DAY_MS, Accounts, Due
+from streamrec.features.batch import Array, Bool, Float64, Int32, Int64
 from streamrec.features.bids import MILLION, Bids
 from streamrec.features.items import ItemTable
 
@@ -36,6 +37,7 @@ class ShownAds:
     """What is kept of a slate with ads, to charge for clicks and to learn from them."""
 
     bids: Int64  # (items,) millionths, 0 for what is no ad
+    limits: Int64  # (items,) what the partition may spend on each in the slate's day, millionths
     utilities: Float64  # (items,) the fusion's, before anything was added to them
     clicked: Bool  # (items,)
 
@@ -47,6 +49,7 @@ class _Standing:
     key: tuple[int, int, int]  # revision of the bids, version of the accounts, day
     clicks: Int64  # (ads,) the next one
     bought: Int64  # (ads,) by the day's budget
+    limits: Int64  # (ads,) what this partition may spend, millionths
 
 
 class Ads:
@@ -120,14 +123,18 @@ class Ads:
 
     # What happens
 
-    def shown(self, items: Int32, utilities: Float64) -> ShownAds:
-        """What to keep of a slate of these items, from the top."""
-        bids = np.where(items == NOTHING, 0, self._bids.bid[items])
-        return ShownAds(bids, utilities.astype(np.float64), np.zeros(len(items), np.bool_))
+    def shown(self, items: Int32, utilities: Float64, ts: int, partition: int) -> ShownAds:
+        """What to keep of a slate of these items, from the top; arguments as of `log_value`, (items,) each."""
+        ads, standing = self.known(), self._standing(partition, ts // DAY_MS)
+        bids, limits = np.zeros(len(items), np.int64), np.zeros(len(items), np.int64)
+        found = np.isin(items, ads)
+        bids[found] = self._bids.bid[items[found]]
+        limits[found] = standing.limits[np.searchsorted(ads, items[found])]
+        return ShownAds(bids, limits, utilities.astype(np.float64), np.zeros(len(items), np.bool_))
 
-    def charge(self, partition: int, item_id: str, ts: int, amount: int) -> None:
-        """A click at `ts` (ms) costs so many millionths. Counts for ranking from the next learning cut on."""
-        self.accounts.charge(partition, item_id, ts, amount)
+    def charge(self, partition: int, due: Due) -> None:
+        """A click costs something. Counts for ranking from the next learning cut on."""
+        self.accounts.charge(partition, due)
 
     def learn(self, lessons: Sequence[Lesson]) -> None:
         """The cut: what was charged counts, and what came of slates with ads is learned."""
@@ -173,7 +180,9 @@ class Ads:
             turns = (firsts + day + partition) % self._partitions
             bids, budgets = self._bids.bid[ads], self._bids.budget[ads]
             standing = self._standings[partition] = _Standing(
-                key, *pacing.dealt(bids, budgets, spent, turns, self._partitions)
+                key,
+                *pacing.dealt(bids, budgets, spent, turns, self._partitions),
+                pacing.limits(bids, budgets, turns, self._partitions),
             )
         return standing
 

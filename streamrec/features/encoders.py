@@ -139,5 +139,5 @@ def text_of(item: Item) -> str:
 def _described(items: Sequence[Item], encoder: Encoder) -> Iterator[Item]:
     vectors = iter(encoder.describe([item for item in items if item.vector is None]).tolist())
     for item in items:
-        vector = item.vector or tuple(next(vectors))
-        yield msgspec.structs.replace(item, vector=vector) if any(vector) else item
+        vector = None if item.vector is not None else tuple(next(vectors))
+        yield msgspec.structs.replace(item, vector=vector) if vector is not None and any(vector) else item

@@ -1,7 +1,7 @@
 """How a day's budget is dealt out: to partitions, and over the hours.
 
 A budget B buys n = floor(B / bid) clicks a day. They are numbered 0 to n - 1 and dealt to the P input partitions in
-turns, so that workers need not ask each other and together never plan beyond the budget. The m-th click is due when the
+turns, so that workers need not ask each other and together never spend more. The m-th click is due when the
 share F(t) of a day's traffic that has passed by the time of day t reaches m / n. With m the next click of a partition,
 
     lead = m / n - F(t)                        how far spending is ahead of the plan, in budgets
@@ -23,9 +23,10 @@ import numpy as np
 from streamrec.features.accounts import DAY_MS
 from streamrec.features.batch import Array, Bool, Float64, Int64
 
-AHEAD = 0.05
-"""Of a day's budget: so far ahead of the plan an ad may be shown."""
-GAIN = 20.0
+AHEAD = 0.02
+"""Of a day's budget: so far ahead of the plan an ad may be shown. In a planted world (`tests/unit/test_ads.py`) 0.05
+brought 1% more and spent 59% of small budgets by noon, 0 spent no more evenly and brought up to 2% less."""
+GAIN = 50.0
 """The bid counts half where an ad is about to rest."""
 HOURS = 24
 HOUR_MS = DAY_MS // HOURS
@@ -47,6 +48,12 @@ def dealt(bids: Int64, budgets: Int64, spent: Int64, turns: Int64, partitions: i
     """
     had = -(-spent // bids)  # a click that was begun is had
     return had * partitions + turns, budgets // bids
+
+
+def limits(bids: Int64, budgets: Int64, turns: Int64, partitions: int) -> Int64:
+    """What a partition may spend on each ad in a day: the clicks it is dealt, (ads,). Arguments as of `dealt`."""
+    bought = budgets // bids
+    return (bought - turns + partitions - 1) // partitions * bids
 
 
 def resting(lead: Float64, clicks: Int64, bought: Int64) -> Bool:

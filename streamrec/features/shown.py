@@ -39,9 +39,10 @@ class Shown:
             self._counts[row].pop(item, None)
 
     def above(self, row: int, most: float, ts: int) -> Int32:
-        """The items that were shown so often or oftener, by index."""
+        """The items that were shown so often or oftener, to the nearest whole number, by index."""
         counts = self._counts.get(row, {})
-        return np.array(sorted(item for item, count in counts.items() if _decayed(count, ts) >= most), np.int32)
+        often = sorted(item for item, count in counts.items() if _decayed(count, ts) >= most - 0.5)
+        return np.array(often, np.int32)
 
     def grow(self, rows: int) -> None:
         """Rows appear as they are needed."""

@@ -2,7 +2,8 @@
 
 Counts what is learned, in log order, and says at learning cuts what a service on one partition would say: every
 `emit_every_s` of the log's time, what each window holds as of the newest event. Windows and parts are those of
-`features/windows.py`, kept as one ring of arrays per window, so that a cut costs a few sums over arrays.
+`features/windows.py`, kept as one ring of arrays per window, so that a cut costs a look at the arrays of the parts that
+came to their end, and a sum for each item that moved.
 
 What differs from a service: events that are held back or collapsed before they are learned are not counted, all
 partitions are counted as one, and an item that is forgotten begins at 0.
@@ -36,6 +37,7 @@ class TrendCounts:
         self._ring: Int32 = np.zeros((widths, RING, capacity), np.int32)  # part p of a window is in row p % RING
         self._filled: Bool = np.zeros((widths, RING), np.bool_)  # rows with anything in them
         self._sums: Int64 = np.zeros((widths, 2, capacity), np.int64)  # count and before as of the clock
+        self._moved: Bool = np.zeros(capacity, np.bool_)  # items whose sums are others than those said
         self._now: Int64 = np.zeros(widths, np.int64)  # each window's newest part
         self._clock = 0
         self._rows = 0
@@ -51,12 +53,14 @@ class TrendCounts:
         if int(ts.max()) > self._clock:
             self._clock = int(ts.max())
             now = np.array(self._windows.now(self._clock), np.int64)
-            _advance(self._ring, self._filled, self._sums, self._rows, self._now, now)
+            _advance(self._ring, self._filled, self._sums, self._moved, self._rows, self._now, now)
             self._now = now
-        _count(self._ring, self._filled, self._sums, self._part_ms, self._now, items, ts)
+        _count(self._ring, self._filled, self._sums, self._moved, self._part_ms, self._now, items, ts)
         if self._clock - self.table.clock >= self._emit_every_ms:
-            self.table.said[:, :, : self._rows] = self._sums[:, :, : self._rows]
-            self.table.say(self._rows, self._clock)
+            moved = np.flatnonzero(self._moved[: self._rows])
+            self.table.said[:, :, moved] = self._sums[:, :, moved]
+            self.table.say(self._rows, self._clock, self._moved)
+            self._moved[moved] = False
 
     def forget(self, items: Int32) -> None:
         """These indices will name other items soon."""
@@ -84,7 +88,7 @@ class TrendCounts:
         self._sums[:, :, : self._rows] = 0
         self.table.said[:, :, : self.table.rows] = 0
         self.table.say(0, 0)
-        self._filled[:], self._now[:], self._clock, self._rows = False, 0, 0, 0
+        self._filled[:], self._moved[:], self._now[:], self._clock, self._rows = False, False, 0, 0, 0
         if "clock" not in arrays:
             return
         (self._clock, said_at), (self._rows, said) = arrays["clock"].tolist(), arrays["rows"].tolist()
@@ -96,17 +100,20 @@ class TrendCounts:
         ages = (self._now[:, None] - np.arange(RING)) % RING  # (windows, RING) of each row
         self._sums[:, 0, : self._rows] = (parts * (ages < PARTS)[:, :, None]).sum(1)
         self._sums[:, 1, : self._rows] = (parts * (ages >= PARTS)[:, :, None]).sum(1)
+        self._moved[: self._rows] = True
         self.table.said[:, :, :said] = arrays["said"]
         self.table.say(said, said_at)
 
 
 @compiled
-def _advance(ring, filled, sums, rows, old, now):  # type: ignore[no-untyped-def]
+def _advance(ring, filled, sums, moved, rows, old, now):  # type: ignore[no-untyped-def]
     for at in range(len(now)):
         if now[at] - old[at] >= RING:
             for row in range(RING):
                 if filled[at, row]:
-                    ring[at, row, :rows] = 0
+                    for item in range(rows):
+                        moved[item] |= ring[at, row, item] > 0
+                        ring[at, row, item] = 0
                     filled[at, row] = False
             sums[at, :, :rows] = 0
             continue
@@ -114,18 +121,24 @@ def _advance(ring, filled, sums, rows, old, now):  # type: ignore[no-untyped-def
             leaving = (part + PARTS) % RING  # the part that is one window's length old
             if filled[at, leaving]:
                 for item in range(rows):
-                    sums[at, 0, item] -= ring[at, leaving, item]
-                    sums[at, 1, item] += ring[at, leaving, item]
+                    count = ring[at, leaving, item]
+                    if count > 0:
+                        sums[at, 0, item] -= count
+                        sums[at, 1, item] += count
+                        moved[item] = True
             gone = part % RING  # two lengths old; its row is the new part's
             if filled[at, gone]:
                 for item in range(rows):
-                    sums[at, 1, item] -= ring[at, gone, item]
-                    ring[at, gone, item] = 0
+                    count = ring[at, gone, item]
+                    if count > 0:
+                        sums[at, 1, item] -= count
+                        ring[at, gone, item] = 0
+                        moved[item] = True
                 filled[at, gone] = False
 
 
 @compiled
-def _count(ring, filled, sums, part_ms, now, items, ts):  # type: ignore[no-untyped-def]
+def _count(ring, filled, sums, moved, part_ms, now, items, ts):  # type: ignore[no-untyped-def]
     for event in range(len(items)):
         for at in range(len(now)):
             part = ts[event] // part_ms[at]
@@ -134,3 +147,4 @@ def _count(ring, filled, sums, part_ms, now, items, ts):  # type: ignore[no-unty
                 ring[at, part % RING, items[event]] += 1
                 filled[at, part % RING] = True
                 sums[at, 0 if age < PARTS else 1, items[event]] += 1
+                moved[items[event]] = True

@@ -39,11 +39,15 @@ class TrendTable:
         self.log_momentum: Float32 = np.full(capacity, -np.inf, np.float32)  # (capacity,) -inf: in no window
         self._stale_after_ms = round(stale_after_s * 1000)
         self._lengths = np.array(lengths_s, np.float64)
+        self._everything: Bool = np.ones(capacity, np.bool_)
         self._now_ms = 0
 
-    def say(self, rows: int, clock: int) -> None:
-        """`said` holds what is said of the first `rows` items, as of `clock`, ms."""
-        _momentum(self.said, self._lengths, SHRINKAGE, SECONDS_PER_HOUR, max(rows, self.rows), self.log_momentum)
+    def say(self, rows: int, clock: int, moved: Bool | None = None) -> None:
+        """`said` holds what is said of the first `rows` items, as of `clock`, ms; it is new of those that `moved`."""
+        moved = self._everything if moved is None else moved
+        _momentum(
+            self.said, self._lengths, SHRINKAGE, SECONDS_PER_HOUR, moved[: max(rows, self.rows)], self.log_momentum
+        )
         self.rows, self.clock = rows, clock
 
     def forget(self, items: Int32) -> None:
@@ -111,8 +115,10 @@ class Teller(Protocol):
 
 
 @compiled
-def _momentum(said, lengths_s, shrinkage, hour_s, rows, out):  # type: ignore[no-untyped-def]
-    for item in range(rows):
+def _momentum(said, lengths_s, shrinkage, hour_s, moved, out):  # type: ignore[no-untyped-def]
+    for item in range(len(moved)):
+        if not moved[item]:
+            continue
         total = 0.0
         for at in range(len(lengths_s)):
             count = said[at, 0, item]

@@ -17,6 +17,8 @@ from streamrec.features.items import ItemTable
 
 LAYOUT = 1
 """Version of a stored user."""
+LISTS = ("recent", "bought", "shown")
+"""What is stored of a user by item: an entry begins with the item's id."""
 _FIRST_ROWS = 1_024
 _SPARE_ITEMS = 2_048
 """Item indices that stay free for what is new in the log, more than a micro-batch can bring."""
@@ -125,7 +127,8 @@ class UserTable:
         return bytes(msgpack.packb(value))
 
     def _unpack(self, row: int, value: Mapping[str, Any], ts: int) -> None:
-        named = {entry[0] for entry in value["recent"]} | set(value.get("seen", ()))
+        lists = (value.get(name, ()) for name in LISTS)
+        named = {entry[0] for entries in lists for entry in entries} | set(value.get("seen", ()))
         named.discard(None)
         # What the models have never heard of gets an index, unless the table is so full that new items will want it.
         roomy = self._items.known + len(named) + _SPARE_ITEMS <= self._items.capacity

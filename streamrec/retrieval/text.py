@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 
@@ -29,8 +30,10 @@ MOST_WORDS = 400
 MOST_CHARS = 1_024
 MOST_ASKED = 12
 """Different words of a query, the first ones."""
-MOST_MATCHES = 16_384
+MOST_MATCHES = 8_192
 """Items scored for a query. Where more match, the latest told of: a query that fits to everything tells little."""
+REMEMBERED = 256
+"""Queries whose answers are kept until the catalogue changes: people search for the same things."""
 SHORTEST_STEM, MOST_STEMS, MOST_ENDINGS = 2, 64, 8
 """A word that is still being typed: letters, words looked at in their order, and words it may become."""
 _BEYOND = "\U0010ffff"
@@ -62,6 +65,7 @@ class TextIndex:
         self._places: dict[str, int] = {}
         self._names: dict[int, str] = {}
         self._next = 0
+        self._remembered = lru_cache(REMEMBERED)(self._search)
 
     def __len__(self) -> int:
         return len(self._places)
@@ -76,6 +80,7 @@ class TextIndex:
         )
         if not any(fields):
             return
+        self._remembered.cache_clear()
         place = self._next
         self._next += 1
         self._places[item.item_id], self._names[place] = place, item.item_id
@@ -85,6 +90,7 @@ class TextIndex:
         """Nothing is said of the item any more."""
         place = self._places.pop(item_id, None)
         if place is not None:
+            self._remembered.cache_clear()
             del self._names[place]
             self._tables.execute("DELETE FROM items WHERE rowid = ?", (place,))
 
@@ -94,7 +100,12 @@ class TextIndex:
         Those with every word of the query come first, as far as the catalogue knows the words; then, if there is room,
         those with some, so scores may rise once. Of equals the lower id is first.
         """
-        asked = self._known(list(dict.fromkeys(words(text[:MOST_CHARS])))[:MOST_ASKED])
+        asked = tuple(dict.fromkeys(words(text[:MOST_CHARS])))[:MOST_ASKED]
+        names, scores = self._remembered(asked, k)
+        return list(names), scores.copy()
+
+    def _search(self, words_asked: tuple[str, ...], k: int) -> tuple[list[str], Float32]:
+        asked = self._known(words_asked)
         if not asked or k < 1:
             return [], np.zeros(0, np.float32)
         names, scores = self._ranked(" AND ".join(word for word, _ in asked), k)

@@ -18,6 +18,7 @@ from streamrec.codec import decode_slate
 from streamrec.embedded import EmbeddedBroker, EmbeddedRedis
 from streamrec.errors import ConfigError, TransportError
 from streamrec.events import Event, EventType
+from streamrec.features.encoders import Hashed
 from streamrec.testing import Deployment, WorkerProcess, shop, until
 
 LOG = shop(600, seed=5, items=80)
@@ -156,6 +157,27 @@ def test_what_the_topic_says_of_an_item_can_be_looked_at(system: System) -> None
     assert re.search(r"vector .*0\.25, .*\(20\)", told.stdout)
     assert json.loads(system.items("show", "looked", "--json").stdout) == row
     assert "is not there" in str(system.items("show", "nowhere").exception)
+
+
+def test_items_get_vectors_on_the_way_and_again_only_when_their_words_change(
+    system: System, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows: list[dict[str, object]] = [{"item_id": f"worded-{n}", "title": f"Thing {n}"} for n in range(3)]
+    system.load(rows)
+    refused = system.items("load", str(system.deployment.directory / "items.jsonl"), "--embed")
+    assert isinstance(refused.exception, ConfigError)
+    assert "learning.encoder" in str(refused.exception)
+    monkeypatch.setenv("STREAMREC_LEARNING__ENCODER", "planted")
+    monkeypatch.setattr("streamrec.build.build_encoder", lambda settings: Hashed(24))
+    rows += [{"item_id": "given", "title": "Thing", "vector": [0.5, 0.25]}, {"item_id": "wordless"}]
+    assert system.load(rows) == {"new": 2, "changed": 3, "same": 0, "withdrawn": 0, "sent": 5}
+    assert system.load(rows) == {"new": 0, "changed": 0, "same": 5, "withdrawn": 0, "sent": 0}
+    told = [json.loads(system.items("show", name, "--json").stdout) for name in ("worded-1", "given", "wordless")]
+    assert [len(one.get("vector", ())) for one in told] == [24, 2, 0]
+    rows[1]["title"] = "Another thing"
+    assert system.load(rows, "--dry-run")["changed"] == 1
+    assert system.load(rows)["changed"] == 1
+    assert system.load(rows, "--no-embed")["changed"] == 3  # whose vectors are gone again
 
 
 def test_a_worker_that_is_started_again_reads_the_catalogue_anew(system: System) -> None:

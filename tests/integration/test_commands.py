@@ -157,9 +157,20 @@ def test_tail_shows_new_slates_as_they_come(deployment: Deployment, worker: Work
 def test_user_and_item_speak_to_people_too(deployment: Deployment) -> None:
     expected = recount(LOG)
     user, item = max(expected.users, key=lambda name: sum(expected.users[name].values())), next(iter(expected.items))
+    catalogue = deployment.directory / "titles.csv"
+    catalogue.write_text("item_id,title\n" + "".join(f"{name},The {name}\n" for name in expected.items))
+    assert deployment.command("items", "load", str(catalogue)).returncode == 0
     of_user = deployment.command("user", user)
-    assert f"user {user}: {sum(expected.users[user].values()):,} events" in of_user.stdout
-    assert "latest slate" in of_user.stdout
+    assert of_user.stdout.startswith(f"{user}: ")
+    for said in (f"{sum(expected.users[user].values()):,} events", "last seen", "leans to kind-", "latest slate"):
+        assert said in of_user.stdout
+    assert "is answered by plackett-luce (online)" in of_user.stdout
+    assert re.search(r"The item-\d+ \(item-\d+\), wanted most by \w+", of_user.stdout)
+    known = json.loads(deployment.command("user", user, "--json").stdout)
+    assert known["answered_by"] == {"policy": "plackett-luce", "mode": "online", "arm": None, "interleaved": None}
+    assert known["segments"]
+    assert known["titles"] == {name: f"The {name}" for name in known["titles"]} != {}
+    assert known["prices"] is None
     assert f"item {item}: {sum(expected.items[item].values()):,} events" in deployment.command("item", item).stdout
     stranger = deployment.command("user", "nobody-at-all")
     assert stranger.returncode == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import resource
 import signal
@@ -295,17 +296,23 @@ def stored_item(**fields: object) -> bytes:
 def test_a_user_is_shown_with_counts_and_the_latest_slate() -> None:
     slates = {0: msgspec.msgpack.encode(a_slate(5)), 1: msgspec.msgpack.encode(a_slate(9))}
     session = {"id": None, "started": 2, "items": 1}
-    user = stored_user(affinities={"mugs": 0.5, "bags": 2.0}, session=session)
-    known = inspect.user(DictStore({(Kind.USER, "u"): {3: user}, (Kind.SLATE, "u"): slates}), "u")  # type: ignore[arg-type]
+    prices = {"weight": 2.0, "mean": math.log(3.0), "squares": 2.0 * math.log(2.0) ** 2, "ts": 4, "events": 5}
+    user = stored_user(affinities={"mugs": 0.5, "bags": 2.0}, session=session, prices=prices)
+    clocks = {at: msgspec.msgpack.encode({"clock_ms": ms, "count": 0, "minutes": []}) for at, ms in ((3, 7), (4, 8))}
+    found = {(Kind.USER, "u"): {3: user}, (Kind.SLATE, "u"): slates, (Kind.DUE, ""): clocks}
+    known = inspect.user(DictStore(found), "u")  # type: ignore[arg-type]
     assert known is not None
     assert list(known) == [
-        *("user_id", "events", "counts", "first_ts", "last_ts", "recent", "affinities", "session", "slate")
+        *("user_id", "events", "counts", "first_ts", "last_ts", "recent", "affinities", "session", "slate"),
+        *("prices", "log_ts"),
     ]
     assert (known["events"], known["counts"]) == (3, {"click": 1, "view": 2})
     assert known["recent"][0] == {"item_id": "b", "type": "view", "ts": 4}
     assert list(known["affinities"]) == ["bags", "mugs"]
     assert known["session"] == session
     assert known["slate"]["ts"] == 9
+    assert known["prices"] == pytest.approx({"events": 5, "typical": 3.0, "low": 1.5, "high": 6.0})
+    assert known["log_ts"] == 8
     assert json.loads(json.dumps(known)) == known
 
 
@@ -317,6 +324,12 @@ def test_an_item_is_summed_over_partitions() -> None:
     assert (known["events"], known["counts"]) == (4, {"purchase": 1, "view": 3})
     assert (known["first_ts"], known["last_ts"], known["category"]) == (1, 9, "mugs")
     assert [touch["user_id"] for touch in known["recent_users"]] == ["u2", "u1"]
+
+
+def test_of_a_user_stored_before_prices_and_clocks_were_there_is_no_word_of_them() -> None:
+    known = inspect.user(DictStore({(Kind.USER, "u"): {3: stored_user()}}), "u")  # type: ignore[arg-type]
+    assert known is not None
+    assert known["prices"] is known["log_ts"] is None
 
 
 def test_nothing_is_known_of_a_stranger() -> None:

@@ -32,6 +32,8 @@ FULL = Item(
     available_from=10,
     available_until=LATEST_TS_MS,
     boost=0.5,
+    bid=0.35,
+    budget=100.0,
 )
 
 
@@ -67,6 +69,13 @@ def test_an_item_comes_back_as_it_was_in_either_format(item: Item) -> None:
         ({"available_until": 0}, "available_until"),
         ({"boost": 0.05}, "boost"),
         ({"boost": 10.5}, "boost"),
+        ({"bid": 0.0, "budget": 1.0}, "bid"),
+        ({"bid": 1e10, "budget": 1e10}, "bid"),
+        ({"bid": "1"}, "bid"),
+        ({"bid": 1.0, "budget": -1.0}, "budget"),
+        ({"bid": 1.0}, "budget"),
+        ({"budget": 1.0}, "bid"),
+        ({"bid": 1.0, "budget": 0.5}, "budget"),
         ({"colour": "red"}, "colour"),
     ],
 )

@@ -249,6 +249,33 @@ def test_with_the_same_catalogue_a_restored_one_goes_on_as_if_nothing_had_happen
     assert {name for name in first.recommender.knowledge.items.ids if name.startswith("n")}
 
 
+@pytest.mark.parametrize(("liked", "other"), [("garden", "kitchen"), ("kitchen", "garden")])
+def test_a_new_item_described_like_what_somebody_likes_ranks_above_one_described_otherwise(
+    liked: str, other: str
+) -> None:
+    described = [item(f"i{n}", tags=(("garden", "kitchen")[n % 2],), text=f"number {n}") for n in range(ITEMS)]
+    shop = Shop(untaught(described, learning=WITH_CONTENT))
+    rng = np.random.default_rng(7)
+
+    def visits(count: int) -> None:
+        for n in range(count):  # everybody keeps to one kind
+            shop.now_ms += 1_000
+            name = f"i{2 * rng.integers(ITEMS // 2) + n % 2}"
+            shop.handle(Event(type=EventType.VIEW, user_id=f"u{n % 30}", item_id=name, ts=shop.now_ms))
+
+    visits(600)
+    shop.listing.take(item("wanted", tags=(liked,), text="just in"))
+    shop.listing.take(item("unwanted", tags=(other,), text="just in"))
+    visits(64)  # over a learning cut, from which on it is known what they are about
+    batch, lookup = shop.recommender.batch, shop.recommender.knowledge.items.lookup
+    for n in range(6):
+        shop.slate(f"u{2 * n + (liked == 'kitchen')}")
+        at = batch.asked - 1
+        offered = batch.candidates.items[at].tolist()
+        wanted, unwanted = (offered.index(lookup(name)) for name in ("wanted", "unwanted"))
+        assert batch.candidates.utility[at, wanted] > batch.candidates.utility[at, unwanted]
+
+
 def test_a_snapshot_of_before_there_were_catalogues_can_be_used(shop: Shop) -> None:
     state = shop.recommender.state()
     del state["listing"]
