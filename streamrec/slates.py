@@ -6,6 +6,7 @@ Knows nothing of how candidates were found, scored or chosen.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import isfinite
 
 import numpy as np
 
@@ -126,6 +127,6 @@ def _scores(fusion: Fusion, features: Float32) -> list[dict[str, float]]:
 def _named(names: Sequence[str], rows: Float64) -> list[dict[str, float]]:
     """Each row by name, without what says nothing."""
     return [
-        {name: value for name, value in zip(names, row, strict=True) if value and np.isfinite(value)}
+        {name: value for name, value in zip(names, row, strict=True) if value and isfinite(value)}
         for row in rows.tolist()
     ]

@@ -5,7 +5,7 @@ Only what is sent is embedded: an item that the topic describes in the same word
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import msgspec
 from rich.console import Console
@@ -53,7 +53,7 @@ class Embedding:
             return None
         return msgspec.structs.replace(item, vector=None)
 
-    def added(self, messages: Iterable[Message]) -> Iterator[Message]:
+    def added(self, messages: Sequence[Message]) -> Iterator[Message]:
         """The messages with vectors in them; says how far it is on the error stream, withdrawn items last."""
         kept = [message for message in messages if message[0] not in self._lacking or message[1] is None]
         items = [self._catalogue[item_id] for item_id, value in messages if item_id in self._lacking and value]

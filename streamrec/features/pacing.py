@@ -25,7 +25,7 @@ from streamrec.features.batch import Array, Bool, Float64, Int64
 
 AHEAD = 0.02
 """Of a day's budget: so far ahead of the plan an ad may be shown. In a planted world (`tests/unit/test_ads.py`) 0.05
-brought 1% more and spent 59% of small budgets by noon, 0 spent no more evenly and brought up to 2% less."""
+brought up to 2% more and spent up to 59% of budgets of 20 clicks by noon, 0 brought up to 3% less."""
 GAIN = 50.0
 """The bid counts half where an ad is about to rest."""
 HOURS = 24

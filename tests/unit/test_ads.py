@@ -288,7 +288,7 @@ def test_the_retriever_proposes_the_ads_that_bring_most_and_may_be_shown() -> No
 
 # A planted world: ads of known click rates, and users of one partition or another who ask all day
 
-PLACES, ASKED, CUT = 3, 3_000, 32
+PLACES, ASKED, CUT = 3, 2_000, 32
 PLACE_WORTH = (1.0, 0.6, 0.4)
 PARTITIONS = 3
 
