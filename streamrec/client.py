@@ -6,6 +6,12 @@
     for slate in RecommendationConsumer("localhost:9092"):
         print(slate.user_id, [place.item_id for place in slate.items])
 
+Or ask and wait for the answer:
+
+    with EventProducer("localhost:9092") as events, RecommendationConsumer("localhost:9092") as slates:
+        asked = events.request("u1", scenario="similar", item_id="i7", filters=Filters(price_max=20.0), k=10)
+        slate = slates.answer(asked, timeout_s=5.0)
+
 Any Kafka client can do the same with the schema of `docs/events.md`; this one checks events before they are sent.
 Knows nothing of models, state or configuration files.
 """
@@ -14,7 +20,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -23,7 +29,8 @@ from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, Consumer, KafkaError, 
 
 from streamrec import codec
 from streamrec.errors import BadEvent, TransportError
-from streamrec.events import Event, Slate
+from streamrec.events import ContextValue, Event, EventType, Filters, Slate
+from streamrec.scenarios import Needs, hold_to
 from streamrec.transport.confluent_sink import KafkaSink
 from streamrec.transport.librdkafka import HOPELESS, LOG, Settings, connect, for_consumer
 
@@ -45,14 +52,19 @@ class EventProducer:
         topic: str = "user-events",
         content_type: str = codec.MSGPACK,
         settings: Settings | None = None,
+        scenarios: Mapping[str, Needs] | None = None,
     ) -> None:
         """Connect in the background to `bootstrap` (host:port, more after commas); `settings` are librdkafka's.
+
+        `scenarios` are those that the workers know, and what a request of each must bring: others are not sent. Without
+        them any name is, and is for the workers to judge.
 
         Raises:
             ConfigError: librdkafka does not know a setting.
         """
         self._topic = topic
         self._content_type = content_type
+        self._scenarios = scenarios or {}
         self._headers = ((codec.CONTENT_TYPE, content_type.encode()),)
         self._sink = KafkaSink({**(settings or {}), "bootstrap.servers": bootstrap})
 
@@ -70,9 +82,62 @@ class EventProducer:
             checked = msgspec.convert({**given, **fields}, Event)
         except msgspec.ValidationError as error:
             raise BadEvent("invalid", f"not an event: {error}; see docs/events.md") from None
+        hold_to(checked, self._scenarios)
         value = codec.encode_event(checked, self._content_type)
         self._sink.publish(self._topic, checked.user_id.encode(), value, self._headers)
         return checked
+
+    def request(
+        self,
+        user_id: str,
+        *,
+        scenario: str | None = None,
+        item_id: str | None = None,
+        basket: Sequence[str] = (),
+        query: str | None = None,
+        filters: Filters | None = None,
+        k: int | None = None,
+        explain: bool = False,
+        session_id: str | None = None,
+        context: Mapping[str, ContextValue] | None = None,
+        ts: int | None = None,
+    ) -> Event:
+        """Ask for a slate. The event gets an `event_id` of its own, which the slate repeats as its `request_id`.
+
+        Args:
+            user_id: who asks.
+            scenario: a name of `[scenarios]`; `home` when left out.
+            item_id: what others are to go with, as `similar` needs it.
+            basket: several such items, as `bundle` needs them.
+            query: the text to search for, as `search` needs it.
+            filters: what every item of the slate must be.
+            k: items wanted, 1 to 100; `serving.k` when left out.
+            explain: whether the slate shall say why each item is on it.
+            session_id: the visit.
+            context: anything else that is known.
+            ts: when, in ms since 1970; now when left out.
+
+        Returns the event as sent; see `RecommendationConsumer.answer`.
+
+        Raises:
+            BadEvent: the worker would refuse it; nothing was sent.
+            PublishFailed: this event or an earlier one cannot be delivered.
+        """
+        return self.send(
+            type=EventType.REQUEST,
+            user_id=user_id,
+            ts=time.time_ns() // 1_000_000 if ts is None else ts,
+            event_id=uuid.uuid4().hex,
+            scenario=scenario,
+            item_id=item_id,
+            basket=tuple(basket) or None,
+            query=query,
+            filters=filters,
+            k=k,
+            explain=explain,
+            session_id=session_id,
+            context=None if context is None else dict(context),
+        )
 
     def flush(self, timeout_s: float = _FLUSH_LIMIT_S) -> None:
         """Wait until everything sent is stored.
@@ -161,6 +226,21 @@ class RecommendationConsumer:
                 raise self._failure
             if time.monotonic() >= deadline:
                 return None
+
+    def answer(self, request: Event, timeout_s: float = 5.0) -> Slate | None:
+        """The slate that answers a request with an `event_id`, None when it has not come within `timeout_s`.
+
+        Slates for others that come meanwhile are let go. Make the consumer before the request is sent.
+
+        Raises:
+            TransportError: as `poll`.
+        """
+        deadline = time.monotonic() + timeout_s
+        while (left_s := deadline - time.monotonic()) > 0:
+            slate = self.poll(left_s)
+            if slate is not None and slate.user_id == request.user_id and slate.request_id == request.event_id:
+                return slate
+        return None
 
     def __iter__(self) -> Iterator[Slate]:
         """Slates for ever, until `close`."""

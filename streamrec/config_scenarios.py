@@ -32,7 +32,7 @@ class LeaveOut(Group):
     older_than_s: NotNegative = 0.0
     """What came longer ago; 0 for however old."""
     kinship: Kinship = Kinship.ANY
-    """any, same or other: categories beside those of what the request names, or else of the session."""
+    """any, same or other: categories beside those of what the request names, or else of what was touched last."""
     categories: tuple[str, ...] = ()
     """Everything outside these categories, unless there are none."""
     without_categories: tuple[str, ...] = ()

@@ -126,7 +126,7 @@ class Fold:
         self._count_late([row for row, new in zip(rows, fresh, strict=True) if new], kept)
         for arrival in kept:
             if arrival.event.item_id is not None:
-                self._ledger.count(arrival.partition, arrival.event, self.recommender.category_of(arrival))
+                self._ledger.count(arrival.partition, arrival.event, knowledge.category_of(arrival.event))
         self._metrics.events.inc(len(kept))
         self._metrics.duplicates.inc(len(arrivals) - len(kept))
         return kept
@@ -180,7 +180,7 @@ class Fold:
             if slate is not None:
                 self._send(self._addresses.recommendations, slate)
                 self.open_slates.shown(arrival.partition, slate, portion.memos[place])
-                self._metrics.slates.inc()
+                self._metrics.answered(slate)
                 if sent_ms[place] > 0:
                     self._metrics.latency.observe(max(self._wall_ms() - sent_ms[place], 0) / 1000)
             # A date ahead of its sending must not close everybody's slates.

@@ -15,10 +15,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from streamrec.arrivals import Arrival
-from streamrec.codec import brief, decode_event
+from streamrec.codec import decode_event
 from streamrec.errors import BadEvent, TooManyBadEvents
-from streamrec.events import Event, EventType
-from streamrec.scenarios import Needs, lacking
+from streamrec.events import Event
+from streamrec.scenarios import Needs, hold_to
 from streamrec.transport import Record
 
 EARLIEST_TS = 315_532_800_000
@@ -122,8 +122,7 @@ def event_of(record: Record, tolerance: Tolerance) -> Event:
     )
     if event.ts < EARLIEST_TS:
         raise BadEvent("past", f"field 'ts' is {event.ts}, expected milliseconds since 1970, and 1980 or later", "ts")
-    if event.scenario is not None:
-        _hold_to(event, event.scenario, tolerance.scenarios)
+    hold_to(event, tolerance.scenarios)
     if record.timestamp_ms <= 0:
         return event
     ahead_s = (event.ts - record.timestamp_ms) / 1000
@@ -132,15 +131,3 @@ def event_of(record: Record, tolerance: Tolerance) -> Event:
     if tolerance.max_behind_s is not None and -ahead_s > tolerance.max_behind_s:
         raise BadEvent("past", f"field 'ts' is {event.ts}, {-ahead_s:.0f} s before the message was sent", "ts")
     return event
-
-
-def _hold_to(event: Event, name: str, scenarios: Mapping[str, Needs]) -> None:
-    """Refuse a scenario that nobody knows, and a request that lacks what its scenario is about."""
-    if scenarios and name not in scenarios:
-        known = ", ".join(scenarios)
-        raise BadEvent("invalid", f"field 'scenario' is {brief(repr(name), 60)}, expected one of {known}", "scenario")
-    if event.type is not EventType.REQUEST or name not in scenarios:
-        return
-    lacks = lacking(event, scenarios[name])
-    if lacks is not None:
-        raise BadEvent("invalid", f"field {lacks!r} is missing: a request of scenario {name!r} needs it", lacks)

@@ -14,6 +14,8 @@ from streamrec.models import Model
 from streamrec.policies.roster import Roster
 from streamrec.quarantine import FUSION, MODEL, POLICY, Quarantine, Refusing, unsound
 
+QUARANTINE = "quarantine"
+"""What a snapshot has of who is trusted."""
 Components = Mapping[str, Mapping[str, Array]]
 
 
@@ -21,13 +23,25 @@ class Learners:
     """Models, fusion and policies, and the record of who of them may be trusted."""
 
     def __init__(
-        self, models: Sequence[Model], fusion: Fusion, roster: Roster, items: ItemTable, rollback_after: int
+        self,
+        models: Sequence[Model],
+        unheard: Sequence[Model],
+        fusion: Fusion,
+        roster: Roster,
+        items: ItemTable,
+        rollback_after: int,
     ) -> None:
-        """All of them untaught: that is what they go back to when nothing better is left."""
+        """All of them untaught: that is what they go back to when nothing better is left.
+
+        Nobody judges the models that are `unheard` by the fusion: there is nobody to be saved from them.
+        """
         self.quarantine = Quarantine([model.name for model in models], rollback_after)
         self._roster = roster
         self._items = items
-        self._parts: dict[str, Model | Fusion] = {MODEL + model.name: model for model in models} | {FUSION: fusion}
+        self._fusion = fusion
+        self._models = {MODEL + model.name: model for model in models}
+        self._unheard = {MODEL + model.name: model for model in unheard}
+        self._parts: dict[str, Model | Fusion] = {**self._models, FUSION: fusion}
         self._refusing = {name: part for name, part in self._parts.items() if isinstance(part, Refusing)}
         self._untaught = {name: part.state() for name, part in self._parts.items()}
 
@@ -61,6 +75,26 @@ class Learners:
                 if len(gone):
                     part.forget(gone)
         self.quarantine.rolled_back(name, reference, self._refused().get(name, 0))
+
+    def state(self) -> dict[str, dict[str, Array]]:
+        """What they learned, and who of them is trusted, by component."""
+        return {
+            FUSION: self._fusion.state(),
+            QUARANTINE: self.quarantine.state(),
+            **{name: model.state() for name, model in (self._models | self._unheard).items()},
+            **{POLICY + name: state for name, state in self._roster.state().items()},
+        }
+
+    def restore(self, arrays: Components) -> None:
+        """The inverse of `state`."""
+        self._fusion.restore(arrays[FUSION])
+        if QUARANTINE in arrays:  # snapshots of before knew of none
+            self.quarantine.restore(arrays[QUARANTINE])
+        for name, model in self._models.items():
+            model.restore(arrays[name])
+        for name, model in self._unheard.items():  # snapshots are not refused for want of them
+            model.restore(arrays.get(name, {}))
+        self._roster.restore({name[len(POLICY) :]: arrays[name] for name in arrays if name.startswith(POLICY)})
 
     def _refused(self) -> dict[str, int]:
         """How many updates each has refused since it began."""

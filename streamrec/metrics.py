@@ -8,29 +8,36 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from streamrec.events import Slate
 from streamrec.open_slates import OpenSlates
 from streamrec.portions import Trial
 from streamrec.progress import Drift, Standing
 from streamrec.quarantine import MODEL
 
 LOG = logging.getLogger("streamrec.metrics")
+OTHER = "other"
+"""What a scenario that is not configured is counted as: labels are bounded."""
 LATENCY_BUCKETS_S = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 15.0, 60.0)
 
 
 class Metrics:
     """One worker's counters, in a registry of their own."""
 
-    def __init__(self, lists: Sequence[str]) -> None:
-        """`lists` names what is ranked: the fused list first, then every model."""
+    def __init__(self, lists: Sequence[str], scenarios: Iterable[str] = ()) -> None:
+        """`lists` names what is ranked: the fused list first, then every model; `scenarios` what may be asked for."""
         self.registry = CollectorRegistry()
         self._lists = tuple(lists)
+        self._scenarios = frozenset(scenarios)
         self.events = Counter("streamrec_events", "Events handled", registry=self.registry)
         self.dead_letters = Counter(
             "streamrec_dead_letters", "Messages that could not be used", ["reason"], registry=self.registry
         )
         self.duplicates = Counter("streamrec_duplicates", "Events seen before, left out", registry=self.registry)
         self.late = Counter("streamrec_late_events", "Events older than the user's last one", registry=self.registry)
-        self.slates = Counter("streamrec_slates", "Slates published", registry=self.registry)
+        self.slates = Counter("streamrec_slates", "Slates published", ["scenario"], registry=self.registry)
+        self.empty = Counter(
+            "streamrec_empty_slates", "Slates published that hold nothing", ["scenario"], registry=self.registry
+        )
         self.outcomes = Counter("streamrec_outcomes", "Outcomes published", registry=self.registry)
         self.open_slates = Gauge(
             "streamrec_open_slates", "Slates whose outcomes are not final yet", registry=self.registry
@@ -134,6 +141,13 @@ class Metrics:
             "Records that users remember and models never learned, for want of a newer snapshot",
             registry=self.registry,
         )
+
+    def answered(self, slate: Slate) -> None:
+        """Count a slate that was published."""
+        scenario = slate.scenario if slate.scenario in self._scenarios else OTHER
+        self.slates.labels(scenario).inc()
+        if not slate.items:
+            self.empty.labels(scenario).inc()
 
     def tried(self, trial: Trial) -> None:
         """Count a portion's prequential hits, and how often an apprentice would have done the same."""

@@ -179,16 +179,12 @@ class Rules:
 
     def _akin(self, ruling: Ruling, queries: Queries, query: int) -> Bool:
         """Items of the categories asked for; all of them where it is not known beside what."""
-        beside = ruling.seeds
-        if not len(beside):
-            reach = int(queries.reach(slice(query, query + 1))[0])
-            beside = queries.items[query, :reach]
-        codes = self._items.category[beside[beside != NOTHING]]
-        codes = codes[codes != NOTHING]
-        category = self._items.category[: len(self._items)]
-        if not len(codes):
+        beside = ruling.seeds if len(ruling.seeds) else queries.items[query, :1]
+        facts, category = self._listing.facts, self._items.category[: len(self._items)]
+        names = {name for item in beside.tolist() if item != NOTHING for name in facts.categories(item)}
+        if not names:
             return np.ones(len(category), np.bool_)
-        same = np.isin(category, codes)
+        same = facts.within(sorted(names))
         akin: Bool = same if ruling.scenario.left_out.kinship is Kinship.SAME else ~same & (category != NOTHING)
         return akin
 
@@ -222,11 +218,9 @@ class Rules:
             suits = self._suits(name, ruling, batch, query, there)
             if suits is not None and weight:
                 ruling.raised[f"{scenario.name} leans on {name}"] = _padded(weight * suits)
-        names = self._items.category_names()
         for category, factor in scenario.boosts.items():
-            code = names.index(category) if category in names else None
-            of_it = self._items.category[there] == code
-            if code is not None and of_it.any():
+            of_it = self._listing.facts.within([category])[there]
+            if of_it.any():
                 ruling.raised[f"boosted {factor:g} times: {category}"] = _padded(np.log(factor) * of_it)
         if scenario.worth is Worth.BID and self._auction is not None:
             score = batch.candidates.utility[query, :used].astype(np.float64)

@@ -15,6 +15,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from streamrec.codec import brief
+from streamrec.errors import BadEvent
 from streamrec.events import Event, EventType, Filters
 
 HOME, SEARCH = "home", "search"
@@ -33,7 +35,7 @@ class Needs(StrEnum):
 
 
 class Kinship(StrEnum):
-    """Which categories an item may be of, beside those of what the request names, or else of the user's session."""
+    """Which categories an item may be of, beside those of what the request names, or else of what was touched last."""
 
     ANY = "any"
     SAME = "same"
@@ -107,6 +109,27 @@ def lacking(event: Event, needs: Needs) -> str | None:
             return "query"
         case _:
             return None
+
+
+def hold_to(event: Event, scenarios: Mapping[str, Needs]) -> None:
+    """See that an event names a scenario there is, and that a request brings what its scenario is about.
+
+    Args:
+        event: of any type.
+        scenarios: what a request of each must bring; none named: any name is taken.
+
+    Raises:
+        BadEvent: it does not.
+    """
+    if event.scenario is not None and scenarios and event.scenario not in scenarios:
+        given, known = brief(repr(event.scenario), 60), ", ".join(scenarios)
+        raise BadEvent("invalid", f"field 'scenario' is {given}, expected one of {known}", "scenario")
+    if event.type is not EventType.REQUEST:
+        return
+    name = scenario_of(event)
+    lacks = lacking(event, scenarios.get(name, Needs.NOTHING))
+    if lacks is not None:
+        raise BadEvent("invalid", f"field {lacks!r} is missing: a request of scenario {name!r} needs it", lacks)
 
 
 def seeds_of(event: Event) -> tuple[str, ...]:

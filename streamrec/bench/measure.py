@@ -133,7 +133,8 @@ def _broker(task: Task) -> Result:
     setattr(worker, "step", counted)  # noqa: B010
     worker.run()
     seconds = time.perf_counter() - began_s
-    slates = round(worker.metrics.registry.get_sample_value("streamrec_slates_total") or 0)
+    [published] = worker.metrics.slates.collect()
+    slates = round(sum(sample.value for sample in published.samples if sample.name == "streamrec_slates_total"))
     return _result(handled, seconds, slates, _peak_mb(), stopwatch)
 
 

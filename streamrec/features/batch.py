@@ -57,6 +57,15 @@ class Queries:
         reach: Int32 = np.maximum(self.session[rows], newest).astype(np.int32)
         return reach
 
+    def begin_with(self, query: int, seeds: Int32, *, anew: bool) -> None:
+        """As if the user had touched these just now, the first of them last; `anew`: a session begins with them."""
+        count = len(seeds)
+        self.items[query, count:] = self.items[query, :-count].copy()
+        self.ages_s[query, count:] = self.ages_s[query, :-count].copy()
+        self.steps[query, count:] = self.steps[query, :-count] + 1
+        self.items[query, :count], self.ages_s[query, :count], self.steps[query, :count] = seeds[::-1], 0.0, 0
+        self.session[query] = count + (0 if anew else self.session[query])
+
     @classmethod
     def empty(cls, size: int) -> Queries:
         return cls(
@@ -166,6 +175,27 @@ class MicroBatch:
     @classmethod
     def empty(cls, queries: int, examples: int, models: int, features: int) -> MicroBatch:
         return cls(Queries.empty(queries), Candidates.empty(queries, models, features), Examples.empty(examples))
+
+    @property
+    def full(self) -> bool:
+        """Whether there is no room for another example."""
+        return self.learned == len(self.examples.item)
+
+    def ask(self, user: int, ts: int, seed: int) -> int:
+        """The row of a new query; what its user did before is for the features to fill in."""
+        query = self.asked
+        self.asked += 1
+        self.queries.user[query], self.queries.ts[query], self.queries.seed[query] = user, ts, seed
+        return query
+
+    def teach(self, query: int, item: int, ts: int, label: int) -> int:
+        """The row of a new example; likewise."""
+        example, examples = self.learned, self.examples
+        self.learned += 1
+        examples.query[example], examples.item[example] = query, item
+        examples.ts[example], examples.label[example], examples.weight[example] = ts, label, 1.0
+        examples.recent[example], examples.session[example] = NOTHING, 0
+        return example
 
     def keep(self, rows: Int64) -> None:
         """Start the next micro-batch with these query rows in front; examples are gone."""

@@ -76,7 +76,10 @@ class SentenceEncoder:
                 f"that the hub's cache holds ({str(error).splitlines()[0]}); give the directory, or fetch the model: "
                 f"hf download {model}"
             ) from None
-        self.width = int(self._model.get_embedding_dimension())
+        width = self._model.get_embedding_dimension()
+        if width is None:
+            raise ConfigError(f"learning.encoder is {model!r}, which does not say how long its vectors are")
+        self.width = int(width)
 
     def encode(self, texts: Sequence[str]) -> Float32:
         out = np.zeros((len(texts), self.width), np.float32)

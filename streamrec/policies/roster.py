@@ -94,7 +94,8 @@ class Roster:
 
     def favourites(self, name: str, asked: Asked, posterior: Posterior) -> Int64:
         """The place that the policy of that name puts first, NOTHING without candidates, (rows,)."""
-        places: Int64 = drawn(self.policy(name).components(asked, posterior), asked.seeds, 1).places[:, 0]
+        components = self.policy(name).components(asked, posterior)
+        places: Int64 = drawn(components, asked.seeds, 1, _terms(asked)).places[:, 0]
         return places
 
     def learn(self, lessons: Sequence[Lesson]) -> None:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import streamrec.build
+import streamrec.build.connections
 from streamrec.cli import main
 from streamrec.state import snapshots
 from streamrec.worker import Worker
@@ -57,14 +57,14 @@ class Fault:
 
 def plant(fault: Fault) -> None:
     """Whatever worker is built from now on in this process has the fault."""
-    build = streamrec.build.build_worker
+    build = streamrec.build.connections.build_worker
 
     def faulty(*parts: Any, **named: Any) -> Worker:
         worker = build(*parts, **named)
         _wrap(*STEPS[fault.step](worker), fault)
         return worker
 
-    streamrec.build.build_worker = faulty
+    streamrec.build.connections.build_worker = faulty
 
 
 def _wrap(owner: Any, name: str, fault: Fault) -> None:

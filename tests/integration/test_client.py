@@ -6,7 +6,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from typing import Any
 
+import msgspec
 import pytest
 from confluent_kafka import Consumer, TopicPartition
 
@@ -14,7 +16,8 @@ from streamrec import codec
 from streamrec.client import EventProducer, RecommendationConsumer
 from streamrec.embedded import EmbeddedBroker
 from streamrec.errors import BadEvent, TransportError
-from streamrec.events import Event, EventType, Slate, SlateItem
+from streamrec.events import Event, EventType, Filters, Slate, SlateItem
+from streamrec.scenarios import Needs
 from streamrec.transport.confluent import KafkaSink
 
 MakeTopic = Callable[[int], str]
@@ -72,6 +75,76 @@ def test_an_event_the_worker_would_refuse_is_never_sent(fields: dict[str, str], 
     with pytest.raises(BadEvent, match="user_id"):
         events.send(Event(type=EventType.REQUEST, user_id="", ts=1))
     events.close()  # would raise, had anything been sent: nobody answers there
+
+
+def test_a_request_says_all_that_a_scenario_may_need(broker: EmbeddedBroker, make_topic: MakeTopic) -> None:
+    topic = make_topic(1)
+    filters = Filters(categories=("lamp",), price_max=20.0)
+    with EventProducer(broker.bootstrap, topic=topic) as events:
+        sent = events.request(
+            "u1",
+            scenario="bundle",
+            basket=["i1", "i2"],
+            item_id="i3",
+            query="red lamp",
+            filters=filters,
+            k=100,
+            explain=True,
+            session_id="s1",
+            context={"device": "phone"},
+            ts=1_700_000_000_000,
+        )
+        plain = events.request("u1")
+    assert sent == Event(
+        type=EventType.REQUEST,
+        user_id="u1",
+        ts=1_700_000_000_000,
+        event_id=sent.event_id,
+        scenario="bundle",
+        basket=("i1", "i2"),
+        item_id="i3",
+        query="red lamp",
+        filters=filters,
+        k=100,
+        explain=True,
+        session_id="s1",
+        context={"device": "phone"},
+    )
+    reader = Consumer({"bootstrap.servers": broker.bootstrap, "group.id": topic, "enable.auto.commit": False})
+    reader.assign([TopicPartition(topic, 0, 0)])
+    read = [codec.decode_event(message.value(), message.headers()) for message in reader.consume(2, 15)]
+    reader.close()
+    assert read == [sent, plain]
+    assert plain.event_id != sent.event_id
+    assert (plain.scenario, plain.basket, plain.filters) == (None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"scenario": "hoome"}, "field 'scenario' is 'hoome', expected one of similar, search"),
+        ({"scenario": "similar"}, "field 'item_id' is missing: a request of scenario 'similar' needs it"),
+        ({"scenario": "search"}, "field 'query' is missing"),
+        ({"k": 101}, "k"),
+        ({"basket": ["i"] * 33}, "basket"),
+        ({"filters": {"price": 3}}, "filters"),
+    ],
+)
+def test_a_request_the_workers_would_refuse_is_never_sent(fields: dict[str, Any], said: str) -> None:
+    events = EventProducer(NOBODY, scenarios={"similar": Needs.ITEM, "search": Needs.QUERY})
+    with pytest.raises(BadEvent, match=said):
+        events.request("u1", **fields)
+    events.close()  # would raise, had anything been sent: nobody answers there
+
+
+def test_an_answer_is_told_by_its_request_and_others_are_let_go(broker: EmbeddedBroker, make_topic: MakeTopic) -> None:
+    topic = make_topic(1)
+    asked = Event(type=EventType.REQUEST, user_id="u1", ts=1, event_id="mine")
+    mine = msgspec.structs.replace(slate("r1"), request_id="mine")
+    publish(broker, topic, codec.encode(slate("r0")), codec.encode(mine), codec.encode(slate("r2")))
+    with RecommendationConsumer(broker.bootstrap, topic=topic, from_beginning=True) as slates:
+        assert slates.answer(asked, 15.0) == mine
+        assert slates.answer(msgspec.structs.replace(asked, event_id="another"), 0.3) is None
 
 
 def test_slates_are_read_from_the_beginning(broker: EmbeddedBroker, make_topic: MakeTopic) -> None:

@@ -140,7 +140,7 @@ def test_across_categories_nothing_is_of_the_category_at_hand() -> None:
     assert max(kinds(slate).count(kind) for kind in KINDS) <= 3
     assert "other categories" in rules(slate)
     at_hand = answer(asking(NOW, "cross_category", "v"), past=[event("v", "rug-grey", NOW - 1_000)])
-    assert "rug" not in kinds(at_hand)  # without an item, what the session is about
+    assert "rug" not in kinds(at_hand)  # without an item, what was touched last
 
 
 def test_new_items_are_new() -> None:

@@ -1,0 +1,133 @@
+"""Who learns, and who proposes items: every model, retriever and searcher by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from streamrec.build.knowledge import build_trends
+from streamrec.build.processor import torch_device
+from streamrec.errors import ConfigError
+
+if TYPE_CHECKING:
+    from streamrec.features.encoders import TextVectors
+    from streamrec.features.items import ItemTable
+    from streamrec.features.listing import Listing
+    from streamrec.features.trends import Teller
+    from streamrec.knowledge import Knowledge
+    from streamrec.models import Model
+    from streamrec.retrieval import Retriever
+    from streamrec.rulings import Searcher
+    from streamrec.settings import Settings
+
+MINUTE_S, HOUR_S, DAY_S = 60.0, 3_600.0, 86_400.0
+BASELINE = "popularity"
+"""The popularity that every list is filled up with and compared to."""
+HALF_LIVES_S: Mapping[str, float] = {
+    "popularity_minutes": 5 * MINUTE_S,
+    BASELINE: 6 * HOUR_S,
+    "popularity_days": 14 * DAY_S,
+}
+"""Which one matters differs by log and by hour, and the fusion finds out."""
+RECENT_FADE = 0.75
+"""Of co-visitation as the last few items see it."""
+
+
+def build_models(settings: Settings, items: ItemTable, trends: Teller | None = None) -> dict[str, Model]:
+    """The models of a configuration, by name, untaught. `trends` says what is gaining; None: it is counted here.
+
+    Imported here: river and torch take seconds, and many commands need neither.
+
+    Raises:
+        ConfigError: the popularity that short lists are filled up with is missing.
+    """
+    from streamrec.features.trends import TRENDS
+    from streamrec.models.clicks import ClickModel
+    from streamrec.models.content import ContentModel
+    from streamrec.models.covisit import CoVisitation, CoVisitationView
+    from streamrec.models.factors import Factorisation
+    from streamrec.models.popularity import Popularity
+    from streamrec.models.repeats import Repeats
+    from streamrec.models.sequence import SequenceModel
+    from streamrec.models.sessions import SessionNeighbours
+    from streamrec.models.transitions import Transitions
+    from streamrec.models.trends import TrendModel
+
+    capacity, seed = settings.limits.max_items, settings.learning.seed
+    wanted = settings.learning.models
+    if BASELINE not in wanted:
+        raise ConfigError(f"learning.models lacks {BASELINE!r}, which fills short lists up; add it")
+    models: dict[str, Model] = {}
+
+    def covisit_recent(name: str) -> Model:
+        whole = models.get("covisit")
+        if isinstance(whole, CoVisitation):  # one table is enough for both
+            return CoVisitationView(name, whole.table, RECENT_FADE)
+        return CoVisitation(name, 90 * DAY_S, capacity, fade=RECENT_FADE)
+
+    makers: dict[str, Callable[[str], Model]] = {
+        **{name: partial(Popularity, half_life_s=life, capacity=capacity) for name, life in HALF_LIVES_S.items()},
+        "covisit": lambda name: CoVisitation(name, 90 * DAY_S, capacity),
+        "covisit_recent": covisit_recent,
+        "transitions": lambda name: Transitions(name, 7 * DAY_S, capacity),
+        "sessions": lambda name: SessionNeighbours(name, capacity),
+        "repeats": lambda name: Repeats(name, capacity),
+        "content": lambda name: ContentModel(name, items),
+        "clicks": lambda name: ClickModel(name, items, weighted=settings.fusion.importance == "inverse"),
+        "factors": lambda name: Factorisation(name, capacity, seed=seed),
+        "sequence": lambda name: SequenceModel(
+            name, capacity, device=torch_device(settings.learning.device), seed=seed
+        ),
+        TRENDS: lambda name: TrendModel(name, build_trends(settings, items, told=False) if trends is None else trends),
+    }
+    for name, make in makers.items():
+        if name in wanted:
+            models[name] = make(name)
+    return models
+
+
+def build_retrievers(models: Mapping[str, Any], listing: Listing) -> list[Retriever]:
+    """Every retriever that serves everybody, over what the models learn and what the catalogue lists."""
+    from streamrec.models.content import POOL
+    from streamrec.retrieval.covisit import Neighbours
+    from streamrec.retrieval.fresh import Fresh
+    from streamrec.retrieval.nearest import Nearest
+    from streamrec.retrieval.popular import Popular
+
+    spreading = ("repeats", "transitions", "covisit", "covisit_recent", "sessions")
+    popularities = [name for name in HALF_LIVES_S if name in models]
+    retrievers: list[Retriever] = [Neighbours(name, models[name]) for name in spreading if name in models]
+    if "sequence" in models:
+        retrievers.append(Nearest("nearest", models["sequence"], models[popularities[-1]]))
+    if "content" in models:
+        retrievers.append(Nearest("content", models["content"], models["content"], POOL))
+    if "trends" in models:
+        retrievers.append(Popular("trends", models["trends"]))
+    retrievers.append(Fresh("fresh", listing))
+    return retrievers + [Popular(name, models[name]) for name in popularities]
+
+
+def build_special_retrievers(knowledge: Knowledge, unranked: Mapping[str, Any]) -> list[Retriever]:
+    """Those that propose only where a scenario names them; `unranked` are models that the fusion does not hear."""
+    from streamrec.retrieval.ads import Affordable
+    from streamrec.retrieval.newest import Newest
+    from streamrec.retrieval.popular import Popular
+
+    return [
+        Newest("newest", knowledge.items),
+        Affordable("ads", knowledge.ads),
+        *(Popular(name, model) for name, model in unranked.items()),
+    ]
+
+
+def build_searchers(items: ItemTable, listing: Listing, texts: TextVectors | None) -> list[Searcher]:
+    """Who finds items by what a request names."""
+    from streamrec.retrieval.searched import Meant, Worded
+
+    searchers: list[Searcher] = []
+    if listing.index is not None:
+        searchers.append(Worded("text", listing.index, items))
+    if texts is not None:
+        searchers += [Meant("meaning", items, texts.of), Meant("alike", items)]
+    return searchers

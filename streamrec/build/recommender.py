@@ -1,0 +1,144 @@
+"""The whole engine of a configuration: what is remembered, who learns, who decides, and by which rules."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING
+
+from streamrec.build.knowledge import build_knowledge, build_texts
+from streamrec.build.models import (
+    BASELINE,
+    build_models,
+    build_retrievers,
+    build_searchers,
+    build_special_retrievers,
+)
+from streamrec.build.policies import build_plan, build_policy
+from streamrec.build.processor import steady_arithmetic
+from streamrec.catalogue import Catalogue
+from streamrec.errors import ConfigError
+
+if TYPE_CHECKING:
+    from streamrec.answers import Answers
+    from streamrec.fusion import Fusion
+    from streamrec.knowledge import Knowledge
+    from streamrec.models import Model
+    from streamrec.recommender import Recommender
+    from streamrec.scenarios import Scenario
+    from streamrec.settings import Settings
+
+PRIOR_WEIGHTS: Mapping[str, float] = {"popularity_days": 2.0}
+"""Whom the fusion trusts at first: while nobody has learned much, what sells anyway is the safest answer."""
+
+
+def build_recommender(
+    settings: Settings, catalogue: Catalogue | None = None, *, eager: bool = True, told: bool = False
+) -> Recommender:
+    """The recommender of a configuration, untaught.
+
+    Without `eager`, items of the catalogue that do not say when they were added are known from their first event on.
+    `told`: a topic will say what the trends are; else they are counted here, if anybody asks for them.
+
+    Raises:
+        ConfigError: the positives are not rules, or the parts of the configuration do not fit together.
+    """
+    from streamrec.contribution import Contribution
+    from streamrec.cuts import Tempo
+    from streamrec.features.trends import TRENDS
+    from streamrec.interest import Interest
+    from streamrec.models.trends import TrendModel
+    from streamrec.progress import Progress
+    from streamrec.recommender import Recommender
+    from streamrec.rulings import Rules
+
+    learning, limits = settings.learning, settings.limits
+    interest = Interest(learning.positives)
+    if limits.max_items < 2 * learning.micro_batch:
+        raise ConfigError(
+            f"limits.max_items is {limits.max_items}, expected at least {2 * learning.micro_batch}: "
+            "twice learning.micro_batch, so that a micro-batch of new items finds room"
+        )
+    steady_arithmetic()
+    texts, scenarios = build_texts(settings), build_scenarios(settings)
+    knowledge = build_knowledge(settings, scenarios.values(), texts, catalogue, eager=eager, told=told)
+    items, listing, trends = knowledge.items, knowledge.listing, knowledge.trends
+    by_name = build_models(settings, items, trends)
+    models = list(by_name.values())
+    unranked = {TRENDS: TrendModel(TRENDS, trends)} if trends is not None and TRENDS not in by_name else {}
+    fusion = build_fusion(settings, list(by_name))
+    return Recommender(
+        knowledge,
+        models,
+        build_retrievers(by_name, listing),
+        fusion,
+        build_answers(settings, knowledge, models, fusion),
+        Rules(
+            scenarios,
+            items,
+            listing,
+            knowledge.seen,
+            knowledge.bought,
+            knowledge.shown,
+            list(by_name),
+            unranked,
+            build_searchers(items, listing, texts),
+            knowledge.ads,
+        ),
+        interest,
+        Tempo(learning.micro_batch, learning.micro_batch_s, learning.seed, settings.serving.recommend_on),
+        Progress(["fused", *by_name]),
+        Contribution(limits.max_items),
+        fill=BASELINE,
+        rollback_after=learning.rollback_after,
+        special=build_special_retrievers(knowledge, unranked),
+        unranked=list(unranked.values()),
+    )
+
+
+def build_fusion(settings: Settings, models: Sequence[str]) -> Fusion:
+    """Joins the scores of the models of these names."""
+    from streamrec.fusion import Fusion
+
+    fusion = settings.fusion
+    return Fusion(
+        models,
+        particles=fusion.particles,
+        forgetting=fusion.forgetting,
+        seed=settings.learning.seed,
+        prior=PRIOR_WEIGHTS,
+        form=fusion.form,
+        learn_outcomes=fusion.learn_outcomes,
+        weighted=fusion.importance == "inverse",
+    )
+
+
+def build_answers(settings: Settings, knowledge: Knowledge, models: Sequence[Model], fusion: Fusion) -> Answers:
+    """Makes slates, by the plan and the policies of a configuration.
+
+    Raises:
+        ConfigError: as `build_plan`.
+    """
+    from streamrec.answers import Answers
+    from streamrec.features.trends import TRENDS
+    from streamrec.policies.roster import Roster
+
+    trends = knowledge.trends
+    return Answers(
+        models,
+        fusion,
+        knowledge.items,
+        knowledge.listing.boost,
+        Roster(partial(build_policy, settings)),
+        build_plan(settings),
+        settings.serving.k,
+        settings.rollout.imitate,
+        knowledge.doubt,
+        lambda now_ms: (TRENDS,) if trends is not None and trends.table.stale(now_ms) else (),
+        knowledge.ads,
+    )
+
+
+def build_scenarios(settings: Settings) -> dict[str, Scenario]:
+    """The scenarios of a configuration, by name."""
+    return {name: given.scenario(name) for name, given in settings.scenarios.items()}
