@@ -81,6 +81,7 @@ class Answers:
         """From the next request on, this plan says who gets which policy."""
         self.plan = plan
         self.fusion.imitating = self.imitated is not None
+        self.fusion.ruled = self.imitated not in (None, SITE)
 
     @property
     def imitated(self) -> str | None:

@@ -103,24 +103,31 @@ BUILT_IN: Mapping[str, Mapping[str, Any]] = {
     "similar": {
         "needs": "item",
         "retrievers": (*NEIGHBOURS, "alike", *POPULAR),
-        "lean": {"covisit_recent": 0.5, "transitions": 0.25, "alike": 0.5},
+        "lean": {"covisit_recent": 1.0, "alike": 1.0},
     },
     "bundle": {
         "needs": "basket",
-        "retrievers": (*NEIGHBOURS, *POPULAR),
-        "lean": {"covisit": 0.5, "covisit_recent": 0.5},
+        "retrievers": (*NEIGHBOURS, "alike", *POPULAR),
+        "lean": {"covisit_recent": 2.0, "alike": 1.0},
         "slates": {"diversity": 0.5},
     },
-    "cross_category": {"leave_out": {"kinship": "other"}, "slates": {"most_per_category": 3}},
+    "cross_category": {
+        "lean": {"covisit_recent": 1.0},
+        "leave_out": {"kinship": "other"},
+        "slates": {"most_per_category": 3},
+    },
     "new_items": {
         "retrievers": ("newest", "fresh", *NEIGHBOURS, *POPULAR),
         "leave_out": {"older_than_s": 7 * DAY_S},
     },
-    "trending": {"retrievers": ("trends", "popularity_minutes"), "lean": {"trends": 1.5, "popularity_minutes": 0.5}},
-    "search": {"needs": "query", "retrievers": ("text", "meaning"), "lean": {"text": 2.0, "meaning": 1.0}},
+    "trending": {"retrievers": ("trends", "popularity_minutes"), "lean": {"trends": 0.5, "popularity_minutes": 1.0}},
+    "search": {"needs": "query", "retrievers": ("text", "meaning"), "lean": {"text": 4.0, "meaning": 1.0}},
     "ads": {"worth": "bid", "retrievers": ("ads",)},
 }
-"""What every scenario is unless a configuration changes it."""
+"""What every scenario is unless a configuration changes it.
+
+Weights were chosen by `tools/bench scenarios --part choose`, the same for all logs.
+"""
 
 
 def merged(given: Any) -> Any:

@@ -69,6 +69,9 @@ class Fusion:
         self.seed = seed
         self.learn_outcomes = learn_outcomes
         self.imitating = False  # examples are what somebody else chose to show, and nothing else is learned
+        self.ruled = (
+            False  # and chose under the same rules: what these add to a score is not for the weights to explain
+        )
         count = len(self.models)
         self.names = names(self.models)
         self.plain = len(self.names)  # features that are no network's
@@ -172,7 +175,8 @@ class Fusion:
         for q, wanted in self._targets(batch).items():
             used = int((batch.candidates.items[q] != NOTHING).sum())
             x = batch.candidates.features[q, :used].astype(np.float64)  # (used, features)
-            p = np.exp(x @ self.mean - np.max(x @ self.mean))
+            score = batch.candidates.utility[q, :used].astype(np.float64) if self.ruled else x @ self.mean
+            p = np.exp(score - score.max())
             p /= p.sum()
             mean = p @ x
             gradient += x[wanted].mean(0) - mean

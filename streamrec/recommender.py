@@ -188,14 +188,20 @@ class Recommender:
         hidden = self.rules.hidden(ruling, self.batch.queries, query, barred)
         excluded = Excluded.of([self._moments.excluded[query]], hidden, lasting=False)
         retrievers = self.rules.retrievers(ruling, self.retrievers, self.special)
-        self._rank(slice(query, query + 1), excluded, retrievers, self.rules.proposed(ruling, hidden))
+        each = max(PROPOSALS, ruling.event.k or self.answers.k)  # there may be few who propose
+        self._rank(slice(query, query + 1), excluded, retrievers, each, self.rules.proposed(ruling, hidden))
 
     def _rank(
-        self, rows: slice, excluded: Excluded, retrievers: Sequence[Retriever], found: Sequence[Int32] = ()
+        self,
+        rows: slice,
+        excluded: Excluded,
+        retrievers: Sequence[Retriever],
+        each: int = PROPOSALS,
+        found: Sequence[Int32] = (),
     ) -> None:
-        """Rank for queries from whom the same items are barred; `found` are more proposals."""
+        """Rank for queries from whom the same items are barred; `found` are proposed beside `each` retriever's."""
         batch, items = self.batch, self.knowledge.items
-        proposals = [retriever.candidates(batch.queries, rows, PROPOSALS, excluded) for retriever in retrievers]
+        proposals = [retriever.candidates(batch.queries, rows, each, excluded) for retriever in retrievers]
         candidates = self._union([*proposals, *found], excluded, CANDIDATES)
         batch.candidates.items[rows] = candidates
         for place, model in enumerate(self.models):

@@ -14,15 +14,12 @@ import numpy as np
 
 from streamrec.events import Event, EventType, Filters
 from streamrec.features.batch import CANDIDATES, NOTHING, Bool, Float32, Float64, Int32, MicroBatch, Queries
-from streamrec.features.bought import Bought
-from streamrec.features.items import ItemTable
-from streamrec.features.listing import Listing
-from streamrec.features.seen import Seen
-from streamrec.features.shown import Shown
 from streamrec.fusion_features import FLOOR, log_shares
+from streamrec.knowledge import Knowledge
+from streamrec.mixes import constraints_of
 from streamrec.policies import Constraints
 from streamrec.retrieval import Retriever
-from streamrec.scenarios import HOME, Kinship, Needs, Scenario, Worth, scenario_of, seeds_of
+from streamrec.scenarios import HOME, Kinship, Scenario, Worth, scenario_of, seeds_of
 
 UNFOUND = np.float32(-3.0)
 """The log of how well something suits a text that its search has not found."""
@@ -49,19 +46,6 @@ class Searcher(Protocol):
 
     def found(self, text: str | None, seeds: Int32, k: int, hidden: Bool) -> tuple[Int32, Float32]:
         """At most `k` items that are not hidden, best first, and the log of how well each suits beside the best."""
-
-
-class Auction(Protocol):
-    """Something that knows what showing an item earns."""
-
-    def known(self) -> Int32:
-        """The items that are ads."""
-
-    def barred(self, ts: int, partition: int) -> Int32:
-        """Those of them that must not be shown at `ts`, ms."""
-
-    def log_value(self, items: Int32, utilities: Float64, ts: int, partition: int) -> Float64:
-        """(items,) of what is worth nothing -inf; `utilities` are the fusion's alone."""
 
 
 @dataclass(slots=True)
@@ -108,27 +92,17 @@ class Rules:
     def __init__(
         self,
         scenarios: Mapping[str, Scenario],
-        items: ItemTable,
-        listing: Listing,
-        seen: Seen | None,
-        bought: Bought | None,
-        shown: Shown | None,
+        knowledge: Knowledge,
         models: Sequence[str],
         scorers: Mapping[str, Scorer],
         searchers: Sequence[Searcher],
-        auction: Auction | None = None,
     ) -> None:
         """`models` are named in the order of their scores; `scorers` are what else a scenario may lean on."""
         self._scenarios = scenarios
-        self._items = items
-        self._listing = listing
-        self._seen = seen
-        self._bought = bought
-        self._shown = shown
+        self._knowledge = knowledge
         self._models = list(models)
         self._scorers = scorers
         self._searchers = searchers
-        self._auction = auction
 
     def scenario(self, event: Event) -> Scenario:
         """The scenario that an event asks for; under a name that nobody knows, the rules of HOME hold."""
@@ -137,20 +111,21 @@ class Rules:
     def begin(self, event: Event, partition: int, row: int) -> Ruling:
         """The rules for a request, with what is known of its user (`row`) now."""
         scenario = self.scenario(event)
+        seen, bought, shown = self._knowledge.seen, self._knowledge.bought, self._knowledge.shown
         named = seeds_of(event) if event.type is EventType.REQUEST else ()
-        seeds = np.array([i for i in map(self._items.lookup, named) if i != NOTHING], np.int32)
+        seeds = np.array([i for i in map(self._knowledge.items.lookup, named) if i != NOTHING], np.int32)
         ruling = Ruling(scenario, event, partition, seeds)
         rules, out = scenario.left_out, ruling.left_out
-        if self._seen is not None:
-            out["the user has touched {them} before"] = self._seen.of(row)
-        if scenario.needs in (Needs.ITEM, Needs.BASKET):
+        if seen is not None:
+            out["the user has touched {them} before"] = seen.of(row)
+        if len(seeds) and scenario.name != HOME:
             out["the request names {them}"] = seeds
-        if rules.bought_within_s and self._bought is not None:
+        if rules.bought_within_s and bought is not None:
             since = event.ts - int(rules.bought_within_s * 1000)
-            out[f"bought within {rules.bought_within_s / 86_400:g} days"] = self._bought.since(row, since)
-        if rules.shown_at_most and self._shown is not None:
+            out[f"bought within {rules.bought_within_s / 86_400:g} days"] = bought.since(row, since)
+        if rules.shown_at_most and shown is not None:
             why = f"shown {rules.shown_at_most:g} times since {{they}} {{were}} last touched"
-            out[why] = self._shown.above(row, rules.shown_at_most, event.ts)
+            out[why] = shown.above(row, rules.shown_at_most, event.ts)
         ruling.filters = tuple(one for one in (rules.filters, event.filters) if one not in (None, Filters()))
         return ruling
 
@@ -158,29 +133,30 @@ class Rules:
 
     def hidden(self, ruling: Ruling, queries: Queries, query: int, barred: Bool) -> Bool:
         """The items that this request must not be shown, by index; `barred` are those that nobody may be."""
-        count = len(self._items)
+        items, listing, ads = self._knowledge.items, self._knowledge.listing, self._knowledge.ads
+        count = len(items)
         hidden: Bool = np.zeros(count, np.bool_)
         hidden[: len(barred)] = barred[:count]
-        hidden[self._listing.unheard()] = True
-        hidden[self._items.free] = True
+        hidden[listing.unheard()] = True
+        hidden[items.free] = True
         for filters in ruling.filters:
-            hidden |= ~self._listing.facts.matching(filters)[:count]
+            hidden |= ~listing.facts.matching(filters)[:count]
         rules = ruling.scenario.left_out
         if rules.older_than_s:
-            hidden |= self._items.first_ts[:count] < queries.ts[query] - int(rules.older_than_s * 1000)
+            hidden |= items.first_ts[:count] < queries.ts[query] - int(rules.older_than_s * 1000)
         if rules.kinship is not Kinship.ANY:
             hidden |= ~self._akin(ruling, queries, query)
-        if ruling.scenario.worth is Worth.BID and self._auction is not None:
-            ads = self._auction.known()
-            hidden[np.setdiff1d(np.arange(count), ads)] = True
-            hidden[self._auction.barred(ruling.event.ts, ruling.partition)] = True
+        if ruling.scenario.worth is Worth.BID:
+            hidden[np.setdiff1d(np.arange(count), ads.known())] = True
+            hidden[ads.barred(ruling.event.ts, ruling.partition)] = True
         ruling.passed = int(count - hidden.sum())
         return hidden
 
     def _akin(self, ruling: Ruling, queries: Queries, query: int) -> Bool:
         """Items of the categories asked for; all of them where it is not known beside what."""
         beside = ruling.seeds if len(ruling.seeds) else queries.items[query, :1]
-        facts, category = self._listing.facts, self._items.category[: len(self._items)]
+        items, facts = self._knowledge.items, self._knowledge.listing.facts
+        category = items.category[: len(items)]
         names = {name for item in beside.tolist() if item != NOTHING for name in facts.categories(item)}
         if not names:
             return np.ones(len(category), np.bool_)
@@ -219,21 +195,21 @@ class Rules:
             if suits is not None and weight:
                 ruling.raised[f"{scenario.name} leans on {name}"] = _padded(weight * suits)
         for category, factor in scenario.boosts.items():
-            of_it = self._listing.facts.within([category])[there]
+            of_it = self._knowledge.listing.facts.within([category])[there]
             if of_it.any():
                 ruling.raised[f"boosted {factor:g} times: {category}"] = _padded(np.log(factor) * of_it)
-        if scenario.worth is Worth.BID and self._auction is not None:
+        if scenario.worth is Worth.BID:
             score = batch.candidates.utility[query, :used].astype(np.float64)
-            utilities = score - self._listing.boost[there]
-            value = self._auction.log_value(there, utilities, ruling.event.ts, ruling.partition)
+            utilities = score - self._knowledge.listing.boost[there]
+            value = self._knowledge.ads.log_value(there, utilities, ruling.event.ts, ruling.partition)
             ruling.raised["ranked by what it earns"] = _padded(np.maximum(value, WORTHLESS) - score)
-        ruling.constraints = self._constraints(ruling, batch, query)
+        ruling.constraints = constraints_of(scenario.mix, self._knowledge.items, batch, query)
 
     def _suits(self, name: str, ruling: Ruling, batch: MicroBatch, query: int, items: Int32) -> Float32 | None:
         """The log of each item's share of what `name` says of them all, FLOOR where it says nothing, (items,)."""
         if name in ruling.found:
             found, closeness = ruling.found[name]
-            suits = np.full(len(self._items), UNFOUND, np.float32)
+            suits = np.full(len(self._knowledge.items), UNFOUND, np.float32)
             suits[found] = np.maximum(closeness, UNFOUND)
             matched: Float32 = suits[items]
             return matched
@@ -248,34 +224,6 @@ class Rules:
             return None
         floored: Float32 = np.maximum(share, np.float32(FLOOR)).astype(np.float32)
         return floored if np.isfinite(share).any() else None
-
-    def _constraints(self, ruling: Ruling, batch: MicroBatch, query: int) -> Constraints | None:
-        mix = ruling.scenario.mix
-        if mix.free:
-            return None
-        items = batch.candidates.items[query]
-        known = items != NOTHING
-        group = np.where(known, self._items.category[items], NOTHING).astype(np.int32)
-        since = batch.queries.ts[query] - int(mix.fresh_s * 1000)
-        return Constraints(
-            similar=self._similar(items, group) if mix.diversity else np.empty((0, 0), np.float32),
-            group=group,
-            young=known & (self._items.first_ts[items] >= since),
-            weight=mix.diversity,
-            most_per_group=mix.most_per_category,
-            young_share=mix.fresh_share,
-        )
-
-    def _similar(self, items: Int32, group: Int32) -> Float32:
-        """1 within a category, else the cosine of the contents where both are known, (candidates, candidates)."""
-        similar: Float32 = ((group[:, None] == group) & (group != NOTHING)).astype(np.float32)
-        content = self._items.content
-        described = np.flatnonzero((items != NOTHING) & content.known[items])
-        if len(described):
-            vectors = content.vectors[items[described]]
-            among = np.ix_(described, described)
-            similar[among] = np.maximum(similar[among], np.clip(vectors @ vectors.T, 0.0, 1.0))
-        return similar
 
 
 def _padded(values: Float32 | Float64) -> Float32:

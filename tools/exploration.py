@@ -72,7 +72,10 @@ def main() -> None:
         rows = rows[(recommender.batch.candidates.items[rows] != NOTHING).sum(1) > 1]
         if len(rows):
             batch, knowledge = recommender.batch, recommender.knowledge
-            asked = recommender.fusion.asked(batch.queries, rows, batch.candidates, knowledge.listing.boost)
+            items = batch.candidates.items[rows]
+            doubt = knowledge.doubt.of(items, batch.queries.ts[rows])
+            boost = np.where(items == NOTHING, 0.0, knowledge.listing.boost[items])
+            asked = recommender.fusion.asked(batch.queries, rows, batch.candidates, boost, doubt, [None] * len(rows))
             past = (batch.queries.items[rows] != NOTHING).sum(1)
             events = np.full(len(rows), portion.arrivals[0].offset)
             found.append(np.stack([past, events, *measured(asked, recommender.fusion.posterior)], axis=1))

@@ -139,6 +139,33 @@ def trends(
             print(bench.line(task, bench.in_a_process_of_its_own(task)), flush=True)
 
 
+@app.command(epilog="Example: tools/bench scenarios --task similar/yoochoose100k --requests 500")
+def scenarios(
+    only: Annotated[list[str] | None, typer.Option("--task", metavar="NAME", help="Only this one. Repeatable.")] = None,
+    part: Annotated[
+        str, typer.Option("--part", metavar="NAME", help="report, or choose: the rows on which defaults were chosen.")
+    ] = "report",
+    requests: Annotated[int, typer.Option("--requests", min=10, help="Put to each log at most.")] = 2_000,
+) -> None:
+    """How well each scenario answers, on real logs, beside what it would be without the rest of the house.
+
+    Needs the folder of logs that STREAMREC_DATA names. Prints the lines of a table in Markdown.
+    """
+    from streamrec.bench.scenario_tasks import TASKS
+    from streamrec.bench.scenarios import heading, measure, table
+
+    wanted = only or list(TASKS)
+    if unknown := [name for name in wanted if name not in TASKS]:
+        raise typer.BadParameter(f"{unknown[0]!r}, expected one of {', '.join(TASKS)}", param_hint="--task")
+    if part not in ("choose", "report"):
+        raise typer.BadParameter(f"{part!r}, expected choose or report", param_hint="--part")
+    data = _logs()
+    print("\n".join(heading()))
+    for task in (TASKS[name] for name in wanted):
+        rows = task.choose if part == "choose" else task.report
+        print("\n".join(table(task, measure(task, data, rows, requests))), flush=True)
+
+
 def _logs() -> Path:
     from streamrec.errors import ConfigError
 

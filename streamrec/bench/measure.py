@@ -133,8 +133,8 @@ def _broker(task: Task) -> Result:
     setattr(worker, "step", counted)  # noqa: B010
     worker.run()
     seconds = time.perf_counter() - began_s
-    [published] = worker.metrics.slates.collect()
-    slates = round(sum(sample.value for sample in published.samples if sample.name == "streamrec_slates_total"))
+    samples = [sample for metric in worker.metrics.slates.collect() for sample in metric.samples]
+    slates = round(sum(sample.value for sample in samples if sample.name == "streamrec_slates_total"))
     return _result(handled, seconds, slates, _peak_mb(), stopwatch)
 
 

@@ -51,8 +51,8 @@ def run(part: LogPart, settings: Settings, wanted: Event, *, as_json: bool) -> N
         print(msgspec.json.encode(as_plain(explanation)).decode())
         return
     console = Console()
-    what = [f"{name} {value!r}" for name, value in asked_for(request)]
-    console.print(f"asked: {slate.scenario} {', '.join(what)}", highlight=False, markup=False, soft_wrap=True)
+    what = [slate.scenario, *(f"{name} {value!r}" for name, value in asked_for(request))]
+    console.print(f"asked: {', '.join(what)}", highlight=False, markup=False, soft_wrap=True)
     print_words(console, explanation)
 
 
@@ -77,9 +77,10 @@ def answered(log: Log, settings: Settings, request: Event, catalogue: Catalogue)
         yield replace(asking, offset=position)
 
     serving = settings.serving.model_copy(update={"recommend_on": frozenset({EventType.REQUEST})})
+    trends = settings.trends.model_copy(update={"rehearse": True})  # there is no topic to be told them by
     sink, store = LocalSink(keep=1), MemoryStore()
     worker = build_worker(
-        settings.model_copy(update={"serving": serving}),
+        settings.model_copy(update={"serving": serving, "trends": trends}),
         LocalSource(topic, records),
         sink,
         store,

@@ -11,6 +11,7 @@ from streamrec.catalogue import Catalogue
 from streamrec.events import Event, Reason, Slate, SlateItem
 from streamrec.inspect import Known
 from streamrec.profiles import span
+from streamrec.scenarios import seeds_of
 
 SHARES_SHOWN = 5
 """Models named per item in words, those with the largest shares; plain values have them all."""
@@ -122,7 +123,7 @@ def placed(item: SlateItem, explore: float) -> str:
 
 def _cause(explanation: Explanation, cause: str, fall: float) -> str:
     touch = _touch(explanation, cause)
-    when = "named in the request" if cause == explanation.request.item_id else ""
+    when = "named in the request" if cause in seeds_of(explanation.request) else ""
     if touch["ts"] is not None and not when:
         when = f"{touch['type']}, {span(explanation.slate.ts - touch['ts'])} before"
     return f"{explanation.catalogue.title(cause)}{f' ({when})' if when else ''} {fall:+.2g}"

@@ -1,7 +1,7 @@
 """Derives the reasons of an old slate: today's models are asked about the user as of then.
 
-What the newest snapshot knows and what the store keeps of the user are read, and nothing is written. The user's history
-is cut off at the slate's time; counts and affinities are those of now.
+What the newest snapshot knows and what the store keeps of the user are read, and nothing is written. The user's
+history, purchases and what was shown are cut off at the slate's time; counts and affinities are those of now.
 """
 
 from __future__ import annotations
@@ -49,7 +49,10 @@ def reasons_now(
 
 
 def as_of(stored: bytes, ts: int) -> bytes:
-    """A stored user without the newest items, touched after `ts` (ms)."""
+    """A stored user without the newest items, touched after `ts` (ms), nor what was bought or shown from then on.
+
+    An item that was shown again since counts as not shown before: how often it was by then nobody kept.
+    """
     user: dict[str, Any] = msgpack.unpackb(stored, strict_map_key=False)
     kept = [touch for touch in user["recent"] if touch[2] <= ts]
     later = {touch[0] for touch in user["recent"] if touch[2] > ts} - {touch[0] for touch in kept}
@@ -58,6 +61,9 @@ def as_of(stored: bytes, ts: int) -> bytes:
     user["recent"] = kept
     if "seen" in user:
         user["seen"] = [item_id for item_id in user["seen"] if item_id not in later]
+    for name, latest in (("bought", ts), ("shown", ts - 1)):  # the slate itself was shown at `ts`
+        if name in user:
+            user[name] = [entry for entry in user[name] if entry[-1] <= latest]
     return bytes(msgpack.packb(user))
 
 

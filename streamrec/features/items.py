@@ -179,6 +179,13 @@ def renamed(then: Mapping[str, Array], now: ItemTable) -> Int32:
     return np.array([index for index, (old, new) in enumerate(pairs) if old != new], np.int32)
 
 
+def among(items: Int32) -> Callable[[Int32], Bool]:
+    """Tells which of some indices are among these: made once where many users are asked about."""
+    listed = np.zeros(int(items.max(initial=0)) + 2, np.bool_)  # the last stands for every index behind
+    listed[items] = True
+    return lambda held: listed[np.minimum(held, len(listed) - 1)]
+
+
 def packed_strings(name: str, strings: list[str]) -> dict[str, Array]:
     """Strings as two arrays: their UTF-8 bytes end to end, and where each ends."""
     encoded = [string.encode("utf-8", "surrogatepass") for string in strings]

@@ -10,44 +10,19 @@ are asked at once. Knows nothing of topics, files or models.
 
 from __future__ import annotations
 
-import heapq
-import math
 from collections.abc import Iterable, Iterator, Mapping
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import numpy as np
 
-from streamrec.events import LATEST_TS_MS, Item
+from streamrec.events import Item
 from streamrec.features.batch import NOBODY, NOTHING, Array, Bool, Float32, Int32, Int64
-from streamrec.features.bids import Bids, millionths
-from streamrec.features.content import Float16
+from streamrec.features.bids import Bids
 from streamrec.features.encoders import TextVectors
-from streamrec.features.facts import NOTHING_SAID, Description, Facts, description_of
-from streamrec.features.items import FORGOTTEN_SHARE, ItemTable, packed_strings, unpacked_strings
-
-ALWAYS = LATEST_TS_MS + 1
-SPARE_SHARE = 8
-MOST_SPARE = 2_048
-"""Indices that are left for what is new in the log: one in SPARE_SHARE, this many at most."""
-
-
-class Entry(NamedTuple):
-    """What is kept of an item of the catalogue. Times are in ms, in the log's time."""
-
-    said: Description
-    opens: int
-    closes: int
-    log_boost: float
-    added: int | None
-    sent: int
-    content: Float16 | None
-    bid: int = 0  # millionths, 0 for what is no ad
-    budget: int = 0
-
-    @property
-    def category(self) -> str | None:
-        """The item's first category."""
-        return self.said.categories[0] if self.said.categories else None
+from streamrec.features.entries import ALWAYS, Entry
+from streamrec.features.facts import NOTHING_SAID, Facts
+from streamrec.features.items import ItemTable, packed_strings, unpacked_strings
+from streamrec.features.newcomers import Newcomers
 
 
 class Index(Protocol):
@@ -69,8 +44,7 @@ class Index(Protocol):
 class Listing:
     """At most `capacity` items of the catalogue; of more, the longest unchanged are as if they were not in it.
 
-    `eager`: an item that does not say when it was added is new as soon as it is told of; else it is known when the log
-    first names it (a backtest: the file says what will be, not when). `listed_only`: nothing else may be shown.
+    `eager` as in `Newcomers`. `listed_only`: nothing else may be shown.
     `texts` makes content vectors of items, and of what people search for; None: nobody asks for any. `index` is told
     what is listed; None: nobody searches.
     """
@@ -96,19 +70,15 @@ class Listing:
         self.born: Bool = np.zeros(items.capacity, np.bool_)  # came in by the catalogue, before anybody touched it
         self.shown: Int32 = np.zeros(items.capacity, np.int32)  # times on a slate, of those
         self.facts = Facts(items)
-        self._eager = eager
         self._listed_only = listed_only
         self._entries: dict[str, Entry] = {}  # in the order of their last change
+        self._newcomers = Newcomers(items, self._entries, eager=eager)
         self._withdrawn: dict[str, None] = {}
         self._opens: Int64 = np.zeros(items.capacity, np.int64)
         self._closes: Int64 = np.full(items.capacity, ALWAYS, np.int64)
         self._out: Bool = np.full(items.capacity, listed_only, np.bool_)  # withdrawn, or not listed where it must be
-        self._new: dict[str, None] = {}  # told of and without an index, to be looked at before the next step
-        self._expected: list[tuple[int, str]] = []  # a heap of those whose time of coming has not come
-        self._crowded_out: dict[str, None] = {}  # those for whom there was no room
         self._unsettled: dict[int, None] = {}  # items that were given an index since the last learning cut
         self._on_slates: list[int] = []  # items put there since the last learning cut
-        self._cut_ms = 0  # the log's clock at the last learning cut
         self._barred = NOBODY
         self._barred_since, self._barred_until = 1, 0  # when that holds; nothing is known yet
         items.on_named = self._name
@@ -123,17 +93,7 @@ class Listing:
         name = item.item_id
         self._withdrawn.pop(name, None)
         self._entries.pop(name, None)
-        self._entries[name] = Entry(
-            said=description_of(item),
-            opens=item.available_from or 0,
-            closes=ALWAYS if item.available_until is None else item.available_until,
-            log_boost=math.log(item.boost),
-            added=item.added,
-            sent=sent_ms,
-            content=self.texts.of_item(item) if self.texts else None,
-            bid=millionths(item.bid),
-            budget=millionths(item.budget),
-        )
+        self._entries[name] = Entry.of(item, sent_ms, self.texts)
         if self.index is not None:
             self.index.take(item)
         while len(self._entries) > self.capacity:
@@ -143,8 +103,7 @@ class Listing:
             self._unlist(oldest)
             self._tell(oldest)
         self._tell(name)
-        if self.items.lookup(name) == NOTHING and (self._eager or item.added is not None):
-            self._new[name] = None
+        self._newcomers.told(name)
 
     def withdraw(self, item_id: str) -> None:
         """The item must not be shown from now on, whoever wants it."""
@@ -211,67 +170,24 @@ class Listing:
     # New items
 
     def arrive(self, now_ms: int, reserved: int) -> None:
-        """Give an index to what is new, the latest first, as far as there is room beside the `reserved` indices.
-
-        Where there is none, the latest wait until as many as are `needed` are free; what came before all that is known
-        does not.
-        """
-        arriving: list[tuple[int, str]] = []
-        for name in self._new:
-            entry = self._entries.get(name)
-            if entry is None or self.items.lookup(name) != NOTHING:
-                continue
-            if entry.added is not None and (entry.added > self._cut_ms or not self._eager):
-                heapq.heappush(self._expected, (entry.added, name))
-            else:
-                arriving.append((self._came(entry, now_ms), name))
-        self._new.clear()
-        self._admit(arriving, reserved)
+        """What is new is given an index, as far as there is room beside the `reserved` ones: see `Newcomers`."""
+        self._bear(self._newcomers.arrive(now_ms, reserved))
 
     def arrive_expected(self, now_ms: int, reserved: int) -> None:
         """The same at a learning cut, for what was said to come at a later time: the log's clock is at `now_ms`."""
-        self._cut_ms = now_ms
-        due: list[tuple[int, str]] = []
-        while self._expected and self._expected[0][0] <= now_ms:
-            added, name = heapq.heappop(self._expected)
-            entry = self._entries.get(name)
-            if entry is not None and entry.added == added:
-                due.append((added, name))
-        self._admit(due, reserved)
+        self._bear(self._newcomers.arrive_expected(now_ms, reserved))
 
     def needed(self, reserved: int) -> int:
         """How many indices must be free so that those who wait for room can come, beside the `reserved`."""
-        return reserved + (self._spare + len(self._crowded_out) if self._crowded_out else 0)
+        return self._newcomers.needed(reserved)
 
     def readmit(self, now_ms: int, reserved: int) -> None:
         """Those who waited for room may come now."""
-        waiting = [(self._came(self._entries[n], now_ms), n) for n in self._crowded_out if n in self._entries]
-        self._crowded_out.clear()
-        self._admit(waiting, reserved)
+        self._bear(self._newcomers.readmit(now_ms, reserved))
 
-    def _came(self, entry: Entry, now_ms: int) -> int:
-        if entry.added is not None:
-            return entry.added
-        return min(entry.sent or now_ms, now_ms)
-
-    @property
-    def _spare(self) -> int:
-        return min(MOST_SPARE, self.items.capacity // SPARE_SHARE)
-
-    def _admit(self, arriving: list[tuple[int, str]], reserved: int) -> None:
-        if not arriving:
-            return
-        room = max(0, self.items.room - reserved - self._spare)
-        arriving.sort(key=lambda one: (-one[0], one[1]))
-        for came, name in arriving[:room]:
-            if self.items.lookup(name) == NOTHING:
-                index = self.items.intern(name, came)
-                self.born[index] = True
-                self.revision += 1
-        if len(arriving) > room:
-            oldest = self.items.longest_unseen()
-            waiting = [name for came, name in arriving[room:] if came > oldest]
-            self._crowded_out.update(dict.fromkeys(waiting[: self.items.capacity // FORGOTTEN_SHARE]))
+    def _bear(self, indices: list[int]) -> None:
+        self.born[indices] = True
+        self.revision += len(indices)
 
     # By item index
 
@@ -334,7 +250,7 @@ class Listing:
             "born": self.born[:rows].copy(),
             "shown": self.shown[:rows].copy(),
             "on_slates": np.array(self._on_slates, np.int32),
-            "cut_ms": np.array([self._cut_ms], np.int64),
+            "cut_ms": np.array([self._newcomers.cut_ms], np.int64),
             "unsettled": np.array(list(self._unsettled), np.int32),
             **packed_strings("withdrawn", list(self._withdrawn)),
         }
@@ -348,7 +264,7 @@ class Listing:
         rows = len(arrays["born"])
         self.born[:rows], self.shown[:rows] = arrays["born"], arrays["shown"]
         self._on_slates = arrays["on_slates"].tolist()
-        self._cut_ms = int(arrays["cut_ms"][0])
+        self._newcomers.cut_ms = int(arrays["cut_ms"][0])
 
     def look_anew(self, unsettled: Iterable[int] = ()) -> None:
         """The item table is another: facts go to where their items are now.
@@ -364,12 +280,6 @@ class Listing:
         self.items.content.forget(every)
         for name in [*self._entries, *self._withdrawn]:
             self._tell(name)
-        self._new = {
-            name: None
-            for name, entry in self._entries.items()
-            if self.items.lookup(name) == NOTHING and (self._eager or entry.added is not None)
-        }
-        self._expected.clear()
-        self._crowded_out.clear()
+        self._newcomers.look_anew()
         self._on_slates.clear()
         self.revision += 1

@@ -2,75 +2,99 @@
 
     n <- 1 + n * 2 ** -(age / HALF_LIFE_S)        put on a slate; 0 once the user touches the item
 
-Bounded: LIMIT items of a user, those shown last. Kept only when a scenario asks.
+Bounded: LIMIT items of a user, those shown last, 20 bytes each. Kept only when a scenario asks.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from streamrec.features.batch import Int32
+from streamrec.features.batch import Bool, Float64, Int32, Int64
+from streamrec.features.items import among
 
 HALF_LIFE_S = 86_400.0
 LIMIT = 256
+
+
+class _Showings(NamedTuple):
+    """One user's, those shown last at the end."""
+
+    items: Int32
+    counts: Float64  # as of
+    at: Int64  # ms
+
+    def where(self, these: Bool) -> _Showings:
+        """Some of them."""
+        return _Showings(self.items[these], self.counts[these], self.at[these])
+
+    def decayed(self, ts: int) -> Float64:
+        """The counts as of `ts`."""
+        halvings = np.maximum(ts - self.at, 0) / 1000.0 / HALF_LIFE_S
+        counts: Float64 = self.counts * np.exp2(-halvings)
+        return counts
+
+
+NONE = _Showings(np.empty(0, np.int32), np.empty(0, np.float64), np.empty(0, np.int64))
 
 
 class Shown:
     """(count, ms) of each item, by row of the user table."""
 
     def __init__(self) -> None:
-        self._counts: dict[int, dict[int, tuple[float, int]]] = {}
+        self._of: dict[int, _Showings] = {}
 
     def add(self, row: int, items: Iterable[int], ts: int) -> None:
         """These were put on a slate of the user."""
-        counts = self._counts.setdefault(row, {})
-        for item in items:
-            before = counts.pop(item, (0.0, ts))
-            counts[item] = 1.0 + _decayed(before, ts), max(ts, before[1])
-        for item in list(counts)[: max(len(counts) - LIMIT, 0)]:
-            del counts[item]
+        now = np.array(list(items), np.int32)
+        before = self._of.get(row, NONE)
+        counts, at = np.ones(len(now)), np.full(len(now), ts, np.int64)
+        held, again = np.nonzero(before.items[:, None] == now)
+        counts[again] += before.decayed(ts)[held]
+        at[again] = np.maximum(at[again], before.at[held])
+        items, others, when = before.where(~np.isin(before.items, now))
+        self._of[row] = _Showings(
+            np.append(items, now)[-LIMIT:], np.append(others, counts)[-LIMIT:], np.append(when, at)[-LIMIT:]
+        )
 
     def touch(self, row: int, item: int) -> None:
         """The user took notice of the item."""
-        if row in self._counts:
-            self._counts[row].pop(item, None)
+        shown = self._of.get(row)
+        if shown is not None and item in shown.items:
+            self._of[row] = shown.where(shown.items != item)
 
     def above(self, row: int, most: float, ts: int) -> Int32:
         """The items that were shown so often or oftener, to the nearest whole number, by index."""
-        counts = self._counts.get(row, {})
-        often = sorted(item for item, count in counts.items() if _decayed(count, ts) >= most - 0.5)
-        return np.array(often, np.int32)
+        shown = self._of.get(row, NONE)
+        return np.sort(shown.items[shown.decayed(ts) >= most - 0.5])
 
     def grow(self, rows: int) -> None:
         """Rows appear as they are needed."""
 
     def clear(self, rows: Int32) -> None:
         for row in rows.tolist():
-            self._counts.pop(row, None)
+            self._of.pop(row, None)
 
     def forget_items(self, items: Int32) -> None:
-        gone = set(items.tolist())
-        for row, counts in self._counts.items():
-            self._counts[row] = {item: count for item, count in counts.items() if item not in gone}
+        gone = among(items)
+        for row, shown in self._of.items():
+            leaving = gone(shown.items)
+            if leaving.any():
+                self._of[row] = shown.where(~leaving)
 
     def pack(self, row: int, item_ids: Sequence[str]) -> dict[str, Any]:
-        counts = self._counts.get(row)
-        return {"shown": [[item_ids[item], count, at] for item, (count, at) in counts.items()]} if counts else {}
+        columns = (column.tolist() for column in self._of.get(row, NONE))
+        shown = [[item_ids[item], count, at] for item, count, at in zip(*columns, strict=True)]
+        return {"shown": shown} if shown else {}
 
     def unpack(self, row: int, value: Mapping[str, Any], indices: Mapping[str, int]) -> None:
-        known = {
-            indices[item_id]: (count, at)
+        known = [
+            (indices[item_id], count, at)
             for item_id, count, at in value.get("shown", ())
             if indices.get(item_id, -1) >= 0
-        }
+        ]
         if known:
-            self._counts[row] = known
-
-
-def _decayed(count: tuple[float, int], ts: int) -> float:
-    """A count as of `ts`."""
-    halvings = max(ts - count[1], 0) / 1000.0 / HALF_LIFE_S
-    return float(count[0] * 0.5**halvings)
+            items, counts, at = zip(*known, strict=True)
+            self._of[row] = _Showings(np.array(items, np.int32), np.array(counts, np.float64), np.array(at, np.int64))

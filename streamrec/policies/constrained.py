@@ -22,11 +22,12 @@ from streamrec.policies.lots import (
     EVENLY,
     RESERVED,
     SECOND,
-    TURN,
     best_left,
     by_doubt,
+    chance_in_draft,
     component_drawn,
     doubt_of,
+    whose_turn,
 )
 
 
@@ -156,11 +157,7 @@ def constrained_draft(  # type: ignore[no-untyped-def]
         _lowered(scores_0, like, scale_0 * weight, now_0)
         _lowered(scores_1, like, scale_1 * weight, now_1)
         doubted = doubt_of(may, doubt)
-        opens = at % 2 == 0  # a round's first pick is by the coin, its second by whoever is left
-        if opens:
-            team = 0 if uniform(seed, TURN + at) < 0.5 else 1
-        else:
-            team = 1 - teams[at - 1]
+        team = whose_turn(teams, seed, at)
         if team == 0:
             c = _next(now_0, chosen_0, hard_0, explore_0, doubt, doubted, may, seed, 0, at)
         else:
@@ -168,10 +165,7 @@ def constrained_draft(  # type: ignore[no-untyped-def]
         reserved = doubt[c] / doubted
         total_0 = _chances(belief_0, now_0, hard_0, explore_0, reserved, may, c, each_0)
         total_1 = _chances(belief_1, now_1, hard_1, explore_1, reserved, may, c, each_1)
-        if opens:
-            propensity[at] = 0.5 * total_0 + 0.5 * total_1
-        else:
-            propensity[at] = total_0 if team == 0 else total_1
+        propensity[at] = chance_in_draft(team, at, total_0, total_1)
         # Each policy's picks say which of its components is at work; the other's say nothing of it.
         if team == 0:
             belief_0 = each_0 / total_0

@@ -34,11 +34,12 @@ from streamrec.policies.lots import (
     GUMBEL,
     RESERVED,
     SECOND,
-    TURN,
     best_left,
     by_doubt,
+    chance_in_draft,
     component_drawn,
     doubt_of,
+    whose_turn,
 )
 
 SEED_BITS = 0x3FFFFFFFFFFFFFFF
@@ -74,7 +75,7 @@ def drawn(components: Components, seeds: Uint64, k: int, terms: Terms | None = N
     for row in range(rows):
         seed = np.int64(seeds[row] & np.uint64(SEED_BITS))
         _fill(components, row, terms or Terms.of(components), seed, False, places[row], propensity[row])
-    return Choice(places, propensity)
+    return Choice(places, np.minimum(propensity, 1.0))  # sums of many parts may end a last digit above
 
 
 def propensities(components: Components, places: Int64, terms: Terms | None = None) -> Float64:
@@ -88,7 +89,7 @@ def propensities(components: Components, places: Int64, terms: Terms | None = No
     found = np.zeros(places.shape)
     for row in range(len(places)):
         _fill(components, row, terms or Terms.of(components), np.int64(0), True, places[row], found[row])
-    return found
+    return np.minimum(found, 1.0)
 
 
 def interleaved(
@@ -114,7 +115,7 @@ def interleaved(
         else:
             scales = first.scale, second.scale
             constrained_draft(*one, *other, *scales, terms.doubt[row], *_plain(bound), seed, *out)
-    return Choice(places, propensity), teams
+    return Choice(places, np.minimum(propensity, 1.0)), teams
 
 
 def _fill(
@@ -250,11 +251,7 @@ def _team_draft(  # type: ignore[no-untyped-def]
         if remaining == 0:
             return
         doubted = doubt_of(left, doubt)
-        opens = at % 2 == 0  # a round's first pick is by the coin, its second by whoever is left
-        if opens:
-            team = 0 if uniform(seed, TURN + at) < 0.5 else 1
-        else:
-            team = 1 - teams[at - 1]
+        team = whose_turn(teams, seed, at)
         if team == 0:
             c = _picked(keys_0, left, doubt, doubted, explore_0, seed, at)
         else:
@@ -262,10 +259,7 @@ def _team_draft(  # type: ignore[no-untyped-def]
         reserved = doubt[c] / doubted
         total_0 = _chance(belief_0, scores_0, tops_0, mass_0, hard_0, explore_0, left, reserved, c, each_0)
         total_1 = _chance(belief_1, scores_1, tops_1, mass_1, hard_1, explore_1, left, reserved, c, each_1)
-        if opens:
-            propensity[at] = 0.5 * total_0 + 0.5 * total_1
-        else:
-            propensity[at] = total_0 if team == 0 else total_1
+        propensity[at] = chance_in_draft(team, at, total_0, total_1)
         # Each policy's picks say which of its components is at work; the other's say nothing of it.
         if team == 0:
             belief_0 = each_0 / total_0

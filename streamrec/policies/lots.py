@@ -6,7 +6,7 @@ code: everything is called from within `drawing` and `constrained`.
 
 from __future__ import annotations
 
-from streamrec.compiled import compiled
+from streamrec.compiled import compiled, uniform
 from streamrec.features.batch import NOTHING
 
 # Counters of a slate's random numbers. A candidate's Gumbel number is at GUMBEL + its place; where every place of the
@@ -57,3 +57,19 @@ def by_doubt(left, doubt, doubted, at):  # type: ignore[no-untyped-def]
             if at * doubted < reached:
                 break
     return last
+
+
+@compiled
+def whose_turn(teams, seed, at):  # type: ignore[no-untyped-def]
+    """Of a team draft: a round's first pick is by the coin, its second by whoever is left."""
+    if at % 2 == 1:
+        return 1 - teams[at - 1]
+    return 0 if uniform(seed, TURN + at) < 0.5 else 1
+
+
+@compiled
+def chance_in_draft(team, at, first, second):  # type: ignore[no-untyped-def]
+    """The probability of a pick, from its probability with each of the two: before the coin it may be either's."""
+    if at % 2 == 0:
+        return 0.5 * first + 0.5 * second
+    return first if team == 0 else second

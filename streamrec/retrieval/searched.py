@@ -14,8 +14,8 @@ import numpy as np
 from streamrec.features.batch import NOTHING, Bool, Float32, Int32
 from streamrec.features.items import ItemTable
 
-BEYOND = 4
-"""Times as many are looked up by words as are wanted, for some must not be shown."""
+MOST_LOOKED_UP = 8_192
+"""By words, where many of the items must not be shown."""
 NEAR = 0.5
 """Of the nearest one's cosine: what is further away is not found."""
 Found = tuple[Int32, Float32]
@@ -47,7 +47,7 @@ class Worded:
     def found(self, text: str | None, seeds: Int32, k: int, hidden: Bool) -> Found:
         if not text:
             return NONE
-        names, scores = self._index.search(text, BEYOND * k)
+        names, scores = self._index.search(text, min(k + int(hidden.sum()), MOST_LOOKED_UP))
         indices = np.array([self._items.lookup(name) for name in names], np.int32)
         there = indices != NOTHING
         there[there] = ~hidden[indices[there]]

@@ -60,6 +60,7 @@ def measured(place: Path, learning: bool) -> Result:
     return in_a_process_of_its_own(Task(log, "backtest", learning, str(place)))
 
 
+@pytest.mark.whole
 def test_the_ceiling_ranks_and_learns_nothing_and_the_rest_everything(tmp_path: Path) -> None:
     everything, ceiling = measured(tmp_path, learning=True), measured(tmp_path, learning=False)
     assert (everything.events, everything.slates) == (1_000, 1_000)

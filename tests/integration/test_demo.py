@@ -192,7 +192,9 @@ def test_the_quick_demonstration_completes_and_beats_popularity(start: Start, tm
 
 
 @pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=lambda value: getattr(value, "name", "")
+    ("number", "code"),
+    [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.whole)],
+    ids=lambda value: getattr(value, "name", ""),
 )
 def test_an_interrupted_demonstration_ends_everything_it_started(
     start: Start, tmp_path: Path, number: signal.Signals, code: int

@@ -70,11 +70,16 @@ def test_events_go_in_and_slates_come_out_as_plain_json(running: Deployment, pac
         {"type": "view", "user_id": f"{user}-{n % 4}", "item_id": f"mug-{n % 6}", "ts": NOW_MS + n} for n in range(80)
     ]
     request = {"type": "request", "user_id": user, "ts": NOW_MS + 1_000, "k": 4, "event_id": f"ask-{packed}"}
-    sent(running, packed, *views, {**request, "scenario": "cart", "context": {"device": "phone", "returning": True}})
+    sent(
+        running,
+        packed,
+        *views,
+        {**request, "scenario": "cross_category", "context": {"device": "phone", "returning": True}},
+    )
     slate = slate_of(running, f"ask-{packed}")
     assert slate["user_id"] == user
     assert slate["ts"] == NOW_MS + 1_000
-    assert slate["scenario"] == "cart"
+    assert slate["scenario"] == "cross_category"
     assert [place["position"] for place in slate["items"]] == [1, 2, 3, 4]
     assert len({place["item_id"] for place in slate["items"]}) == 4
     assert all(place["item_id"].startswith("mug-") for place in slate["items"])

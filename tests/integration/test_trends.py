@@ -132,6 +132,7 @@ def test_two_instances_count_exactly_although_one_is_killed_and_another_joins(de
             assert third.stop() == 0, third.said
 
 
+@pytest.mark.whole
 def test_who_is_stopped_in_the_middle_loses_nothing_and_who_comes_says_nothing_twice(deployment: Deployment) -> None:
     log = shop(1_500, users=100, items=80, seed=4)
     late = Event(type=EventType.VIEW, user_id="u", ts=log[0].ts, item_id="a")

@@ -170,6 +170,7 @@ def test_events_that_are_in_both_are_recognised_by_their_ids(
     assert_counts_equal_a_recount(deployment, log)
 
 
+@pytest.mark.whole
 def test_a_warm_up_that_was_killed_is_not_started_from(
     apache_kafka: EmbeddedBroker, redis_server: EmbeddedRedis, tmp_path: Path
 ) -> None:

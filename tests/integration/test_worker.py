@@ -84,7 +84,7 @@ def send_raw(deployment: Deployment, values: Sequence[tuple[bytes | None, list[t
     assert producer.flush(20) == 0
 
 
-@pytest.fixture(scope="module", params=["tansu", "apache_kafka"])
+@pytest.fixture(scope="module", params=[pytest.param("tansu", marks=pytest.mark.whole), "apache_kafka"])
 def system(
     request: pytest.FixtureRequest, redis_server: EmbeddedRedis, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[System]:

@@ -36,7 +36,7 @@ NOON = MIDNIGHT + DAY_MS // 2
 
 def listed(*items: Item, partitions: int = 1, paced: bool = True) -> tuple[Listing, Ads]:
     table = ItemTable(64)
-    listing = Listing(table, 64, described=False)
+    listing = Listing(table, 64)
     for item in items:
         listing.take(item)
         table.intern(item.item_id, NOON)

@@ -13,7 +13,7 @@ from streamrec.catalogue import Catalogue
 from streamrec.config import Fusion, Learning, Limits, Serving
 from streamrec.events import Event, EventType, Item, Slate
 from streamrec.policies import Components
-from streamrec.policies.drawing import propensities
+from streamrec.policies.drawing import Terms, propensities
 from streamrec.policies.plackett_luce import PlackettLuce
 from streamrec.recommender import Recommender
 from streamrec.settings import Settings
@@ -153,9 +153,12 @@ def first_places(shop: Shop, users: Sequence[str]) -> np.ndarray:
         shop.ask(user)
         rows.append(recommender.batch.asked - 1)
         assert rows == sorted(set(rows))  # no learning cut in between
-    boost, doubt = recommender.knowledge.listing.boost, recommender.knowledge.doubt
-    candidates = recommender.batch.candidates
-    asked = recommender.fusion.asked(recommender.batch.queries, np.array(rows), candidates, boost, doubt)
+    queries, candidates = recommender.batch.queries, recommender.batch.candidates
+    items = candidates.items[rows]
+    doubt = recommender.knowledge.doubt.of(items, queries.ts[rows])
+    asked = recommender.fusion.asked(
+        queries, np.array(rows), candidates, np.zeros(items.shape), doubt, [None] * len(rows)
+    )
     whole = PlackettLuce("plackett-luce", Fusion().temperature, Fusion().explore)
     made = whole.components(asked, recommender.fusion.posterior)
     places = np.arange(asked.items.shape[1])
@@ -163,7 +166,8 @@ def first_places(shop: Shop, users: Sequence[str]) -> np.ndarray:
     for row in range(len(rows)):
         same = np.repeat(row, len(places))
         repeated = Components(made.weights[same], made.scores[same], made.hard, made.explore)
-        chances.append(np.where(asked.items[row] >= 0, propensities(repeated, places[:, None])[:, 0], 0.0))
+        terms = Terms(asked.doubt[same], [None] * len(places))
+        chances.append(np.where(asked.items[row] >= 0, propensities(repeated, places[:, None], terms)[:, 0], 0.0))
     return np.array(chances)
 
 

@@ -10,12 +10,18 @@ from pathlib import Path
 import pytest
 import typer
 
+from streamrec.build import build_tolerance
 from streamrec.cli import app
+from streamrec.config import Group
+from streamrec.config_scenarios import BUILT_IN, LeaveOut, ScenarioSettings, Slates
+from streamrec.intake import event_of
 from streamrec.settings import Settings, shown
+from streamrec.transport import Record
 
 ROOT = Path(__file__).parents[2]
 CLI = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
 CONFIGURATION = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
+SCENARIOS = (ROOT / "docs" / "scenarios.md").read_text(encoding="utf-8")
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
@@ -33,8 +39,17 @@ def commands() -> Iterator[tuple[str, typer.core.TyperCommand]]:
 
 
 COMMANDS = dict(commands())
+SCENARIO_GROUPS: dict[str, type[Group]] = {
+    "scenarios.NAME": ScenarioSettings,
+    "scenarios.NAME.leave_out": LeaveOut,
+    "scenarios.NAME.slates": Slates,
+}
 SETTINGS = [
-    *(name for name, field in Settings.model_fields.items() if not hasattr(field.annotation, "model_fields")),
+    *(
+        name
+        for name, field in Settings.model_fields.items()
+        if name != "scenarios" and not hasattr(field.annotation, "model_fields")
+    ),
     *(
         f"{group}.{name}"
         for group, field in Settings.model_fields.items()
@@ -92,6 +107,34 @@ def test_every_setting_is_documented_with_its_default(setting: str) -> None:
 
 def test_no_setting_is_documented_that_does_not_exist() -> None:
     assert set(re.findall(r"^\| `([^`]+)` \|", CONFIGURATION, re.MULTILINE)) == set(SETTINGS)
+
+
+@pytest.mark.parametrize("group", SCENARIO_GROUPS)
+def test_every_rule_of_a_scenario_is_documented_with_its_default(group: str) -> None:
+    table = re.search(rf"^\| `{re.escape(group)}` \|.*\n\|[-|]+\n((?:\|.*\n)+)", SCENARIOS, re.MULTILINE)
+    assert table is not None
+    rows = {row[1]: row[2] for row in re.finditer(r"^\| `([^`]+)` \| (.*?) \| .+ \|$", table[1], re.MULTILINE)}
+    defaults = SCENARIO_GROUPS[group]().model_dump(mode="json")
+    assert rows == {name: documented(value) for name, value in defaults.items()}
+
+
+def documented(value: object) -> str:
+    """A default as the tables have it; a group's has a table of its own."""
+    if isinstance(value, dict) and value:
+        return "a table"
+    return "not set" if value is None else f"`{json.dumps(value)}`"
+
+
+@pytest.mark.parametrize("scenario", BUILT_IN)
+def test_every_built_in_scenario_is_shown_by_example(scenario: str) -> None:
+    section = re.search(rf"^### `{scenario}`\n(.*?)(?=^##|\Z)", SCENARIOS, re.MULTILINE | re.DOTALL)
+    assert section is not None
+    assert re.search(r"^    .*streamrec ask ", section[1], re.MULTILINE)
+    assert scenario == "home" or f"--scenario {scenario}" in section[1]
+    tolerance = build_tolerance(Settings())
+    requests = re.findall(r'^    (\{"type": .*\})$', section[1], re.MULTILINE)
+    events = [event_of(Record("user-events", 0, 0, b"u42", request.encode()), tolerance) for request in requests]
+    assert scenario in {event.scenario or "home" for event in events}
 
 
 @pytest.mark.parametrize("setting", SETTINGS)

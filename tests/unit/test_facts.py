@@ -27,7 +27,7 @@ class Shop:
 
     def __init__(self, capacity: int = 64, max_catalogue: int = 64) -> None:
         self.items = ItemTable(capacity)
-        self.listing = Listing(self.items, max_catalogue, described=False)
+        self.listing = Listing(self.items, max_catalogue)
 
     def touched(self, *names: str, ts: int = 1_000) -> None:
         for name in names:

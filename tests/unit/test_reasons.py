@@ -299,6 +299,8 @@ def test_numbers_and_lengths_of_time_are_told_as_people_do() -> None:
 
 def test_a_stored_user_is_taken_back_to_an_earlier_time() -> None:
     touches = [["a", "click", 40], ["b", "click", 30], [None, "view", 20], ["a", "view", 10]]
-    user = {"recent": touches, "session": {"items": 3}, "seen": ["a", "b"]}
+    bought, shown = [["a", 10], ["c", 26]], [["a", 1.5, 24], ["b", 1.0, 25], ["c", 1.0, 30]]
+    user = {"recent": touches, "session": {"items": 3}, "seen": ["a", "b"], "bought": bought, "shown": shown}
     past = msgpack.unpackb(as_of(msgpack.packb(user), ts=25))
-    assert past == {"recent": touches[2:], "session": {"items": 1}, "seen": ["a"]}
+    kept = {"recent": touches[2:], "session": {"items": 1}, "seen": ["a"]}
+    assert past == {**kept, "bought": bought[:1], "shown": shown[:1]}

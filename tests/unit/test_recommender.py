@@ -195,7 +195,7 @@ def test_a_request_gets_as_many_items_as_it_asks_for(k: int, policy: str) -> Non
 def test_a_request_without_k_gets_the_configured_number() -> None:
     recommender = untaught(k=5)
     run(recommender, log_of(300))
-    slates = run(recommender, [Event(type=EventType.SEARCH, user_id="u", ts=BEGAN + 10**10, query="mug")]).slates
+    slates = run(recommender, [Event(type=EventType.SEARCH, user_id="u", ts=BEGAN + 10**10)]).slates
     assert len(slates[0].items) == 5
 
 

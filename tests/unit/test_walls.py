@@ -42,6 +42,7 @@ PURE = (
     "moments",
     "cuts",
     "rulings",
+    "mixes",
     "scenarios",
 )
 """Rooms where time, randomness and settings come in as arguments."""
