@@ -27,6 +27,7 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from streamrec.codec import CONTENT_TYPE, MSGPACK, encode_event
+from streamrec.config import PRESETS
 from streamrec.events import Event, EventType
 from streamrec.settings import Settings
 from streamrec.transport import Record
@@ -218,6 +219,7 @@ class Deployment:
         kafka: Mapping[str, str | int],
         redis_url: str,
         partitions: int = 1,
+        preset: str = "default",
         **groups: Mapping[str, object],
     ) -> None:
         from streamrec.commands.configuration import toml_lines
@@ -232,7 +234,8 @@ class Deployment:
             "redis": {"url": redis_url, "prefix": name},
             "topics": {**topics, "partitions": partitions},
             "checkpoints": {"interval_s": 0.3, "share": 0.5, "directory": directory / "snapshots"},
-            "learning": {"device": "cpu"},
+            **PRESETS[preset],
+            "learning": {"device": "cpu", **PRESETS[preset].get("learning", {})},
             **groups,
         }
         self.directory = directory

@@ -152,15 +152,16 @@ def at_each_young(events: Sequence[Event], catalogue: Catalogue, draw: random.Ra
 
 
 def into_another_category(events: Sequence[Event], catalogue: Catalogue, draw: random.Random) -> Iterator[Asked]:
-    """By a user at the item liked last, where the next one liked is of another category."""
+    """By a user at the item liked last, where the next one liked shares no category with it."""
     latest: dict[str, Event] = {}
     for at, event in enumerate(events):
         if event.type is not EventType.RATING or (event.value or 0.0) < 4.0:
             continue
         before = latest.get(event.user_id)
         if before is not None:
-            here, there = catalogue.category(str(before.item_id)), catalogue.category(str(event.item_id))
-            if here and there and here != there:
+            here, there = (catalogue.get(str(one.item_id)) for one in (before, event))
+            genres, others = (set(film.categories) if film else set() for film in (here, there))
+            if genres and others and not genres & others:
                 yield _asked(at, event.ts, event.user_id, [event], item_id=before.item_id)
         latest[event.user_id] = event
 
@@ -237,7 +238,7 @@ TASKS = {
         Task(
             "cross_category",
             "ml100k",
-            "the next film liked, of another genre than the one liked before",
+            "the next film liked, of no genre of the one liked before",
             into_another_category,
             (0, 40_000),
             (40_000, 80_000),

@@ -49,7 +49,6 @@ def build_models(settings: Settings, items: ItemTable, trends: Teller | None = N
     from streamrec.models.factors import Factorisation
     from streamrec.models.popularity import Popularity
     from streamrec.models.repeats import Repeats
-    from streamrec.models.sequence import SequenceModel
     from streamrec.models.sessions import SessionNeighbours
     from streamrec.models.transitions import Transitions
     from streamrec.models.trends import TrendModel
@@ -66,6 +65,11 @@ def build_models(settings: Settings, items: ItemTable, trends: Teller | None = N
             return CoVisitationView(name, whole.table, RECENT_FADE)
         return CoVisitation(name, 90 * DAY_S, capacity, fade=RECENT_FADE)
 
+    def sequence(name: str) -> Model:
+        from streamrec.models.sequence import SequenceModel  # and with it torch: two seconds that others do without
+
+        return SequenceModel(name, capacity, device=torch_device(settings.learning.device), seed=seed)
+
     makers: dict[str, Callable[[str], Model]] = {
         **{name: partial(Popularity, half_life_s=life, capacity=capacity) for name, life in HALF_LIVES_S.items()},
         "covisit": lambda name: CoVisitation(name, 90 * DAY_S, capacity),
@@ -76,9 +80,7 @@ def build_models(settings: Settings, items: ItemTable, trends: Teller | None = N
         "content": lambda name: ContentModel(name, items),
         "clicks": lambda name: ClickModel(name, items, weighted=settings.fusion.importance == "inverse"),
         "factors": lambda name: Factorisation(name, capacity, seed=seed),
-        "sequence": lambda name: SequenceModel(
-            name, capacity, device=torch_device(settings.learning.device), seed=seed
-        ),
+        "sequence": sequence,
         TRENDS: lambda name: TrendModel(name, build_trends(settings, items, told=False) if trends is None else trends),
     }
     for name, make in makers.items():

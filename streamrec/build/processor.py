@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 from streamrec.errors import ConfigError
 
 STEADY_THREADS = 1
@@ -23,9 +25,11 @@ def torch_device(wanted: str) -> str:
 
 
 def steady_arithmetic() -> None:
-    """One thread per product, everywhere: the same sums in the same order, and none waits for another."""
+    """One thread per product in every library loaded by now: the same sums in the same order, and none waits."""
     import threadpoolctl
-    import torch
 
-    torch.set_num_threads(STEADY_THREADS)
+    if "torch" in sys.modules:
+        import torch
+
+        torch.set_num_threads(STEADY_THREADS)
     threadpoolctl.threadpool_limits(STEADY_THREADS)

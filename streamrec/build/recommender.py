@@ -59,7 +59,6 @@ def build_recommender(
             f"limits.max_items is {limits.max_items}, expected at least {2 * learning.micro_batch}: "
             "twice learning.micro_batch, so that a micro-batch of new items finds room"
         )
-    steady_arithmetic()
     texts, scenarios = build_texts(settings), build_scenarios(settings)
     knowledge = build_knowledge(settings, scenarios.values(), texts, catalogue, eager=eager, told=told)
     items, listing, trends = knowledge.items, knowledge.listing, knowledge.trends
@@ -67,6 +66,7 @@ def build_recommender(
     models = list(by_name.values())
     unranked = {TRENDS: TrendModel(TRENDS, trends)} if trends is not None and TRENDS not in by_name else {}
     fusion = build_fusion(settings, list(by_name))
+    steady_arithmetic()
     return Recommender(
         knowledge,
         models,

@@ -80,6 +80,7 @@ def test_a_measurement_that_fails_says_why(tmp_path: Path) -> None:
         in_a_process_of_its_own(Task(log, "backtest", True, str(tmp_path)))
 
 
+@pytest.mark.whole
 def test_quality_is_measured_by_plain_commands_and_written_down_once(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -26,7 +26,9 @@ LOG = shop(900, seed=21)
 def deployment(
     tansu: EmbeddedBroker, redis_server: EmbeddedRedis, tmp_path_factory: pytest.TempPathFactory
 ) -> Deployment:
-    return Deployment(tmp_path_factory.mktemp("commands"), tansu.settings, redis_server.url, partitions=2)
+    return Deployment(
+        tmp_path_factory.mktemp("commands"), tansu.settings, redis_server.url, partitions=2, preset="fast"
+    )
 
 
 @pytest.fixture(scope="module")

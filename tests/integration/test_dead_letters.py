@@ -76,7 +76,7 @@ def system(
     broker: EmbeddedBroker = request.getfixturevalue(request.param)
     limits = {"max_message_bytes": TIGHT}
     directory = tmp_path_factory.mktemp("dlq")
-    deployment = Deployment(directory, broker.settings, redis_server.url, partitions=2, limits=limits)
+    deployment = Deployment(directory, broker.settings, redis_server.url, partitions=2, preset="fast", limits=limits)
     with deployment.worker() as worker:
         first = System(deployment, worker)
         named = [(user, view(user, event_id=f"event-{user}")) for user in USERS[:3]]
@@ -145,6 +145,7 @@ def test_what_would_be_refused_again_stays(system: System) -> None:
     assert len(system.deployment.read(system.deployment.settings.topics.events)) == before
 
 
+@pytest.mark.whole
 def test_a_looser_limit_lets_every_message_back_in_once(system: System) -> None:
     deployment = system.deployment
     text = deployment.config.read_text(encoding="utf-8")

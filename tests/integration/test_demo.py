@@ -212,6 +212,7 @@ def test_an_interrupted_demonstration_ends_everything_it_started(
     assert list(tmp_path.glob("streamrec-*")) == []
 
 
+@pytest.mark.whole
 def test_a_demonstration_that_stays_can_be_looked_around_in(start: Start, tmp_path: Path) -> None:
     demo = start("--quick", "--stay")
     output = read_until(demo, "streamrec tail")
@@ -235,6 +236,7 @@ def test_a_demonstration_that_is_killed_takes_its_children_along(start: Start, t
     assert_all_ended(tmp_path)
 
 
+@pytest.mark.whole
 def test_a_worker_that_dies_ends_the_demonstration_with_its_log(start: Start, tmp_path: Path) -> None:
     demo = start()
     worker = re.search(r"worker process (\d+)", read_until(demo, " events: "))

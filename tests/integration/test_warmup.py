@@ -150,6 +150,7 @@ def test_the_live_worker_reads_on_at_the_first_event_that_the_log_does_not_hold(
     assert sorted((slate.user_id, slate.ts) for slate in slates(deployment)) == sorted(asked)
 
 
+@pytest.mark.whole
 def test_events_that_are_in_both_are_recognised_by_their_ids(
     apache_kafka: EmbeddedBroker, redis_server: EmbeddedRedis, tmp_path: Path
 ) -> None:

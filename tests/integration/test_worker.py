@@ -242,6 +242,7 @@ def test_a_worker_is_ended_in_the_stated_time_whether_it_can_save_or_not(tansu: 
             assert "Traceback" not in cut_off.said
 
 
+@pytest.mark.whole
 def test_input_that_is_all_unusable_stops_the_worker_and_nothing_past_it_is_committed(
     tansu: EmbeddedBroker, redis_server: EmbeddedRedis, tmp_path: Path
 ) -> None:
