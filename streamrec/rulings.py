@@ -147,7 +147,9 @@ class Rules:
         if rules.kinship is not Kinship.ANY:
             hidden |= ~self._akin(ruling, queries, query)
         if ruling.scenario.worth is Worth.BID:
-            hidden[np.setdiff1d(np.arange(count), ads.known())] = True
+            no_ad = np.ones(count, np.bool_)
+            no_ad[ads.known()] = False
+            hidden |= no_ad
             hidden[ads.barred(ruling.event.ts, ruling.partition)] = True
         ruling.passed = int(count - hidden.sum())
         return hidden

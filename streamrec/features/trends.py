@@ -19,6 +19,7 @@ import numpy as np
 
 from streamrec.compiled import compiled
 from streamrec.features.batch import NOBODY, Array, Bool, Float32, Int32, Int64, MicroBatch
+from streamrec.features.best import best
 from streamrec.features.windows import SECONDS_PER_HOUR, SHRINKAGE
 
 TRENDS = "trends"
@@ -82,16 +83,7 @@ class TrendTable:
         """
         if self.stale(self._now_ms):
             return np.empty(0, np.int32)
-        momentum = self.log_momentum[: self.rows]
-        if len(hidden):
-            momentum = momentum.copy()
-            momentum[: len(hidden)][hidden[: self.rows]] = -np.inf
-        if self.rows > 4 * k:
-            near = np.sort(np.argpartition(momentum, self.rows - k)[self.rows - k :])
-        else:
-            near = np.arange(self.rows)
-        order = near[np.argsort(-momentum[near], kind="stable")]
-        return order[momentum[order] > -np.inf][:k].astype(np.int32)
+        return best(self.log_momentum[: self.rows], k, hidden, -np.inf)
 
 
 class Teller(Protocol):

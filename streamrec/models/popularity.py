@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from streamrec.features.batch import NOBODY, NOTHING, Array, Bool, Float32, Int32, MicroBatch, Queries
+from streamrec.features.best import best
 from streamrec.neighbours import DecayClock
 
 
@@ -38,16 +39,7 @@ class Popularity:
 
     def top(self, k: int, hidden: Bool = NOBODY) -> Int32:
         """The `k` most popular items that are not hidden, best first, at most; ties go to the item known for longer."""
-        mass = self.mass[: self.rows]
-        if len(hidden):
-            mass = mass.copy()
-            mass[: len(hidden)][hidden[: self.rows]] = 0.0
-        if self.rows > 4 * k:
-            near = np.sort(np.argpartition(mass, self.rows - k)[self.rows - k :])
-        else:
-            near = np.arange(self.rows)
-        order = near[np.argsort(-mass[near], kind="stable")]
-        return order[mass[order] > 0.0][:k].astype(np.int32)
+        return best(self.mass[: self.rows], k, hidden, 0.0)
 
     def forget(self, items: Int32) -> None:
         self.mass[items] = 0.0
