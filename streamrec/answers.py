@@ -14,7 +14,7 @@ import numpy as np
 from streamrec.arrivals import Arrival
 from streamrec.attribution import Memo
 from streamrec.events import Reason, Slate
-from streamrec.features.ads import ADS, Ads, ShownAds
+from streamrec.features.ads import Ads, ShownAds
 from streamrec.features.batch import NOTHING, Float32, Int32, Int64, MicroBatch
 from streamrec.features.doubt import Doubt
 from streamrec.features.items import ItemTable
@@ -26,6 +26,7 @@ from streamrec.reasons import Applied, Scorers, reasons_of
 from streamrec.revisions import Mode
 from streamrec.rollout import Plan
 from streamrec.rulings import Ruling
+from streamrec.scenarios import Worth
 from streamrec.slates import composed, shown
 
 SITE = "site"
@@ -117,7 +118,7 @@ class Answers:
                 slate = msgspec.structs.replace(slate, reasons=self._reasons(slate, batch, query, applied))
             slates[place] = slate
             features, traces = batch.candidates.features[query, places], self._traces(batch, query, places)
-            offered = self._offered(slate, arrival.partition, batch.candidates.items[query, places], features)
+            offered = self._offered(rulings[query], batch.candidates.items[query, places], features)
             memos[place] = Memo(context, self.fusion.schema, features, traces, offered)
         return slates, memos
 
@@ -157,11 +158,11 @@ class Answers:
         items = batch.candidates.items[query, places]
         return {model.name: model.trace(batch.queries, query, items) for model in self._tracing}
 
-    def _offered(self, slate: Slate, partition: int, items: Int32, features: Float32) -> ShownAds | None:
-        """What to keep of a slate whose clicks cost something."""
-        if self._ads is None or slate.scenario != ADS:
+    def _offered(self, ruling: Ruling, items: Int32, features: Float32) -> ShownAds | None:
+        """What to keep of a slate whose clicks cost something: it was ranked by bids, whatever its scenario's name."""
+        if self._ads is None or ruling.scenario.worth is not Worth.BID:
             return None
-        return self._ads.shown(items, features @ self.fusion.mean, slate.ts, partition)
+        return self._ads.shown(items, features @ self.fusion.mean, ruling.event.ts, ruling.partition)
 
     def _reasons(self, slate: Slate, batch: MicroBatch, query: int, applied: Applied) -> tuple[Reason, ...]:
         scorers = Scorers(self.models, self.fusion, self.items)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from streamrec.policies import Lesson
 
 ADS = "ads"
-"""The scenario whose slates are charged."""
+"""What a snapshot has of ads."""
 HOURS, CHANCE = "hours.", "chance."
 
 

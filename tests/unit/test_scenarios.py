@@ -203,6 +203,17 @@ def test_ads_are_ranked_by_what_they_earn() -> None:
     assert slate.items[0].item_id == "vase-grey"  # equally wanted, and the highest bid
 
 
+@pytest.mark.parametrize(("scenario", "charged"), [("ads", True), ("sponsored", True), ("home", False)])
+def test_whatever_is_ranked_by_bids_is_charged_for_clicks(scenario: str, charged: bool) -> None:
+    recommender = taught({"sponsored": {"worth": "bid", "retrievers": ["ads"]}})
+    users = recommender.knowledge.users
+    users.admit(users.missing([(0, "visitor")]), [None], NOW)
+    [portion] = recommender.portions([Arrival(asking(NOW, scenario), 0, len(LOG))])
+    [memo] = portion.memos.values()
+    assert (memo.ads is not None) is charged
+    assert memo.ads is None or (memo.ads.bids > 0).all()
+
+
 def test_under_an_unknown_name_home_is_answered() -> None:
     assert ids(answer(asking(NOW, "cart"))) == ids(answer(asking(NOW)))
 
