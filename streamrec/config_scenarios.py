@@ -1,6 +1,6 @@
 """Settings of scenarios: the built-in ones, and how a configuration changes them or adds its own.
 
-    [scenarios.home]
+    [scenarios.home.slates]
     most_per_category = 3
 
 changes one rule of a built-in scenario; a name that is not built in is a new one.
