@@ -28,9 +28,9 @@ import msgspec
 from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from streamrec import codec
+from streamrec.engine.scenarios.scenario import Needs, hold_to
 from streamrec.errors import BadEvent, TransportError
 from streamrec.events import ContextValue, Event, EventType, Filters, Slate
-from streamrec.scenarios import Needs, hold_to
 from streamrec.transport.confluent_sink import KafkaSink
 from streamrec.transport.librdkafka import HOPELESS, LOG, Settings, connect, for_consumer
 

@@ -183,7 +183,8 @@ class Slate(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The ordered list published for one request.
 
     `estimated_from` is the number of Monte Carlo draws that the propensities are estimated from; 0: they are exact.
-    `mode` says how the policy came to be asked (`streamrec.rollout`), `arm` which part of an experiment the user is in.
+    `mode` says how the policy came to be asked (`streamrec.engine.rollout`), `arm` which part of an experiment the user
+    is in.
     `alternatives` has what other policies, by name, would have done; `reasons`, one per item, only when asked for.
     `stale` names what the slate had to do without because it was too old.
     """
@@ -261,7 +262,7 @@ class WindowTrend(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     """How often an item was wanted within the last `window_s` seconds of log time, and within as many before these.
 
     `rate` is per hour; `acceleration` in doublings, shrunk towards 0 where there are few events
-    (`streamrec.features.windows` has the equations). `rank` is the item's place by acceleration among those that gain.
+    (equations: `engine/trending/windows.py`). `rank` is the item's place by acceleration among those that gain.
     """
 
     window_s: int

@@ -27,9 +27,9 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from streamrec.codec import CONTENT_TYPE, MSGPACK, encode_event
-from streamrec.config import PRESETS
+from streamrec.config.groups import PRESETS
+from streamrec.config.settings import Settings
 from streamrec.events import Event, EventType
-from streamrec.settings import Settings
 from streamrec.transport import Record
 
 STARTED_MS = 1_704_067_200_000  # 2024-01-01: in the past wherever tests run, so no event is dated ahead of its sending
@@ -222,8 +222,8 @@ class Deployment:
         preset: str = "default",
         **groups: Mapping[str, object],
     ) -> None:
-        from streamrec.commands.configuration import toml_lines
-        from streamrec.settings import shown
+        from streamrec.config.settings import shown
+        from streamrec.config.toml import toml_lines
         from streamrec.transport.topics import apply, plan
 
         name = f"t{uuid.uuid4().hex[:10]}"
@@ -289,7 +289,7 @@ class Deployment:
         """Input records that are behind the last checkpoints, all partitions together."""
         from contextlib import closing
 
-        from streamrec.build import build_store
+        from streamrec.wiring import build_store
 
         with closing(build_store(self.settings)) as store:
             return sum(mark.watermark or 0 for mark in store.marks().values())

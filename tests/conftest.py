@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from streamrec.embedded import EmbeddedBroker, EmbeddedRedis, apache_kafka_home, embedded_broker, embedded_redis
+from streamrec.demo.embedded import EmbeddedBroker, EmbeddedRedis, apache_kafka_home, embedded_broker, embedded_redis
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

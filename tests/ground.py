@@ -7,18 +7,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from streamrec.build import build_worker
 from streamrec.codec import decode, decode_slate
-from streamrec.config import DEFAULT_MODELS, Attribution, Checkpointing, Learning, Limits, Rollout
+from streamrec.config.groups import DEFAULT_MODELS, Attribution, Checkpointing, Learning, Limits, Rollout
+from streamrec.config.settings import Settings
 from streamrec.events import Event, Outcome, Slate
-from streamrec.settings import Settings
 from streamrec.state import Checkpoint, Store
 from streamrec.state.memory import MemoryStore
 from streamrec.state.snapshots import SnapshotShelf
 from streamrec.testing import records
 from streamrec.transport import Record
 from streamrec.transport.local import LocalSink, LocalSource
-from streamrec.worker import Worker
+from streamrec.wiring import build_worker
+from streamrec.worker.loop import Worker
 
 TOPIC = "user-events"
 LONGEST_POLL = 48

@@ -17,14 +17,14 @@ from pathlib import Path
 
 import numpy as np
 
-from streamrec.build import build_rehearsal
-from streamrec.config import Fusion, Learning
-from streamrec.features.batch import NOTHING, Float64
-from streamrec.policies import Asked, Posterior
-from streamrec.policies.plackett_luce import PlackettLuce
-from streamrec.portions import Portion
+from streamrec.config.groups import Fusion, Learning
+from streamrec.config.settings import Settings
+from streamrec.engine.arrays.batch import NOTHING, Float64
+from streamrec.engine.batch_result import Portion
+from streamrec.engine.policies import Asked, Posterior
+from streamrec.engine.policies.plackett_luce import PlackettLuce
 from streamrec.replay.logs import open_log
-from streamrec.settings import Settings
+from streamrec.wiring import build_rehearsal
 
 LOGS = {
     "yoochoose100k": {"positives": ("click",), "collapse_repeats": True},

@@ -1,7 +1,7 @@
 """The command line: what can be typed, with a description and an example of each.
 
 Declares and hands over. Everything heavy is imported inside a command's body, so that `--help` answers at once; what
-the commands do is in `streamrec.commands`.
+the commands do is in `streamrec.cli.commands`.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from streamrec.cli.application import dlq_app
 from streamrec.cli.options import AsJson, Config, Kafka, Redis, settings_of
 
 if TYPE_CHECKING:
-    from streamrec.commands.dead_letters import Selection
+    from streamrec.cli.commands.dead_letters import Selection
 
 Reason = Annotated[
     list[str] | None, typer.Option("--reason", metavar="REASON", help="Only letters with this reason. Repeatable.")
@@ -31,7 +31,7 @@ def list_letters(
     as_json: AsJson = False,
 ) -> None:
     """Count the dead letters by reason and field, and show the newest."""
-    from streamrec.commands import dead_letters as command
+    from streamrec.cli.commands import dead_letters as command
 
     command.show_all(settings_of(config, kafka, redis), _selection(reason, since, until), limit=limit, as_json=as_json)
 
@@ -45,7 +45,7 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """Show one dead letter whole, and whether its message would be accepted now."""
-    from streamrec.commands import dead_letters as command
+    from streamrec.cli.commands import dead_letters as command
 
     command.show(settings_of(config, kafka, redis), address, as_json=as_json)
 
@@ -66,7 +66,7 @@ def redrive(
     as_json: AsJson = False,
 ) -> None:
     """Send dead letters that would be accepted now back to the events topic, each once however often this is run."""
-    from streamrec.commands import redrive as command
+    from streamrec.cli.commands import redrive as command
 
     selection = _selection(reason, since, until)
     command.run(
@@ -75,7 +75,7 @@ def redrive(
 
 
 def _selection(reasons: list[str] | None, since: str | None, until: str | None) -> Selection:
-    from streamrec.commands.dead_letters import Selection
-    from streamrec.commands.outcomes import time_of
+    from streamrec.cli.commands.dead_letters import Selection
+    from streamrec.cli.commands.outcomes import time_of
 
     return Selection(frozenset(reasons or ()), time_of(since, "--since"), time_of(until, "--until"))

@@ -55,7 +55,7 @@ def replay(
     resume: Annotated[bool, typer.Option(help="Go on where an interrupted replay of the same log stopped.")] = True,
 ) -> None:
     """Send a historical log to the events topic, checked before anything is sent."""
-    from streamrec.commands import replay as command
+    from streamrec.cli.commands import replay as command
 
     part = part_of(log, mapping, types, skip_unknown_types, rows, only_items, anonymous, once_per_session)
     command.run(part, settings_of(config, kafka, redis), speed=speed, resume=resume)
@@ -92,7 +92,7 @@ def warmup(
     fresh: Annotated[bool, typer.Option("--fresh", help="Forget what workers have learned so far.")] = False,
 ) -> None:
     """Learn a historical log before the first worker starts; the worker goes on in the topic where the log ends."""
-    from streamrec.commands import warmup as command
+    from streamrec.cli.commands import warmup as command
 
     part = part_of(log, mapping, types, skip_unknown_types, rows, only_items, anonymous, once_per_session)
     plan = command.Plan(until, start, passes, partitioner, fresh)
@@ -120,7 +120,7 @@ def backtest(
     preset: Preset = None,
 ) -> None:
     """Run the worker over an old log, predicting each event before it is learned, and report how well that went."""
-    from streamrec.commands import backtest as command
+    from streamrec.cli.commands import backtest as command
 
     settings = rehearsal_settings(config, items, positives, exclude_seen, collapse_repeats, seed, preset)
     part = part_of(log, mapping, types, skip_unknown_types, rows, only_items, anonymous, once_per_session)
@@ -161,7 +161,7 @@ def ablate(
     ] = None,
 ) -> None:
     """Run a backtest several times with one thing changed: learning late, knowing users late, or without a model."""
-    from streamrec.commands import ablate as command
+    from streamrec.cli.commands import ablate as command
 
     settings = rehearsal_settings(config, items, positives, exclude_seen, collapse_repeats, seed)
     part = part_of(log, mapping, types, skip_unknown_types, rows, only_items, anonymous, once_per_session)
@@ -205,7 +205,7 @@ def ask(
     as_json: AsJson = False,
 ) -> None:
     """Learn a log in this process, answer one request at its end, and say why each item is on the slate."""
-    from streamrec.commands import ask as command
+    from streamrec.cli.commands import ask as command
 
     settings = rehearsal_settings(config, items, positives, exclude_seen, collapse_repeats, seed, preset)
     part = part_of(log, mapping, types, skip_unknown_types, rows, only_items, anonymous, once_per_session)

@@ -28,7 +28,7 @@ def load(
     as_json: AsJson = False,
 ) -> None:
     """Send to the items topic what a catalogue file says otherwise than the topic does."""
-    from streamrec.commands import items as command
+    from streamrec.cli.commands import items as command
 
     settings = settings_of(config, kafka, redis)
     command.load(settings, file, withdraw=withdraw, dry_run=dry_run, as_json=as_json, embed=embed)
@@ -43,6 +43,6 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """Print what the items topic says of an item."""
-    from streamrec.commands import items as command
+    from streamrec.cli.commands import items as command
 
     command.show(settings_of(config, kafka, redis), item_id, as_json=as_json)

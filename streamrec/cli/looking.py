@@ -20,7 +20,7 @@ def user(
     as_json: AsJson = False,
 ) -> None:
     """Say what the system knows of a user: habits, tastes, prices, recent items, who answers, the latest slate."""
-    from streamrec.commands import lookup as command
+    from streamrec.cli.commands import lookup as command
 
     command.user(settings_of(config, kafka, redis, items=items), user_id, as_json=as_json)
 
@@ -34,7 +34,7 @@ def item(
     as_json: AsJson = False,
 ) -> None:
     """Print what the system knows of an item: counts, recent users, category."""
-    from streamrec.commands import lookup as command
+    from streamrec.cli.commands import lookup as command
 
     command.item(settings_of(config, kafka, redis), item_id, as_json=as_json)
 
@@ -48,7 +48,7 @@ def ads(
     as_json: AsJson = False,
 ) -> None:
     """Print what was spent on each ad on the newest day of the log: the sum, and by partition."""
-    from streamrec.commands import ads as command
+    from streamrec.cli.commands import ads as command
 
     command.run(settings_of(config, kafka, redis, items=items), as_json=as_json)
 
@@ -66,6 +66,6 @@ def explain(
     ] = True,
 ) -> None:
     """Say why each item is on a slate: who wanted it, by what chance, because of which events, by which rules."""
-    from streamrec.commands import explain as command
+    from streamrec.cli.commands import explain as command
 
     command.run(settings_of(config, kafka, redis, items=items), rec_id, as_json=as_json, derive=derive)

@@ -13,8 +13,8 @@ import typer
 from streamrec.errors import ConfigError
 
 if TYPE_CHECKING:
-    from streamrec.commands.logs import LogPart
-    from streamrec.settings import Settings
+    from streamrec.cli.commands.logs import LogPart
+    from streamrec.config.settings import Settings
 
 HOUR_MS = 3_600_000
 
@@ -98,7 +98,7 @@ def settings_of(
     config: Path | None, kafka: str | None = None, redis: str | None = None, **overrides: object
 ) -> Settings:
     """The effective settings; options that were not given leave them as they are."""
-    from streamrec.settings import load_settings
+    from streamrec.config.settings import load_settings
 
     return load_settings(config, kafka, redis, **overrides)
 
@@ -135,7 +135,7 @@ def part_of(
     once_per_session: bool = False,
 ) -> LogPart:
     """Which rows of a log are read, and how."""
-    from streamrec.commands.logs import LogPart
+    from streamrec.cli.commands.logs import LogPart
     from streamrec.replay.selection import Selection
 
     return LogPart(

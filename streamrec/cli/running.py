@@ -24,7 +24,7 @@ def worker(
 
     Ctrl-C or SIGTERM finishes the batch and saves a checkpoint; a second Ctrl-C stops at once.
     """
-    from streamrec.commands import worker as command
+    from streamrec.cli.commands import worker as command
 
     command.run(
         settings_of(config, kafka, redis, items=items, group_id=group, metrics_port=metrics_port, preset=preset)
@@ -43,7 +43,7 @@ def trends(
 
     Several share the work. Ctrl-C or SIGTERM publishes what changed and stops.
     """
-    from streamrec.commands import trends as command
+    from streamrec.cli.commands import trends as command
 
     command.run(settings_of(config, kafka, redis, group_id=group, trends__web_port=web_port))
 
@@ -51,7 +51,7 @@ def trends(
 @app.command(name="config", epilog="Example: STREAMREC_LEARNING__SEED=7 streamrec config --config streamrec.toml")
 def show_config(kafka: Kafka = None, redis: Redis = None, config: Config = None) -> None:
     """Print the effective configuration as TOML, secrets hidden."""
-    from streamrec.commands import configuration as command
+    from streamrec.cli.commands import configuration as command
 
     command.show(settings_of(config, kafka, redis))
 
@@ -59,7 +59,7 @@ def show_config(kafka: Kafka = None, redis: Redis = None, config: Config = None)
 @topics_app.command(epilog="Example: streamrec topics plan --kafka localhost:9092")
 def plan(kafka: Kafka = None, redis: Redis = None, config: Config = None) -> None:
     """Say which topics are missing or differ from the configuration; change nothing."""
-    from streamrec.commands import topics as command
+    from streamrec.cli.commands import topics as command
 
     command.plan(settings_of(config, kafka, redis))
 
@@ -67,7 +67,7 @@ def plan(kafka: Kafka = None, redis: Redis = None, config: Config = None) -> Non
 @topics_app.command(epilog="Example: streamrec topics apply --kafka localhost:9092")
 def apply(kafka: Kafka = None, redis: Redis = None, config: Config = None) -> None:
     """Create the topics that are missing; what exists is never changed."""
-    from streamrec.commands import topics as command
+    from streamrec.cli.commands import topics as command
 
     command.apply(settings_of(config, kafka, redis))
 
@@ -83,7 +83,7 @@ def tail(
     count: Annotated[int | None, typer.Option("--count", metavar="N", min=1, help="Stop after N slates.")] = None,
 ) -> None:
     """Print slates as they are published."""
-    from streamrec.commands import tail as command
+    from streamrec.cli.commands import tail as command
 
     command.run(
         settings_of(config, kafka, redis), user_id=user_id, as_json=as_json, from_beginning=from_beginning, count=count
@@ -93,7 +93,7 @@ def tail(
 @app.command(epilog="Example: streamrec schema > event.schema.json")
 def schema() -> None:
     """Print the JSON Schema of an event, generated from the type that decodes it."""
-    from streamrec.commands import schema as command
+    from streamrec.cli.commands import schema as command
 
     command.show()
 
@@ -107,6 +107,6 @@ def demo(
     quick: Annotated[bool, typer.Option("--quick", help="A short run, for a first look and for tests.")] = False,
 ) -> None:
     """Replay a real shop log on this machine through a broker and a Redis server started for it."""
-    from streamrec.commands import demo as command
+    from streamrec.cli.commands import demo as command
 
     command.run([*(["--quick"] if quick else []), *context.args])

@@ -88,12 +88,12 @@ def ope(
 
     Off-policy evaluation by IPS, SNIPS, the direct method and doubly robust estimators, with intervals and warnings.
     """
-    from streamrec.commands import ope as command
-    from streamrec.commands.outcomes import time_of
-    from streamrec.ope.evaluation import Options
-    from streamrec.ope.outcomes import Wanted
-    from streamrec.ope.tables import TableOptions
-    from streamrec.ope.weights import Weighting
+    from streamrec.cli.commands import ope as command
+    from streamrec.cli.commands.outcomes import time_of
+    from streamrec.evaluation.ope.evaluation import Options
+    from streamrec.evaluation.ope.outcomes import Wanted
+    from streamrec.evaluation.ope.tables import TableOptions
+    from streamrec.evaluation.ope.weights import Weighting
 
     options = Options(Weighting(weighting), clip, switch, shrinkage, draws, level, folds, seed)
     printed = command.Printed(as_json, out)
@@ -142,8 +142,8 @@ def experiment(
 
     The figures are right at every look: look as often as you like, and stop when you know enough.
     """
-    from streamrec.commands import experiment as command
-    from streamrec.experiments.arms import Method, Terms
+    from streamrec.cli.commands import experiment as command
+    from streamrec.evaluation.experiments.arms import Method, Terms
 
     terms = Terms(alpha, round(window_h * HOUR_MS), Method(method))
     question = command.Question(since, until, outcomes, bound, terms, control)
@@ -153,7 +153,7 @@ def experiment(
 @app.command(epilog="Example: streamrec rollout --redis redis://localhost:6379/0")
 def rollout(kafka: Kafka = None, redis: Redis = None, config: Config = None, as_json: AsJson = False) -> None:
     """Print who gets which policy now, and every change that led there."""
-    from streamrec.commands import rollout as command
+    from streamrec.cli.commands import rollout as command
 
     command.show(settings_of(config, kafka, redis), as_json=as_json)
 
@@ -181,10 +181,10 @@ def promote(
     why: Why = "",
 ) -> None:
     """Give the policy on trial more to do, if its outcomes so far pass the gate: shadow, canary, then online."""
-    from streamrec.commands import promotion as command
-    from streamrec.commands.appraisal import appraise
-    from streamrec.experiments.arms import Terms
-    from streamrec.revisions import Mode
+    from streamrec.cli.commands import promotion as command
+    from streamrec.cli.commands.appraisal import appraise
+    from streamrec.engine.rollout.revisions import Mode
+    from streamrec.evaluation.experiments.arms import Terms
 
     required = {
         name: number_of(value, "--require") for name, value in pairs_of("--require", "NAME=VALUE", require).items()
@@ -203,7 +203,7 @@ def rollback(
     why: Why = "",
 ) -> None:
     """Return to an earlier revision of the rollout at once; without a number, to the one before."""
-    from streamrec.commands import rollout as command
+    from streamrec.cli.commands import rollout as command
 
     command.rollback(settings_of(config, kafka, redis), revision, why=why)
 
@@ -261,8 +261,8 @@ def simulate(
 
     With --kafka they shop at the deployment that reads these topics; without it, policies compete in this process.
     """
-    from streamrec.commands import simulate as command
-    from streamrec.simulation.world import Assortment, Drift, DriftKind, Manners, Traffic, WorldSettings
+    from streamrec.cli.commands import simulate as command
+    from streamrec.evaluation.simulation.world import Assortment, Drift, DriftKind, Manners, Traffic, WorldSettings
 
     found, settings = command.seeds_of(seeds), settings_of(config, kafka, preset=preset)
     world = WorldSettings(

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from streamrec.demo.baskets import Basket
+from streamrec.engine.arrays.batch import Float64
 from streamrec.events import Slate
-from streamrec.features.batch import Float64
 
 FIRST = 10
 """Places of a slate that count."""

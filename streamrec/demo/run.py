@@ -14,17 +14,17 @@ from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
-from streamrec import inspect
-from streamrec.build import HALF_LIVES_S, build_store
-from streamrec.catalogue import read_catalogue
 from streamrec.client import EventProducer, RecommendationConsumer
-from streamrec.data import sample_items, sample_log
 from streamrec.demo.baskets import Basket, read_baskets
 from streamrec.demo.figures import Figures
+from streamrec.demo.sample import sample_items, sample_log
 from streamrec.demo.show import Screen
 from streamrec.demo.stage import Stage, WorkerProcess, stage
 from streamrec.errors import EmbeddedError
 from streamrec.events import Event, Slate
+from streamrec.replay.catalogue_file import read_catalogue
+from streamrec.state import inspection as inspect
+from streamrec.wiring import HALF_LIVES_S, build_store
 
 QUICK_ROWS = 24_000
 MOST_WAITING = 8

@@ -18,13 +18,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from streamrec.catalogue import Catalogue
-from streamrec.data import sample_log
 from streamrec.demo.baskets import Basket
 from streamrec.demo.figures import FIRST, Figures
+from streamrec.demo.sample import sample_log
 from streamrec.demo.stage import Stage
 from streamrec.events import Slate, SlateItem
-from streamrec.inspect import Known
+from streamrec.replay.catalogue_file import Catalogue
+from streamrec.state.inspection import Known
 
 LINE_EVERY_S = 2.0
 """Between two plain lines."""

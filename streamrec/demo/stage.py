@@ -12,11 +12,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from streamrec.commands.configuration import toml_lines
-from streamrec.config import Checkpointing, Fusion, Redis, Topics
-from streamrec.embedded import EmbeddedBroker, EmbeddedServer, embedded_broker, embedded_redis
+from streamrec.config.groups import Checkpointing, Fusion, Redis, Topics
+from streamrec.config.settings import PREFIX, Settings, shown
+from streamrec.config.toml import toml_lines
+from streamrec.demo.embedded import EmbeddedBroker, EmbeddedServer, embedded_broker, embedded_redis
 from streamrec.errors import EmbeddedError
-from streamrec.settings import PREFIX, Settings, shown
 from streamrec.transport.topics import apply, wanted
 
 _LOG_BYTES = 2_000

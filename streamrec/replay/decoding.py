@@ -14,12 +14,12 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from streamrec.columns import Converted
 from streamrec.errors import LogError
 from streamrec.events import ITEMLESS_TYPES, EventType
+from streamrec.replay.columns import Converted
 from streamrec.replay.fields import FIELDS, MEMBER
 from streamrec.replay.selection import EVERYTHING, Selector
-from streamrec.tables import Batch
+from streamrec.replay.tables import Batch
 
 MAX_LISTED = 20
 """Problems spelt out before an error only counts them."""

@@ -12,8 +12,8 @@ import msgspec
 import polars as pl
 from msgspec import inspect
 
-from streamrec.columns import Converted, named, number, text, timestamp, whole_number
 from streamrec.events import LARGEST_NUMBER, LATEST_TS_MS, NAMES, ContextValue, Event
+from streamrec.replay.columns import Converted, named, number, text, timestamp, whole_number
 
 
 @dataclass(frozen=True, slots=True)

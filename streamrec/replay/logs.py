@@ -17,7 +17,7 @@ from streamrec.events import EVENT_TYPES, Event, EventType
 from streamrec.replay.decoding import CONSTANT, CONTEXT_MEMBER, Columns, Decoder, Tally
 from streamrec.replay.fields import FIELDS
 from streamrec.replay.selection import EVERYTHING, Selection, Selector
-from streamrec.tables import Batch, Table, open_table
+from streamrec.replay.tables import Batch, Table, open_table
 from streamrec.transport import Record
 
 HEADERS = ((codec.CONTENT_TYPE, codec.MSGPACK.encode()),)

@@ -10,8 +10,8 @@ from threading import Lock
 
 import msgspec
 
+from streamrec.engine.rollout.revisions import Revision
 from streamrec.errors import StateError
-from streamrec.revisions import Revision
 from streamrec.state.connection import connected, named_errors, script, without_password
 from streamrec.state.keys import KeySpace
 

@@ -22,7 +22,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
     ResourceType,
 )
 
-from streamrec.config import Topics
+from streamrec.config.groups import Topics
 from streamrec.errors import TransportError
 from streamrec.transport.librdkafka import LOG, Settings, connect, for_admin
 

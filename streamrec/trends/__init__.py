@@ -6,6 +6,6 @@
     watchdog.py  ends a process that stands still
     page.py      GET /trends
 
-The first two know nothing of Faust, Kafka or the wall clock. `features/windows.py` has the windows themselves,
-`features/trends.py` what workers make of what is said. `import streamrec` loads no Faust.
+The first two know nothing of Faust, Kafka or the wall clock. `engine/trending/windows.py` has the windows themselves,
+`engine/trending/table.py` what workers make of what is said. `import streamrec` loads no Faust.
 """

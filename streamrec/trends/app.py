@@ -31,13 +31,13 @@ import faust
 from faust.transport.consumer import Consumer
 
 from streamrec.codec import encode
+from streamrec.engine.arrays.labels import WANTED, Interest
+from streamrec.engine.trending.windows import Windows
 from streamrec.errors import BadEvent
 from streamrec.events import Event
-from streamrec.features.windows import Windows
-from streamrec.intake import Tolerance, event_of
-from streamrec.interest import WANTED, Interest
 from streamrec.transport import Record
 from streamrec.trends.counts import Flush, PartitionCounts
+from streamrec.worker.validation import Tolerance, event_of
 
 LOG = logging.getLogger("streamrec.trends")
 SEPARATOR = "|"

@@ -9,8 +9,8 @@ a window is long, by the newest clock of all, is out of that window.
 
 from __future__ import annotations
 
+from streamrec.engine.trending.windows import acceleration, rate_per_hour
 from streamrec.events import Trend, WindowTrend
-from streamrec.features.windows import acceleration, rate_per_hour
 
 
 class Board:

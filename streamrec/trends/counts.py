@@ -16,8 +16,8 @@ from dataclasses import dataclass
 
 import msgspec
 
+from streamrec.engine.trending.windows import Parts, Sums, Windows, acceleration, rate_per_hour
 from streamrec.events import Trend, WindowTrend
-from streamrec.features.windows import Parts, Sums, Windows, acceleration, rate_per_hour
 
 ITEM, CATEGORY, EVERYTHING = "i:", "c:", "a:"
 """How the names of subjects begin; everything has no other name."""

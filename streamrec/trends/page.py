@@ -7,11 +7,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from html import escape
 from pathlib import Path
+from string import Template
 
-from streamrec.features.windows import Windows, acceleration, rate_per_hour
-from streamrec.pages import filled, table_row
+from streamrec.engine.trending.windows import Windows, acceleration, rate_per_hour
 from streamrec.trends.counts import CATEGORY, EVERYTHING, ITEM, PartitionCounts
 
+PAGE = Path(__file__).parent / "page.html"
 SHOWN = 20
 LOOKED_AT = 100
 """So many of each partition's first are added up: an item that is in none of them is in no list."""
@@ -22,8 +23,7 @@ def trends_page(windows: Windows, counts: Sequence[PartitionCounts], skipped: Ma
     clock = max((each.clock for each in counts), default=0)
     when = f"{datetime.fromtimestamp(clock / 1000, UTC):%Y-%m-%d %H:%M:%S} UTC" if clock else "nothing yet"
     bad = ", ".join(f"{reason} {count:,}" for reason, count in sorted(skipped.items())) or "none"
-    return filled(
-        Path(__file__).parent / "page.html",
+    return Template(PAGE.read_text(encoding="utf-8")).substitute(
         clock=when,
         partitions=", ".join(str(each.partition) for each in counts) or "none",
         subjects=f"{sum(map(len, counts)):,}",
@@ -62,16 +62,13 @@ def _table(title: str, length_s: int, rows: Sequence[tuple[str, tuple[int, int]]
     if not rows:
         return ""
     body = "".join(
-        table_row(
-            subject[len(ITEM) :],
-            [f"{held:,}", f"{before:,}", f"{rate_per_hour(held, length_s):,.1f}", f"{acceleration(held, before):+.2f}"],
-        )
+        f'<tr><th scope="row">{escape(subject[len(ITEM) :])}</th><td>{held:,}</td><td>{before:,}</td>'
+        f"<td>{rate_per_hour(held, length_s):,.1f}</td><td>{acceleration(held, before):+.2f}</td></tr>"
         for subject, (held, before) in rows[:SHOWN]
     )
     head = "<th>count</th><th>before</th><th>per hour</th><th>acceleration</th>"
     return (
-        f'<div class="scroll"><table class="figures"><thead><tr><th>{title}</th>{head}</tr></thead>'
-        f"<tbody>{body}</tbody></table></div>"
+        f'<div class="scroll"><table><thead><tr><th>{title}</th>{head}</tr></thead><tbody>{body}</tbody></table></div>'
     )
 
 

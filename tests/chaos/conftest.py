@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from streamrec.embedded import EmbeddedRedis, embedded_redis
+from streamrec.demo.embedded import EmbeddedRedis, embedded_redis
 
 
 @pytest.fixture(scope="session")

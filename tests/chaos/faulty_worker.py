@@ -2,7 +2,7 @@
 
     python tests/chaos/faulty_worker.py STEP before|after NTH KILL|STOP worker --config streamrec.toml
 
-The worker is the real one, put together by `streamrec.build` and run by the command line; only the step is wrapped.
+The worker is the real one, put together by `streamrec.wiring` and run by the command line; only the step is wrapped.
 What happens to it happens to the process: SIGKILL leaves no time to clear up, SIGSTOP holds it until SIGCONT.
 """
 
@@ -15,10 +15,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import streamrec.build.connections
+import streamrec.wiring.connections
 from streamrec.cli import main
 from streamrec.state import snapshots
-from streamrec.worker import Worker
+from streamrec.worker.loop import Worker
 
 Moment = Literal["before", "after"]
 MOMENTS: tuple[Moment, ...] = ("before", "after")
@@ -57,14 +57,14 @@ class Fault:
 
 def plant(fault: Fault) -> None:
     """Whatever worker is built from now on in this process has the fault."""
-    build = streamrec.build.connections.build_worker
+    build = streamrec.wiring.connections.build_worker
 
     def faulty(*parts: Any, **named: Any) -> Worker:
         worker = build(*parts, **named)
         _wrap(*STEPS[fault.step](worker), fault)
         return worker
 
-    streamrec.build.connections.build_worker = faulty
+    streamrec.wiring.connections.build_worker = faulty
 
 
 def _wrap(owner: Any, name: str, fault: Fault) -> None:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import msgpack
 
 from streamrec.codec import CONTENT_TYPE, JSON, MSGPACK
-from streamrec.config import Limits
+from streamrec.config.groups import Limits
 from streamrec.events import LATEST_TS_MS
 
 KEY = b"hostile"

@@ -12,14 +12,14 @@ from pathlib import Path
 
 from confluent_kafka.admin import AdminClient
 
-from streamrec.build import build_store
 from streamrec.codec import MSGPACK, decode_slate, encode_event
-from streamrec.config import PRESETS
+from streamrec.config.groups import PRESETS
 from streamrec.errors import StateError
 from streamrec.events import Event, Slate
 from streamrec.state import Mark, Store
 from streamrec.testing import HEADERS, PATIENCE_S, STARTED_MS, Deployment, partition_of, shop, until
 from streamrec.transport.confluent import KafkaSink
+from streamrec.wiring import build_store
 from tests.chaos.faulty_worker import Fault
 from tests.chaos.workers import ForkedWorker, Supervised, log_in
 from tests.oracle import assert_counts_equal_a_recount, assert_each_request_has_its_answer

@@ -14,7 +14,7 @@ from confluent_kafka import Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from streamrec.codec import decode_event
-from streamrec.embedded import EmbeddedBroker, EmbeddedRedis
+from streamrec.demo.embedded import EmbeddedBroker, EmbeddedRedis
 from streamrec.events import EventType
 from streamrec.testing import Deployment, until
 from tests.chaos.hostile import DAY_MS, HOSTILE, JUDGED_BY_WORKER, Headers

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from streamrec.embedded import EmbeddedBroker, EmbeddedRedis
+from streamrec.demo.embedded import EmbeddedBroker, EmbeddedRedis
 from streamrec.state.snapshots import MANIFEST, TENSORS, SnapshotShelf
 from streamrec.testing import until
 from tests.chaos.scene import Scene, rest

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from streamrec.embedded import EmbeddedBroker, EmbeddedRedis, apache_kafka_home, embedded_broker
+from streamrec.demo.embedded import EmbeddedBroker, EmbeddedRedis, apache_kafka_home, embedded_broker
 from streamrec.testing import until
 from tests.chaos.faulty_worker import Fault
 from tests.chaos.scene import READY_AGAIN_S, Scene, rest

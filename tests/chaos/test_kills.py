@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from streamrec.embedded import EmbeddedBroker, EmbeddedRedis
+from streamrec.demo.embedded import EmbeddedBroker, EmbeddedRedis
 from streamrec.testing import until
 from tests.chaos.faulty_worker import MOMENTS, STEPS, Fault
 from tests.chaos.scene import READY_AGAIN_S, Scene, rest

@@ -13,23 +13,23 @@ from typing import TypeVar
 import numpy as np
 import pytest
 
-from streamrec.build import build_worker
 from streamrec.codec import decode_slate
-from streamrec.config import DEFAULT_MODELS, Checkpointing, Learning, Limits
+from streamrec.config.groups import DEFAULT_MODELS, Checkpointing, Learning, Limits
+from streamrec.config.settings import Settings
+from streamrec.engine.batch_result import Portion
+from streamrec.engine.fusion.fusion import Fusion
+from streamrec.engine.learning.quarantine import FUSION, MODEL, unsound
+from streamrec.engine.models.covisit import CoVisitation
+from streamrec.engine.models.popularity import Popularity
+from streamrec.engine.models.sequence import SequenceModel
+from streamrec.engine.pipeline import Recommender
 from streamrec.events import Slate
-from streamrec.fusion import Fusion
-from streamrec.models.covisit import CoVisitation
-from streamrec.models.popularity import Popularity
-from streamrec.models.sequence import SequenceModel
-from streamrec.portions import Portion
-from streamrec.quarantine import FUSION, MODEL, unsound
-from streamrec.recommender import Recommender
-from streamrec.settings import Settings
 from streamrec.state.memory import MemoryStore
 from streamrec.state.snapshots import SnapshotShelf
 from streamrec.testing import records, requests, shop
 from streamrec.transport import Record
 from streamrec.transport.local import LocalSink, LocalSource
+from streamrec.wiring import build_worker
 
 TOPIC = "user-events"
 LOG = shop(3_800, seed=11)

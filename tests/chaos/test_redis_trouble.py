@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import pytest
 import redis
 
-from streamrec.embedded import EmbeddedBroker, EmbeddedRedis, embedded_redis
+from streamrec.demo.embedded import EmbeddedBroker, EmbeddedRedis, embedded_redis
 from streamrec.testing import until
 from tests.chaos.proxy import Proxy
 from tests.chaos.scene import Scene, rest

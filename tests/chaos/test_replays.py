@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from streamrec.config import PRESETS
+from streamrec.config.groups import PRESETS
 from streamrec.errors import StateMissing
 from streamrec.events import Event, EventType
 from streamrec.state import Key

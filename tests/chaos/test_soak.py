@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import redis
 
-from streamrec.embedded import EmbeddedBroker, EmbeddedRedis, embedded_broker, embedded_redis
+from streamrec.demo.embedded import EmbeddedBroker, EmbeddedRedis, embedded_broker, embedded_redis
 from streamrec.testing import until
 from tests.chaos.proxy import Proxy
 from tests.chaos.scene import Scene, rest

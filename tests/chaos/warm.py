@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from streamrec.build import build_rehearsal
-from streamrec.settings import Settings
+from streamrec.config.settings import Settings
 from streamrec.testing import records, shop
+from streamrec.wiring import build_rehearsal
 from tests.chaos import faulty_worker
 from tests.chaos.scene import GROUPS
 

@@ -11,8 +11,8 @@ from itertools import repeat
 import pytest
 import redis
 
+from streamrec.engine.rollout.revisions import Book, Mode, Revision
 from streamrec.errors import StateError
-from streamrec.revisions import Book, Mode, Revision
 from streamrec.state.keys import KeySpace
 from streamrec.state.rollouts import KEPT, MemoryBook, RedisBook
 

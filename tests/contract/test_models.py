@@ -7,20 +7,20 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import pytest
 
-from streamrec.build import HALF_LIVES_S, build_models, steady_arithmetic
-from streamrec.config import MODELS, Learning, Limits, Trends
+from streamrec.config.groups import MODELS, Learning, Limits, Trends
+from streamrec.config.settings import Settings
+from streamrec.engine.arrays.batch import CANDIDATES, NOTHING, Array, MicroBatch, Queries
+from streamrec.engine.arrays.feedback import Lesson
+from streamrec.engine.items.item_table import ItemTable
+from streamrec.engine.items.text_encoders import Hashed, TextVectors
+from streamrec.engine.learning.quarantine import unsound
+from streamrec.engine.models import Model
+from streamrec.engine.models.clicks import ClickModel
+from streamrec.engine.models.factors import Factorisation
+from streamrec.engine.models.guards import StepGuard
+from streamrec.engine.models.sequence import SequenceModel
 from streamrec.events import Item
-from streamrec.features.batch import CANDIDATES, NOTHING, Array, MicroBatch, Queries
-from streamrec.features.encoders import Hashed, TextVectors
-from streamrec.features.items import ItemTable
-from streamrec.models import Model
-from streamrec.models.clicks import ClickModel
-from streamrec.models.factors import Factorisation
-from streamrec.models.guards import StepGuard
-from streamrec.models.sequence import SequenceModel
-from streamrec.policies import Lesson
-from streamrec.quarantine import unsound
-from streamrec.settings import Settings
+from streamrec.wiring import HALF_LIVES_S, build_models, steady_arithmetic
 
 CAPACITY, ITEMS, QUERIES = 256, 60, 32
 BEGAN = 1_700_000_000_000

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import redis
 
-from streamrec.embedded import embedded_redis
+from streamrec.demo.embedded import embedded_redis
 from streamrec.errors import ConfigError, StaleEpoch, StateError, StateUnavailable
 from streamrec.state import Checkpoint, Key, Kind, Mark
 from streamrec.state import redis as redis_module

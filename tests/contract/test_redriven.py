@@ -10,7 +10,7 @@ from contextlib import closing
 import pytest
 import redis
 
-from streamrec.embedded import EmbeddedRedis
+from streamrec.demo.embedded import EmbeddedRedis
 from streamrec.errors import StateError
 from streamrec.state.redriven import LEASE_S, Redriven
 

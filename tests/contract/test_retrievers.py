@@ -7,17 +7,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streamrec.arrivals import Arrival
-from streamrec.build import build_models, build_recommender, build_retrievers
-from streamrec.catalogue import Catalogue
-from streamrec.config import MODELS, Learning, Limits
+from streamrec.config.groups import MODELS, Learning, Limits
+from streamrec.config.settings import Settings
+from streamrec.engine.arrays.batch import NOTHING, Excluded, Queries
+from streamrec.engine.arrays.logged_event import Arrival
+from streamrec.engine.items.catalogue import Listing
+from streamrec.engine.items.item_table import ItemTable
+from streamrec.engine.pipeline import Recommender
+from streamrec.engine.retrieval import Union
 from streamrec.events import Event, EventType, Item
-from streamrec.features.batch import NOTHING, Excluded, Queries
-from streamrec.features.items import ItemTable
-from streamrec.features.listing import Listing
-from streamrec.recommender import Recommender
-from streamrec.retrieval import Union
-from streamrec.settings import Settings
+from streamrec.replay.catalogue_file import Catalogue
+from streamrec.wiring import build_models, build_recommender, build_retrievers
 
 CAPACITY, ITEMS, K = 256, 80, 30
 BEGAN = 1_700_000_000_000

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from streamrec.embedded import EmbeddedRedis
+from streamrec.demo.embedded import EmbeddedRedis
 from streamrec.errors import StaleEpoch, StateError
 from streamrec.state import Checkpoint, Key, Kind, Mark, Store
 from streamrec.state.memory import MemoryStore

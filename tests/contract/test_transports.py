@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import pytest
 from confluent_kafka import Producer
 
-from streamrec.embedded import EmbeddedBroker
+from streamrec.demo.embedded import EmbeddedBroker
 from streamrec.errors import PublishFailed, TransportError
 from streamrec.transport import Record, Sink, Source
 from streamrec.transport.confluent import KafkaSink, KafkaSource

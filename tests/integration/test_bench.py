@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from streamrec.bench.__main__ import app, in_a_process_of_its_own
-from streamrec.bench.measure import BenchLog, Result, Task
-from streamrec.bench.protocols import Goal, Protocol
-from streamrec.bench.quality import Bench, facts, measure, write_page
-from streamrec.data import sample_log
+from streamrec.demo.sample import sample_log
 from streamrec.errors import ConfigError, EmbeddedError
 from streamrec.events import EventType
-from streamrec.stopwatch import Stopwatch
+from streamrec.worker.profiling import Stopwatch
+from tools.benchmarks.__main__ import app, in_a_process_of_its_own
+from tools.benchmarks.measure import BenchLog, Result, Task
+from tools.benchmarks.protocols import Goal, Protocol
+from tools.benchmarks.quality import Bench, facts, measure, write_page
 
 
 class Kitchen:

@@ -15,10 +15,10 @@ from typer.testing import CliRunner, Result
 
 from streamrec.cli import app
 from streamrec.codec import decode_slate
-from streamrec.embedded import EmbeddedBroker, EmbeddedRedis
+from streamrec.demo.embedded import EmbeddedBroker, EmbeddedRedis
+from streamrec.engine.items.text_encoders import Hashed
 from streamrec.errors import ConfigError, TransportError
 from streamrec.events import Event, EventType
-from streamrec.features.encoders import Hashed
 from streamrec.testing import Deployment, WorkerProcess, shop, until
 
 LOG = shop(600, seed=5, items=80)
@@ -168,7 +168,7 @@ def test_items_get_vectors_on_the_way_and_again_only_when_their_words_change(
     assert isinstance(refused.exception, ConfigError)
     assert "learning.encoder" in str(refused.exception)
     monkeypatch.setenv("STREAMREC_LEARNING__ENCODER", "planted")
-    monkeypatch.setattr("streamrec.build.build_encoder", lambda settings: Hashed(24))
+    monkeypatch.setattr("streamrec.wiring.build_encoder", lambda settings: Hashed(24))
     rows += [{"item_id": "given", "title": "Thing", "vector": [0.5, 0.25]}, {"item_id": "wordless"}]
     assert system.load(rows) == {"new": 2, "changed": 3, "same": 0, "withdrawn": 0, "sent": 5}
     assert system.load(rows) == {"new": 0, "changed": 0, "same": 5, "withdrawn": 0, "sent": 0}

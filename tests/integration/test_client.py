@@ -14,10 +14,10 @@ from confluent_kafka import Consumer, TopicPartition
 
 from streamrec import codec
 from streamrec.client import EventProducer, RecommendationConsumer
-from streamrec.embedded import EmbeddedBroker
+from streamrec.demo.embedded import EmbeddedBroker
+from streamrec.engine.scenarios.scenario import Needs
 from streamrec.errors import BadEvent, TransportError
 from streamrec.events import Event, EventType, Filters, Slate, SlateItem
-from streamrec.scenarios import Needs
 from streamrec.transport.confluent import KafkaSink
 
 MakeTopic = Callable[[int], str]

@@ -16,7 +16,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from streamrec.embedded import EmbeddedBroker, EmbeddedRedis
+from streamrec.demo.embedded import EmbeddedBroker, EmbeddedRedis
 from streamrec.testing import Deployment, WorkerProcess, recount, requests, shop, until
 
 LOG = shop(900, seed=21)

@@ -12,14 +12,14 @@ import pytest
 from confluent_kafka import Producer
 from typer.testing import CliRunner
 
-from streamrec import inspect
-from streamrec.build import build_redriven, build_store
 from streamrec.cli import app
-from streamrec.embedded import EmbeddedBroker, EmbeddedRedis
-from streamrec.letters import opened, origin_of, returned
+from streamrec.demo.embedded import EmbeddedBroker, EmbeddedRedis
+from streamrec.state import inspection as inspect
 from streamrec.testing import Deployment, WorkerProcess, until
 from streamrec.transport.confluent import KafkaSink
 from streamrec.transport.positions import Surveyor
+from streamrec.wiring import build_redriven, build_store
+from streamrec.worker.dead_letters import opened, origin_of, returned
 
 TS_MS = 1_700_000_000_000
 TIGHT, LOOSE = 600, 5_000

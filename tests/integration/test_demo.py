@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from streamrec.catalogue import read_catalogue
-from streamrec.data import sample_items
 from streamrec.demo.baskets import Basket
+from streamrec.demo.embedded import apache_kafka_home
 from streamrec.demo.figures import DecayedCounts, Figures
-from streamrec.embedded import apache_kafka_home
+from streamrec.demo.sample import sample_items
 from streamrec.events import Event, EventType, Slate, SlateItem
+from streamrec.replay.catalogue_file import read_catalogue
 
 RUN_LIMIT_S = 240.0  # the first one on a machine compiles loops
 HOUR_MS = 3_600_000

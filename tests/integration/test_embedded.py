@@ -13,14 +13,14 @@ from pathlib import Path
 import pytest
 import redis
 
-from streamrec.embedded import EmbeddedBroker, EmbeddedRedis, EmbeddedServer, embedded_broker, embedded_redis
+from streamrec.demo.embedded import EmbeddedBroker, EmbeddedRedis, EmbeddedServer, embedded_broker, embedded_redis
 from streamrec.errors import EmbeddedError
 from streamrec.transport.confluent import KafkaSink
 from streamrec.transport.topics import Missing, apply
 
 PARENT = """
 import sys, time
-from streamrec.embedded import embedded_broker, embedded_redis
+from streamrec.demo.embedded import embedded_broker, embedded_redis
 with embedded_broker(apache=False) as broker, embedded_redis() as redis:
     print(broker.pid, redis.pid, flush=True)
     time.sleep(60)

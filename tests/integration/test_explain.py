@@ -11,8 +11,8 @@ import polars as pl
 import pytest
 from confluent_kafka import Producer
 
-from streamrec.commands.explain import run
-from streamrec.embedded import EmbeddedBroker, EmbeddedRedis
+from streamrec.cli.commands.explain import run
+from streamrec.demo.embedded import EmbeddedBroker, EmbeddedRedis
 from streamrec.errors import ConfigError, StateError, StreamrecError, TransportError
 from streamrec.events import Event, EventType
 from streamrec.testing import STARTED_MS, Deployment, until

@@ -12,8 +12,8 @@ import pytest
 from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient
 
-from streamrec.config import Topics
-from streamrec.embedded import EmbeddedBroker, embedded_broker
+from streamrec.config.groups import Topics
+from streamrec.demo.embedded import EmbeddedBroker, embedded_broker
 from streamrec.errors import ConfigError, PublishDelayed, PublishFailed, TransportError
 from streamrec.transport.confluent import KafkaSink, KafkaSource
 from streamrec.transport.librdkafka import CONSUMER_ONLY, PRODUCER_ONLY, for_admin, for_consumer, for_producer

@@ -15,9 +15,9 @@ from typer.testing import CliRunner
 
 from streamrec import codec
 from streamrec.cli import app
-from streamrec.embedded import EmbeddedBroker
+from streamrec.demo.embedded import EmbeddedBroker
 from streamrec.errors import ConfigError, TableError
-from streamrec.ope.synthetic import START_MS, SlateWorld
+from streamrec.evaluation.ope.synthetic import START_MS, SlateWorld
 from streamrec.transport.confluent import KafkaSink
 
 WORLD = SlateWorld.drawn(2)

@@ -11,7 +11,7 @@ import msgpack
 import pytest
 from confluent_kafka import Consumer, Producer
 
-from streamrec.embedded import EmbeddedBroker, EmbeddedRedis
+from streamrec.demo.embedded import EmbeddedBroker, EmbeddedRedis
 from streamrec.testing import Deployment, until
 
 NOW_MS = 1_717_000_000_000

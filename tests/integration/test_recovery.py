@@ -11,18 +11,18 @@ from pathlib import Path
 
 import pytest
 
-from streamrec import inspect
-from streamrec.build import build_store
 from streamrec.codec import decode_slate
-from streamrec.embedded import EmbeddedBroker, EmbeddedRedis
+from streamrec.demo.embedded import EmbeddedBroker, EmbeddedRedis
 from streamrec.errors import StateMissing, TooManyBadEvents
 from streamrec.events import Event, EventType
 from streamrec.state import Checkpoint, Kind, Store
+from streamrec.state import inspection as inspect
 from streamrec.state.memory import MemoryStore
 from streamrec.state.redis import RedisStore
 from streamrec.state.snapshots import SnapshotShelf
 from streamrec.testing import STARTED_MS, Deployment, records, recount, requests, shop, until
 from streamrec.transport import Record
+from streamrec.wiring import build_store
 from tests.ground import ATTRIBUTION, LONGEST_POLL, ROLLOUT, TOPIC, CutStore, Ground, PowerCut, learned, with_bad
 from tests.oracle import assert_counts_equal_a_recount, assert_each_request_has_its_answer, by_id, counted, wanted
 
@@ -69,7 +69,7 @@ def test_how_the_log_is_cut_into_polls_and_checkpoints_changes_nothing(
 def test_users_that_leave_memory_come_back_as_they_were(
     uninterrupted: Ground, tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("streamrec.build.worker.SLATES_HELD", LONGEST_POLL)
+    monkeypatch.setattr("streamrec.wiring.worker.SLATES_HELD", LONGEST_POLL)
     ground = Ground(uninterrupted.log, store, tmp_path, max_users=LONGEST_POLL)
     ground.work(seed=1)
     assert ground.slates == uninterrupted.slates
@@ -81,7 +81,7 @@ def test_users_that_leave_memory_come_back_as_they_were(
 def test_after_any_crash_the_slates_are_those_of_an_uninterrupted_run(
     uninterrupted: Ground, tmp_path: Path, store: Store, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("streamrec.build.worker.SLATES_HELD", LONGEST_POLL)
+    monkeypatch.setattr("streamrec.wiring.worker.SLATES_HELD", LONGEST_POLL)
     ground = Ground(uninterrupted.log, store, tmp_path, max_users=LONGEST_POLL if seed % 2 else 2_000)
     cuts = sorted(random.Random(seed).sample(range(len(LOG)), 4))
     for attempt, cut in enumerate(cuts):

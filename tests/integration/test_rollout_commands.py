@@ -10,24 +10,24 @@ from contextlib import closing
 import numpy as np
 import pytest
 
-from streamrec.build import build_book, settled_revision
+from streamrec.cli.commands import promotion
+from streamrec.cli.commands.appraisal import appraise
+from streamrec.cli.commands.experiment import Question
+from streamrec.cli.commands.experiment import run as experiment
+from streamrec.cli.commands.promotion import Appraisal, Promotion
+from streamrec.cli.commands.rollout import rollback, show
 from streamrec.codec import encode
-from streamrec.commands import promotion
-from streamrec.commands.appraisal import appraise
-from streamrec.commands.experiment import Question
-from streamrec.commands.experiment import run as experiment
-from streamrec.commands.promotion import Appraisal, Promotion
-from streamrec.commands.rollout import rollback, show
-from streamrec.embedded import EmbeddedBroker, EmbeddedRedis
+from streamrec.config.settings import Settings
+from streamrec.demo.embedded import EmbeddedBroker, EmbeddedRedis
+from streamrec.engine.rollout.plan import Plan
+from streamrec.engine.rollout.revisions import Mode, Revision
 from streamrec.errors import ConfigError, PromotionRefused
+from streamrec.evaluation.experiments.arms import Terms
+from streamrec.evaluation.experiments.gates import Valuation
 from streamrec.events import Counterfactual, Outcome, Proposal
-from streamrec.experiments.arms import Terms
-from streamrec.experiments.gates import Valuation
-from streamrec.revisions import Mode, Revision
-from streamrec.rollout import Plan
-from streamrec.settings import Settings
 from streamrec.testing import Deployment
 from streamrec.transport.confluent import KafkaSink
+from streamrec.wiring import build_book, settled_revision
 
 HOUR = 3_600_000
 TERMS = Terms(window_ms=HOUR)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from streamrec.client import EventProducer, RecommendationConsumer
-from streamrec.embedded import EmbeddedBroker, EmbeddedRedis
+from streamrec.demo.embedded import EmbeddedBroker, EmbeddedRedis
 from streamrec.events import Event, EventType, Filters, Slate
 from streamrec.testing import Deployment, WorkerProcess, shop, until
 

@@ -11,15 +11,15 @@ import msgspec
 import numpy as np
 import pytest
 
-from streamrec.arrivals import Arrival
-from streamrec.bench.scenario_tasks import TASKS
-from streamrec.build import build_recommender
-from streamrec.catalogue import Catalogue, read_catalogue
-from streamrec.data import sample_items, sample_log
+from streamrec.config.settings import Settings, load_settings
+from streamrec.demo.sample import sample_items, sample_log
+from streamrec.engine.arrays.logged_event import Arrival
+from streamrec.engine.pipeline import Recommender
 from streamrec.events import Event, EventType, Filters, Item, Slate
-from streamrec.recommender import Recommender
+from streamrec.replay.catalogue_file import Catalogue, read_catalogue
 from streamrec.replay.logs import Log, open_log
-from streamrec.settings import Settings, load_settings
+from streamrec.wiring import build_recommender
+from tools.benchmarks.scenario_tasks import TASKS
 
 HOUR_MS = 3_600_000
 REGENCY = {"22697", "22698", "22699"}

@@ -13,13 +13,13 @@ from pathlib import Path
 import pytest
 
 from streamrec.codec import decode_event
-from streamrec.config import PRESETS
-from streamrec.embedded import EmbeddedBroker, EmbeddedRedis
+from streamrec.config.groups import PRESETS
+from streamrec.demo.embedded import EmbeddedBroker, EmbeddedRedis
 from streamrec.errors import TransportError
+from streamrec.evaluation.simulation.live import KafkaSystem
+from streamrec.evaluation.simulation.loop import simulate
+from streamrec.evaluation.simulation.world import Assortment, Crowd, Traffic, World, WorldSettings
 from streamrec.events import Event, EventType
-from streamrec.simulation.live import KafkaSystem
-from streamrec.simulation.loop import simulate
-from streamrec.simulation.world import Assortment, Crowd, Traffic, World, WorldSettings
 from streamrec.testing import Deployment, until
 
 SMALL = WorldSettings(

@@ -24,13 +24,13 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
     ResourceType,
 )
 
+from streamrec.cli.commands.trends import LOOKS, group_of, run
 from streamrec.codec import decode, decode_slate, encode_event
-from streamrec.commands.trends import LOOKS, group_of, run
-from streamrec.embedded import EmbeddedBroker, EmbeddedRedis
+from streamrec.demo.embedded import EmbeddedBroker, EmbeddedRedis
+from streamrec.engine.arrays.labels import WANTED, Interest
+from streamrec.engine.trending.windows import PARTS
 from streamrec.errors import ConfigError
 from streamrec.events import Event, EventType, Slate, Trend
-from streamrec.features.windows import PARTS
-from streamrec.interest import WANTED, Interest
 from streamrec.testing import Deployment, WorkerProcess, partition_of, shop, until
 
 PARTITIONS = 4
@@ -156,8 +156,8 @@ def test_who_is_stopped_in_the_middle_loses_nothing_and_who_comes_says_nothing_t
 
 TROUBLED = """
 import asyncio, sys, time
-from streamrec.commands import trends
-from streamrec.settings import load_settings
+from streamrec.cli.commands import trends
+from streamrec.config.settings import load_settings
 from pathlib import Path
 
 class Blocked(trends.Trends):

@@ -16,15 +16,15 @@ import polars as pl
 import pytest
 from confluent_kafka import Consumer, Producer
 
-from streamrec import inspect
-from streamrec.build import build_store
 from streamrec.codec import MSGPACK, decode_event, decode_slate, encode_event
-from streamrec.embedded import EmbeddedBroker, EmbeddedRedis
+from streamrec.demo.embedded import EmbeddedBroker, EmbeddedRedis
 from streamrec.events import Event, Slate
 from streamrec.state import Kind
+from streamrec.state import inspection as inspect
 from streamrec.testing import HEADERS, Deployment, recount, requests, shop, until
 from streamrec.transport import Record
 from streamrec.transport.positions import Surveyor, group_is_live
+from streamrec.wiring import build_store
 
 # Young enough for the topic's retention where messages carry the events' own times.
 STARTED_MS = time.time_ns() // 1_000_000 - 6 * 3600 * 1000

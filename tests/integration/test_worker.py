@@ -14,13 +14,13 @@ import msgspec
 import pytest
 from confluent_kafka import Producer
 
-from streamrec import inspect
-from streamrec.build import build_store
 from streamrec.codec import MSGPACK, decode, decode_slate
-from streamrec.config import PRESETS, Attribution
-from streamrec.embedded import EmbeddedBroker, EmbeddedRedis, embedded_redis
+from streamrec.config.groups import PRESETS, Attribution
+from streamrec.demo.embedded import EmbeddedBroker, EmbeddedRedis, embedded_redis
 from streamrec.events import Event, EventType, Evidence, Outcome, Slate
+from streamrec.state import inspection as inspect
 from streamrec.testing import Deployment, WorkerProcess, recount, requests, shop, until
+from streamrec.wiring import build_store
 
 LOG = shop(1_500, seed=11)
 GOOD = {"type": "view", "user_id": "u", "item_id": "i", "ts": 1_700_000_000_000}

@@ -12,19 +12,19 @@ import polars as pl
 import pytest
 from typer.testing import CliRunner
 
-from streamrec.arrivals import Arrival
-from streamrec.build import BASELINE, build_recommender
 from streamrec.cli import app
-from streamrec.config import Learning, Limits
+from streamrec.config.groups import Learning, Limits
+from streamrec.config.settings import Settings
+from streamrec.engine.arrays.batch import HISTORY, NOTHING
+from streamrec.engine.arrays.logged_event import Arrival
+from streamrec.engine.batch_result import Portion
+from streamrec.engine.pipeline import Recommender
 from streamrec.errors import ConfigError
+from streamrec.evaluation.backtest.ablation import EACH, LATE, Finding, Variant, comparisons, grids
+from streamrec.evaluation.backtest.delays import LateLearning, StaleContext
+from streamrec.evaluation.backtest.metrics import RankingMetrics
 from streamrec.events import Event, EventType
-from streamrec.features.batch import HISTORY, NOTHING
-from streamrec.portions import Portion
-from streamrec.recommender import Recommender
-from streamrec.replay.ablation import EACH, LATE, Finding, Variant, comparisons, grids
-from streamrec.replay.delays import LateLearning, StaleContext
-from streamrec.replay.metrics import RankingMetrics
-from streamrec.settings import Settings
+from streamrec.wiring import BASELINE, build_recommender
 
 BEGAN = 1_700_000_000_000
 MODELS = (BASELINE, "covisit", "transitions")

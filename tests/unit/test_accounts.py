@@ -15,26 +15,27 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamrec.arrivals import Arrival
-from streamrec.attribution import Memo, RewardRule, Rules, SeenRule
-from streamrec.build import build_worker
-from streamrec.catalogue import Catalogue, read_catalogue
-from streamrec.checkpoints import Pace
+from streamrec.cli.commands.ads import spending
 from streamrec.codec import decode
-from streamrec.commands.ads import spending
+from streamrec.config.settings import Settings
+from streamrec.engine.ads import accounts as accounts_of
+from streamrec.engine.ads.accounts import DAY_MS, DAYS_KEPT, DIRECTORY, NOTHING_LEFT, Accounts, Due
+from streamrec.engine.ads.ads import ADS
+from streamrec.engine.arrays.feedback import ShownAds
+from streamrec.engine.arrays.logged_event import Arrival
+from streamrec.engine.attribution.attribution import Memo, RewardRule, Rules, SeenRule
+from streamrec.engine.attribution.open_slates import OpenSlates, Room
+from streamrec.engine.batch_result import Portion
+from streamrec.engine.items.bids import MILLION, millionths
 from streamrec.events import Event, EventType, Item, Slate, SlateItem
-from streamrec.features import accounts as accounts_of
-from streamrec.features.accounts import DAY_MS, DAYS_KEPT, DIRECTORY, NOTHING_LEFT, Accounts, Due
-from streamrec.features.ads import ADS, ShownAds
-from streamrec.features.bids import MILLION, millionths
-from streamrec.open_slates import OpenSlates, Room
-from streamrec.portions import Portion
-from streamrec.settings import Settings
+from streamrec.replay.catalogue_file import Catalogue, read_catalogue
 from streamrec.state import Checkpoint, Key, Kind
 from streamrec.state.memory import MemoryStore
 from streamrec.state.snapshots import SnapshotShelf
 from streamrec.testing import records
 from streamrec.transport.local import LocalSink, LocalSource
+from streamrec.wiring import build_worker
+from streamrec.worker.checkpoints import Pace
 
 DAY = 20_000
 NOON = DAY * DAY_MS + DAY_MS // 2

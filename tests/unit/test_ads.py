@@ -11,23 +11,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamrec.arrivals import Arrival
-from streamrec.attribution import Memo, RewardRule, Rules, SeenRule
-from streamrec.click_chance import ClickChance
-from streamrec.compiled import mixed
+from streamrec.engine.ads import pacing
+from streamrec.engine.ads.accounts import DAY_MS, Due
+from streamrec.engine.ads.ads import ADS, Ads
+from streamrec.engine.ads.click_probability import ClickChance
+from streamrec.engine.ads.pacing import AHEAD, Hours
+from streamrec.engine.arrays.batch import NOTHING, Excluded, Float64, Int32, Queries
+from streamrec.engine.arrays.compiled import mixed
+from streamrec.engine.arrays.feedback import Lesson, ShownAds
+from streamrec.engine.arrays.logged_event import Arrival
+from streamrec.engine.attribution.attribution import Memo, RewardRule, Rules, SeenRule
+from streamrec.engine.attribution.open_slates import OpenSlates, Room
+from streamrec.engine.items import bids as bids_of
+from streamrec.engine.items.bids import MILLION
+from streamrec.engine.items.catalogue import Listing
+from streamrec.engine.items.item_table import ItemTable
+from streamrec.engine.retrieval.ads import Affordable
 from streamrec.events import Event, EventType, Item, Slate, SlateItem
-from streamrec.features import bids as bids_of
-from streamrec.features import pacing
-from streamrec.features.accounts import DAY_MS, Due
-from streamrec.features.ads import ADS, Ads, ShownAds
-from streamrec.features.batch import NOTHING, Excluded, Float64, Int32, Queries
-from streamrec.features.bids import MILLION
-from streamrec.features.items import ItemTable
-from streamrec.features.listing import Listing
-from streamrec.features.pacing import AHEAD, Hours
-from streamrec.open_slates import OpenSlates, Room
-from streamrec.policies import Lesson
-from streamrec.retrieval.ads import Affordable
 
 DAY = 20_000
 MIDNIGHT = DAY * DAY_MS
@@ -264,7 +264,7 @@ def test_what_is_restored_is_bit_for_bit_what_was_saved_and_goes_on_the_same_way
 
 
 def test_weights_of_ads_are_bounded_and_those_shown_least_go(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("streamrec.click_chance.MAX_TAUGHT", 8)
+    monkeypatch.setattr("streamrec.engine.ads.click_probability.MAX_TAUGHT", 8)
     chance = ClickChance()
     for n in range(40):
         chance.learn(["often", f"once-{n}"], [1, 2], np.zeros(2), [n % 2 == 0, False])

@@ -7,16 +7,16 @@ from collections import Counter
 import msgspec
 import pytest
 
-from streamrec.build import build_worker, following, settled_revision
 from streamrec.codec import decode
+from streamrec.config.settings import Settings
+from streamrec.engine.rollout.revisions import Mode
 from streamrec.events import Event, EventType, Outcome, Slate
-from streamrec.revisions import Mode
-from streamrec.settings import Settings
 from streamrec.state.memory import MemoryStore
 from streamrec.state.rollouts import MemoryBook
 from streamrec.testing import records, shop
 from streamrec.transport.local import LocalSink, LocalSource
-from streamrec.worker import Worker
+from streamrec.wiring import build_worker, following, settled_revision
+from streamrec.worker.loop import Worker
 
 LOG = shop(1_200, seed=5)
 POLICY, BASELINE = "plackett-luce", "model:popularity"

@@ -6,9 +6,9 @@ import random
 
 import pytest
 
-from streamrec.commands.appraisal import appraise
+from streamrec.cli.commands.appraisal import appraise
+from streamrec.evaluation.experiments.gates import Thresholds, after_shadow
 from streamrec.events import Counterfactual, EventType, Outcome, Proposal
-from streamrec.experiments.gates import Thresholds, after_shadow
 
 WORTH = {"good": 0.5, "fair": 0.2, "poor": 0.1}
 

@@ -9,7 +9,7 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from streamrec.cli import app, main
-from streamrec.data import sample_items, sample_log
+from streamrec.demo.sample import sample_items, sample_log
 
 LOG = (str(sample_log()), "--rows", "0:600", "--items", str(sample_items()))
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamrec.attribution import Memo, OpenSlate, RewardRule, Rules, SeenRule, closed
-from streamrec.config import Attribution
+from streamrec.config.groups import Attribution
+from streamrec.engine.attribution.attribution import Memo, OpenSlate, RewardRule, Rules, SeenRule, closed
 from streamrec.events import (
     EVENT_TYPES,
     Alternative,

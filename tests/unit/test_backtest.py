@@ -12,13 +12,13 @@ import polars as pl
 import pytest
 from typer.testing import CliRunner
 
-from streamrec.build import HALF_LIVES_S, build_models
 from streamrec.cli import app
-from streamrec.features.items import ItemTable
-from streamrec.replay.metrics import ranking_metrics
-from streamrec.replay.slates import fused_ranks, model_ranks, read_slates
-from streamrec.replay.variety import gini, personalisation
-from streamrec.settings import Settings
+from streamrec.config.settings import Settings
+from streamrec.engine.items.item_table import ItemTable
+from streamrec.evaluation.backtest.metrics import ranking_metrics
+from streamrec.evaluation.backtest.slates import fused_ranks, model_ranks, read_slates
+from streamrec.evaluation.backtest.variety import gini, personalisation
+from streamrec.wiring import HALF_LIVES_S, build_models
 
 BEGAN = 1_700_000_000_000
 ROWS = 700

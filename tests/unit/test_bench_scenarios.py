@@ -8,12 +8,12 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from streamrec.bench.scenario_tasks import TASKS, Asking, Task, after_each_item, by_title, in_each_basket, moments
-from streamrec.bench.scenarios import Figures, measure, table
-from streamrec.catalogue import Catalogue, read_catalogue
-from streamrec.data import sample_items, sample_log
+from streamrec.demo.sample import sample_items, sample_log
 from streamrec.events import Event
+from streamrec.replay.catalogue_file import Catalogue, read_catalogue
 from streamrec.replay.logs import open_log
+from tools.benchmarks.scenario_tasks import TASKS, Asking, Task, after_each_item, by_title, in_each_basket, moments
+from tools.benchmarks.scenarios import Figures, measure, table
 
 ROWS = 900
 

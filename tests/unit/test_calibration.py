@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamrec.features.batch import MicroBatch
-from streamrec.replay.calibration import BINS, DRAWS, CalibrationRecorder, pairs
+from streamrec.engine.arrays.batch import MicroBatch
+from streamrec.evaluation.backtest.calibration import BINS, DRAWS, CalibrationRecorder, pairs
 
 told = st.tuples(st.floats(-8, 8), st.booleans())
 

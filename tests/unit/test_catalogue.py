@@ -10,10 +10,10 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from streamrec.catalogue import Catalogue, read_catalogue
-from streamrec.data import sample_items, sample_log
+from streamrec.demo.sample import sample_items, sample_log
 from streamrec.errors import TableError
 from streamrec.events import EventType, Item
+from streamrec.replay.catalogue_file import Catalogue, read_catalogue
 from streamrec.replay.logs import open_log
 
 EXPECTED = [

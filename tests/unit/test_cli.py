@@ -19,14 +19,15 @@ import msgspec
 import pytest
 import typer
 
-from streamrec import codec, inspect
+from streamrec import codec
 from streamrec.cli import app
-from streamrec.commands.replay import FLUSH_ROWS, Bookmark, Mark, Pace, send
-from streamrec.commands.schema import event_schema
-from streamrec.commands.tail import line
+from streamrec.cli.commands.replay import FLUSH_ROWS, Bookmark, Mark, Pace, send
+from streamrec.cli.commands.schema import event_schema
+from streamrec.cli.commands.tail import line
 from streamrec.errors import BadEvent, PublishFailed, StateError
 from streamrec.events import EVENT_TYPES, ITEMLESS_TYPES, Event, EventType, Slate, SlateItem
 from streamrec.state import Kind
+from streamrec.state import inspection as inspect
 
 HELP_LIMIT_S = 1.0  # 0.3 alone, twice that beside other work; a command that loads torch takes 2
 

@@ -7,16 +7,16 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from streamrec.arrivals import Arrival
-from streamrec.build import build_recommender
-from streamrec.catalogue import Catalogue
-from streamrec.config import Fusion, Learning, Limits, Serving
+from streamrec.config.groups import Fusion, Learning, Limits, Serving
+from streamrec.config.settings import Settings
+from streamrec.engine.arrays.logged_event import Arrival
+from streamrec.engine.pipeline import Recommender
+from streamrec.engine.policies import Components
+from streamrec.engine.policies.plackett_luce import PlackettLuce
+from streamrec.engine.policies.plackett_luce_sampling import Terms, propensities
 from streamrec.events import Event, EventType, Item, Slate
-from streamrec.policies import Components
-from streamrec.policies.drawing import Terms, propensities
-from streamrec.policies.plackett_luce import PlackettLuce
-from streamrec.recommender import Recommender
-from streamrec.settings import Settings
+from streamrec.replay.catalogue_file import Catalogue
+from streamrec.wiring import build_recommender
 
 BEGAN = 1_700_000_000_000
 AISLES = ("garden", "kitchen", "office", "travel")

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import integrate
 
-from streamrec.experiments.confidence import (
+from streamrec.evaluation.experiments.confidence import (
     TIGHT_AT,
     Asymptotic,
     EmpiricalBernstein,

@@ -10,15 +10,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from streamrec.build import build_encoder
+from streamrec.cli.commands.embedding import Embedding
 from streamrec.codec import decode_item
-from streamrec.commands.embedding import Embedding
-from streamrec.config import Learning
+from streamrec.config.groups import Learning
+from streamrec.config.settings import Settings
+from streamrec.engine.items.item_vectors import content_of_text, content_of_vector
+from streamrec.engine.items.text_encoders import REMEMBERED, Hashed, TextVectors, described, text_of
 from streamrec.errors import ConfigError
 from streamrec.events import Item
-from streamrec.features.content import content_of_text, content_of_vector
-from streamrec.features.encoders import REMEMBERED, Hashed, TextVectors, described, text_of
-from streamrec.settings import Settings
+from streamrec.wiring import build_encoder
 
 WIDTH = 256
 HASHED = TextVectors(Hashed(WIDTH), WIDTH)

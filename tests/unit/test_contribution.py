@@ -9,16 +9,16 @@ import numpy as np
 import polars as pl
 import pytest
 
-from streamrec.arrivals import Arrival
-from streamrec.build import build_recommender
-from streamrec.config import Learning, Limits
-from streamrec.contribution import ITEM, LESSONS, NEWCOMER, PAIR, REMEMBERED_MS, Allowance, Contribution
+from streamrec.config.groups import Learning, Limits
+from streamrec.config.settings import Settings
+from streamrec.engine.arrays.batch import Queries
+from streamrec.engine.arrays.logged_event import Arrival
+from streamrec.engine.learning.rate_limits import ITEM, LESSONS, NEWCOMER, PAIR, REMEMBERED_MS, Allowance, Contribution
+from streamrec.engine.models.popularity import Popularity
+from streamrec.engine.models.transitions import Transitions
+from streamrec.engine.pipeline import Recommender
 from streamrec.events import Event, EventType
-from streamrec.features.batch import Queries
-from streamrec.models.popularity import Popularity
-from streamrec.models.transitions import Transitions
-from streamrec.recommender import Recommender
-from streamrec.settings import Settings
+from streamrec.wiring import build_recommender
 
 BEGAN = 1_700_000_000_000
 HOUR_MS = 3_600_000

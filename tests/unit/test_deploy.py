@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from streamrec.settings import load_settings
+from streamrec.config.settings import load_settings
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"

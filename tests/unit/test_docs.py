@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 import typer
 
-from streamrec.build import build_tolerance
 from streamrec.cli import app
-from streamrec.config import Group
-from streamrec.config_scenarios import BUILT_IN, LeaveOut, ScenarioSettings, Slates
-from streamrec.intake import event_of
-from streamrec.settings import Settings, shown
+from streamrec.config.groups import Group
+from streamrec.config.scenarios import BUILT_IN, LeaveOut, ScenarioSettings, Slates
+from streamrec.config.settings import Settings, shown
 from streamrec.transport import Record
+from streamrec.wiring import build_tolerance
+from streamrec.worker.validation import event_of
 
 ROOT = Path(__file__).parents[2]
 CLI = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")

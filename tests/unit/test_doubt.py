@@ -9,15 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamrec.build import build_recommender
-from streamrec.config import Learning, Limits
+from streamrec.config.groups import Learning, Limits
+from streamrec.config.settings import Settings
+from streamrec.engine.arrays.batch import NOTHING, MicroBatch
+from streamrec.engine.arrays.labels import REFUSED, WANTED
+from streamrec.engine.items.uncertainty import HALF_LIFE_MS, Doubt
+from streamrec.engine.pipeline import Recommender
+from streamrec.engine.policies import Asked
 from streamrec.events import Event, EventType, Item
-from streamrec.features.batch import NOTHING, MicroBatch
-from streamrec.features.doubt import HALF_LIFE_MS, Doubt
-from streamrec.interest import REFUSED, WANTED
-from streamrec.policies import Asked
-from streamrec.recommender import Recommender
-from streamrec.settings import Settings
+from streamrec.wiring import build_recommender
 from tests.unit.test_recommender import differing, log_of, run, untaught
 
 NOW = 1_700_000_000_000

@@ -10,10 +10,11 @@ import jsonschema
 import pytest
 from typer.testing import CliRunner
 
-from streamrec import worker
+from streamrec import codec
 from streamrec.cli import app
 from streamrec.codec import decode_event, encode_event
-from streamrec.config import Limits
+from streamrec.config.groups import Limits
+from streamrec.engine.users.deduplication import REMEMBERED
 from streamrec.errors import BadEvent
 from streamrec.events import (
     EVENT_TYPES,
@@ -29,7 +30,6 @@ from streamrec.events import (
     Trend,
     WindowTrend,
 )
-from streamrec.features.duplicates import REMEMBERED
 
 PAGE = (Path(__file__).parents[2] / "docs" / "events.md").read_text(encoding="utf-8")
 VIEW = {"type": "view", "user_id": "u", "ts": 1, "item_id": "a"}
@@ -153,9 +153,13 @@ def test_the_page_has_a_row_for_every_field_and_no_other(title: str, kinds: tupl
 
 def test_the_page_names_every_type_and_every_reason() -> None:
     assert set(re.findall(r"^\| `(\w+)` \| [^|]+ \| (?:yes|no)", section("Types"), re.MULTILINE)) == set(EVENT_TYPES)
-    source = Path(worker.__file__).parent
+    source = Path(codec.__file__).parent
     raised = re.compile(r"BadEvent\(\s*\"(\w+)\"")
-    reasons = {reason for name in ("codec.py", "intake.py") for reason in raised.findall((source / name).read_text())}
+    reasons = {
+        reason
+        for name in ("codec.py", "worker/validation.py")
+        for reason in raised.findall((source / name).read_text())
+    }
     assert len(reasons) >= 9
     assert set(re.findall(r"^\| `(\w+)` \|", section("What becomes of bad messages"), re.MULTILINE)) >= reasons
 

@@ -11,15 +11,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from streamrec.commands.experiment import Question, run
+from streamrec.cli.commands.experiment import Question, run
+from streamrec.config.settings import Settings
+from streamrec.evaluation.experiments.arms import DAY_MS, Experiment, Method, Terms, judge
+from streamrec.evaluation.experiments.confidence import EmpiricalBernstein, Interval, difference
+from streamrec.evaluation.experiments.imitation import imitation
+from streamrec.evaluation.experiments.interleaving import duel
+from streamrec.evaluation.experiments.significance import Standing, verdict
+from streamrec.evaluation.experiments.slates import Settlement
 from streamrec.events import Counterfactual, Outcome, Proposal
-from streamrec.experiments.arms import DAY_MS, Experiment, Method, Terms, judge
-from streamrec.experiments.confidence import EmpiricalBernstein, Interval, difference
-from streamrec.experiments.duels import duel
-from streamrec.experiments.imitation import imitation
-from streamrec.experiments.slates import Settlement
-from streamrec.experiments.verdicts import Standing, verdict
-from streamrec.settings import Settings
 
 START = 1_704_067_200_000
 HOUR = 3_600_000

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from streamrec.engine.arrays.batch import NOTHING
+from streamrec.engine.items.catalogue import Listing
+from streamrec.engine.items.item_table import ItemTable
 from streamrec.events import Filters, Item
-from streamrec.features.batch import NOTHING
-from streamrec.features.items import ItemTable
-from streamrec.features.listing import Listing
 
 NAMES = [f"i{at}" for at in range(8)]
 LABELS = ["a", "b", "c"]

@@ -16,19 +16,19 @@ import safetensors.numpy
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from streamrec.build import build_worker
-from streamrec.config import PRESETS, Checkpointing, Fusion, Learning, Limits
+from streamrec.config.groups import PRESETS, Checkpointing, Fusion, Learning, Limits
+from streamrec.config.settings import Settings
+from streamrec.engine.learning.quarantine import PROBATION
 from streamrec.errors import SnapshotCorrupt, StateError, StateMissing
 from streamrec.events import EventType
-from streamrec.quarantine import PROBATION
-from streamrec.recovery import begin, good_ones, last_good
-from streamrec.settings import Settings
 from streamrec.state import Arrays, Mark
 from streamrec.state.memory import MemoryStore
 from streamrec.state.snapshots import MANIFEST, TENSORS, SnapshotShelf
 from streamrec.testing import records, shop
 from streamrec.transport.local import LocalSink, LocalSource
-from streamrec.worker import Worker
+from streamrec.wiring import build_worker
+from streamrec.worker.loop import Worker
+from streamrec.worker.recovery import begin, good_ones, last_good
 
 LOG = shop(600, seed=5)
 KEPT = 4

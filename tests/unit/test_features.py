@@ -10,16 +10,16 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from streamrec.arrivals import name_hash
+from streamrec.engine.arrays.batch import CATEGORIES, HISTORY, NOTHING, RECENT, Examples, Excluded, Queries
+from streamrec.engine.arrays.labels import GAINS
+from streamrec.engine.arrays.logged_event import name_hash
+from streamrec.engine.arrays.timeline import ASK, REMEMBER, Step, Steps
+from streamrec.engine.users.affinity import HALF_LIFE_S, Affinity
+from streamrec.engine.users.counts import ACTIVITY_HALF_LIFE_S, Counts
+from streamrec.engine.users.deduplication import REMEMBERED, Duplicates
+from streamrec.engine.users.history import TOUCHES, History
+from streamrec.engine.users.seen import LIMIT, Seen
 from streamrec.events import EVENT_TYPES, TYPE_CODES, EventType
-from streamrec.features.affinity import HALF_LIFE_S, Affinity
-from streamrec.features.batch import CATEGORIES, HISTORY, NOTHING, RECENT, Examples, Excluded, Queries
-from streamrec.features.counts import ACTIVITY_HALF_LIFE_S, Counts
-from streamrec.features.duplicates import REMEMBERED, Duplicates
-from streamrec.features.history import TOUCHES, History
-from streamrec.features.seen import LIMIT, Seen
-from streamrec.features.steps import ASK, REMEMBER, Step, Steps
-from streamrec.interest import GAINS
 
 USERS, ITEMS, GAP_S = 3, 90, 1_800.0
 CATEGORY = np.array([item % 11 if item % 5 else NOTHING for item in range(ITEMS)], np.int32)

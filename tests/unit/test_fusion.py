@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from streamrec.features.batch import CANDIDATES, MicroBatch
-from streamrec.fusion import Fusion
-from streamrec.policies.drawing import drawn
-from streamrec.policies.plackett_luce import PlackettLuce
+from streamrec.engine.arrays.batch import CANDIDATES, MicroBatch
+from streamrec.engine.fusion.fusion import Fusion
+from streamrec.engine.policies.plackett_luce import PlackettLuce
+from streamrec.engine.policies.plackett_luce_sampling import drawn
 
 MODELS = ("good", "noise")
 

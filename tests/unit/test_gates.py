@@ -8,9 +8,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from streamrec.experiments.arms import Arm, Comparison, Experiment, Trace
-from streamrec.experiments.confidence import Interval
-from streamrec.experiments.gates import (
+from streamrec.evaluation.experiments.arms import Arm, Comparison, Experiment, Trace
+from streamrec.evaluation.experiments.confidence import Interval
+from streamrec.evaluation.experiments.gates import (
     Thresholds,
     Valuation,
     after_apprenticeship,
@@ -18,8 +18,8 @@ from streamrec.experiments.gates import (
     after_shadow,
     larger_canary,
 )
-from streamrec.experiments.imitation import Imitation
-from streamrec.experiments.verdicts import Standing, Verdict
+from streamrec.evaluation.experiments.imitation import Imitation
+from streamrec.evaluation.experiments.significance import Standing, Verdict
 
 ASKED = Thresholds()
 NOTHING = np.zeros(0)

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from streamrec.models.guards import FIRST_STEPS, RECOVERY, SHORTEST, SPIKE, StepGuard
+from streamrec.engine.models.guards import FIRST_STEPS, RECOVERY, SHORTEST, SPIKE, StepGuard
 
 
 def settled(loss: float = 2.0) -> StepGuard:

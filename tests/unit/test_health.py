@@ -10,16 +10,16 @@ from threading import Event, Thread
 
 import pytest
 
-from streamrec.build import build_worker
-from streamrec.config import PRESETS
+from streamrec.config.groups import PRESETS
+from streamrec.config.settings import Settings
 from streamrec.errors import ConfigError
-from streamrec.health import Health, Need
-from streamrec.serve import serve
-from streamrec.settings import Settings
 from streamrec.state.memory import MemoryStore
 from streamrec.testing import records, shop, until
 from streamrec.transport.local import LocalSink, LocalSource
-from streamrec.worker import Worker
+from streamrec.wiring import build_worker
+from streamrec.worker.health import Health, Need
+from streamrec.worker.http import serve
+from streamrec.worker.loop import Worker
 
 
 class Clock:

@@ -10,13 +10,13 @@ import msgspec
 import numpy as np
 import pytest
 
-from streamrec.arrivals import Arrival
-from streamrec.build import build_recommender
-from streamrec.config import Learning, Limits
+from streamrec.config.groups import Learning, Limits
+from streamrec.config.settings import Settings
+from streamrec.engine.arrays.batch import CANDIDATES
+from streamrec.engine.arrays.logged_event import Arrival
+from streamrec.engine.arrays.top_k import ranked
 from streamrec.events import Event, EventType
-from streamrec.features.batch import CANDIDATES
-from streamrec.ranking import ranked
-from streamrec.settings import Settings
+from streamrec.wiring import build_recommender
 
 BEGAN = 1_700_000_000_000
 ITEMS = 200

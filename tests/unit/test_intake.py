@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import pytest
 
-from streamrec.arrivals import Arrival
+from streamrec.engine.arrays.logged_event import Arrival
 from streamrec.errors import BadEvent, TooManyBadEvents
-from streamrec.intake import EARLIEST_TS, Intake, Tolerance, event_of
 from streamrec.testing import STARTED_MS, records, shop
 from streamrec.transport import Record
+from streamrec.worker.validation import EARLIEST_TS, Intake, Tolerance, event_of
 
 DAY_MS = 86_400_000
 TOLERANCE = Tolerance(max_message_bytes=65_536, max_depth=8, max_bad_in_a_row=5, max_ahead_s=86_400.0)

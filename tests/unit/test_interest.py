@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from streamrec.config import Learning
+from streamrec.config.groups import Learning
+from streamrec.engine.arrays.labels import GAINS, REFUSED, WANTED, Interest
 from streamrec.errors import ConfigError
 from streamrec.events import EVENT_TYPES, ITEMLESS_TYPES, TYPE_CODES, Event, EventType
-from streamrec.interest import GAINS, REFUSED, WANTED, Interest
 
 
 def label(rules: list[str], kind: str, value: float | None = None) -> int | None:

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamrec.features.batch import NOTHING
-from streamrec.features.items import ItemTable, packed_strings, unpacked_strings
+from streamrec.engine.arrays.batch import NOTHING
+from streamrec.engine.arrays.packing import packed_strings, unpacked_strings
+from streamrec.engine.items.item_table import ItemTable
 
 
 def filled(capacity: int, count: int) -> ItemTable:

@@ -8,16 +8,16 @@ import time
 import msgspec
 import pytest
 
-from streamrec.catalogue_feed import CatalogueFeed
+from streamrec.cli.commands.items import UNUSABLE, compared, digest
 from streamrec.codec import JSON, MSGPACK, decode_item, encode
-from streamrec.commands.items import UNUSABLE, compared, digest
+from streamrec.engine.arrays.batch import NOTHING
+from streamrec.engine.items.catalogue import Listing
+from streamrec.engine.items.item_table import ItemTable
 from streamrec.errors import BadEvent
 from streamrec.events import LATEST_TS_MS, MAX_VECTOR, Item
-from streamrec.features.batch import NOTHING
-from streamrec.features.items import ItemTable
-from streamrec.features.listing import Listing
 from streamrec.transport import Record
 from streamrec.transport.local_follower import LocalFollower
+from streamrec.worker.catalogue_feed import CatalogueFeed
 
 PACKED = (("content-type", MSGPACK.encode()),)
 FULL = Item(

@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from streamrec.cli.commands.dead_letters import MOST_KINDS, Overview, Selection, refused_now
+from streamrec.cli.commands.letter_text import MOST_CHARS, excerpt
+from streamrec.cli.commands.redrive import BATCH_LETTERS, Redrive, Tally, in_words
 from streamrec.codec import CONTENT_TYPE, MSGPACK
-from streamrec.commands.dead_letters import MOST_KINDS, Overview, Selection, refused_now
-from streamrec.commands.letter_text import MOST_CHARS, excerpt
-from streamrec.commands.redrive import BATCH_LETTERS, Redrive, Tally, in_words
+from streamrec.config.settings import Settings
 from streamrec.errors import BadEvent, PublishFailed
-from streamrec.letters import WHOLE_BYTES, Letter, Place, opened, origin_of, returned, sealed
-from streamrec.settings import Settings
 from streamrec.transport import Record
+from streamrec.worker.dead_letters import WHOLE_BYTES, Letter, Place, opened, origin_of, returned, sealed
 
 NOW_MS = 1_700_000_000_000
 VIEW = {"type": "view", "user_id": "u", "item_id": "i", "ts": NOW_MS}

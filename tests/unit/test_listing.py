@@ -8,16 +8,16 @@ from collections.abc import Iterable
 import numpy as np
 import pytest
 
-from streamrec.arrivals import Arrival
-from streamrec.build import build_recommender
-from streamrec.catalogue import Catalogue
-from streamrec.config import Fusion, Learning, Limits, Serving
+from streamrec.config.groups import Fusion, Learning, Limits, Serving
+from streamrec.config.settings import Settings
+from streamrec.engine.arrays.batch import NOTHING
+from streamrec.engine.arrays.logged_event import Arrival
+from streamrec.engine.items.catalogue import Listing
+from streamrec.engine.items.item_table import ItemTable
+from streamrec.engine.pipeline import Recommender
 from streamrec.events import Event, EventType, Item, Slate
-from streamrec.features.batch import NOTHING
-from streamrec.features.items import ItemTable
-from streamrec.features.listing import Listing
-from streamrec.recommender import Recommender
-from streamrec.settings import Settings
+from streamrec.replay.catalogue_file import Catalogue
+from streamrec.wiring import build_recommender
 
 BEGAN = 1_700_000_000_000
 MINUTE_MS = 60_000

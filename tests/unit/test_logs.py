@@ -16,15 +16,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from streamrec import codec, tables
-from streamrec.commands import replay
-from streamrec.commands.logs import LogPart
+from streamrec import codec
+from streamrec.cli.commands import replay
+from streamrec.cli.commands.logs import LogPart
+from streamrec.config.settings import Settings
 from streamrec.errors import LogError, TableError
 from streamrec.events import Event, EventType
 from streamrec.replay import selection as selecting
+from streamrec.replay import tables
 from streamrec.replay.logs import open_log
 from streamrec.replay.selection import Selection
-from streamrec.settings import Settings
 from streamrec.transport.local import LocalSink
 
 ROWS: list[dict[str, Any]] = [
@@ -386,7 +387,7 @@ def test_an_interrupted_replay_is_recognised_by_everything_that_chooses_its_rows
 
 def test_a_resumed_replay_still_knows_what_came_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sink = LocalSink()
-    monkeypatch.setattr("streamrec.build.kafka_sink", lambda settings: sink)
+    monkeypatch.setattr("streamrec.wiring.kafka_sink", lambda settings: sink)
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     path = write(tmp_path / "log.csv", bought("a 1 x", "a 1 y", "a 1 x", "a 1 z"))
     part, settings = LogPart(path, selection=Selection(once_per_session=True)), Settings()

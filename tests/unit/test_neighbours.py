@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streamrec.features.batch import NOTHING, Excluded
-from streamrec.neighbours import RESCALE_HALF_LIVES, SHRINKAGE, DecayClock, NeighbourTable
+from streamrec.engine.arrays.batch import NOTHING, Excluded
+from streamrec.engine.models.neighbour_table import RESCALE_HALF_LIVES, SHRINKAGE, DecayClock, NeighbourTable
 
 ITEMS, PLACES, HALF_LIFE_S = 12, 5, 3_600.0
 STEPS = np.array([0, 0, 1, 2, 3], np.int32)  # the first two places are of one moment, the last is too far back

@@ -7,14 +7,14 @@ import math
 import numpy as np
 import pytest
 
-from streamrec.ope import estimators as family
-from streamrec.ope.estimators import Estimator
-from streamrec.ope.evaluation import Logged, Options, evaluate, folds_of
-from streamrec.ope.reward_model import Actions, Features, Form, cross_fit, predictions
-from streamrec.ope.rounds import Predictions, Rounds
-from streamrec.ope.support import Origin
-from streamrec.ope.synthetic import ActionWorld, SlateWorld
-from streamrec.ope.weights import Weighting, effective_sample_size, importance_weights
+from streamrec.evaluation.ope import estimators as family
+from streamrec.evaluation.ope.estimators import Estimator
+from streamrec.evaluation.ope.evaluation import Logged, Options, evaluate, folds_of
+from streamrec.evaluation.ope.reward_model import Actions, Features, Form, cross_fit, predictions
+from streamrec.evaluation.ope.rounds import Predictions, Rounds
+from streamrec.evaluation.ope.support import Origin
+from streamrec.evaluation.ope.synthetic import ActionWorld, SlateWorld
+from streamrec.evaluation.ope.weights import Weighting, effective_sample_size, importance_weights
 
 SLATES = [  # (reward, logged, target) of each place
     [(1.0, 0.5, 0.25), (0.0, 0.25, 0.5), (1.0, 0.5, 0.25)],

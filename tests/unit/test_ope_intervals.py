@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from streamrec.bench.coverage import coverage
-from streamrec.ope import estimators as family
-from streamrec.ope.intervals import bernstein, bootstrap
-from streamrec.ope.rounds import Rounds
-from streamrec.ope.synthetic import ActionWorld, SlateWorld
-from streamrec.ope.weights import importance_weights
+from streamrec.evaluation.ope import estimators as family
+from streamrec.evaluation.ope.intervals import bernstein, bootstrap
+from streamrec.evaluation.ope.rounds import Rounds
+from streamrec.evaluation.ope.synthetic import ActionWorld, SlateWorld
+from streamrec.evaluation.ope.weights import importance_weights
+from tools.benchmarks.coverage import coverage
 
 
 @pytest.mark.parametrize("world", [ActionWorld.drawn(2, spread=0.7), SlateWorld.drawn(2)])

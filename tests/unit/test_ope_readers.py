@@ -12,12 +12,12 @@ import polars as pl
 import pytest
 
 from streamrec.errors import ConfigError, TableError
+from streamrec.evaluation.ope.evaluation import Options, evaluate
+from streamrec.evaluation.ope.outcomes import Outcomes, Wanted, targets_of
+from streamrec.evaluation.ope.report import report, write_report
+from streamrec.evaluation.ope.synthetic import ActionWorld, SlateWorld
+from streamrec.evaluation.ope.tables import COLUMN, LOGGED, UNIFORM, ActionLog, TableOptions, read_actions
 from streamrec.events import Counterfactual, Outcome, Proposal
-from streamrec.ope.evaluation import Options, evaluate
-from streamrec.ope.outcomes import Outcomes, Wanted, targets_of
-from streamrec.ope.report import report, write_report
-from streamrec.ope.synthetic import ActionWorld, SlateWorld
-from streamrec.ope.tables import COLUMN, LOGGED, UNIFORM, ActionLog, TableOptions, read_actions
 
 EVERYTHING = Wanted()
 

@@ -12,16 +12,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streamrec.arrivals import Arrival
-from streamrec.attribution import Memo, RewardRule, Rules, SeenRule
-from streamrec.build import build_worker
 from streamrec.codec import decode
+from streamrec.config.settings import Settings
+from streamrec.engine.arrays.logged_event import Arrival
+from streamrec.engine.attribution.attribution import Memo, RewardRule, Rules, SeenRule
+from streamrec.engine.attribution.open_slates import DIRECTORY, NOTHING_LEFT, Changes, OpenSlates, Room
 from streamrec.events import Event, EventType, Outcome, Slate, SlateItem
-from streamrec.open_slates import DIRECTORY, NOTHING_LEFT, Changes, OpenSlates, Room
-from streamrec.settings import Settings
 from streamrec.state.memory import MemoryStore
 from streamrec.testing import records
 from streamrec.transport.local import LocalSink, LocalSource
+from streamrec.wiring import build_worker
 
 SHOWN = 1_700_000_000_000
 WINDOW_MS = 600_000

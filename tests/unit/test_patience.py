@@ -9,22 +9,22 @@ from threading import Thread
 import msgspec
 import pytest
 
-from streamrec.backpressure import FULL, Brake
-from streamrec.build import build_worker
 from streamrec.codec import decode_slate
-from streamrec.config import PRESETS
+from streamrec.config.groups import PRESETS
+from streamrec.config.settings import Settings
 from streamrec.errors import PublishDelayed, StaleEpoch, StateError, StateUnavailable
 from streamrec.events import Event
-from streamrec.health import Health
-from streamrec.metrics import Metrics
-from streamrec.patience import Patience
-from streamrec.settings import Settings
 from streamrec.state import Checkpoint, Key, Kind
 from streamrec.state.memory import MemoryStore
 from streamrec.testing import records, recount, requests, shop, until
 from streamrec.transport import Record
 from streamrec.transport.local import LocalSink, LocalSource
-from streamrec.worker import Worker
+from streamrec.wiring import build_worker
+from streamrec.worker.backpressure import FULL, Brake
+from streamrec.worker.health import Health
+from streamrec.worker.loop import Worker
+from streamrec.worker.metrics import Metrics
+from streamrec.worker.retry import Patience
 
 LOG = shop(700, seed=11)
 TOPIC = "user-events"
@@ -99,8 +99,8 @@ def user_counts(store: MemoryStore, log: Sequence[Event]) -> dict[str, dict[str,
 def test_store_and_log_that_are_away_now_and_then_change_nothing(
     seed: int, max_users: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("streamrec.patience.FIRST_WAIT_S", 0.0)
-    monkeypatch.setattr("streamrec.worker.POLL_RECORDS", 23)
+    monkeypatch.setattr("streamrec.worker.retry.FIRST_WAIT_S", 0.0)
+    monkeypatch.setattr("streamrec.worker.loop.POLL_RECORDS", 23)
     mood = Moody(seed, 0.4)
     store, sink = MoodyStore(mood), MoodySink(mood)
     limits, checkpoints = {"max_users": max_users}, {"interval_s": 0.001 if max_users > 26 else 1e9}
@@ -197,7 +197,7 @@ def test_a_checkpoint_that_was_cut_short_is_completed_before_anything_else_happe
 
 
 def test_a_store_that_stays_away_in_the_middle_of_a_step_stops_the_worker(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("streamrec.worker.INSIST_S", 0.1)
+    monkeypatch.setattr("streamrec.worker.loop.INSIST_S", 0.1)
     worker, _ = made(LOG, MoodyStore(lambda: True), LocalSink())
     with pytest.raises(StateError, match="in the middle of a step") as raised:
         worker._load_surely([])
@@ -207,7 +207,7 @@ def test_a_store_that_stays_away_in_the_middle_of_a_step_stops_the_worker(monkey
 def test_a_partition_taken_by_somebody_outside_the_group_stops_the_worker_in_the_end(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("streamrec.worker.DISOWNED_S", 0.2)
+    monkeypatch.setattr("streamrec.worker.loop.DISOWNED_S", 0.2)
     store = MemoryStore()
     worker, source = made(LOG, store, LocalSink())
     source.subscribe(worker)

@@ -11,20 +11,20 @@ import numpy as np
 import polars as pl
 import pytest
 
-from streamrec.bench.peers import FADE, Method, Past, Wanted
-from streamrec.bench.peers.ease import RIDGE, Ease
-from streamrec.bench.peers.itemknn import NEIGHBOURS, SHRINKAGE, ItemNeighbours
-from streamrec.bench.peers.peer import Peer
-from streamrec.bench.rivals import PEERS, Trials, run_rival, try_out
-from streamrec.build import BASELINE
-from streamrec.config import Learning, Limits
+from streamrec.config.groups import Learning, Limits
+from streamrec.config.settings import Settings
+from streamrec.engine.arrays.batch import NOTHING, Excluded, Float32, Int32, MicroBatch, Queries
 from streamrec.errors import ConfigError
+from streamrec.evaluation.backtest.backtest import backtest
+from streamrec.evaluation.backtest.slates import model_ranks, read_slates
 from streamrec.events import Event, EventType
-from streamrec.features.batch import NOTHING, Excluded, Float32, Int32, MicroBatch, Queries
-from streamrec.replay.backtest import backtest
 from streamrec.replay.logs import Log, open_log
-from streamrec.replay.slates import model_ranks, read_slates
-from streamrec.settings import Settings
+from streamrec.wiring import BASELINE
+from tools.benchmarks.peers import FADE, Method, Past, Wanted
+from tools.benchmarks.peers.ease import RIDGE, Ease
+from tools.benchmarks.peers.itemknn import NEIGHBOURS, SHRINKAGE, ItemNeighbours
+from tools.benchmarks.peers.peer import Peer
+from tools.benchmarks.rivals import PEERS, Trials, run_rival, try_out
 
 BEGAN = 1_700_000_000_000
 ITEMS, USERS, TASTES = 80, 60, 4

@@ -10,16 +10,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from streamrec.build import build_policy
-from streamrec.features.batch import NOTHING
-from streamrec.fusion_features import names
-from streamrec.policies import Asked, Components, Constraints, Lesson, Policy, Posterior
-from streamrec.policies.drawing import Terms, drawn, interleaved, propensities
-from streamrec.policies.exp3 import Exp3
-from streamrec.policies.roster import Roster
-from streamrec.revisions import Mode
-from streamrec.rollout import Decision
-from streamrec.settings import Settings
+from streamrec.config.settings import Settings
+from streamrec.engine.arrays.batch import NOTHING
+from streamrec.engine.arrays.feedback import Lesson
+from streamrec.engine.fusion.features import names
+from streamrec.engine.policies import Asked, Components, Constraints, Policy, Posterior
+from streamrec.engine.policies.exp3 import Exp3
+from streamrec.engine.policies.plackett_luce_sampling import Terms, drawn, interleaved, propensities
+from streamrec.engine.policies.registry import Roster
+from streamrec.engine.rollout.plan import Decision
+from streamrec.engine.rollout.revisions import Mode
+from streamrec.wiring import build_policy
 
 DRAWS = 100_000
 ITEMS = 5

@@ -10,16 +10,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streamrec.arrivals import Arrival
-from streamrec.build import build_recommender
-from streamrec.catalogue import Catalogue
-from streamrec.config import Fusion, Learning, Limits
+from streamrec.config.groups import Fusion, Learning, Limits
+from streamrec.config.settings import Settings
+from streamrec.engine.arrays.batch import NOTHING, Examples, Queries
+from streamrec.engine.arrays.labels import GAINS
+from streamrec.engine.arrays.logged_event import Arrival
+from streamrec.engine.arrays.timeline import REMEMBER, Step, Steps
+from streamrec.engine.users.price_level import HALF_LIFE_S, Prices, price_named
 from streamrec.events import EVENT_TYPES, TYPE_CODES, Event, EventType, Item
-from streamrec.features.batch import NOTHING, Examples, Queries
-from streamrec.features.prices import HALF_LIFE_S, Prices, price_named
-from streamrec.features.steps import REMEMBER, Step, Steps
-from streamrec.interest import GAINS
-from streamrec.settings import Settings
+from streamrec.replay.catalogue_file import Catalogue
+from streamrec.wiring import build_recommender
 
 CATALOGUE = np.array([2.5, np.nan, 40.0, 0.0, -3.0, 0.01])
 USERS = 2

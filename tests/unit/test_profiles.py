@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from streamrec.profiles import DAY_MS, Segment, segments, span, words
-from streamrec.revisions import Mode
-from streamrec.rollout import Decision
+from streamrec.cli.user_profile import DAY_MS, Segment, segments, span, words
+from streamrec.engine.rollout.plan import Decision
+from streamrec.engine.rollout.revisions import Mode
 
 MARCH_2 = 1_299_024_000_000
 

@@ -9,15 +9,15 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from streamrec.arrivals import Arrival
-from streamrec.build import build_recommender
-from streamrec.config import Learning, Limits
+from streamrec.config.groups import Learning, Limits
+from streamrec.config.settings import Settings
+from streamrec.engine.arrays.batch import MicroBatch
+from streamrec.engine.arrays.logged_event import Arrival
+from streamrec.engine.learning.prequential import FIRST_BLOCKS, WORST, Drift, Measure, Progress, Standing, Watch
+from streamrec.engine.learning.trial import Trial
 from streamrec.events import Event, EventType
-from streamrec.features.batch import MicroBatch
-from streamrec.metrics import Metrics
-from streamrec.portions import Trial
-from streamrec.progress import FIRST_BLOCKS, WORST, Drift, Measure, Progress, Standing, Watch
-from streamrec.settings import Settings
+from streamrec.wiring import build_recommender
+from streamrec.worker.metrics import Metrics
 
 BEGAN = 1_700_000_000_000
 LISTS = ("fused", "first", "second")

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from streamrec.bench.protocols import PROTOCOLS, Protocol
-from streamrec.bench.quality import chosen
 from streamrec.cli import app
-from streamrec.commands import backtest
+from streamrec.cli.commands import backtest
+from streamrec.engine.arrays.labels import Interest
 from streamrec.errors import ConfigError
-from streamrec.interest import Interest
+from tools.benchmarks.protocols import PROTOCOLS, Protocol
+from tools.benchmarks.quality import chosen
 
 EACH = pytest.mark.parametrize("protocol", PROTOCOLS.values(), ids=list(PROTOCOLS))
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from streamrec.bench.protocols import PROTOCOLS
-from streamrec.bench.quality import Bench
+from tools.benchmarks.protocols import PROTOCOLS
+from tools.benchmarks.quality import Bench
 
 PROTOCOL = PROTOCOLS["ml100k"]
 
@@ -33,7 +33,7 @@ def test_a_peer_is_asked_the_same_with_the_first_seed(bench: Bench) -> None:
     program, _, module, peer, file, *given = task.command
     assert (program, module, peer, file) == (
         sys.executable,
-        "streamrec.bench.quality",
+        "tools.benchmarks.quality",
         "ease",
         str(task.place / "report.json"),
     )

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamrec.quarantine import FORGIVEN, PROBATION, Quarantine, unsound
+from streamrec.engine.learning.quarantine import FORGIVEN, PROBATION, Quarantine, unsound
 
 ONE, OTHER = "model.one", "model.other"
 

@@ -6,8 +6,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streamrec.features.batch import CANDIDATES, NOTHING
-from streamrec.ranking import ranked, ranks
+from streamrec.engine.arrays.batch import CANDIDATES, NOTHING
+from streamrec.engine.arrays.top_k import ranked, ranks
 
 values = st.sampled_from([-np.inf, -1.0, 0.0, 0.5, 2.0])
 

@@ -9,20 +9,29 @@ import msgspec
 import numpy as np
 import pytest
 
-from streamrec.answers import Request
-from streamrec.arrivals import Arrival
-from streamrec.build import build_recommender
-from streamrec.commands.explanation import ordinal, placed, wanted
-from streamrec.commands.hindsight import as_of
-from streamrec.config import Fusion, Learning, Limits
+from streamrec.cli.commands.explanation import ordinal, placed, wanted
+from streamrec.cli.commands.hindsight import as_of
+from streamrec.config.groups import Fusion, Learning, Limits
+from streamrec.config.settings import Settings
+from streamrec.engine.arrays.batch import CANDIDATES, HISTORY, NOTHING, Array, Queries
+from streamrec.engine.arrays.logged_event import Arrival
+from streamrec.engine.pipeline import Recommender
+from streamrec.engine.scenarios.rules import Ruling
+from streamrec.engine.scenarios.scenario import Scenario
+from streamrec.engine.slates.explanations import (
+    FALL_FLOOR,
+    LOOKED_AT,
+    NAMED,
+    Applied,
+    Scorers,
+    explored,
+    falls,
+    without_each,
+)
+from streamrec.engine.slates.explanations import reasons_of as explained
+from streamrec.engine.slates.responder import Request
 from streamrec.events import Event, EventType, Reason, Slate, SlateItem
-from streamrec.features.batch import CANDIDATES, HISTORY, NOTHING, Array, Queries
-from streamrec.reasons import FALL_FLOOR, LOOKED_AT, NAMED, Applied, Scorers, explored, falls, without_each
-from streamrec.reasons import reasons_of as explained
-from streamrec.recommender import Recommender
-from streamrec.rulings import Ruling
-from streamrec.scenarios import Scenario
-from streamrec.settings import Settings
+from streamrec.wiring import build_recommender
 
 NO_RULES = Ruling(Scenario(), Event(type=EventType.REQUEST, user_id="u", ts=1), 0, np.empty(0, np.int32))
 BEGAN = 1_700_000_000_000

@@ -9,15 +9,15 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from streamrec.arrivals import Arrival
-from streamrec.build import build_recommender
-from streamrec.catalogue import Catalogue
-from streamrec.config import MODELS, Fusion, Learning, Limits, Serving
+from streamrec.config.groups import MODELS, Fusion, Learning, Limits, Serving
+from streamrec.config.settings import Settings
+from streamrec.engine.arrays.batch import NOTHING
+from streamrec.engine.arrays.feedback import Lesson
+from streamrec.engine.arrays.logged_event import Arrival
+from streamrec.engine.pipeline import Recommender
 from streamrec.events import Event, EventType, Item, Slate
-from streamrec.features.batch import NOTHING
-from streamrec.policies import Lesson
-from streamrec.recommender import Recommender
-from streamrec.settings import Settings
+from streamrec.replay.catalogue_file import Catalogue
+from streamrec.wiring import build_recommender
 
 BEGAN = 1_700_000_000_000
 CATALOGUE = Catalogue(Item(item_id=f"i{n}", categories=(f"c{n % 7}",)) for n in range(0, 150, 2))

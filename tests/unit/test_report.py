@@ -12,17 +12,18 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from streamrec import plotting
 from streamrec.errors import TableError
-from streamrec.replay import plots
-from streamrec.replay import slates as slates_file
-from streamrec.replay.calibration import Calibration, ReliabilityBin
-from streamrec.replay.metrics import ranking_metrics
-from streamrec.replay.newcomers import Newcomers
-from streamrec.replay.report import BacktestResult, write_report
-from streamrec.replay.slates import SlateWriter, fused_ranks, model_ranks, read_slates
-from streamrec.replay.slices import Moments, masks
-from streamrec.replay.variety import Variety
+from streamrec.evaluation import plotting
+from streamrec.evaluation.backtest import plots
+from streamrec.evaluation.backtest import slates as slates_file
+from streamrec.evaluation.backtest.calibration import Calibration, ReliabilityBin
+from streamrec.evaluation.backtest.metrics import ranking_metrics
+from streamrec.evaluation.backtest.new_items import Newcomers
+from streamrec.evaluation.backtest.report import BacktestResult
+from streamrec.evaluation.backtest.report_files import write_report
+from streamrec.evaluation.backtest.slates import SlateWriter, fused_ranks, model_ranks, read_slates
+from streamrec.evaluation.backtest.slices import Moments, masks
+from streamrec.evaluation.backtest.variety import Variety
 
 MODELS = ("click", "sequence", "popularity")
 TARGETS = 3_000

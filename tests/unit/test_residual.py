@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from streamrec.features.batch import Float32, Queries
-from streamrec.residual import PORTION, SHOWN, Residual
+from streamrec.engine.arrays.batch import Float32, Queries
+from streamrec.engine.fusion.residual import PORTION, SHOWN, Residual
 
 FEATURES, CANDIDATES = 3, 20
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from streamrec.features.batch import MicroBatch
-from streamrec.fusion import Fusion
-from streamrec.policies import Lesson
-from streamrec.responses import FIRST_OUTSIDE, Responses
+from streamrec.engine.arrays.batch import MicroBatch
+from streamrec.engine.arrays.feedback import Lesson
+from streamrec.engine.fusion.choice_model import FIRST_OUTSIDE, Responses
+from streamrec.engine.fusion.fusion import Fusion
 
 MODELS = ("good", "noise")
 PLACES = 8

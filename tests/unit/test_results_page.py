@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from streamrec.bench.estimates import Estimate, estimate, short
-from streamrec.bench.findings import Findings
-from streamrec.bench.protocols import PROTOCOLS, Goal
-from streamrec.bench.results_page import Facts, headline, results_page
+from tools.benchmarks.estimates import Estimate, estimate, short
+from tools.benchmarks.findings import Findings
+from tools.benchmarks.protocols import PROTOCOLS, Goal
+from tools.benchmarks.results_page import Facts, headline, results_page
 
 FACTS = Facts("1 May 2026", "2 cores of a loom, 8 GiB", "numpy 2.0", ["abc"], 2)
 MODELS = ("covisit", "clicks", "popularity")

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
+from streamrec.engine.rollout.plan import CANARY, CONTROL, Decision, Plan, place
+from streamrec.engine.rollout.revisions import Mode, Revision
 from streamrec.errors import ConfigError
-from streamrec.revisions import Mode, Revision
-from streamrec.rollout import CANARY, CONTROL, Decision, Plan, place
 
 USERS = [f"user-{number}" for number in range(20_000)]
 UNLIKELY = 1e-4  # the hashes are fixed, so a test passes or fails for ever

@@ -13,28 +13,28 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from streamrec.arrivals import Arrival
-from streamrec.build import build_recommender, build_tolerance, build_worker
-from streamrec.catalogue import Catalogue
+from streamrec.cli.commands.explanation import Explanation, as_plain, print_words
+from streamrec.cli.commands.hindsight import reasons_now
 from streamrec.codec import decode
-from streamrec.commands.explanation import Explanation, as_plain, print_words
-from streamrec.commands.hindsight import reasons_now
-from streamrec.config_scenarios import BUILT_IN
+from streamrec.config.scenarios import BUILT_IN
+from streamrec.config.settings import Settings
+from streamrec.engine.arrays.labels import IMITATED
+from streamrec.engine.arrays.logged_event import Arrival
+from streamrec.engine.pipeline import Recommender
+from streamrec.engine.users.fatigue import Shown
+from streamrec.engine.users.purchases import LIMIT, Bought
 from streamrec.errors import BadEvent
+from streamrec.evaluation.ope.outcomes import LOGGED, Outcomes, Wanted
 from streamrec.events import Event, EventType, Filters, Item, Outcome, Slate
-from streamrec.features.bought import LIMIT, Bought
-from streamrec.features.shown import Shown
-from streamrec.intake import event_of
-from streamrec.interest import IMITATED
-from streamrec.metrics import Metrics
-from streamrec.ope.outcomes import LOGGED, Outcomes, Wanted
-from streamrec.recommender import Recommender
-from streamrec.settings import Settings
+from streamrec.replay.catalogue_file import Catalogue
 from streamrec.state import Key, Kind
 from streamrec.state.memory import MemoryStore
 from streamrec.state.snapshots import SnapshotShelf
 from streamrec.testing import records
 from streamrec.transport.local import LocalSink, LocalSource
+from streamrec.wiring import build_recommender, build_tolerance, build_worker
+from streamrec.worker.metrics import Metrics
+from streamrec.worker.validation import event_of
 
 BEGAN = 1_700_000_000_000
 SHELVES = ("art", "bags", "cups", "dice", "elks")

@@ -9,17 +9,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from streamrec.arrivals import Arrival
-from streamrec.build import build_recommender, build_tolerance
-from streamrec.catalogue import Catalogue
 from streamrec.codec import encode_event
-from streamrec.config_scenarios import BUILT_IN
+from streamrec.config.scenarios import BUILT_IN
+from streamrec.config.settings import Settings, load_settings
+from streamrec.engine.arrays.logged_event import Arrival
+from streamrec.engine.pipeline import Recommender
 from streamrec.errors import BadEvent, ConfigError
 from streamrec.events import Event, EventType, Filters, Item, Slate
-from streamrec.intake import event_of
-from streamrec.recommender import Recommender
-from streamrec.settings import Settings, load_settings
+from streamrec.replay.catalogue_file import Catalogue
 from streamrec.transport import Record
+from streamrec.wiring import build_recommender, build_tolerance
+from streamrec.worker.validation import event_of
 
 BEGAN = 1_700_000_000_000
 MINUTE_MS, DAY_MS = 60_000, 86_400_000

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from streamrec.config.settings import HIDDEN, PREFIX, Settings, load_settings, shown
 from streamrec.errors import ConfigError
 from streamrec.events import EventType
-from streamrec.settings import HIDDEN, PREFIX, Settings, load_settings, shown
 
 
 @pytest.fixture(autouse=True)

@@ -11,13 +11,12 @@ import numpy as np
 import pytest
 
 from streamrec.codec import MSGPACK, encode_event
-from streamrec.events import Event, EventType
-from streamrec.simulation.calendar import Doing, calendar
-from streamrec.simulation.draws import Purpose, normals, uniforms
-from streamrec.simulation.loop import GROUP, Episode, Shown, System, simulate
-from streamrec.simulation.shopper import FIRST_LOOK_MS, Moment, Shoppers
-from streamrec.simulation.systems import Oracle, Shuffle
-from streamrec.simulation.world import (
+from streamrec.evaluation.simulation.calendar import Doing, calendar
+from streamrec.evaluation.simulation.draws import Purpose, normals, uniforms
+from streamrec.evaluation.simulation.loop import GROUP, Episode, Shown, System, simulate
+from streamrec.evaluation.simulation.shopper import FIRST_LOOK_MS, Moment, Shoppers
+from streamrec.evaluation.simulation.systems import Oracle, Shuffle
+from streamrec.evaluation.simulation.world import (
     Assortment,
     Crowd,
     Drift,
@@ -27,6 +26,7 @@ from streamrec.simulation.world import (
     World,
     WorldSettings,
 )
+from streamrec.events import Event, EventType
 
 SMALL = WorldSettings(
     seed=7,
@@ -44,7 +44,7 @@ class Fixed:
         self._items = world.best(np.mean([world.value(pull) for pull in pulls], axis=0))
 
     def handle(self, events: Sequence[Event], asked: Sequence[Moment], shoppers: Shoppers) -> Sequence[Shown]:
-        from streamrec.simulation.loop import Place
+        from streamrec.evaluation.simulation.loop import Place
 
         places = tuple(Place(shoppers.world.item_ids[item]) for item in self._items)
         return [Shown(f"rec-{moment.event_id}", moment.event_id, places) for moment in asked]

@@ -8,14 +8,14 @@ from dataclasses import replace
 
 import pytest
 
-from streamrec.commands.simulate import crowd_of
+from streamrec.cli.commands.simulate import crowd_of
+from streamrec.config.settings import load_settings
+from streamrec.evaluation.simulation.contest import system_of
+from streamrec.evaluation.simulation.loop import GROUP, Episode, simulate
+from streamrec.evaluation.simulation.standings import pushed
+from streamrec.evaluation.simulation.systems import Shuffle
+from streamrec.evaluation.simulation.world import Assortment, AttackKind, Crowd, Traffic, World, WorldSettings
 from streamrec.events import Event, EventType
-from streamrec.settings import load_settings
-from streamrec.simulation.contest import system_of
-from streamrec.simulation.loop import GROUP, Episode, simulate
-from streamrec.simulation.standings import pushed
-from streamrec.simulation.systems import Shuffle
-from streamrec.simulation.world import Assortment, AttackKind, Crowd, Traffic, World, WorldSettings
 
 SMALL = WorldSettings(
     seed=7,

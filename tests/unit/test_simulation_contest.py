@@ -11,21 +11,22 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from streamrec.bench.rival_vw import EXPLORERS, VowpalWabbit, vw_system
 from streamrec.cli import app
-from streamrec.commands.simulate import rewards_of, seeds_of
+from streamrec.cli.commands.simulate import rewards_of, seeds_of
+from streamrec.config.settings import Settings, load_settings
+from streamrec.engine.arrays.batch import NOTHING
+from streamrec.engine.arrays.feedback import Lesson
+from streamrec.engine.policies import CONTEXTS, Asked, Posterior
 from streamrec.errors import ConfigError
+from streamrec.evaluation.simulation.contest import DEFAULT, contest, system_of
+from streamrec.evaluation.simulation.loop import Episode, Shown, simulate
+from streamrec.evaluation.simulation.report import Told, write_report
+from streamrec.evaluation.simulation.shopper import Moment, Shoppers
+from streamrec.evaluation.simulation.standings import band, estimate, recoveries, standings
+from streamrec.evaluation.simulation.systems import Shuffle, WorkerSystem
+from streamrec.evaluation.simulation.vowpal_wabbit import EXPLORERS, VowpalWabbit, vw_system
+from streamrec.evaluation.simulation.world import Assortment, Crowd, Drift, DriftKind, Traffic, World, WorldSettings
 from streamrec.events import Event, EventType
-from streamrec.features.batch import NOTHING
-from streamrec.policies import CONTEXTS, Asked, Lesson, Posterior
-from streamrec.settings import Settings, load_settings
-from streamrec.simulation.contest import DEFAULT, contest, system_of
-from streamrec.simulation.loop import Episode, Shown, simulate
-from streamrec.simulation.report import Told, write_report
-from streamrec.simulation.shopper import Moment, Shoppers
-from streamrec.simulation.standings import band, estimate, recoveries, standings
-from streamrec.simulation.systems import Shuffle, WorkerSystem
-from streamrec.simulation.world import Assortment, Crowd, Drift, DriftKind, Traffic, World, WorldSettings
 
 SMALL = WorldSettings(
     seed=7,

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamrec.features.batch import NOTHING, MicroBatch
-from streamrec.features.items import ItemTable
-from streamrec.replay.ahead import Ahead, ahead, slices_ahead
-from streamrec.replay.newcomers import NewcomerRecorder, Newcomers
-from streamrec.replay.slices import MomentRecorder, Moments, masks
+from streamrec.engine.arrays.batch import NOTHING, MicroBatch
+from streamrec.engine.items.item_table import ItemTable
+from streamrec.evaluation.backtest.lift import Ahead, ahead, slices_ahead
+from streamrec.evaluation.backtest.new_items import NewcomerRecorder, Newcomers
+from streamrec.evaluation.backtest.slices import MomentRecorder, Moments, masks
 
 counts = st.integers(0, 150)
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from streamrec.bench.tasks import Task, carry_out, versions
 from streamrec.errors import EmbeddedError
+from tools.benchmarks.tasks import Task, carry_out, versions
 
 REPORT = {"metrics": {"fused": {"recall_10": 0.25, "mrr_20": 0.125, "targets": 8}}}
 
@@ -78,7 +78,7 @@ def test_stopping_the_bench_stops_what_it_started(tmp_path: Path) -> None:
     script = """
 import signal, sys
 from pathlib import Path
-from streamrec.bench.tasks import Task, carry_out
+from tools.benchmarks.tasks import Task, carry_out
 signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(143))
 sleep = "import os, time; open('pid', 'w').write(str(os.getpid())); time.sleep(60)"
 carry_out([Task(name, Path(name), (sys.executable, "-c", sleep)) for name in ("a", "b")], 1)

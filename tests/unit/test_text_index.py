@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamrec.build import build_recommender
-from streamrec.catalogue import Catalogue
-from streamrec.config import Limits, Serving
+from streamrec.config.groups import Limits, Serving
+from streamrec.config.settings import Settings
+from streamrec.engine.items.tokens import words
+from streamrec.engine.retrieval.text_index import MOST_MATCHES, TextIndex
 from streamrec.events import Item
-from streamrec.features.words import words
-from streamrec.retrieval.text import MOST_MATCHES, TextIndex
-from streamrec.settings import Settings
+from streamrec.replay.catalogue_file import Catalogue
+from streamrec.wiring import build_recommender
 
 SHOP = (
     Item(item_id="holder", title="White hanging heart T-light holder", categories=("decoration",)),

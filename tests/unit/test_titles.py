@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from streamrec.commands import titles
-from streamrec.settings import Settings
+from streamrec.cli.commands import titles
+from streamrec.config.settings import Settings
 
 
 @pytest.fixture

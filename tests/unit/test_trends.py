@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamrec.codec import decode, encode
+from streamrec.engine.trending.windows import PARTS, SHRINKAGE, Windows, acceleration
 from streamrec.errors import ConfigError
 from streamrec.events import Trend
-from streamrec.features.windows import PARTS, SHRINKAGE, Windows, acceleration
 from streamrec.trends.board import Board
 from streamrec.trends.counts import CATEGORY, EVERYTHING, ITEM, RANKED, Flush, PartitionCounts
 from streamrec.trends.page import trends_page

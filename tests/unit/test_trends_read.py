@@ -11,18 +11,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streamrec.build import build_worker
 from streamrec.codec import decode_slate, encode
+from streamrec.config.settings import Settings
+from streamrec.engine.arrays.batch import MicroBatch
+from streamrec.engine.items.item_table import ItemTable
+from streamrec.engine.learning.quarantine import MODEL
+from streamrec.engine.trending.local_counts import TrendCounts
+from streamrec.engine.trending.table import BEFORE, COUNT, TrendTable
+from streamrec.engine.trending.topic_counts import Statements
+from streamrec.engine.trending.windows import Windows, acceleration, rate_per_hour
 from streamrec.errors import TransportError
 from streamrec.events import Event, Slate, Trend, WindowTrend
-from streamrec.features.batch import MicroBatch
-from streamrec.features.items import ItemTable
-from streamrec.features.trend_counts import TrendCounts
-from streamrec.features.trend_statements import Statements
-from streamrec.features.trends import BEFORE, COUNT, TrendTable
-from streamrec.features.windows import Windows, acceleration, rate_per_hour
-from streamrec.quarantine import MODEL
-from streamrec.settings import Settings
 from streamrec.state.memory import MemoryStore
 from streamrec.testing import records, shop
 from streamrec.transport import Record
@@ -30,8 +29,9 @@ from streamrec.transport.local import LocalSink, LocalSource
 from streamrec.transport.local_follower import LocalFollower
 from streamrec.trends.board import Board
 from streamrec.trends.counts import PartitionCounts
-from streamrec.trends_feed import START_S, TrendsFeed
-from streamrec.worker import Worker
+from streamrec.wiring import build_worker
+from streamrec.worker.loop import Worker
+from streamrec.worker.trends_feed import START_S, TrendsFeed
 
 LENGTHS_S = (20, 60)
 ITEMS = 6

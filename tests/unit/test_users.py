@@ -9,18 +9,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from streamrec.engine.arrays.batch import NOTHING, Examples, Queries
+from streamrec.engine.arrays.labels import GAINS
+from streamrec.engine.arrays.timeline import ASK, REMEMBER, Step, Steps
+from streamrec.engine.items.item_table import ItemTable
+from streamrec.engine.users.affinity import Affinity
+from streamrec.engine.users.counts import Counts
+from streamrec.engine.users.deduplication import Duplicates
+from streamrec.engine.users.history import History
+from streamrec.engine.users.price_level import Prices
+from streamrec.engine.users.seen import Seen
+from streamrec.engine.users.user_table import UserTable
 from streamrec.events import EVENT_TYPES
-from streamrec.features.affinity import Affinity
-from streamrec.features.batch import NOTHING, Examples, Queries
-from streamrec.features.counts import Counts
-from streamrec.features.duplicates import Duplicates
-from streamrec.features.history import History
-from streamrec.features.items import ItemTable
-from streamrec.features.prices import Prices
-from streamrec.features.seen import Seen
-from streamrec.features.steps import ASK, REMEMBER, Step, Steps
-from streamrec.features.users import UserTable
-from streamrec.interest import GAINS
 
 ITEMS = 40
 BEGAN = 1_700_000_000_000

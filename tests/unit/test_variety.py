@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamrec.features.batch import NOTHING
-from streamrec.features.items import ItemTable
-from streamrec.replay.variety import PLACES, Variety, VarietyRecorder, gini, personalisation
+from streamrec.engine.arrays.batch import NOTHING
+from streamrec.engine.items.item_table import ItemTable
+from streamrec.evaluation.backtest.variety import PLACES, Variety, VarietyRecorder, gini, personalisation
 
 slates_of_items = st.lists(st.sets(st.integers(0, 11), min_size=3, max_size=3), min_size=2, max_size=8)
 

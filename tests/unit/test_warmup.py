@@ -13,24 +13,24 @@ import polars as pl
 import pytest
 from rich.console import Console
 
-from streamrec.build import build_warmup, build_worker
+from streamrec.cli.commands.handover import moment_of, partitioner_of, refuse_checkpoints
+from streamrec.cli.commands.warmup import end_of
 from streamrec.codec import decode_slate
-from streamrec.commands.handover import moment_of, partitioner_of, refuse_checkpoints
-from streamrec.commands.warmup import end_of
-from streamrec.config import Checkpointing, Learning, Limits
+from streamrec.config.groups import Checkpointing, Learning, Limits
+from streamrec.config.settings import Settings
+from streamrec.engine.batch_result import Portion
 from streamrec.errors import ConfigError, LogError, StaleEpoch, StateError, TransportError
 from streamrec.events import Event, EventType, Slate
-from streamrec.portions import Portion
 from streamrec.replay.logs import Log, open_log
-from streamrec.settings import Settings
+from streamrec.replay.warmup import HandedOver, Past, rehearse, warm_up
 from streamrec.state import Checkpoint, Kind, Mark
 from streamrec.state.memory import MemoryStore
 from streamrec.state.snapshots import SnapshotShelf
 from streamrec.testing import partition_of, records, recount, requests, shop
 from streamrec.transport import Record
 from streamrec.transport.local import LocalSink, LocalSource
-from streamrec.warmup import HandedOver, Past, rehearse, warm_up
-from streamrec.worker import Worker
+from streamrec.wiring import build_warmup, build_worker
+from streamrec.worker.loop import Worker
 
 TOPIC = "user-events"
 EVENTS = [msgspec.structs.replace(event, event_id=None) for event in shop(800, seed=9)]  # repeats cannot be told

@@ -1,0 +1,70 @@
+"""Runs a backtest again and again, each time with one thing changed, and prints what the change costs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from streamrec.cli.commands.logs import LogPart, checked
+from streamrec.config.settings import Settings
+from streamrec.replay.catalogue_file import read_catalogue
+
+
+class Changes(NamedTuple):
+    """What is to be changed, one thing at a time."""
+
+    delays: Sequence[int] = ()
+    """Of learning, in events."""
+    context_delays: Sequence[int] = ()
+    """Of users' histories, in events."""
+    without: Sequence[str] = ()
+    """Models to leave out, or `each`."""
+
+
+def run(part: LogPart, settings: Settings, changes: Changes, *, out: Path, warmup: float) -> None:
+    """Check the log, run over it once per change, print and write the tables.
+
+    Raises:
+        TableError, LogError: the log or the catalogue cannot be read as asked; nothing was written.
+        ConfigError: a setting does not fit, or there is no such model.
+    """
+    log = part.open()
+    catalogue = read_catalogue(settings.items) if settings.items is not None else None
+    console = Console(stderr=True)
+    checked(log, console)
+    from streamrec.evaluation.backtest import ablation  # loads every model: a wrong log is told before that
+
+    models = ablation.model_names(settings)
+    comparisons = ablation.comparisons(models, *changes)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    results = []
+    with Progress(*columns, console=console) as progress:
+        for comparison in comparisons:
+            findings = []
+            for variant in comparison:
+                task = progress.add_task(str(variant), total=len(log))
+                findings.append(
+                    ablation.run(
+                        log,
+                        settings,
+                        variant,
+                        models,
+                        warmup=warmup,
+                        catalogue=catalogue,
+                        heard=lambda events, task=task: progress.advance(task, events),  # type: ignore[misc]
+                    )
+                )
+            results.append(findings)
+    ablation.write(out, log, settings, warmup, results)
+    for findings in results:
+        for grid in ablation.grids(findings):
+            table = Table(*grid.header, title=grid.title, title_justify="left")
+            for row in grid.rows:
+                table.add_row(*row)
+            Console().print(table)
+    print(f"ablation.json and ablation.md in {out}")

@@ -1,0 +1,136 @@
+"""Learns a log in this process, answers one request at its end, and prints the slate with its reasons.
+
+What a worker would have answered then: the same step over the same records, the request last. Nothing is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import replace
+
+import msgspec
+from rich.console import Console
+
+from streamrec.cli.commands.explanation import Explanation, as_plain, print_words
+from streamrec.cli.commands.logs import LogPart, checked
+from streamrec.codec import decode_slate, encode_event
+from streamrec.config.settings import Settings
+from streamrec.engine.scenarios.scenario import HOME
+from streamrec.errors import BadEvent, ConfigError, LogError
+from streamrec.events import Event, EventType, Slate
+from streamrec.replay.catalogue_file import Catalogue, read_catalogue
+from streamrec.replay.logs import Log
+from streamrec.state import inspection as inspect
+from streamrec.state.memory import MemoryStore
+from streamrec.transport import Record
+from streamrec.transport.local import LocalSink, LocalSource
+from streamrec.wiring import build_tolerance, build_worker
+from streamrec.worker.validation import event_of
+
+MOMENT_MS = 1_000
+"""The request comes so long after the log's last event."""
+
+
+def run(part: LogPart, settings: Settings, wanted: Event, *, as_json: bool) -> None:
+    """Print what `wanted`, of which only the time is not its own, is answered with.
+
+    Raises:
+        TableError, LogError: the log or the catalogue cannot be read as asked, or holds nothing.
+        ConfigError: a setting does not fit, or no worker takes such a request.
+    """
+    log = part.open()
+    catalogue = read_catalogue(settings.items) if settings.items is not None else Catalogue()
+    summary = checked(log, Console(stderr=True))
+    if summary.last_ts is None:
+        raise LogError(f"{part.path}: there is no event to learn; is the part asked for empty?")
+    request = msgspec.structs.replace(wanted, ts=summary.last_ts + MOMENT_MS, explain=True)
+    slate, user = answered(log, settings, request, catalogue)
+    explanation = Explanation(slate, request, user, catalogue, settings.fusion.explore, derived=False)
+    if as_json:
+        print(msgspec.json.encode(as_plain(explanation)).decode())
+        return
+    console = Console()
+    what = [slate.scenario, *(f"{name} {value!r}" for name, value in asked_for(request))]
+    console.print(f"asked: {', '.join(what)}", highlight=False, markup=False, soft_wrap=True)
+    print_words(console, explanation)
+
+
+def answered(log: Log, settings: Settings, request: Event, catalogue: Catalogue) -> tuple[Slate, inspect.Known | None]:
+    """The slate for a request at a log's end, and what is known of who asked.
+
+    Raises:
+        ConfigError: no worker takes such a request.
+    """
+    topic = settings.topics.events
+    asking = Record(topic, 0, 0, request.user_id.encode(), encode_event(request))
+    try:
+        event_of(asking, build_tolerance(settings))
+    except BadEvent as error:
+        raise ConfigError(f"the request cannot be answered: {error.detail}") from None
+
+    def records() -> Iterator[Record]:
+        position = 0
+        for record in log.records(topic):
+            position = record.offset + 1
+            yield record
+        yield replace(asking, offset=position)
+
+    serving = settings.serving.model_copy(update={"recommend_on": frozenset({EventType.REQUEST})})
+    trends = settings.trends.model_copy(update={"rehearse": True})  # there is no topic to be told them by
+    sink, store = LocalSink(keep=1), MemoryStore()
+    worker = build_worker(
+        settings.model_copy(update={"serving": serving, "trends": trends}),
+        LocalSource(topic, records),
+        sink,
+        store,
+        None,
+        catalogue=catalogue,
+    )
+    worker.run()
+    [published] = sink.records(settings.topics.recommendations)
+    with closing(store):
+        return decode_slate(published.value or b"", published.headers), inspect.user(store, request.user_id)
+
+
+def asked_for(request: Event) -> Iterator[tuple[str, object]]:
+    """What a request names, field by field."""
+    named = {
+        "item": request.item_id,
+        "basket": ", ".join(request.basket or ()),
+        "query": request.query,
+        "filters": None if request.filters is None else msgspec.to_builtins(request.filters),
+    }
+    for name, value in named.items():
+        if value:
+            yield name, value
+
+
+def request_of(user_id: str, scenario: str | None, **more: object) -> Event:
+    """The request as it was typed.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    said = {"type": "request", "user_id": user_id, "ts": 0, "scenario": scenario or HOME, **more}
+    try:
+        return msgspec.convert({name: value for name, value in said.items() if value not in (None, (), {})}, Event)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"the request is none: {error}") from None
+
+
+def filters_of(
+    categories: Sequence[str] | None,
+    without_categories: Sequence[str] | None,
+    tags: Sequence[str] | None,
+    prices: tuple[float | None, float | None],
+) -> dict[str, object]:
+    """A request's filters as they were typed, without what was not."""
+    said = {
+        "categories": categories,
+        "without_categories": without_categories,
+        "tags": tags,
+        "price_min": prices[0],
+        "price_max": prices[1],
+    }
+    return {name: value for name, value in said.items() if value is not None}

@@ -1,0 +1,55 @@
+"""Runs a backtest and prints its figures in short."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from streamrec.cli.commands.logs import LogPart, checked
+from streamrec.config.settings import Settings
+from streamrec.evaluation.backtest.report import BacktestResult, against_popularity, newcomers_in_words, report_figures
+from streamrec.replay.catalogue_file import read_catalogue
+
+
+def run(part: LogPart, settings: Settings, *, out: Path, warmup: float) -> None:
+    """Check the log, run over it, and say where the report is.
+
+    Raises:
+        TableError, LogError: the log or the catalogue cannot be read as asked; nothing was written.
+        ConfigError: a setting does not fit.
+    """
+    log = part.open()
+    catalogue = read_catalogue(settings.items) if settings.items is not None else None
+    checked(log, Console(stderr=True))
+    from streamrec.evaluation.backtest.backtest import backtest  # loads every model: a wrong log is told before that
+
+    result = backtest(log, settings, out, warmup=warmup, catalogue=catalogue)
+    Console().print(figures(result))
+    Console().print(served(result))
+    print(newcomers_in_words(result))
+    print(f"{result.events:,} events in {result.seconds:.0f} s; slates.parquet, report.json and report.html in {out}")
+
+
+def figures(result: BacktestResult) -> Table:
+    """The ranking metrics, one row for the fused slate and each model."""
+    metrics = report_figures(result)["metrics"]
+    assert isinstance(metrics, dict)
+    names = list(next(iter(metrics.values()), {}))
+    table = Table("", *names, title=f"{result.log}: {int(result.scored.sum()):,} scored targets", title_justify="left")
+    for model, values in metrics.items():
+        table.add_row(model, *(f"{value:.3f}" if isinstance(value, float) else str(value) for value in values.values()))
+    return table
+
+
+def served(result: BacktestResult) -> Table:
+    """Who is served how well, beside popularity: one row for each slice that has targets."""
+    table = Table("recall_10 by what was known")
+    for name in ("targets", "share", "fused", "popularity", "ahead by (95%)"):
+        table.add_column(name, no_wrap=True)
+    for name, part in against_popularity(result).items():
+        if part.targets:
+            rates = f"{part.recall_10:.3f}", f"{part.popularity_recall_10:.3f}"
+            table.add_row(name, f"{part.targets:,}", f"{part.share:.1%}", *rates, part.words())
+    return table

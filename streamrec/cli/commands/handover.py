@@ -1,0 +1,143 @@
+"""Where a log ends and a topic takes over, and whether it may: asked before anything is learned.
+
+Knows nothing of learning.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+
+from rich.console import Console
+
+from streamrec.config.settings import Settings
+from streamrec.errors import BadEvent, ConfigError, StateError, TransportError
+from streamrec.events import Event
+from streamrec.state import Store
+from streamrec.transport import Record
+from streamrec.transport.partitioners import LIBRDKAFKA, PARTITIONERS
+from streamrec.transport.positions import Surveyor, group_is_live
+
+EARLIEST, LATEST, END_OF_LOG = "earliest", "latest", "end-of-log"
+
+
+def refuse_live_workers(settings: Settings) -> None:
+    """Refuse to pull the state from under running workers.
+
+    Raises:
+        StateError: somebody reads as the workers' consumer group.
+    """
+    if group_is_live(settings.group_id, settings.kafka):
+        raise StateError(
+            f"workers of group {settings.group_id!r} are running; stop them first (the brokers count one that was "
+            "killed as running for up to a session timeout)"
+        )
+
+
+def refuse_checkpoints(store: Store, prefix: str, fresh: bool) -> None:
+    """Refuse to learn a past behind what was learned already, unless that may go. An unfinished warm-up always may.
+
+    Raises:
+        StateError: there are checkpoints, and not `fresh`.
+    """
+    begun = [partition for partition, mark in store.marks().items() if mark.watermark is not None and not mark.sealed]
+    if begun and not fresh:
+        raise StateError(
+            f"there are checkpoints of {len(begun)} partitions under prefix {prefix!r}: something was learned already, "
+            "and the past has to come first. --fresh forgets all of it; with another redis.prefix it stays"
+        )
+
+
+def partitioner_of(asked: str | None, settings: Settings, sample: Sequence[Record], partitions: int) -> str:
+    """The partitioner by which producers spread users: what is `asked`, else the one that a sample of the topic shows.
+
+    A topic that shows nothing (it is empty, or has one partition) is taken to be filled as this configuration would.
+
+    Raises:
+        TransportError: the sample follows neither.
+        ConfigError: nothing can be told: the configured partitioner is none that a user's partition follows from.
+    """
+    if asked is not None:
+        return asked
+    keyed = [record for record in sample if record.key]
+    fits = {
+        name: sum(place(record.key or b"", partitions) == record.partition for record in keyed)
+        for name, place in PARTITIONERS.items()
+    }
+    fitting = [name for name, count in fits.items() if count == len(keyed)]
+    configured = LIBRDKAFKA.get(str(settings.kafka.get("partitioner", "consistent_random")))
+    if not fitting:
+        shares = ", ".join(f"{name} {count} of {len(keyed)}" for name, count in fits.items())
+        raise TransportError(
+            f"topic {settings.topics.events!r}: it cannot be told how users are spread over its partitions ({shares} "
+            "keys); users whose past lies elsewhere would start anew: name the producers' way with --partitioner"
+        )
+    if configured in fitting:
+        return configured
+    if len(fitting) == 1:
+        return fitting[0]
+    raise ConfigError(
+        f"kafka.partitioner is {settings.kafka['partitioner']!r}, from which no user's partition follows; name the "
+        f"producers' way with --partitioner ({', '.join(PARTITIONERS)})"
+    )
+
+
+def moment_of(text: str, option: str) -> int:
+    """A time as it is typed, in ms: ISO 8601, without a zone UTC, or milliseconds since 1970.
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    if text.isdecimal():
+        return int(text)
+    try:
+        when = datetime.fromisoformat(text)
+    except ValueError:
+        raise ConfigError(
+            f"{option} is {text!r}, expected a time as 2024-03-01T12:00Z or in milliseconds since 1970"
+        ) from None
+    return int((when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp() * 1000)
+
+
+def positions(
+    topic: Surveyor, start: str | int, end: int, event_of: Callable[[Record], Event], console: Console
+) -> dict[int, int]:
+    """For every partition, the first live event: at `start`, or the first after the log's `end` (ms).
+
+    Raises:
+        TransportError: the topic cannot be read.
+    """
+
+    def moment(record: Record) -> int | None:
+        try:
+            return event_of(record).ts
+        except BadEvent:
+            return None
+
+    if start == EARLIEST:
+        return topic.beginning()
+    if start == LATEST:
+        return topic.end()
+    found = topic.since(end + 1 if start == END_OF_LOG else int(start), moment)
+    kept = topic.beginning()
+    late = [partition for partition, offset in found.items() if offset == kept[partition] > 0]
+    if late:
+        console.print(
+            f"note: partitions {late} of {topic.topic} keep nothing from before the handover; events between the end "
+            "of the log and their first record, if there were any, are in neither",
+            highlight=False,
+        )
+    return found
+
+
+def still_kept(topic: Surveyor, starts: Mapping[int, int], console: Console) -> dict[int, int]:
+    """The same positions, but for records that the topic has deleted in the meantime."""
+    kept = topic.beginning()
+    for partition, start in starts.items():
+        if kept[partition] > start:
+            console.print(
+                f"note: partition {partition} of {topic.topic} has deleted {kept[partition] - start:,} records past "
+                "the handover while the log was learned; they are not learned",
+                highlight=False,
+            )
+    return {partition: max(start, kept[partition]) for partition, start in starts.items()}

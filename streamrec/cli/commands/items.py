@@ -1,0 +1,220 @@
+"""Puts a catalogue file into the items topic, and looks at what the topic says.
+
+The topic is read from its beginning first, and only what differs is sent: a file that is loaded again changes nothing.
+Items get vectors on the way where there is an encoder. Joins no group and commits nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from hashlib import blake2b
+from pathlib import Path
+
+import msgspec
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from streamrec.cli.commands.embedding import Embedding, Message
+from streamrec.codec import CONTENT_TYPE, JSON, brief, encode
+from streamrec.config.groups import HASHED
+from streamrec.config.settings import Settings
+from streamrec.errors import BadEvent, ConfigError, TableError, TransportError
+from streamrec.events import Item
+from streamrec.replay.catalogue_file import Catalogue, read_catalogue
+from streamrec.transport import Record
+from streamrec.worker.catalogue_feed import id_of, item_of
+
+HEADERS = ((CONTENT_TYPE, JSON.encode()),)
+FLUSH_TIMEOUT_S = 60.0
+SHOWN_NUMBERS = 6
+MAX_LISTED = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """How a file differs from the topic: how many items are new, changed, the same and withdrawn."""
+
+    new: int = 0
+    changed: int = 0
+    same: int = 0
+    withdrawn: int = 0
+
+    @property
+    def messages(self) -> int:
+        """How many it takes."""
+        return self.new + self.changed + self.withdrawn
+
+
+def load(
+    settings: Settings, file: Path, *, withdraw: bool, dry_run: bool, as_json: bool, embed: bool | None = None
+) -> None:
+    """Send what differs, and print how much that was.
+
+    `embed` says whether items get vectors from `learning.encoder`; None: if that is a model.
+
+    Raises:
+        TableError: the file cannot be read, or a row of it is no item, or too large for a worker; nothing was sent.
+        ConfigError: the file holds no item, and all would be withdrawn; or the encoder is not there.
+        TransportError: no broker answers, there is no such topic, or something was not stored.
+    """
+    from streamrec.transport.confluent import KafkaSink
+    from streamrec.transport.positions import Surveyor
+
+    catalogue = read_catalogue(file)
+    embedding = _embedding(settings, catalogue, embed)
+    wanted = {item.item_id: encode(item) for item in catalogue.values()}
+    _refuse_too_large(file, wanted, embedding, settings.limits.max_message_bytes)
+    if withdraw and not wanted:
+        raise ConfigError(f"{file} holds no item, and --withdraw would withdraw all there are; give the right file")
+    with closing(Surveyor(settings.topics.items, settings.kafka)) as topic:
+        said = _said(topic.read_whole, settings, embedding)
+    messages, difference = compared(wanted, said, withdraw=withdraw)
+    if not dry_run:
+        with closing(KafkaSink(settings.kafka)) as sink:
+            for item_id, value in embedding.added(messages) if embedding else messages:
+                sink.publish(settings.topics.items, item_id.encode(), value, HEADERS)
+            sink.flush(FLUSH_TIMEOUT_S)
+    if as_json:
+        print(json.dumps({**asdict(difference), "sent": 0 if dry_run else difference.messages}))
+        return
+    done = "would be sent" if dry_run else "sent"
+    print(
+        f"{difference.new:,} new, {difference.changed:,} changed, {difference.same:,} the same, "
+        f"{difference.withdrawn:,} withdrawn: {difference.messages:,} messages {done} to {settings.topics.items}"
+    )
+
+
+def show(settings: Settings, item_id: str, *, as_json: bool) -> None:
+    """Print what the topic says of an item.
+
+    Raises:
+        TransportError: no broker answers, there is no such topic, or it says nothing of the item.
+    """
+    from streamrec.transport.positions import Surveyor
+
+    found: list[Record] = []
+
+    def keep(record: Record) -> None:
+        if record.key == item_id.encode():
+            found[:] = [record]
+
+    with closing(Surveyor(settings.topics.items, settings.kafka)) as topic:
+        topic.read_whole(keep)
+    if not found or not found[0].value:
+        state = "was withdrawn" if found else "is not there"
+        raise TransportError(f"item {item_id!r} {state} in topic {settings.topics.items!r}; `streamrec items load`")
+    try:
+        item = item_of(found[0], settings.limits.max_message_bytes, settings.limits.max_depth)
+    except BadEvent as error:
+        raise TransportError(f"item {item_id!r}: what the topic says of it cannot be used: {error.detail}") from None
+    if as_json:
+        print(encode(item).decode())
+    else:
+        Console().print(_table(item, found[0]))
+
+
+def compared(
+    wanted: Mapping[str, bytes], said: Mapping[str, bytes], *, withdraw: bool
+) -> tuple[list[Message], Difference]:
+    """What has to be sent so that the topic says what is wanted, and how much of each kind.
+
+    Args:
+        wanted: encoded items by id.
+        said: digests of the encoded items that the topic holds, by id; `UNUSABLE` where it holds none.
+        withdraw: whether items that are not wanted leave.
+    """
+    kinds: Counter[str] = Counter()
+    messages: list[Message] = []
+    for item_id, value in wanted.items():
+        kind = "new" if item_id not in said else "same" if said[item_id] == digest(value) else "changed"
+        kinds[kind] += 1
+        if kind != "same":
+            messages.append((item_id, value))
+    if withdraw:
+        gone = [item_id for item_id in said if item_id not in wanted]
+        kinds["withdrawn"] = len(gone)
+        messages += [(item_id, None) for item_id in gone]
+    return messages, Difference(**kinds)
+
+
+UNUSABLE = b""
+"""The digest of what is no item, or lacks something."""
+
+
+def digest(value: bytes) -> bytes:
+    """Of an encoded item: whether two say the same."""
+    return blake2b(value, digest_size=16).digest()
+
+
+def _embedding(settings: Settings, catalogue: Catalogue, embed: bool | None) -> Embedding | None:
+    from streamrec.wiring import build_encoder
+
+    hashed = settings.learning.encoder == HASHED
+    if embed and hashed:
+        raise ConfigError(
+            f"--embed, and learning.encoder is {HASHED!r}, which workers do themselves; set learning.encoder to a "
+            "sentence-transformers model, its directory or its name"
+        )
+    return None if hashed or embed is False else Embedding(catalogue, build_encoder(settings))
+
+
+def _said(
+    read: Callable[[Callable[[Record], None]], None], settings: Settings, embedding: Embedding | None
+) -> dict[str, bytes]:
+    """The digest of what a topic says of each item now, withdrawn ones left out."""
+    said: dict[str, bytes] = {}
+
+    def take(record: Record) -> None:
+        try:
+            item_id = id_of(record)
+        except BadEvent:
+            return
+        said.pop(item_id, None)
+        if not record.value:
+            return
+        try:
+            item = item_of(record, settings.limits.max_message_bytes, settings.limits.max_depth)
+        except BadEvent:
+            said[item_id] = UNUSABLE
+            return
+        known = embedding.stripped(item) if embedding else item
+        said[item_id] = UNUSABLE if known is None else digest(encode(known))
+
+    read(take)
+    return said
+
+
+def _refuse_too_large(file: Path, wanted: Mapping[str, bytes], embedding: Embedding | None, most: int) -> None:
+    too_large = [
+        item_id
+        for item_id, value in wanted.items()
+        if len(value) + (embedding.size(item_id) if embedding else 0) > most
+    ]
+    if too_large:
+        named = ", ".join(brief(repr(item_id), 60) for item_id in too_large[:MAX_LISTED])
+        raise TableError(
+            f"{file}: {len(too_large)} items take more than limits.max_message_bytes ({most}) as a message, and "
+            f"workers would put them aside: {named}; shorten their text, or raise the limit here and at the workers"
+        )
+
+
+def _table(item: Item, record: Record) -> Table:
+    table = Table("field", "value", title=f"item, {record.topic}-{record.partition}-{record.offset}")
+    for name, value in _rows(item):
+        table.add_row(name, Text(value))
+    return table
+
+
+def _rows(item: Item) -> Iterator[tuple[str, str]]:
+    for name, value in msgspec.to_builtins(item).items():
+        if isinstance(value, Iterable) and not isinstance(value, str):
+            parts = [f"{part:.4g}" if isinstance(part, float) else str(part) for part in value]
+            more = f" ... ({len(parts)})" if len(parts) > SHOWN_NUMBERS and name == "vector" else ""
+            yield name, brief(", ".join(parts[: SHOWN_NUMBERS if more else None]) + more, 1_000)
+        else:
+            yield name, brief(str(value), 1_000)

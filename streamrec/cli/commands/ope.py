@@ -1,0 +1,112 @@
+"""Values policies from a log, and prints what was found for people or as JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from streamrec.cli.commands.outcomes import OutcomeRange, read
+from streamrec.config.settings import Settings
+from streamrec.evaluation.ope.estimators import TITLES
+from streamrec.evaluation.ope.evaluation import Evaluation, Logged, Options, Value, evaluate
+from streamrec.evaluation.ope.intervals import Interval
+from streamrec.evaluation.ope.outcomes import Outcomes, Wanted, targets_of
+from streamrec.evaluation.ope.report import report, write_report
+from streamrec.evaluation.ope.tables import LOGGED, TableOptions, read_actions
+
+
+@dataclass(frozen=True, slots=True)
+class Printed:
+    """Where the findings go."""
+
+    as_json: bool = False
+    out: Path | None = None
+
+
+def run_on_topic(
+    settings: Settings,
+    wanted: Wanted,
+    targets: Sequence[str],
+    options: Options,
+    printed: Printed,
+    *,
+    limit: int,
+    by_user: bool,
+) -> None:
+    """Value targets from the outcomes topic as it is now.
+
+    Raises:
+        ConfigError: no outcome counts or names a target.
+        TransportError: the topic cannot be read.
+    """
+    outcomes = Outcomes(wanted, limit, by_user=by_user)
+    with Console(stderr=True).status(f"reading {settings.topics.outcomes}"):
+        part = OutcomeRange(wanted.since, wanted.until)
+        undecodable = read(settings, part, lambda partition, outcome: outcomes.add(outcome))
+    if undecodable:
+        print_note(f"{undecodable:,} records of {settings.topics.outcomes} are no outcomes and were skipped")
+    _finish((outcomes.logged(target) for target in targets_of(outcomes, targets)), options, printed)
+
+
+def run_on_table(log: Path, table: TableOptions, targets: Sequence[str], options: Options, printed: Printed) -> None:
+    """Value targets from a file of logged actions.
+
+    Raises:
+        TableError: the file, or a target's table, is not what it should be.
+    """
+    actions = read_actions(log, table)
+    _finish((actions.logged(target) for target in targets or (LOGGED,)), options, printed)
+
+
+def print_note(words: str) -> None:
+    """A line beside the results, for people."""
+    Console(stderr=True).print(f"note: {words}", highlight=False, markup=False)
+
+
+def _finish(logs: Iterator[Logged], options: Options, printed: Printed) -> None:
+    evaluations = [evaluate(log, options) for log in logs]
+    if printed.as_json:
+        print(json.dumps(report(evaluations)))
+    else:
+        for evaluation in evaluations:
+            show(evaluation, Console())
+    if printed.out is not None:
+        write_report(printed.out, evaluations)
+        print_note(f"report.json and plots are in {printed.out}")
+
+
+def show(evaluation: Evaluation, console: Console) -> None:
+    """One target: a table of values, then what to doubt."""
+    rounds, options, logged = evaluation.rounds, evaluation.options, evaluation.logged
+    percent = f"{options.level:.0%}"
+    title = f"{evaluation.target}, from {rounds.slates:,} slates ({len(rounds):,} rows) of {evaluation.origin.name}"
+    columns = ("", "value", f"{percent} bootstrap", f"{percent} Bernstein", "to logged")
+    table = Table(*columns, title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_row("logged", f"{logged.value:.4g}", _ends(logged.interval), _ends(logged.bernstein), "")
+    for value in evaluation.values:
+        mark = " *" if value.variance_only else ""
+        beside = f"{value.value / logged.value:.3f}" if logged.value else ""
+        table.add_row(_title(value) + mark, f"{value.value:.4g}", _ends(value.interval), _ends(value.bernstein), beside)
+    console.print(table)
+    lines = [f"{evaluation.ess:,.1f} effective slates; reward per slate, weights by {options.weighting.value}"]
+    if any(value.variance_only for value in evaluation.values):
+        lines.append("* the interval is about the estimator's variance: its bias is not in it")
+    if evaluation.without_model is not None:
+        lines.append(f"no direct or doubly robust estimates: {evaluation.without_model}")
+    lines += [f"warning: {warning}" for warning in evaluation.warnings]
+    for line in lines:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _title(value: Value) -> str:
+    return TITLES[value.name] if value.tuned is None else f"{TITLES[value.name]} {value.tuned:.3g}"
+
+
+def _ends(interval: Interval | None) -> str:
+    return "" if interval is None else f"{interval.low:.3g} to {interval.high:.3g}"

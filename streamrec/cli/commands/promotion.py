@@ -1,0 +1,169 @@
+"""Promotes the policy on trial: asks the gate that belongs to the step, and writes the revision that follows.
+
+The gate looks at the outcomes of slates shown since the revision in force.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, fields
+
+import msgspec
+from rich.console import Console
+
+from streamrec.cli.commands import outcomes
+from streamrec.cli.commands.outcomes import ROLLOUT, OutcomeRange
+from streamrec.cli.commands.rollout import described, named, now_ms, say
+from streamrec.config.settings import Settings
+from streamrec.engine.rollout.plan import CONTROL
+from streamrec.engine.rollout.revisions import Mode, Revision
+from streamrec.errors import ConfigError, PromotionRefused
+from streamrec.evaluation.experiments.arms import DEFAULT_TERMS, Terms, judge
+from streamrec.evaluation.experiments.gates import (
+    LADDER,
+    Gate,
+    Thresholds,
+    Valuation,
+    after_apprenticeship,
+    after_canary,
+    after_shadow,
+    larger_canary,
+)
+from streamrec.evaluation.experiments.imitation import imitation
+from streamrec.evaluation.experiments.slates import Settlement
+from streamrec.events import Outcome
+from streamrec.wiring import build_book, build_plan, settled_revision
+
+Appraisal = Callable[[Sequence[Outcome], str], Valuation | None]
+"""What the policy of this name is worth by these outcomes; None where nothing can be said."""
+
+
+@dataclass(frozen=True, slots=True)
+class Promotion:
+    """What is asked for. Without `to`, the next step of the ladder."""
+
+    to: Mode | None = None
+    share: float | None = None
+    force: bool = False
+    only_check: bool = False
+    why: str = ""
+    since: str | None = None
+    required: Mapping[str, float] | None = None  # thresholds in place of the defaults
+    terms: Terms = DEFAULT_TERMS
+
+
+def promote(settings: Settings, asked: Promotion, appraise: Appraisal) -> None:
+    """Ask the gate, and write the revision that follows.
+
+    Raises:
+        PromotionRefused: the gate is shut; the message has the figures. Nothing was changed.
+        ConfigError: there is no such step, or it needs to be forced.
+        StateError: Redis does not answer, or somebody else changed the rollout meanwhile.
+        TransportError: the outcomes cannot be read.
+    """
+    console = Console()
+    with closing(build_book(settings)) as book:
+        current = book.latest() or settled_revision(settings)
+        to = _step(current, asked)
+        following = _following(current, to, asked)
+        build_plan(settings, following)  # before anything is written
+        gate = None if asked.force and _skips(current.mode, to) else _gate(settings, current, to, asked, appraise)
+        if gate is not None:
+            _print_gate(console, gate)
+            following = msgspec.structs.replace(following, figures=gate.figures)
+            if not gate.passed and not asked.force:
+                reasons = "; ".join(map(str, gate.refusals))
+                raise PromotionRefused(
+                    f"{current.policy} stays {current.mode.value}, not {to.value}: {reasons}. Wait for more, or --force"
+                )
+        if asked.only_check:
+            say(console, "nothing was changed: --check")
+            return
+        following = msgspec.structs.replace(following, forced=gate is None or not gate.passed)
+        book.append(following)
+    say(console, f"{named(following)}: {described(following)}; workers follow at their next checkpoint")
+
+
+def thresholds(required: Mapping[str, float] | None) -> Thresholds:
+    """The thresholds of gates, some of them set by hand.
+
+    Raises:
+        ConfigError: there is no such threshold.
+    """
+    known = [field.name for field in fields(Thresholds)]
+    for name in required or ():
+        if name not in known:
+            raise ConfigError(f"--require {name}: there is no such threshold; there are {', '.join(known)}")
+    return Thresholds().with_changes(dict(required or {}))
+
+
+def _step(current: Revision, asked: Promotion) -> Mode:
+    """The mode that follows, if there is a way to it."""
+    if asked.to is None:
+        if current.mode is Mode.CANARY and asked.share is not None:
+            return Mode.CANARY
+        if current.mode is Mode.ONLINE:
+            raise ConfigError(
+                f"{current.policy} is online: there is no step further; a new trial starts in the settings"
+            )
+        return LADDER[LADDER.index(current.mode) + 1]
+    steps = LADDER.index(asked.to) - LADDER.index(current.mode)
+    if steps < 0:
+        raise ConfigError(f"{asked.to.value} is a step back from {current.mode.value}; use `streamrec rollback`")
+    if steps == 0 and not (asked.to is Mode.CANARY and asked.share is not None):
+        raise ConfigError(f"the rollout is {current.mode.value} already")
+    if steps > 1 and not asked.force:
+        between = LADDER[LADDER.index(current.mode) + 1]
+        raise ConfigError(f"between {current.mode.value} and {asked.to.value} is {between.value}; --force skips it")
+    return asked.to
+
+
+def _skips(before: Mode, after: Mode) -> bool:
+    return LADDER.index(after) - LADDER.index(before) > 1
+
+
+def _following(current: Revision, to: Mode, asked: Promotion) -> Revision:
+    if asked.share is not None and to is not Mode.CANARY:
+        raise ConfigError(f"--share is for a canary; {to.value} has none")
+    share = current.share if asked.share is None else asked.share
+    if current.mode is to is Mode.CANARY and share <= current.share:
+        raise ConfigError(f"--share is {share:g} and the canary's share {current.share:g}: not larger")
+    return msgspec.structs.replace(
+        current,
+        number=current.number + 1,
+        ts=now_ms(),
+        mode=to,
+        share=share,
+        why=asked.why or f"promoted from {current.mode.value}",
+        figures={},
+        restores=None,
+    )
+
+
+def _gate(settings: Settings, current: Revision, to: Mode, asked: Promotion, appraise: Appraisal) -> Gate:
+    needed = thresholds(asked.required)
+    in_force = asked.since in (None, ROLLOUT)
+    since = (current.ts or None) if in_force else outcomes.time_of(asked.since, "--since")
+    settlement, kept = Settlement(), list[Outcome]()
+
+    def take(partition: int, outcome: Outcome) -> None:
+        if outcome.mode != current.mode:
+            return
+        if settlement.add(outcome, partition) and current.mode is Mode.SHADOW:
+            kept.append(outcome)
+
+    outcomes.read(settings, OutcomeRange(since), take)
+    match current.mode:
+        case Mode.APPRENTICE:
+            return after_apprenticeship(imitation(settlement, current.policy, asked.terms.alpha), needed)
+        case Mode.SHADOW:
+            return after_shadow(appraise(kept, current.policy), needed)
+    experiment = judge(settlement, asked.terms, (CONTROL,))
+    return larger_canary(experiment, needed) if to is Mode.CANARY else after_canary(experiment, needed)
+
+
+def _print_gate(console: Console, gate: Gate) -> None:
+    say(console, f"gate from {gate.before.value} to {gate.after.value}:")
+    for check in gate.checks:
+        say(console, f"  {'passed' if check.passed else 'failed'}  {check}")

@@ -1,0 +1,155 @@
+"""Lets made-up shoppers shop: policies against each other in this process, or one deployment over its topics."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from streamrec.config.settings import Settings, shown
+from streamrec.errors import ConfigError
+from streamrec.evaluation.simulation.loop import Episode, Takings
+from streamrec.evaluation.simulation.standings import Pushed, Standing
+from streamrec.evaluation.simulation.world import AttackKind, Crowd, World, WorldSettings
+
+BOTS_OF = 100
+"""Shoppers for each bot, under an attack."""
+PROGRESS_REQUESTS = 100
+"""Live, a line is printed after so many slates."""
+
+
+def seeds_of(text: str) -> list[int]:
+    """The seeds named by `3`, `1:5` (both included) or `1,4,9`.
+
+    Raises:
+        ConfigError: it is none of these.
+    """
+    try:
+        first, colon, last = text.partition(":")
+        found = list(range(int(first), int(last) + 1)) if colon else [int(part) for part in text.split(",")]
+    except ValueError:
+        found = []
+    if not found or min(found) < 0:
+        raise ConfigError(f"--seeds is {text!r}, expected whole numbers as 3, 1:5 or 1,4,9")
+    return found
+
+
+def crowd_of(shoppers: int, bots: int | None, attack: str | None, attack_at: float) -> Crowd:
+    """People, and bots beside them: unless told otherwise one for every hundred people under attack, else none."""
+    if attack is None:
+        return Crowd(shoppers=shoppers, bots=bots or 0)
+    count = -(-shoppers // BOTS_OF) if bots is None else bots
+    return Crowd(shoppers=shoppers, bots=count, attack=AttackKind(attack), attack_at=attack_at)
+
+
+def contest(
+    contenders: Sequence[str], world: WorldSettings, seeds: Sequence[int], settings: Settings, out: Path | None
+) -> None:
+    """Every contender in the world of every seed; prints the table, and writes a report after each seed when asked to.
+
+    Raises:
+        ConfigError: there is no such contender.
+    """
+    from streamrec.evaluation.simulation import contest as contests
+    from streamrec.evaluation.simulation.report import Told, write_report
+    from streamrec.evaluation.simulation.standings import pushed, standings
+
+    notes = Console(stderr=True)
+    began = time.perf_counter()
+
+    def note(name: str, seed: int, episode: Episode) -> None:
+        at_s = time.perf_counter() - began
+        notes.print(f"{at_s:7.1f} s  seed {seed}  {name}: {episode.expected.mean():.4f} a slate", highlight=False)
+
+    names = list(dict.fromkeys(contenders or contests.DEFAULT))
+    episodes: contests.Episodes = {name: [] for name in names}
+    command = shlex.join(["streamrec", *sys.argv[1:]])
+    for number, seed in enumerate(seeds, 1):
+        for name, runs in contests.contest(names, world, [seed], settings, note).items():
+            episodes[name] += runs
+        if out is not None:  # after every seed: what is interrupted has its report so far
+            told = Told(command, seeds[:number], world, _told(settings), time.perf_counter() - began)
+            write_report(out, episodes, told)
+    terminal = Console()
+    shown_on = terminal if terminal.is_terminal else Console(width=120)
+    shown_on.print(_table(standings(episodes)))
+    if world.crowd.attack is not AttackKind.HAMMER:
+        shown_on.print(_bought(pushed(episodes, World(world).attack_ms)))
+    if out is not None:
+        print(f"written to {out}")
+
+
+def live(world: WorldSettings, settings: Settings, *, speed: float | None) -> None:
+    """Send made-up shoppers to the configured topics and print how well they are served, until the last has left.
+
+    Raises:
+        TransportError: no broker answers, or a topic is missing.
+    """
+    from streamrec.evaluation.simulation.live import KafkaSystem
+    from streamrec.evaluation.simulation.loop import steps
+
+    system, takings = KafkaSystem(settings, speed=speed), Takings()
+    printed = 0
+    try:
+        for _ in steps(World(world), system, takings):
+            if len(takings.rows) - printed >= PROGRESS_REQUESTS:
+                print(line(takings, printed), flush=True)
+                printed = len(takings.rows)
+    finally:
+        system.close()
+        if len(takings.rows) > printed:
+            print(line(takings, printed), flush=True)
+        if takings.rows:
+            print(f"all: {line(takings, 0)}; {takings.events:,} events sent, {system.late:,} slates not waited for")
+
+
+def line(takings: Takings, since: int) -> str:
+    """How the requests since the one numbered `since` were served, in one line."""
+    episode = Takings(takings.rows[since:]).episode()
+    return (
+        f"{len(takings.rows):,} requests: reward {episode.expected.mean():.4f} a slate "
+        f"(given {episode.realised.mean():.4f}), regret {episode.regret.mean():.4f}, "
+        f"{episode.answered.mean():.1%} answered"
+    )
+
+
+def rewards_of(world: WorldSettings, settings: Settings) -> WorldSettings:
+    """The world with answers worth what the settings say they are."""
+    from streamrec.events import EventType
+
+    values = settings.attribution.values
+    return replace(
+        world,
+        rewards=replace(
+            world.rewards,
+            click=values.get(EventType.CLICK, 0.0),
+            cart=values.get(EventType.ADD_TO_CART, 0.0),
+            purchase=values.get(EventType.PURCHASE, 0.0),
+            skip=values.get(EventType.SKIP, 0.0),
+        ),
+    )
+
+
+def _told(settings: Settings) -> dict[str, object]:
+    return {name: value for name, value in shown(settings).items() if name not in ("kafka", "redis", "topics")}
+
+
+def _bought(pushed: Sequence[Pushed]) -> Table:
+    table = Table("since the bots came", "target in first place", "target on the slate", "reward")
+    for share in pushed:
+        table.add_row(share.name, str(share.first), str(share.shown), str(share.reward))
+    return table
+
+
+def _table(standings: Sequence[Standing]) -> Table:
+    table = Table("contender", "reward", "last quarter", "share of the best", "first less this", "regret")
+    for s in standings:
+        columns = (s.reward, s.last_quarter, s.share_of_best, s.behind_first, s.regret)
+        table.add_row(s.name, *(str(column) for column in columns))
+    return table

@@ -1,0 +1,155 @@
+"""Learns a log before the first worker starts, and says where in the topic workers will go on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import lru_cache, partial
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from streamrec.cli.commands.handover import (
+    EARLIEST,
+    END_OF_LOG,
+    LATEST,
+    moment_of,
+    partitioner_of,
+    positions,
+    refuse_checkpoints,
+    refuse_live_workers,
+    still_kept,
+)
+from streamrec.cli.commands.logs import LogPart, checked
+from streamrec.config.settings import Settings
+from streamrec.errors import LogError
+from streamrec.replay.catalogue_file import read_catalogue
+from streamrec.replay.logs import Log
+from streamrec.state.snapshots import SnapshotShelf
+from streamrec.transport.partitioners import PARTITIONERS
+from streamrec.transport.positions import Surveyor
+from streamrec.wiring import build_store, build_tolerance, build_warmup
+from streamrec.worker.validation import event_of
+
+if TYPE_CHECKING:
+    from streamrec.engine.batch_result import Portion
+
+SAMPLE = 100
+"""Records of each partition by which the partitioner is told."""
+USERS_PLACED = 100_000
+"""Users whose partition is remembered: murmur2 takes some microseconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How a log is learned and where the topic takes over, as it was typed.
+
+    `until`, and a time in `start`, are ISO 8601 or milliseconds; `partitioner` is a name in PARTITIONERS.
+    """
+
+    until: str | None = None
+    start: str = END_OF_LOG
+    passes: int = 1
+    partitioner: str | None = None
+    fresh: bool = False
+
+
+def run(part: LogPart, settings: Settings, plan: Plan) -> None:
+    """Check everything, learn the log, and print where workers will go on.
+
+    Raises:
+        TableError, LogError: the log cannot be read as asked, or holds nothing to learn.
+        TransportError: no broker answers, there is no such topic, or it cannot be told how users are spread over it.
+        StateError: Redis does not answer, holds checkpoints already, or workers are running.
+        ConfigError: a setting or an option does not fit.
+    """
+    console = Console(stderr=True)
+    until = None if plan.until is None else moment_of(plan.until, "--until")
+    start = plan.start if plan.start in (EARLIEST, LATEST, END_OF_LOG) else moment_of(plan.start, "--from")
+    log = part.open()
+    catalogue = read_catalogue(settings.items) if settings.items is not None else None
+    with closing(Surveyor(settings.topics.events, settings.kafka)) as topic, closing(build_store(settings)) as store:
+        refuse_live_workers(settings)
+        refuse_checkpoints(store, settings.redis.prefix, plan.fresh)
+        spread = PARTITIONERS[partitioner_of(plan.partitioner, settings, topic.oldest(SAMPLE), topic.partitions)]
+        place = lru_cache(USERS_PLACED)(lambda user_id: spread(user_id.encode(), topic.partitions))
+        end = end_of(log, until, console)
+        from streamrec.replay.warmup import Past, warm_up  # loads every model: what is wrong is told before that
+
+        past = Past(log, topic.topic, topic.partitions, place, end)
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Rate(), TimeRemainingColumn())
+        with Progress(*columns, console=console) as bar:
+            learned = Learned(log, bar)
+            worker = build_warmup(settings, past, store, learned, catalogue)
+            judge = partial(event_of, tolerance=build_tolerance(settings))
+            starts = positions(topic, start, end, judge, console)
+            handed_over = warm_up(
+                worker,
+                store,
+                SnapshotShelf(settings.checkpoints.directory, settings.checkpoints.keep),
+                topic.partitions,
+                lambda: still_kept(topic, starts, console),
+                passes=plan.passes,
+                now_ms=time.time_ns() // 1_000_000,
+            )
+    print(
+        f"learned {learned.events:,} events of {past.rows:,} rows up to {_time(end)}: {worker.newcomers:,} users, "
+        f"{worker.recommender.knowledge.items.known:,} items"
+    )
+    print(f"models in {settings.checkpoints.directory / handed_over.snapshot}")
+    print(f"next: start `streamrec worker` with the same configuration; in {topic.topic} it goes on at")
+    Console().print(handover_table(handed_over.starts))
+
+
+def end_of(log: Log, until: int | None, console: Console) -> int:
+    """The last moment to be learned, in ms: the log's own, or `until` if that is earlier.
+
+    Raises:
+        LogError: there is nothing to learn up to then.
+        TableError: the file cannot be read to its end.
+    """
+    summary = checked(log, console)
+    if summary.first_ts is None or summary.last_ts is None or (until is not None and until < summary.first_ts):
+        limit = "" if until is None else f" up to {_time(until)}"
+        raise LogError(f"{log.table.path.name}: there is nothing to learn{limit}; start the worker without a warm-up")
+    return summary.last_ts if until is None else min(until, summary.last_ts)
+
+
+class Learned:
+    """Counts what a worker has learned, and shows it on a bar."""
+
+    def __init__(self, log: Log, bar: Progress) -> None:
+        self.events = 0
+        self._first_row = log.start
+        self._bar = bar
+        self._task = bar.add_task("learning", total=len(log))
+
+    def __call__(self, portion: Portion) -> None:
+        """After a portion of the log."""
+        self.events += len(portion.arrivals)
+        self._bar.update(self._task, completed=portion.arrivals[-1].offset + 1 - self._first_row)
+
+
+class Rate(ProgressColumn):
+    """Rows per second."""
+
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.finished_speed or task.speed or 0:,.0f} rows/s", style="progress.data.speed")
+
+
+def handover_table(starts: Mapping[int, int]) -> Table:
+    """Where each partition goes on."""
+    table = Table("partition", "first offset")
+    for partition, offset in sorted(starts.items()):
+        table.add_row(str(partition), str(offset))
+    return table
+
+
+def _time(ts: int) -> str:
+    return f"{datetime.fromtimestamp(ts / 1000, UTC):%Y-%m-%d %H:%M:%S}Z"

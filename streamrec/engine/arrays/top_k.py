@@ -1,0 +1,70 @@
+"""Orders made of scores: the best candidates first, and where a target stands.
+
+Knows nothing of what the scores mean.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from streamrec.engine.arrays.batch import NOTHING, Bool, Float32, Float64, Int8, Int32, Int64
+from streamrec.engine.arrays.compiled import compiled
+
+
+def ranked(utility: Float32 | Float64, k: int) -> Int64:
+    """Places of the `k` best candidates, best first, (rows, k), NOTHING past the last; ties stay in candidate order."""
+    order = np.argsort(-utility, axis=1, kind="stable")[:, :k]
+    return np.where(np.isfinite(np.take_along_axis(utility, order, axis=1)), order, NOTHING).astype(np.int64)
+
+
+def ranks(scores: Float32, fill: Float32, items: Int32, targets: Int32) -> Int8:
+    """Where each target stands in a list ordered by `scores` and filled up by `fill`: 1 to 20, 0 when further down.
+
+    Args:
+        scores: (lists, rows, candidates), -inf for what a list does not know; fill: (rows, candidates).
+        items: (rows, candidates); targets: (rows,) item indices.
+    """
+    out = np.zeros((scores.shape[0], len(targets)), np.int8)
+    _ranks(scores, fill, items, targets, out)
+    return out
+
+
+def best(values: Float32 | Float64, k: int, hidden: Bool, worthless: float) -> Int32:
+    """At most `k` items of more than the `worthless` value that are not hidden, best first; ties by lower index.
+
+    Args:
+        values: (items,).
+        k: items wanted.
+        hidden: by item index; those past its end are not hidden.
+        worthless: the value of what is never among the best.
+    """
+    rows = len(values)
+    if len(hidden):
+        values = values.copy()
+        values[: len(hidden)][hidden[:rows]] = worthless
+    if rows > 4 * k:
+        near = np.sort(np.argpartition(values, rows - k)[rows - k :])
+    else:
+        near = np.arange(rows)
+    order = near[np.argsort(-values[near], kind="stable")]
+    return order[values[order] > worthless][:k].astype(np.int32)
+
+
+@compiled
+def _ranks(scores, fill, items, targets, out):  # type: ignore[no-untyped-def]
+    for row in range(len(targets)):
+        place = -1
+        for c in range(items.shape[1]):
+            if items[row, c] == targets[row]:
+                place = c
+        if place < 0:
+            continue
+        for m in range(len(scores)):
+            before = 0
+            for c in range(items.shape[1]):
+                if items[row, c] == NOTHING or c == place:
+                    continue
+                s, t = scores[m, row, c], scores[m, row, place]
+                f, g = fill[row, c], fill[row, place]
+                before += s > t or (s == t and (f > g or (f == g and c < place)))
+            out[m, row] = before + 1 if before < 20 else 0

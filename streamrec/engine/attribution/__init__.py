@@ -1,0 +1,1 @@
+"""What came of slates: which later events count for which shown item."""

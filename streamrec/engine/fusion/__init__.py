@@ -1,0 +1,1 @@
+"""From the scores of many models to one utility."""

@@ -1,0 +1,1 @@
+"""What keeps learning honest and safe: prequential tests, rate limits, quarantine, rollback."""

@@ -1,0 +1,103 @@
+"""Everybody who learns, by the name of their component in a snapshot: judged together, rolled back one by one.
+
+Knows nothing of events, of clocks, or of where snapshots lie.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from streamrec.engine.arrays.batch import Array
+from streamrec.engine.arrays.feedback import Refusing
+from streamrec.engine.fusion.fusion import Fusion
+from streamrec.engine.items.item_table import ItemTable, renamed
+from streamrec.engine.learning.quarantine import FUSION, MODEL, POLICY, Quarantine, unsound
+from streamrec.engine.models import Model
+from streamrec.engine.policies.registry import Roster
+
+QUARANTINE = "quarantine"
+"""What a snapshot has of who is trusted."""
+Components = Mapping[str, Mapping[str, Array]]
+
+
+class Learners:
+    """Models, fusion and policies, and the record of who of them may be trusted."""
+
+    def __init__(
+        self,
+        models: Sequence[Model],
+        unheard: Sequence[Model],
+        fusion: Fusion,
+        roster: Roster,
+        items: ItemTable,
+        rollback_after: int,
+    ) -> None:
+        """All of them untaught: that is what they go back to when nothing better is left.
+
+        Nobody judges the models that are `unheard` by the fusion: there is nobody to be saved from them.
+        """
+        self.quarantine = Quarantine([model.name for model in models], rollback_after)
+        self._roster = roster
+        self._items = items
+        self._fusion = fusion
+        self._models = {MODEL + model.name: model for model in models}
+        self._unheard = {MODEL + model.name: model for model in unheard}
+        self._parts: dict[str, Model | Fusion] = {**self._models, FUSION: fusion}
+        self._refusing = {name: part for name, part in self._parts.items() if isinstance(part, Refusing)}
+        self._untaught = {name: part.state() for name, part in self._parts.items()}
+
+    def judge(self) -> None:
+        """A learning cut is over."""
+        self.quarantine.judge(self._refused())
+
+    def suspects(self, state: Components) -> frozenset[str]:
+        """The components of a state of this moment that no rollback may take.
+
+        Whoever holds a number that is none is sentenced by it.
+        """
+        watched = [name for name in state if name in self._parts or name.startswith(POLICY)]
+        self.quarantine.condemn(unsound(state, watched))
+        return self.quarantine.suspects()
+
+    def roll_back(self, name: str, reference: str | None, arrays: Components | None) -> None:
+        """One of them becomes what it was in a snapshot, whose arrays are given whole, or untaught without one.
+
+        Items whose places others have taken since then are forgotten by it.
+        """
+        if name.startswith(POLICY):
+            policy = self._roster.renewed(name[len(POLICY) :])
+            if arrays is not None:
+                policy.restore(arrays[name])
+        else:
+            part = self._parts[name]
+            part.restore(self._untaught[name] if arrays is None else arrays[name])
+            if arrays is not None and not isinstance(part, Fusion):
+                gone = renamed(arrays["items"], self._items)
+                if len(gone):
+                    part.forget(gone)
+        self.quarantine.rolled_back(name, reference, self._refused().get(name, 0))
+
+    def state(self) -> dict[str, dict[str, Array]]:
+        """What they learned, and who of them is trusted, by component."""
+        return {
+            FUSION: self._fusion.state(),
+            QUARANTINE: self.quarantine.state(),
+            **{name: model.state() for name, model in (self._models | self._unheard).items()},
+            **{POLICY + name: state for name, state in self._roster.state().items()},
+        }
+
+    def restore(self, arrays: Components) -> None:
+        """The inverse of `state`."""
+        self._fusion.restore(arrays[FUSION])
+        if QUARANTINE in arrays:  # snapshots of before knew of none
+            self.quarantine.restore(arrays[QUARANTINE])
+        for name, model in self._models.items():
+            model.restore(arrays[name])
+        for name, model in self._unheard.items():  # snapshots are not refused for want of them
+            model.restore(arrays.get(name, {}))
+        self._roster.restore({name[len(POLICY) :]: arrays[name] for name in arrays if name.startswith(POLICY)})
+
+    def _refused(self) -> dict[str, int]:
+        """How many updates each has refused since it began."""
+        policies = {POLICY + name: count for name, count in self._roster.refused().items()}
+        return {name: part.refused for name, part in self._refusing.items()} | policies

@@ -1,0 +1,54 @@
+"""Decayed popularity: how often an item was wanted lately, each event counting half as much after one half-life."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from streamrec.engine.arrays.batch import NOBODY, NOTHING, Array, Bool, Float32, Int32, MicroBatch, Queries
+from streamrec.engine.arrays.top_k import best
+from streamrec.engine.models.neighbour_table import DecayClock
+
+
+class Popularity:
+    """score(item) = log sum over its events of 2 ** -(age / half-life)."""
+
+    def __init__(self, name: str, half_life_s: float, capacity: int) -> None:
+        self.name = name
+        self.mass = np.zeros(capacity, np.float64)
+        self.rows = 0
+        self._clock = DecayClock(half_life_s)
+
+    def score(self, queries: Queries, rows: slice, items: Int32) -> Float32:
+        known = np.where(items == NOTHING, 0.0, self.mass[items])
+        with np.errstate(divide="ignore"):
+            return np.log(known).astype(np.float32)
+
+    def learn(self, batch: MicroBatch) -> None:
+        examples = batch.examples
+        wanted = np.flatnonzero(examples.label[: batch.learned] == 1)
+        if len(wanted) == 0:
+            return
+        items, ts = examples.item[wanted], examples.ts[wanted]
+        factor = self._clock.rescale(int(ts.max()))
+        if factor is not None:
+            self.mass *= factor
+        self.rows = max(self.rows, int(items.max()) + 1)
+        np.add.at(self.mass, items, self._clock.gains(ts, examples.weight[wanted]))
+
+    def top(self, k: int, hidden: Bool = NOBODY) -> Int32:
+        """The `k` most popular items that are not hidden, best first, at most; ties go to the item known for longer."""
+        return best(self.mass[: self.rows], k, hidden, 0.0)
+
+    def forget(self, items: Int32) -> None:
+        self.mass[items] = 0.0
+
+    def state(self) -> dict[str, Array]:
+        return {"mass": self.mass[: self.rows].copy(), "origin": self._clock.state()}
+
+    def restore(self, arrays: Mapping[str, Array]) -> None:
+        self.mass[: self.rows] = 0.0
+        self.rows = len(arrays["mass"])
+        self.mass[: self.rows] = arrays["mass"]
+        self._clock.restore(arrays["origin"])

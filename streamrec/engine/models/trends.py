@@ -1,0 +1,46 @@
+"""What gains: the demand that an item would see in the next windows if its growth went on.
+
+    score(item) = log momentum(item)
+
+with the momentum of `engine/trending/table.py`. Nothing is learned here: who counts the trends tells the table. What is
+stale by the time of who asks is not known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from streamrec.engine.arrays.batch import NOBODY, NOTHING, Array, Bool, Float32, Int32, MicroBatch, Queries
+from streamrec.engine.trending.table import Teller
+
+
+class TrendModel:
+    """Scores by the table that `teller` tells; the teller is told, saved and restored through this."""
+
+    def __init__(self, name: str, teller: Teller) -> None:
+        self.name = name
+        self._teller = teller
+        self._table = teller.table
+
+    def score(self, queries: Queries, rows: slice, items: Int32) -> Float32:
+        unknown = (items == NOTHING) | self._table.stale_at(queries.ts[rows])[:, None]
+        scores: Float32 = np.where(unknown, np.float32(-np.inf), self._table.log_momentum[items])
+        return scores
+
+    def learn(self, batch: MicroBatch) -> None:
+        self._teller.learn(batch)
+
+    def top(self, k: int, hidden: Bool = NOBODY) -> Int32:
+        """The `k` items of most momentum that are not hidden, best first, at most."""
+        return self._table.top(k, hidden)
+
+    def forget(self, items: Int32) -> None:
+        self._teller.forget(items)
+
+    def state(self) -> dict[str, Array]:
+        return self._teller.state()
+
+    def restore(self, arrays: Mapping[str, Array]) -> None:
+        self._teller.restore(arrays)

@@ -1,0 +1,139 @@
+"""The policies at hand: who makes each slate, and what the others would have made of it.
+
+Knows nothing of who is to be asked (`rollout`), nor of what a policy is made of.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+
+from streamrec.engine.arrays.batch import NOTHING, Array, Float64, Int64, Uint64
+from streamrec.engine.arrays.compiled import mixed
+from streamrec.engine.arrays.feedback import Lesson, Refusing
+from streamrec.engine.arrays.logged_event import name_hash
+from streamrec.engine.policies import Asked, Policy, Posterior
+from streamrec.engine.policies.plackett_luce_sampling import SEED_BITS, Terms, drawn, interleaved, propensities
+from streamrec.engine.rollout.plan import Decision
+
+
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """What a policy that was not asked would have done."""
+
+    propensity: Float64  # (k,) of the places that were shown, each given the shown ones before
+    proposal: Int64  # (k,) places among the candidates of its own draw, NOTHING past its end
+
+
+@dataclass(frozen=True, slots=True)
+class Dealt:
+    """One slate as it was chosen."""
+
+    decision: Decision
+    estimated_from: int
+    explore: float  # share of places that are reserved for exploration
+    places: Int64  # (k,) among the candidates, NOTHING past the end
+    propensity: Float64  # (k,)
+    teams: tuple[str | None, ...]  # (k,) who picked each place, where two did
+    beside: Mapping[str, Beside]
+
+
+class Roster:
+    """Makes policies when they are first asked, and keeps them."""
+
+    def __init__(self, make: Callable[[str], Policy]) -> None:
+        self._make = make
+        self._policies: dict[str, Policy] = {}
+
+    def policy(self, name: str) -> Policy:
+        """The policy of that name."""
+        if name not in self._policies:
+            self._policies[name] = self._make(name)
+        return self._policies[name]
+
+    def renewed(self, name: str) -> Policy:
+        """The policy of that name, untaught; what it had learned is gone."""
+        self._policies[name] = self._make(name)
+        return self._policies[name]
+
+    def refused(self) -> dict[str, int]:
+        """How many lessons each has refused, for a number in them that was none; of those alone that learn."""
+        return {name: policy.refused for name, policy in self._policies.items() if isinstance(policy, Refusing)}
+
+    def deal(self, asked: Asked, posterior: Posterior, decisions: Sequence[Decision], k: int) -> list[Dealt]:
+        """A slate of at most `k` for each row, made as its decision says."""
+        dealt: list[Dealt | None] = [None] * len(decisions)
+        for makers, rows in _grouped([decision.interleaved or (decision.publish,) for decision in decisions]).items():
+            some = _rows(asked, rows)
+            parts = [self.policy(name).components(some, posterior) for name in makers]
+            explore = max(part.explore for part in parts)
+            estimated_from = max(self.policy(name).estimated_from for name in makers)
+            if len(parts) == 2:
+                choice, teams = interleaved(parts[0], parts[1], some.seeds, k, _terms(some))
+                named = [tuple(None if team == NOTHING else makers[team] for team in row) for row in teams.tolist()]
+            else:
+                choice, named = drawn(parts[0], some.seeds, k, _terms(some)), [(None,) * k] * len(rows)
+            for at, row in enumerate(rows.tolist()):
+                places, chances = choice.places[at], choice.propensity[at]
+                dealt[row] = Dealt(decisions[row], estimated_from, explore, places, chances, named[at], {})
+        return self._with_others(asked, posterior, [one for one in dealt if one is not None], k)
+
+    def _with_others(self, asked: Asked, posterior: Posterior, dealt: list[Dealt], k: int) -> list[Dealt]:
+        beside: list[dict[str, Beside]] = [{} for _ in dealt]
+        for name in dict.fromkeys(name for one in dealt for name in one.decision.beside):
+            rows = np.array([row for row, one in enumerate(dealt) if name in one.decision.beside], np.int64)
+            some = _rows(asked, rows)
+            components = self.policy(name).components(some, posterior)
+            chances = propensities(components, np.stack([dealt[row].places for row in rows.tolist()]), _terms(some))
+            own = drawn(components, _seeds_of(name, some.seeds), k, _terms(some))
+            for at, row in enumerate(rows.tolist()):
+                beside[row][name] = Beside(chances[at], own.places[at])
+        return [replace(one, beside=others) for one, others in zip(dealt, beside, strict=True)]
+
+    def favourites(self, name: str, asked: Asked, posterior: Posterior) -> Int64:
+        """The place that the policy of that name puts first, NOTHING without candidates, (rows,)."""
+        components = self.policy(name).components(asked, posterior)
+        places: Int64 = drawn(components, asked.seeds, 1, _terms(asked)).places[:, 0]
+        return places
+
+    def learn(self, lessons: Sequence[Lesson]) -> None:
+        """Everybody takes what came of slates."""
+        for policy in self._policies.values():
+            policy.learn(lessons)
+
+    def state(self) -> dict[str, dict[str, Array]]:
+        """What those that learn have learned, by name."""
+        states = {name: policy.state() for name, policy in self._policies.items()}
+        return {name: state for name, state in states.items() if state}
+
+    def restore(self, states: Mapping[str, Mapping[str, Array]]) -> None:
+        """The inverse of `state`."""
+        for name, state in states.items():
+            self.policy(name).restore(state)
+
+
+def _grouped(keys: Sequence[tuple[str, ...]]) -> dict[tuple[str, ...], Int64]:
+    rows: dict[tuple[str, ...], list[int]] = {}
+    for row, key in enumerate(keys):
+        rows.setdefault(key, []).append(row)
+    return {key: np.array(found, np.int64) for key, found in rows.items()}
+
+
+def _rows(asked: Asked, rows: Int64) -> Asked:
+    """Some of the rows."""
+    parts = {part.name: getattr(asked, part.name) for part in fields(asked)}
+    some = {name: part[rows] for name, part in parts.items() if name not in ("scores", "constraints")}
+    constraints = tuple(asked.constraints[row] for row in rows.tolist())
+    return Asked(**some, scores=asked.scores[:, rows], constraints=constraints)
+
+
+def _terms(asked: Asked) -> Terms:
+    return Terms(asked.doubt, asked.constraints)
+
+
+def _seeds_of(name: str, seeds: Uint64) -> Uint64:
+    """Seeds of a policy's own draws, apart from those of the slate that was published."""
+    own = name_hash(name) & SEED_BITS
+    return np.array([int(mixed(own, int(seed) & SEED_BITS)) & SEED_BITS for seed in seeds.tolist()], np.uint64)

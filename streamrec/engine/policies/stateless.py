@@ -1,0 +1,21 @@
+"""What policies share that learn nothing beyond the fusion's posterior."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from streamrec.engine.arrays.batch import Array
+from streamrec.engine.arrays.feedback import Lesson
+
+
+class Unlearned:
+    """Has no state of its own."""
+
+    def learn(self, lessons: Sequence[Lesson]) -> None:
+        """The fusion learns; this only reads its posterior."""
+
+    def state(self) -> dict[str, Array]:
+        return {}
+
+    def restore(self, arrays: Mapping[str, Array]) -> None:
+        """Nothing was saved."""

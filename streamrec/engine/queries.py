@@ -1,0 +1,108 @@
+"""The moments of the log that somebody is ranked for: queries, frozen before what happens next.
+
+There are two reasons to ask. To learn: everything that one user does at one time (a basket) shares the query made
+before the first of it. To answer: each request has a query of its own, and rules that hold for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from streamrec.engine.arrays.batch import NOTHING, Array, Int32, MicroBatch
+from streamrec.engine.arrays.logged_event import Arrival, name_hash
+from streamrec.engine.arrays.timeline import ASK, REMEMBER, Step, Steps
+from streamrec.engine.scenarios.rules import Ruling
+from streamrec.engine.scenarios.scenario import Needs
+from streamrec.engine.users.price_level import price_named
+from streamrec.events import TYPE_CODES
+
+PRACTICE, PUBLISHED = 0, 1  # why a query is made: to be learned from, or to be answered
+NO_EXAMPLE = NOTHING
+
+
+class Moments:
+    """The queries of a micro-batch, and the order in which they and the events come."""
+
+    def __init__(self, batch: MicroBatch, seed: int) -> None:
+        """Every random draw of a query follows from its place in the log and this `seed`."""
+        # Of the present portion, by query row: items that must not be shown, and the rules for what is asked.
+        self.excluded: dict[int, Int32] = {}
+        self.rulings: dict[int, Ruling] = {}
+        self._batch = batch
+        self._seed = seed
+        self._steps: list[Step] = []
+        self._prices: dict[int, float] = {}  # by place in the list of steps
+        self._open: dict[int, tuple[int, int]] = {}  # user hash -> (time, query row) of the ranking that still counts
+
+    def begin_portion(self) -> None:
+        """Nobody has asked yet."""
+        self.excluded.clear()
+        self.rulings.clear()
+        self._steps.clear()
+        self._prices.clear()
+
+    def before(self, arrival: Arrival, row: int, excluded: Int32) -> int:
+        """The query made before this moment's first event of this user, whose row in the user table is `row`."""
+        user = name_hash(arrival.event.user_id)
+        open_ts, query = self._open.get(user, (-1, NOTHING))
+        if open_ts != arrival.event.ts:
+            query = self._ask(arrival, row, excluded, PRACTICE)
+            self._open[user] = arrival.event.ts, query
+        return query
+
+    def request(self, arrival: Arrival, row: int, ruling: Ruling) -> int:
+        """The query of a request."""
+        query = self._ask(arrival, row, ruling.excluded, PUBLISHED)
+        self.rulings[query] = ruling
+        return query
+
+    def _ask(self, arrival: Arrival, row: int, excluded: Int32, purpose: int) -> int:
+        event = arrival.event
+        query = self._batch.ask(name_hash(event.user_id), event.ts, arrival.seed(self._seed) ^ purpose)
+        self.excluded[query] = excluded
+        self._steps.append((ASK, row, query, event.ts, name_hash(event.session_id), NOTHING, 0, NO_EXAMPLE))
+        return query
+
+    def happened(self, arrival: Arrival, row: int, item: int, example: int) -> None:
+        """The event itself: its user remembers it after all that was asked so far, and before what comes next."""
+        event = arrival.event
+        price = price_named(event.context)
+        if price is not None:
+            self._prices[len(self._steps)] = price
+        session = name_hash(event.session_id)
+        self._steps.append((REMEMBER, row, 0, event.ts, session, item, TYPE_CODES[event.type], example))
+
+    def steps(self) -> Steps:
+        """The portion, in order."""
+        return Steps.of(self._steps, self._prices)
+
+    def plant_seeds(self) -> None:
+        """A request that names items asks for what goes with them: the answer is as if they had just been touched.
+
+        Where a scenario is about them, a session begins with them.
+        """
+        for query, ruling in self.rulings.items():
+            if len(ruling.seeds):
+                self._batch.queries.begin_with(query, ruling.seeds, anew=ruling.scenario.needs is not Needs.NOTHING)
+
+    def begin_batch(self, latest_ts: int, most: int) -> None:
+        """Rankings of the log's present moment stay, the `most` newest: more of their basket may come."""
+        still = {user: at for user, at in self._open.items() if at[0] == latest_ts} if most else {}
+        newest = sorted(still.items(), key=lambda entry: entry[1][1])[-most:]
+        self._batch.keep(np.array([row for _, (_, row) in newest], np.int64))
+        self._open = {user: (ts, place) for place, (user, (ts, _)) in enumerate(newest)}
+
+    def state(self) -> dict[str, Array]:
+        """The rankings that still count."""
+        users = list(self._open)
+        return {
+            "open.user": np.array(users, np.uint64),
+            "open.at": np.array([self._open[user] for user in users], np.int64).reshape(len(users), 2),
+        }
+
+    def restore(self, arrays: Mapping[str, Array]) -> None:
+        """The inverse of `state`."""
+        at = arrays["open.at"].tolist()
+        self._open = {int(user): (ts, row) for user, (ts, row) in zip(arrays["open.user"], at, strict=True)}

@@ -1,0 +1,1 @@
+"""Which policy answers whom, and the revisions of that plan."""

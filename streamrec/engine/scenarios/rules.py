@@ -1,0 +1,232 @@
+"""What the rules say of one request: what is left out, who proposes, what is added to a score, what a slate is made of.
+
+A ruling is begun when the request is met in the log, with what is known of its user then, and filled in when its
+candidates are ranked. It keeps the words of what it did, for the explanation. Knows nothing of topics or stores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+from streamrec.engine.arrays.batch import CANDIDATES, NOTHING, Bool, Float32, Float64, Int32, MicroBatch, Queries
+from streamrec.engine.arrays.log_shares import FLOOR, log_shares
+from streamrec.engine.features import Knowledge
+from streamrec.engine.policies import Constraints
+from streamrec.engine.retrieval import Retriever
+from streamrec.engine.scenarios.diversity import constraints_of
+from streamrec.engine.scenarios.scenario import HOME, Kinship, Scenario, Worth, scenario_of, seeds_of
+from streamrec.events import Event, EventType, Filters
+
+UNFOUND = np.float32(-3.0)
+"""The log of how well something suits a text that its search has not found."""
+WORTHLESS = -30.0
+"""The log of what is earned by what earns nothing."""
+NO_BOOST: Float32 = np.zeros(CANDIDATES, np.float32)
+NO_ITEMS: Int32 = np.empty(0, np.int32)
+
+
+class Scorer(Protocol):
+    """Something that says how well items suit queries, as every model does."""
+
+    def score(self, queries: Queries, rows: slice, items: Int32) -> Float32:
+        """(rows, candidates) logarithms of a mass, -inf where nothing is known."""
+
+
+class Searcher(Protocol):
+    """Something that finds items by what a request names."""
+
+    name: str
+
+    def __len__(self) -> int:
+        """The items that it looks among."""
+
+    def found(self, text: str | None, seeds: Int32, k: int, hidden: Bool) -> tuple[Int32, Float32]:
+        """At most `k` items that are not hidden, best first, and the log of how well each suits beside the best."""
+
+
+@dataclass(slots=True)
+class Ruling:
+    """One request and the rules that hold for it."""
+
+    scenario: Scenario
+    event: Event
+    partition: int
+    seeds: Int32  # the items that the request names, as far as they are known
+    left_out: dict[str, Int32] = field(default_factory=dict)  # by why
+    filters: tuple[Filters, ...] = ()
+    passed: int | None = None  # items that the filters let through
+    found: dict[str, tuple[Int32, Float32]] = field(default_factory=dict)  # by who searched: items, how well they suit
+    raised: dict[str, Float32] = field(default_factory=dict)  # by why: added to each candidate's score, (CANDIDATES,)
+    constraints: Constraints | None = None
+
+    @property
+    def apart(self) -> bool:
+        """Whether it must be ranked by itself: others are ranked for by everybody at once."""
+        rules = self.scenario.left_out
+        return bool(
+            self.filters
+            or self.scenario.retrievers
+            or self.scenario.worth is not Worth.WANTED
+            or rules.older_than_s
+            or rules.kinship is not Kinship.ANY
+        )
+
+    @property
+    def excluded(self) -> Int32:
+        """Everything left out by name; some may be named twice."""
+        return np.concatenate([NO_ITEMS, *self.left_out.values()])
+
+    @property
+    def boost(self) -> Float32:
+        """What the rules add to each candidate's score, (CANDIDATES,)."""
+        return np.sum([*self.raised.values()], axis=0, dtype=np.float32) if self.raised else NO_BOOST
+
+
+class Rules:
+    """Makes rulings."""
+
+    def __init__(
+        self,
+        scenarios: Mapping[str, Scenario],
+        knowledge: Knowledge,
+        models: Sequence[str],
+        scorers: Mapping[str, Scorer],
+        searchers: Sequence[Searcher],
+    ) -> None:
+        """`models` are named in the order of their scores; `scorers` are what else a scenario may lean on."""
+        self._scenarios = scenarios
+        self._knowledge = knowledge
+        self._models = list(models)
+        self._scorers = scorers
+        self._searchers = searchers
+
+    def scenario(self, event: Event) -> Scenario:
+        """The scenario that an event asks for; under a name that nobody knows, the rules of HOME hold."""
+        return self._scenarios.get(scenario_of(event)) or self._scenarios.get(HOME) or Scenario()
+
+    def begin(self, event: Event, partition: int, row: int) -> Ruling:
+        """The rules for a request, with what is known of its user (`row`) now."""
+        scenario = self.scenario(event)
+        seen, bought, shown = self._knowledge.seen, self._knowledge.bought, self._knowledge.shown
+        named = seeds_of(event) if event.type is EventType.REQUEST else ()
+        seeds = np.array([i for i in map(self._knowledge.items.lookup, named) if i != NOTHING], np.int32)
+        ruling = Ruling(scenario, event, partition, seeds)
+        rules, out = scenario.left_out, ruling.left_out
+        if seen is not None:
+            out["the user has touched {them} before"] = seen.of(row)
+        if len(seeds) and scenario.name != HOME:
+            out["the request names {them}"] = seeds
+        if rules.bought_within_s and bought is not None:
+            since = event.ts - int(rules.bought_within_s * 1000)
+            out[f"bought within {rules.bought_within_s / 86_400:g} days"] = bought.since(row, since)
+        if rules.shown_at_most and shown is not None:
+            why = f"shown {rules.shown_at_most:g} times since {{they}} {{were}} last touched"
+            out[why] = shown.above(row, rules.shown_at_most, event.ts)
+        ruling.filters = tuple(one for one in (rules.filters, event.filters) if one not in (None, Filters()))
+        return ruling
+
+    # While its candidates are ranked
+
+    def hidden(self, ruling: Ruling, queries: Queries, query: int, barred: Bool) -> Bool:
+        """The items that this request must not be shown, by index; `barred` are those that nobody may be."""
+        items, listing, ads = self._knowledge.items, self._knowledge.listing, self._knowledge.ads
+        count = len(items)
+        hidden: Bool = np.zeros(count, np.bool_)
+        hidden[: len(barred)] = barred[:count]
+        hidden[listing.unheard()] = True
+        hidden[items.free] = True
+        for filters in ruling.filters:
+            hidden |= ~listing.facts.matching(filters)[:count]
+        rules = ruling.scenario.left_out
+        if rules.older_than_s:
+            hidden |= items.first_ts[:count] < queries.ts[query] - int(rules.older_than_s * 1000)
+        if rules.kinship is not Kinship.ANY:
+            hidden |= ~self._akin(ruling, queries, query)
+        if ruling.scenario.worth is Worth.BID:
+            no_ad = np.ones(count, np.bool_)
+            no_ad[ads.known()] = False
+            hidden |= no_ad
+            hidden[ads.barred(ruling.event.ts, ruling.partition)] = True
+        ruling.passed = int(count - hidden.sum())
+        return hidden
+
+    def _akin(self, ruling: Ruling, queries: Queries, query: int) -> Bool:
+        """Items of the categories asked for; all of them where it is not known beside what."""
+        beside = ruling.seeds if len(ruling.seeds) else queries.items[query, :1]
+        items, facts = self._knowledge.items, self._knowledge.listing.facts
+        category = items.category[: len(items)]
+        names = {name for item in beside.tolist() if item != NOTHING for name in facts.categories(item)}
+        if not names:
+            return np.ones(len(category), np.bool_)
+        same = facts.within(sorted(names))
+        akin: Bool = same if ruling.scenario.left_out.kinship is Kinship.SAME else ~same & (category != NOTHING)
+        return akin
+
+    def retrievers(
+        self, ruling: Ruling, everybody: Sequence[Retriever], special: Sequence[Retriever]
+    ) -> list[Retriever]:
+        """Who proposes: `everybody` where the scenario names nobody who is there."""
+        names = ruling.scenario.retrievers
+        named = [retriever for retriever in (*everybody, *special) if retriever.name in names]
+        return named if named or self._searching(ruling) else list(everybody)
+
+    def _searching(self, ruling: Ruling) -> list[Searcher]:
+        """Who looks for what the request names."""
+        names = ruling.scenario.retrievers
+        return [searcher for searcher in self._searchers if searcher.name in names and len(searcher)]
+
+    def proposed(self, ruling: Ruling, hidden: Bool) -> list[Int32]:
+        """What is found by what the request names, (1, found) each, where the scenario asks for it."""
+        for searcher in self._searching(ruling):
+            ruling.found[searcher.name] = searcher.found(ruling.event.query, ruling.seeds, CANDIDATES, hidden)
+        return [found[None] for found, _ in ruling.found.values()]
+
+    def weigh(self, ruling: Ruling, batch: MicroBatch, query: int) -> None:
+        """Say what is added to each candidate's score, and what the slate must be made of."""
+        items = batch.candidates.items[query]
+        used = int((items != NOTHING).sum())
+        if used == 0:
+            return
+        there, scenario = items[:used], ruling.scenario
+        for name, weight in scenario.lean.items():
+            suits = self._suits(name, ruling, batch, query, there)
+            if suits is not None and weight:
+                ruling.raised[f"{scenario.name} leans on {name}"] = _padded(weight * suits)
+        for category, factor in scenario.boosts.items():
+            of_it = self._knowledge.listing.facts.within([category])[there]
+            if of_it.any():
+                ruling.raised[f"boosted {factor:g} times: {category}"] = _padded(np.log(factor) * of_it)
+        if scenario.worth is Worth.BID:
+            score = batch.candidates.utility[query, :used].astype(np.float64)
+            utilities = score - self._knowledge.listing.boost[there]
+            value = self._knowledge.ads.log_value(there, utilities, ruling.event.ts, ruling.partition)
+            ruling.raised["ranked by what it earns"] = _padded(np.maximum(value, WORTHLESS) - score)
+        ruling.constraints = constraints_of(scenario.mix, self._knowledge.items, batch, query)
+
+    def _suits(self, name: str, ruling: Ruling, batch: MicroBatch, query: int, items: Int32) -> Float32 | None:
+        """The log of each item's share of what `name` says of them all, FLOOR where it says nothing, (items,)."""
+        if name in ruling.found:
+            found, closeness = ruling.found[name]
+            suits = np.full(len(self._knowledge.items), UNFOUND, np.float32)
+            suits[found] = np.maximum(closeness, UNFOUND)
+            matched: Float32 = suits[items]
+            return matched
+        if name in self._models:
+            features = batch.candidates.features[query, : len(items)]
+            share = log_shares(features, len(self._models))[:, self._models.index(name)]
+        elif name in self._scorers:
+            mass = self._scorers[name].score(batch.queries, slice(query, query + 1), items[None])[0]
+            top = mass.max()
+            share = (mass - top - np.log(np.exp(mass - top).sum()) if np.isfinite(top) else mass).astype(np.float32)
+        else:
+            return None
+        floored: Float32 = np.maximum(share, np.float32(FLOOR)).astype(np.float32)
+        return floored if np.isfinite(share).any() else None
+
+
+def _padded(values: Float32 | Float64) -> Float32:
+    return np.pad(values, (0, CANDIDATES - len(values))).astype(np.float32)

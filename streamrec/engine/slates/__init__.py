@@ -1,0 +1,1 @@
+"""From ranked candidates to a slate: chosen by a policy, composed, explained."""

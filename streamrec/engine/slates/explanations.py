@@ -1,0 +1,229 @@
+"""Why an item is on a slate: which of the user's events weighed most, and which rules applied.
+
+    fall(c | e) = (u_c - mean_d u_d) - (u'_c - mean_d u'_d)
+
+u is the fusion's mean score of a query's candidates, u' the same when the query's history lacks e and every model has
+scored the candidates anew; both are taken beside the average candidate, as the shares are, in log-odds. To leave a part
+of the input out and look at what the output loses is occlusion (Zeiler, Fergus: Visualizing and understanding
+convolutional networks, ECCV 2014); to explain an item by the user's own actions, without which it would not stand
+there, is PRINCE's idea (Ghazimatin et al., WSDM 2020). Any model can be asked so, for it is only asked to score.
+
+Only the history is rewound: what an event has taught the models, and the user's decayed counts, stay as they are. An
+item touched several times is left out with all its visits. Knows nothing of events, topics or stores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, fields
+
+import numpy as np
+import numpy.typing as npt
+
+from streamrec.engine.arrays.batch import CANDIDATES, NOTHING, Candidates, Float64, Int32, Int64, Queries
+from streamrec.engine.arrays.compiled import mixed
+from streamrec.engine.fusion.fusion import Fusion
+from streamrec.engine.items.item_table import ItemTable
+from streamrec.engine.models import Model
+from streamrec.engine.scenarios.rules import Ruling
+from streamrec.engine.scenarios.scenario import Kinship
+from streamrec.events import Filters, Reason, Slate, SlateItem
+
+LOOKED_AT = 15
+"""The newest items of the history that are left out in turn; with the query itself, two blocks of eight rows."""
+NAMED = 3
+"""Events named per item of a slate, at most."""
+FALL_FLOOR = 0.05
+"""A smaller fall, of 5% in the odds, is not worth naming."""
+LIKELY = 0.5
+LEAST_RAISE = 0.005
+"""A smaller change of a score, of half a percent in the odds, is not worth naming."""
+_PLURAL = {"them": "them", "they": "they", "were": "were"}
+
+
+@dataclass(frozen=True, slots=True)
+class Scorers:
+    """Who scores: the same parts that ranked the slate."""
+
+    models: Sequence[Model]
+    fusion: Fusion
+    items: ItemTable
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """What was decided by rule when the slate was made."""
+
+    ruling: Ruling
+    explore: float = 0.0  # the policy's share of places that are reserved for exploration
+    doubt: Float64 = field(default_factory=lambda: np.ones(CANDIDATES))  # (candidates,)
+    places: Int64 = field(default_factory=lambda: np.empty(0, np.int64))  # of the slate's items among the candidates
+
+
+def reasons_of(
+    slate: Slate, queries: Queries, row: int, candidates: Int32, scorers: Scorers, applied: Applied
+) -> tuple[Reason, ...]:
+    """Why each item of a slate is on it, in the slate's order. Changes nothing.
+
+    Args:
+        slate: what was chosen.
+        queries: of which the slate answers the one in `row`.
+        row: see queries.
+        candidates: (candidates,) item indices it was chosen from, NOTHING past the last. An item of the slate that is
+            not among them has no events to its name.
+        scorers: score the candidates anew.
+        applied: which rules were in force.
+    """
+    left_out, fall = falls(queries, row, candidates, scorers)
+    names = [scorers.items.ids[item] for item in left_out]
+    reasons = []
+    for item in slate.items:
+        place = np.flatnonzero(candidates == scorers.items.lookup(item.item_id))
+        because = _heaviest(names, fall[:, place[0]]) if len(place) and candidates[place[0]] != NOTHING else ()
+        rules = tuple(words for rule in RULES for words in rule(item, slate, applied))
+        reasons.append(Reason(because=because, rules=rules))
+    return tuple(reasons)
+
+
+def falls(queries: Queries, row: int, candidates: Int32, scorers: Scorers) -> tuple[list[int], Float64]:
+    """The newest items of a query's history, and how far each candidate falls without each: (left out, candidates).
+
+    One micro-batch of the same shape for every query: at most LOOKED_AT are looked at, whatever the history's length.
+    """
+    left_out, asked = without_each(queries, row)
+    used = int((candidates != NOTHING).sum())
+    if not left_out or not used:
+        return left_out, np.zeros((len(left_out), used))
+    rows = slice(0, 1 + len(left_out))
+    weighed = Candidates.empty(len(asked.ts), len(scorers.models), scorers.fusion.width)
+    weighed.items[rows] = candidates
+    for place, model in enumerate(scorers.models):
+        weighed.scores[place, rows] = model.score(asked, rows, weighed.items[rows])
+    scorers.fusion.describe(asked, rows, weighed, scorers.items.first_ts, scorers.items.last_ts)
+    utility = weighed.utility[rows, :used].astype(np.float64)  # (1 + left out, candidates)
+    beside_average = utility - utility.mean(1, keepdims=True)
+    return left_out, beside_average[0] - beside_average[1:]
+
+
+def without_each(queries: Queries, row: int) -> tuple[list[int], Queries]:
+    """The query in `row` once as it is, then without each of the newest items of its history, in 1 + LOOKED_AT rows."""
+    past = queries.items[row]
+    newest = list(dict.fromkeys(past[past != NOTHING].tolist()))[:LOOKED_AT]
+    copies = Queries.empty(1 + LOOKED_AT)
+    for part in fields(Queries):
+        getattr(copies, part.name)[:] = getattr(queries, part.name)[row]
+    for at, item in enumerate(newest, 1):
+        _keep(copies, at, past != item)
+        # A query's seed is its name to models that encode it once: another history needs another name.
+        copies.seed[at] = int(mixed(int(queries.seed[row]) % 2**62, at)) % 2**62
+    return newest, copies
+
+
+def _keep(queries: Queries, row: int, kept: npt.NDArray[np.bool_]) -> None:
+    """Close a history over the places not kept, (HISTORY,): what is left moves up, moments left empty are no steps."""
+    missing = len(kept) - int(kept.sum())
+    steps = queries.steps[row][kept]
+    steps = np.cumsum(np.diff(steps, prepend=steps[:1]) != 0)
+    queries.session[row] = int(kept[: queries.session[row]].sum())
+    queries.items[row] = np.append(queries.items[row][kept], np.full(missing, NOTHING))
+    queries.ages_s[row] = np.append(queries.ages_s[row][kept], np.zeros(missing))
+    queries.steps[row] = np.append(steps, np.full(missing, steps[-1] if len(steps) else 0))
+
+
+def _heaviest(names: Sequence[str], fall: Float64) -> tuple[tuple[str, float], ...]:
+    """Those without whom the score falls most; equals stay in order, newest first."""
+    order = np.argsort(-fall, kind="stable")[:NAMED]
+    return tuple((names[at], round(float(fall[at]), 3)) for at in order.tolist() if fall[at] > FALL_FLOOR)
+
+
+# Rules: what has nothing to do with scores, in words
+
+Rule = Callable[[SlateItem, Slate, Applied], Iterable[str]]
+"""What a rule did to an item of a slate; nothing where it did nothing."""
+
+
+def left_out(item: SlateItem, slate: Slate, applied: Applied) -> Iterable[str]:
+    """What was bought, seen, tired of or named in the request, and is not on the slate for it."""
+    for why, items in applied.ruling.left_out.items():
+        count = len(np.unique(items[items != NOTHING]))
+        if count:
+            words = {"them": "it", "they": "it", "were": "was"} if count == 1 else _PLURAL
+            yield f"{count} item{'' if count == 1 else 's'} left out: {why.format(**words)}"
+
+
+def filtered(item: SlateItem, slate: Slate, applied: Applied) -> Iterable[str]:
+    """Filters of the request and of its scenario, and how many items they let through."""
+    ruling = applied.ruling
+    asked = [words for filters in ruling.filters for words in filters_in_words(filters)]
+    rules = ruling.scenario.left_out
+    if rules.kinship is not Kinship.ANY:
+        asked.append(f"{rules.kinship.value} categories")
+    if rules.older_than_s:
+        asked.append(f"at most {rules.older_than_s / 3600:g} h old")
+    if asked and ruling.passed is not None:
+        yield f"filtered: {ruling.passed:,} items are {', '.join(asked)}"
+
+
+def raised(item: SlateItem, slate: Slate, applied: Applied) -> Iterable[str]:
+    """What a scenario's leaning, a boost or a bid did to the score, beside the average candidate."""
+    place = applied.places[item.position - 1] if item.position <= len(applied.places) else NOTHING
+    for why, added in applied.ruling.raised.items():
+        beside_average = added[place] - added[: slate.candidates].mean()
+        if place != NOTHING and abs(beside_average) >= LEAST_RAISE:
+            yield f"{why}, {beside_average:+.2f}"
+
+
+def mixed_in(item: SlateItem, slate: Slate, applied: Applied) -> Iterable[str]:
+    """What the slate must be made of."""
+    bound, place = applied.ruling.constraints, item.position - 1
+    if bound is None or place >= len(applied.places):
+        return
+    above, own = applied.places[:place], applied.places[place]
+    if bound.weight and len(above):
+        like = float(bound.similar[own, above].max())
+        if like * bound.weight >= LEAST_RAISE:
+            yield f"diversity: {-like * bound.weight:+.2f}, like an item above"
+    if bound.young_share and bound.young[own]:
+        yield f"fresh: at least {bound.young_share:.0%} of the places are for items as new as this one"
+    if bound.most_per_group:
+        yield f"at most {bound.most_per_group} items of a category"
+
+
+def explored(item: SlateItem, slate: Slate, applied: Applied) -> Iterable[str]:
+    """`fusion.explore`: named where the place was more likely given by that draw than earned.
+
+    The probability follows from the propensity, by Bayes' rule: the draw puts a candidate there with the explored
+    share, times the candidate's part of the doubt about all that are left.
+    """
+    left = slate.candidates - item.position + 1
+    if applied.explore <= 0 or left <= 0 or item.propensity <= 0:
+        return
+    part = 1.0 / left
+    if item.position <= len(applied.places):
+        doubt = applied.doubt[: slate.candidates].copy()
+        doubt[applied.places[: item.position - 1]] = 0.0
+        part = float(doubt[applied.places[item.position - 1]] / doubt.sum())
+    chance = min(applied.explore * part / item.propensity, 1.0)
+    if chance >= LIKELY:
+        yield (
+            f"explored: with probability {chance:.2f} drawn by doubt among the {left} candidates left, "
+            f"as 1 place in {1 / applied.explore:.0f} is"
+        )
+
+
+RULES: tuple[Rule, ...] = (left_out, filtered, raised, mixed_in, explored)
+"""Every rule there is."""
+
+
+def filters_in_words(filters: Filters) -> Iterable[str]:
+    """What a filter asks for, piece by piece."""
+    if filters.categories:
+        yield f"in {' or '.join(filters.categories)}"
+    if filters.without_categories:
+        yield f"not in {' or '.join(filters.without_categories)}"
+    if filters.tags:
+        yield f"tagged {' and '.join(filters.tags)}"
+    if filters.price_min is not None:
+        yield f"{filters.price_min:g} or dearer"
+    if filters.price_max is not None:
+        yield f"{filters.price_max:g} or cheaper"

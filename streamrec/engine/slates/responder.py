@@ -1,0 +1,170 @@
+"""Slates for those who ask: who decides on each is the plan's to say, what they decide the policies'.
+
+Knows nothing of how candidates were found and scored, nor of where slates go.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import msgspec
+import numpy as np
+
+from streamrec.engine.ads.ads import Ads
+from streamrec.engine.arrays.batch import NOTHING, Float32, Int32, Int64, MicroBatch
+from streamrec.engine.arrays.feedback import Lesson, ShownAds
+from streamrec.engine.arrays.logged_event import Arrival
+from streamrec.engine.attribution.attribution import Memo
+from streamrec.engine.fusion.fusion import Fusion
+from streamrec.engine.items.item_table import ItemTable
+from streamrec.engine.items.uncertainty import Doubt
+from streamrec.engine.models import Model, Tracing
+from streamrec.engine.policies import Asked
+from streamrec.engine.policies.registry import Roster
+from streamrec.engine.rollout.plan import Plan
+from streamrec.engine.rollout.revisions import Mode
+from streamrec.engine.scenarios.rules import Ruling
+from streamrec.engine.scenarios.scenario import Worth
+from streamrec.engine.slates.compose import composed, shown
+from streamrec.engine.slates.explanations import Applied, Scorers, reasons_of
+from streamrec.events import Reason, Slate
+
+SITE = "site"
+"""Whom an apprentice imitates: the order of the site's own impressions."""
+
+Place = tuple[int, int]
+"""The partition and offset of what asked."""
+
+
+class Request(NamedTuple):
+    """What asks for a slate, and the query row that was ranked for it."""
+
+    query: int
+    arrival: Arrival
+
+
+class Answers:
+    """Turns ranked queries into slates."""
+
+    def __init__(
+        self,
+        models: Sequence[Model],
+        fusion: Fusion,
+        items: ItemTable,
+        boost: Float32,
+        roster: Roster,
+        plan: Plan,
+        k: int = 20,
+        imitate: str = SITE,
+        doubt: Doubt | None = None,
+        stale: Callable[[int], tuple[str, ...]] = lambda now_ms: (),
+        ads: Ads | None = None,
+    ) -> None:
+        """`boost` is what the catalogue adds to an item's score, by item index.
+
+        `k` items when a request does not say; `imitate` is whom an apprentice is taught by, SITE or a policy; `doubt`
+        says how little is known of items; `stale` names what is too old to be used at a time, ms.
+        """
+        self.models = tuple(models)
+        self.fusion = fusion
+        self.items = items
+        self._boost = boost
+        self._doubt = doubt or Doubt(items.capacity)
+        self.roster = roster
+        self.k = k
+        self._imitate = imitate
+        self._stale = stale
+        self._ads = ads
+        self._tracing = [model for model in self.models if isinstance(model, Tracing)]
+        self.follow(plan)
+
+    def follow(self, plan: Plan) -> None:
+        """From the next request on, this plan says who gets which policy."""
+        self.plan = plan
+        self.fusion.imitating = self.imitated is not None
+        self.fusion.ruled = self.imitated not in (None, SITE)
+
+    @property
+    def imitated(self) -> str | None:
+        """Whom the fusion is taught by, SITE or a policy; None when it learns from users."""
+        return self._imitate if self.plan.mode is Mode.APPRENTICE else None
+
+    def slates(
+        self, batch: MicroBatch, requests: Sequence[Request], rulings: Mapping[int, Ruling]
+    ) -> tuple[dict[Place, Slate], dict[Place, Memo]]:
+        """A slate for each request, and what to keep of it to learn from what comes.
+
+        Args:
+            batch: holds the ranked queries.
+            requests: in log order.
+            rulings: the rules for each, by query row.
+        """
+        slates: dict[Place, Slate] = {}
+        memos: dict[Place, Memo] = {}
+        if not requests:
+            return slates, memos
+        asked = self._asked(batch, requests, rulings)
+        decisions = [self.plan.decide(arrival.event.user_id) for _, arrival in requests]
+        longest = max(arrival.event.k or self.k for _, arrival in requests)
+        dealt = self.roster.deal(asked, self.fusion.posterior, decisions, longest)
+        for row, ((query, arrival), one, context) in enumerate(
+            zip(requests, dealt, asked.context.tolist(), strict=True)
+        ):
+            k = arrival.event.k or self.k
+            place, places = (arrival.partition, arrival.offset), shown(one, k)
+            slate = composed(arrival, query, batch, one, self.fusion, self.items.ids, k, self._stale(arrival.event.ts))
+            if arrival.event.explain:
+                applied = Applied(rulings[query], one.explore, asked.doubt[row], places)
+                slate = msgspec.structs.replace(slate, reasons=self._reasons(slate, batch, query, applied))
+            slates[place] = slate
+            features, traces = batch.candidates.features[query, places], self._traces(batch, query, places)
+            offered = self._offered(rulings[query], batch.candidates.items[query, places], features)
+            memos[place] = Memo(context, self.fusion.schema, features, traces, offered)
+        return slates, memos
+
+    def imitable(
+        self, batch: MicroBatch, requests: Sequence[Request], rulings: Mapping[int, Ruling]
+    ) -> list[tuple[Request, int]]:
+        """What the policy that is imitated would put first for each request, by item index; NOTHING is left out."""
+        if not requests or self.imitated in (None, SITE):
+            return []
+        asked = self._asked(batch, requests, rulings)
+        places = self.roster.favourites(str(self.imitated), asked, self.fusion.posterior)
+        items = [
+            (request, int(batch.candidates.items[request.query, place]))
+            for request, place in zip(requests, places.tolist(), strict=True)
+        ]
+        return [(request, item) for request, item in items if item >= 0]
+
+    def learn(self, lessons: Sequence[Lesson]) -> None:
+        """Models that look back at slates, and policies, take what came of them. The fusion learns by itself."""
+        if self.fusion.learn_outcomes:
+            for model in self._tracing:
+                model.learn_outcomes(lessons)
+        self.roster.learn(lessons)
+
+    def _asked(self, batch: MicroBatch, requests: Sequence[Request], rulings: Mapping[int, Ruling]) -> Asked:
+        rows = np.array([request.query for request in requests], np.int64)
+        items = batch.candidates.items[rows]
+        listed = np.where(items == NOTHING, np.float32(0), self._boost[items])
+        ruled = np.stack([rulings[row].boost for row in rows.tolist()])
+        doubt = self._doubt.of(items, batch.queries.ts[rows])
+        constraints = [rulings[row].constraints for row in rows.tolist()]
+        boost = (listed + ruled).astype(np.float64)
+        return self.fusion.asked(batch.queries, rows, batch.candidates, boost, doubt, constraints)
+
+    def _traces(self, batch: MicroBatch, query: int, places: Int64) -> dict[str, Int32]:
+        """What models ask to be told again when it is known what came of these places."""
+        items = batch.candidates.items[query, places]
+        return {model.name: model.trace(batch.queries, query, items) for model in self._tracing}
+
+    def _offered(self, ruling: Ruling, items: Int32, features: Float32) -> ShownAds | None:
+        """What to keep of a slate whose clicks cost something: it was ranked by bids, whatever its scenario's name."""
+        if self._ads is None or ruling.scenario.worth is not Worth.BID:
+            return None
+        return self._ads.shown(items, features @ self.fusion.mean, ruling.event.ts, ruling.partition)
+
+    def _reasons(self, slate: Slate, batch: MicroBatch, query: int, applied: Applied) -> tuple[Reason, ...]:
+        scorers = Scorers(self.models, self.fusion, self.items)
+        return reasons_of(slate, batch.queries, query, batch.candidates.items[query], scorers, applied)

@@ -1,0 +1,92 @@
+"""How often, how recently: exact counts per event type, and a decayed count of everything.
+
+The counts are exact: the state after a crash and a replay equals an offline recount of the log.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from streamrec.engine.arrays.batch import Examples, Int32, Queries
+from streamrec.engine.arrays.compiled import compiled
+from streamrec.engine.arrays.timeline import REMEMBER, Steps
+from streamrec.events import EVENT_TYPES, TYPE_CODES, EventType
+
+ACTIVITY_HALF_LIFE_S = 7 * 24 * 3600.0
+
+
+class Counts:
+    """One row per user of the user table."""
+
+    def __init__(self, rows: int) -> None:
+        self.counts = np.zeros((rows, len(EVENT_TYPES)), np.int64)
+        self.first_ts = np.zeros(rows, np.int64)
+        self.last_ts = np.zeros(rows, np.int64)
+        self.activity = np.zeros(rows, np.float64)  # decayed count as of last_ts
+
+    def fold(self, steps: Steps, queries: Queries, examples: Examples) -> None:
+        """Queries see the decayed activity before their moment; events are counted."""
+        _fold(
+            steps.kind,
+            steps.user,
+            steps.ref,
+            steps.ts,
+            steps.type,
+            self.counts,
+            self.first_ts,
+            self.last_ts,
+            self.activity,
+            queries.activity,
+        )
+
+    def grow(self, rows: int) -> None:
+        more = rows - len(self.last_ts)
+        self.counts = np.concatenate([self.counts, np.zeros((more, len(EVENT_TYPES)), np.int64)])
+        self.first_ts = np.concatenate([self.first_ts, np.zeros(more, np.int64)])
+        self.last_ts = np.concatenate([self.last_ts, np.zeros(more, np.int64)])
+        self.activity = np.concatenate([self.activity, np.zeros(more, np.float64)])
+
+    def clear(self, rows: Int32) -> None:
+        self.counts[rows] = 0
+        self.first_ts[rows] = 0
+        self.last_ts[rows] = 0
+        self.activity[rows] = 0.0
+
+    def forget_items(self, items: Int32) -> None:
+        """Nothing here is by item."""
+
+    def pack(self, row: int, item_ids: Sequence[str]) -> dict[str, Any]:
+        return {
+            "counts": {kind.value: int(n) for kind, n in zip(EVENT_TYPES, self.counts[row], strict=True) if n},
+            "first_ts": int(self.first_ts[row]),
+            "last_ts": int(self.last_ts[row]),
+            "activity": float(self.activity[row]),
+        }
+
+    def unpack(self, row: int, value: Mapping[str, Any], indices: Mapping[str, int]) -> None:
+        for name, count in value["counts"].items():
+            self.counts[row, TYPE_CODES[EventType(name)]] = count
+        self.first_ts[row] = value["first_ts"]
+        self.last_ts[row] = value["last_ts"]
+        self.activity[row] = value["activity"]
+
+
+@compiled
+def _fold(  # type: ignore[no-untyped-def]
+    kind, user, ref, ts, event_type, counts, first_ts, last_ts, activity, query_activity
+):  # fmt: skip
+    for step in range(len(kind)):
+        row = user[step]
+        elapsed_s = max(ts[step] - last_ts[row], 0) / 1000.0
+        decayed = activity[row] * 0.5 ** (elapsed_s / ACTIVITY_HALF_LIFE_S)
+        if kind[step] != REMEMBER:
+            query_activity[ref[step]] = decayed
+            continue
+        if counts[row].sum() == 0 or ts[step] < first_ts[row]:
+            first_ts[row] = ts[step]
+        counts[row, event_type[step]] += 1
+        activity[row] = decayed + 1.0
+        last_ts[row] = max(last_ts[row], ts[step])

@@ -1,0 +1,67 @@
+"""Which event ids a user's stream has seen lately: an event sent twice is counted once.
+
+The last REMEMBERED ids of each user are kept as 64-bit hashes; a repeat that comes later than that is not recognised.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from streamrec.engine.arrays.batch import Array, Int32, Uint64
+from streamrec.engine.arrays.compiled import compiled
+
+REMEMBERED = 32
+
+
+class Duplicates:
+    """One row per user of the user table."""
+
+    def __init__(self, rows: int) -> None:
+        self.seen = np.zeros((rows, REMEMBERED), np.uint64)
+        self.pushed = np.zeros(rows, np.int64)
+
+    def first_time(self, rows: Int32, ids: Uint64) -> Array:
+        """Which events are new, in order; their ids are remembered. An id of 0 means none was given."""
+        return np.asarray(_first_time(rows, ids, self.seen, self.pushed))
+
+    def grow(self, rows: int) -> None:
+        more = rows - len(self.pushed)
+        self.seen = np.concatenate([self.seen, np.zeros((more, REMEMBERED), np.uint64)])
+        self.pushed = np.concatenate([self.pushed, np.zeros(more, np.int64)])
+
+    def clear(self, rows: Int32) -> None:
+        self.seen[rows] = 0
+        self.pushed[rows] = 0
+
+    def forget_items(self, items: Int32) -> None:
+        """Nothing here is by item."""
+
+    def pack(self, row: int, item_ids: Sequence[str]) -> dict[str, Any]:
+        pushed = int(self.pushed[row])
+        kept = [int(self.seen[row, place % REMEMBERED]) for place in range(max(0, pushed - REMEMBERED), pushed)]
+        return {"event_ids": kept}
+
+    def unpack(self, row: int, value: Mapping[str, Any], indices: Mapping[str, int]) -> None:
+        kept = value["event_ids"][-REMEMBERED:]
+        self.seen[row, : len(kept)] = kept
+        self.pushed[row] = len(kept)
+
+
+@compiled
+def _first_time(rows, ids, seen, pushed):  # type: ignore[no-untyped-def]
+    fresh = np.ones(len(rows), np.bool_)
+    for event in range(len(rows)):
+        if ids[event] == 0:
+            continue
+        row = rows[event]
+        for slot in range(REMEMBERED):
+            if seen[row, slot] == ids[event]:
+                fresh[event] = False
+                break
+        if fresh[event]:
+            seen[row, pushed[row] % REMEMBERED] = ids[event]
+            pushed[row] += 1
+    return fresh

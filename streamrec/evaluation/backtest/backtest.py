@@ -1,0 +1,247 @@
+"""The live system on an old log: the worker's own objects, a local source, and a record of every ranking.
+
+Prequential: each wanted item is ranked before it is learned, a basket whole before any of it. Nothing here learns or
+ranks; it watches a worker that does not know it is watched.
+"""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from streamrec.config.settings import Settings, shown
+from streamrec.engine.arrays.batch import NOTHING, Int8, Int32, Int64
+from streamrec.engine.arrays.logged_event import Arrival
+from streamrec.engine.arrays.top_k import ranked
+from streamrec.engine.batch_result import Portion
+from streamrec.engine.pipeline import Recommender
+from streamrec.evaluation.backtest.calibration import CalibrationRecorder, pairs
+from streamrec.evaluation.backtest.metrics import SLATE_LENGTH
+from streamrec.evaluation.backtest.new_items import NewcomerRecorder
+from streamrec.evaluation.backtest.report import BacktestResult
+from streamrec.evaluation.backtest.slates import SlateWriter
+from streamrec.evaluation.backtest.slices import MomentRecorder
+from streamrec.evaluation.backtest.variety import PLACES, VarietyRecorder
+from streamrec.replay.catalogue_file import Catalogue
+from streamrec.replay.logs import Log
+from streamrec.wiring import build_rehearsal
+from streamrec.worker.profiling import Stopwatch, watch_worker
+
+SLATES = "slates.parquet"
+SAMPLES = 200
+"""Points of the plots of weights and throughput."""
+CLICK_MODEL = "clicks"
+"""The model whose scores are log-odds, so that they can be held to what happened."""
+
+
+class Targets(NamedTuple):
+    """The targets of one portion, in log order."""
+
+    arrivals: list[Arrival]
+    rows: Int64  # (targets,) query rows of the batch
+    examples: Int64  # (targets,) example rows of the batch
+    items: Int32  # (targets,)
+    known: list[bool]
+    scored: list[bool]
+    ranks: Int8  # (1 + models, targets)
+
+
+class Observer:
+    """Writes down every ranking of a worker, and samples how it goes."""
+
+    def __init__(self, recommender: Recommender, writer: SlateWriter, rows: int, first_row: int, warmup: float) -> None:
+        self._recommender = recommender
+        self._writer = writer
+        self._scored_from = first_row + warmup * rows
+        self._every = max(1, rows // SAMPLES)
+        self._next_sample = 0
+        self._began = time.perf_counter()
+        self._now_ms, self._counted = 0, set[str]()  # users whose slate of this very time was counted already
+        models = recommender.fusion.models
+        self._clicks = models.index(CLICK_MODEL) if CLICK_MODEL in models else None
+        self.events = 0
+        self.ts: list[int] = []
+        self.known: list[bool] = []
+        self.scored: list[bool] = []
+        self.ranks: list[Int8] = []
+        self.moments = MomentRecorder()
+        self.variety = VarietyRecorder(recommender.knowledge.items)
+        self.newcomers = NewcomerRecorder(recommender.knowledge.items)
+        self.calibration = CalibrationRecorder()
+        self.weights: list[tuple[int, dict[str, float]]] = []
+        self.throughput: list[tuple[int, float]] = []
+
+    def __call__(self, portion: Portion) -> None:
+        self.events += len(portion.arrivals)
+        if self.events >= self._next_sample:
+            self._next_sample += self._every
+            self.weights.append((self.events, self._recommender.fusion.weights()))
+            self.throughput.append((self.events, self.seconds))
+        targets = self._targets(portion)
+        if targets.arrivals:
+            self._record(targets)
+            self._write(targets)
+
+    @property
+    def seconds(self) -> float:
+        """Since the start."""
+        return time.perf_counter() - self._began
+
+    def _targets(self, portion: Portion) -> Targets:
+        trial, batch = portion.trial, self._recommender.batch
+        kept = np.flatnonzero(trial.kept)
+        arrivals = [trial.arrivals[at] for at in kept]
+        examples = batch.learned - len(trial.kept) + kept  # the portion's are the newest
+        return Targets(
+            arrivals,
+            np.array(trial.rows, np.int64)[kept],
+            examples,
+            batch.examples.item[examples],
+            [trial.known[at] for at in kept],
+            [arrival.offset >= self._scored_from for arrival in arrivals],
+            trial.ranks[:, kept],
+        )
+
+    def _record(self, targets: Targets) -> None:
+        """What the figures are made of."""
+        batch, scored = self._recommender.batch, np.array(targets.scored)
+        self.ts += [arrival.event.ts for arrival in targets.arrivals]
+        self.known += targets.known
+        self.scored += targets.scored
+        self.ranks.append(targets.ranks)
+        self.moments.add(batch, targets.rows, targets.examples, self._recommender.knowledge.items)
+        if self._clicks is not None and scored.any():
+            scores = batch.candidates.scores[self._clicks]
+            self.calibration.add(*pairs(batch, scores, targets.rows[scored], targets.items[scored]))
+
+    def _write(self, targets: Targets) -> None:
+        """The slates, each made once for all targets that share it."""
+        arrivals = targets.arrivals
+        asked, first, place = np.unique(targets.rows, return_index=True, return_inverse=True)
+        slates, ids, scores = self._slates(asked)
+        scored = np.bincount(place, targets.scored) > 0  # (slates,)
+        fresh = [n for n, at in enumerate(first) if scored[n] and self._is_fresh(arrivals[at])]
+        self.variety.show(slates[fresh, :PLACES], [ids[n] for n in fresh])
+        self.newcomers.show(
+            slates[fresh, :PLACES], self._popular(asked[fresh]), self._recommender.batch.queries.ts[asked[fresh]]
+        )
+        self.variety.want(targets.items)
+        self._writer.append(
+            rows=[arrival.offset for arrival in arrivals],
+            ts=[arrival.event.ts for arrival in arrivals],
+            user_ids=[arrival.event.user_id for arrival in arrivals],
+            targets=[arrival.event.item_id or "" for arrival in arrivals],
+            known=targets.known,
+            scored=targets.scored,
+            items=[ids[at] for at in place],
+            scores=[scores[at] for at in place],
+            ranks=dict(zip(self._recommender.fusion.models, targets.ranks[1:], strict=True)),
+        )
+
+    def _slates(self, rows: Int64) -> tuple[Int32, Sequence[Sequence[str]], Sequence[Sequence[float]]]:
+        """The fused slate of each query row, best first: item indices (rows, SLATE_LENGTH), ids and scores."""
+        candidates, ids = self._recommender.batch.candidates, self._recommender.knowledge.items.ids
+        utility = candidates.utility[rows]
+        best = ranked(utility, SLATE_LENGTH)
+        there, at = best != NOTHING, np.maximum(best, 0)
+        slates = np.where(there, np.take_along_axis(candidates.items[rows], at, axis=1), NOTHING)
+        values = np.take_along_axis(utility, at, axis=1)
+        named = [[ids[item] for item in slate[ok].tolist()] for slate, ok in zip(slates, there, strict=True)]
+        return slates, named, [row[ok].tolist() for row, ok in zip(values, there, strict=True)]
+
+    def _popular(self, rows: Int64) -> Int32:
+        """What popularity alone would have put first for each query row, item indices (rows, PLACES)."""
+        candidates = self._recommender.batch.candidates
+        best = ranked(candidates.scores[self._recommender.fill, rows], PLACES)
+        return np.where(
+            best == NOTHING, NOTHING, np.take_along_axis(candidates.items[rows], np.maximum(best, 0), axis=1)
+        )
+
+    def _is_fresh(self, arrival: Arrival) -> bool:
+        """False when this slate was counted in an earlier portion: a basket may be longer than one."""
+        if arrival.event.ts != self._now_ms:
+            self._now_ms = arrival.event.ts
+            self._counted.clear()
+        fresh = arrival.event.user_id not in self._counted
+        self._counted.add(arrival.event.user_id)
+        return fresh
+
+
+def backtest(
+    log: Log, settings: Settings, out: Path, *, warmup: float = 0.1, catalogue: Catalogue | None = None
+) -> BacktestResult:
+    """Run over a log and write `slates.parquet`, `report.json` and `report.html` into `out`.
+
+    Args:
+        log: read whole, in order, as partition 0.
+        settings: the live ones; nobody saw these slates, so requests in the log are not answered and nothing explores.
+        out: a directory, made when it is missing.
+        warmup: share of the log's rows that is learned but not scored, in [0, 1).
+        catalogue: categories of items.
+
+    Raises:
+        LogError: the log turned out unreadable after all.
+        StreamrecError: the worker stopped.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    topic = settings.topics.events
+    observed: list[Observer] = []
+    worker = build_rehearsal(settings, lambda: log.records(topic), lambda portion: observed[0](portion), catalogue)
+    stopwatch = Stopwatch()
+    watch_worker(worker, stopwatch)
+    stopwatch.watch(worker.fold, "_observer", "write slates.parquet")
+    names = worker.recommender.fusion.models
+    with SlateWriter(out / SLATES, names) as writer:
+        observer = Observer(worker.recommender, writer, len(log), log.start, warmup)
+        observed.append(observer)
+        worker.run()
+        seconds = observer.seconds
+    result = _result(log, settings, observer, worker.recommender, warmup, seconds, stopwatch)
+    from streamrec.evaluation.backtest.report_files import write_report  # matplotlib is slow to load
+
+    write_report(out, result)
+    return result
+
+
+def _result(
+    log: Log,
+    settings: Settings,
+    observer: Observer,
+    recommender: Recommender,
+    warmup: float,
+    seconds: float,
+    stopwatch: Stopwatch,
+) -> BacktestResult:
+    known_items = recommender.knowledge.items.known
+    lists = 1 + len(recommender.fusion.models)
+    ranks = np.concatenate(observer.ranks, axis=1) if observer.ranks else np.zeros((lists, 0), np.int8)
+    return BacktestResult(
+        log=log.table.path.parent.name + "/" + log.table.path.name,
+        seed=settings.learning.seed,
+        settings={
+            "warmup": warmup,
+            **{k: v for k, v in shown(settings).items() if k not in ("kafka", "redis", "topics")},
+        },
+        ts=np.array(observer.ts, np.int64),
+        known=np.array(observer.known, bool),
+        scored=np.array(observer.scored, bool),
+        ranks=ranks[0],
+        model_ranks=dict(zip(recommender.fusion.models, ranks[1:], strict=True)),
+        moments=observer.moments.moments(),
+        variety=observer.variety.variety(known_items),
+        newcomers=observer.newcomers.newcomers(),
+        calibration=observer.calibration.calibration(),
+        known_items=known_items,
+        events=observer.events,
+        seconds=seconds,
+        weights=observer.weights,
+        throughput=observer.throughput,
+        step_seconds=dict(stopwatch.seconds),
+        counts={"rows": len(log)},
+        peak_memory_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    )

@@ -1,0 +1,130 @@
+"""What a recommender would be if a part of it lagged behind the log: for measuring what freshness is worth.
+
+Both lags stand between a recommender and its own parts; it does not know that they are there.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, TypeVar, cast
+
+import numpy as np
+
+from streamrec.engine.arrays.batch import HISTORY, NOTHING, Int32, MicroBatch
+from streamrec.engine.arrays.feedback import Lesson
+from streamrec.engine.arrays.logged_event import name_hash
+from streamrec.engine.batch_result import Portion
+from streamrec.engine.fusion.fusion import Fusion
+from streamrec.engine.models import Model
+from streamrec.engine.pipeline import Recommender
+from streamrec.engine.retrieval import Retriever
+
+Learner = Model | Fusion | Retriever
+Part = TypeVar("Part", bound=Learner)
+
+
+class LateLearning:
+    """Models, retrievers and fusion learn an example only as the `delay`-th event after it begins, or later.
+
+    Users' own state moves at once, as always. A micro-batch is learned whole, so its first examples wait for longer.
+    """
+
+    def __init__(self, recommender: Recommender, delay: int) -> None:
+        self._delay = delay
+        self._learners: list[Learner] = [*recommender.models, recommender.fusion, *recommender.retrievers]
+        self._waiting: deque[tuple[int, MicroBatch]] = deque()  # and how many events had come by its end
+        self._events = 0
+        recommender.models = tuple(
+            _stand_in(model, learn=_not_now, forget=partial(self._forget, model.forget)) for model in recommender.models
+        )
+        recommender.retrievers = tuple(_stand_in(retriever, learn=_not_now) for retriever in recommender.retrievers)
+        recommender.fusion = _stand_in(recommender.fusion, learn=self._learn)  # between models and retrievers
+
+    def __call__(self, portion: Portion) -> None:
+        """Count a portion's events, before it is learned."""
+        self._events += len(portion.arrivals)
+
+    def _learn(self, batch: MicroBatch, lessons: Sequence[Lesson] = ()) -> None:
+        # Nothing is shown to anybody here, so there are no lessons.
+        self._waiting.append((self._events, _copied(batch)))
+        while self._waiting and self._events - self._waiting[0][0] >= self._delay - 1:
+            self._learn_oldest()
+
+    def _learn_oldest(self) -> None:
+        _, batch = self._waiting.popleft()
+        for learner in self._learners:
+            learner.learn(batch)
+
+    def _forget(self, forget: Callable[[Int32], None], items: Int32) -> None:
+        """What waits names items by indices that others are about to get: it is learned while it still can be."""
+        while self._waiting:
+            self._learn_oldest()
+        forget(items)
+
+
+class StaleContext:
+    """Queries see their user's history without what was done in the last `delay` events of the log.
+
+    Counts events one by one, so the recommender must learn after each (`learning.micro_batch` 1).
+    """
+
+    def __init__(self, recommender: Recommender, delay: int) -> None:
+        self._delay = delay
+        self._knowledge, self._queries = recommender.knowledge, recommender.batch.queries
+        self._rank = recommender.rank
+        self._pushed: dict[int, int] = {}  # by user hash, what its history has taken in so far
+        self._latest: deque[tuple[int, int]] = deque()  # user hash of each of the latest events, and what it pushed
+        self._hidden: Counter[int] = Counter()  # the same, summed by user
+        recommender.rank = self._rank_as_it_was  # type: ignore[method-assign]
+
+    def __call__(self, portion: Portion) -> None:
+        """Take a portion's events, after they were ranked."""
+        for arrival in portion.arrivals:
+            user = name_hash(arrival.event.user_id)
+            row = self._knowledge.users.touch((arrival.partition, arrival.event.user_id))
+            pushed = int(self._knowledge.history.pushed[row])
+            self._latest.append((user, pushed - self._pushed.get(user, 0)))
+            self._hidden[user] += self._latest[-1][1]
+            self._pushed[user] = pushed
+            if len(self._latest) > self._delay:
+                user, gone = self._latest.popleft()
+                self._hidden[user] -= gone
+
+    def _rank_as_it_was(self, rows: slice) -> None:
+        queries = self._queries
+        for q in range(rows.start, rows.stop):
+            hidden = min(self._hidden[int(queries.user[q])], HISTORY)
+            for array, blank in ((queries.items, NOTHING), (queries.ages_s, 0), (queries.steps, HISTORY)):
+                array[q] = np.append(array[q, hidden:], np.full(hidden, blank, array.dtype))
+            queries.steps[q] -= queries.steps[q, 0]  # the newest that is left is step 0
+            queries.session[q] = max(int(queries.session[q]) - hidden, 0)
+        self._rank(rows)
+
+
+def _not_now(batch: MicroBatch) -> None:
+    """Learn nothing."""
+
+
+def _copied(batch: MicroBatch) -> MicroBatch:
+    """The rows in use, with arrays of their own."""
+    models, _, _ = batch.candidates.scores.shape
+    copy = MicroBatch.empty(batch.asked, batch.learned, models, batch.candidates.features.shape[2])
+    copy.restore(batch.state())
+    return copy
+
+
+class _StandIn:
+    """Does `instead`, and is the part itself for everything else."""
+
+    def __init__(self, part: Learner, instead: Mapping[str, Callable[..., None]]) -> None:
+        self._part = part
+        self.__dict__.update(instead)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._part, name)
+
+
+def _stand_in(part: Part, **instead: Callable[..., None]) -> Part:
+    return cast(Part, _StandIn(part, instead))

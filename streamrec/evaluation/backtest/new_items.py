@@ -1,0 +1,51 @@
+"""How much room new items get: the share of recommended places that hold an item younger than an hour.
+
+Of the first ten places, each slate counted once; an item's age is counted from when the log, or the catalogue, first
+named it. Popularity's share, of the same rankings, stands beside it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from streamrec.engine.arrays.batch import NOTHING, Int32, Int64
+from streamrec.engine.items.item_table import ItemTable
+from streamrec.evaluation.backtest.slices import HOUR_S
+
+
+@dataclass(frozen=True, slots=True)
+class Newcomers:
+    """Shares of recommended places that held an item younger than an hour, each in [0, 1]."""
+
+    fused: float = 0.0
+    popularity: float = 0.0
+
+
+class NewcomerRecorder:
+    """Counts places as rankings come."""
+
+    def __init__(self, items: ItemTable) -> None:
+        self._items = items
+        self._young = np.zeros(2, np.int64)  # places of the fused list, of popularity
+        self._places = np.zeros(2, np.int64)
+
+    def show(self, fused: Int32, popular: Int32, ts: Int64) -> None:
+        """Count some rankings.
+
+        Args:
+            fused: item indices, best first, (slates, places), NOTHING past the last; `popular` likewise.
+            popular: see fused.
+            ts: (slates,) when they were made, ms.
+        """
+        for at, shown in enumerate((fused, popular)):
+            there = shown != NOTHING
+            age_ms = ts[:, None] - self._items.first_ts[np.maximum(shown, 0)]  # (slates, places)
+            self._young[at] += np.count_nonzero(there & (age_ms < HOUR_S * 1000))
+            self._places[at] += np.count_nonzero(there)
+
+    def newcomers(self) -> Newcomers:
+        """The shares so far."""
+        fused, popularity = (self._young / np.maximum(self._places, 1)).tolist()
+        return Newcomers(fused, popularity)

@@ -1,0 +1,163 @@
+"""Writes what a backtest found: `report.json` for programs, and `report.html`, one page that needs nothing else.
+
+Every metric of the fused slate and of the models can be recomputed from `slates.parquet`.
+Knows nothing of models or logs: they are names and arrays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamrec.evaluation.backtest.calibration import Calibration
+from streamrec.evaluation.backtest.lift import Ahead, slices_ahead
+from streamrec.evaluation.backtest.metrics import RankingMetrics, ranking_metrics
+from streamrec.evaluation.backtest.new_items import Newcomers
+from streamrec.evaluation.backtest.slices import HOUR_S, YOUNG, Moments, masks
+from streamrec.evaluation.backtest.variety import Variety
+
+FUSED = "fused"
+POPULARITY = "popularity"
+
+
+@dataclass(frozen=True, slots=True)
+class BacktestResult:
+    """What a backtest found. Arrays are (targets,), one entry per ranked target, in log order."""
+
+    log: str
+    """The log's name, as people call it."""
+    seed: int
+    settings: Mapping[str, object]
+    """Every option and setting of the run, in words that JSON knows."""
+    ts: NDArray[np.int64]
+    """Time of each target, ms since 1970."""
+    known: NDArray[np.bool_]
+    """Whether the log had shown the target before."""
+    scored: NDArray[np.bool_]
+    """Whether the target is past the warm-up."""
+    ranks: NDArray[np.integer]
+    """The target's place in the fused slate, 1 to 20, 0 = not there."""
+    model_ranks: Mapping[str, NDArray[np.integer]]
+    """The same for each model alone, and for decayed popularity under the name 'popularity'."""
+    known_items: int
+    """Distinct items the log had shown by its end."""
+    events: int
+    """Events handled, whether ranked or not."""
+    seconds: float
+    """How long handling them took, reading the log included."""
+    moments: Moments | None = None
+    """What was known when each target was ranked; None reports no slices."""
+    variety: Variety = field(default_factory=Variety)
+    """Of the fused slates of scored targets."""
+    newcomers: Newcomers = field(default_factory=Newcomers)
+    """How much of those slates is new items."""
+    calibration: Calibration | None = None
+    """Of the click model's probabilities, where there is a click model."""
+    step_seconds: Mapping[str, float] = field(default_factory=dict)
+    """Where the time went, by step, each without the steps inside it."""
+    weights: Sequence[tuple[int, Mapping[str, float]]] = ()
+    """Samples of the fusion's mean weights: events handled so far, and feature to weight."""
+    throughput: Sequence[tuple[int, float]] = ()
+    """Samples of progress: events handled so far, and seconds since the start."""
+    counts: Mapping[str, int] = field(default_factory=dict)
+    """Whatever else was counted: rows left out, late events, bad messages."""
+    peak_memory_mb: float | None = None
+    """Most resident memory of the process, in MiB, where it is known."""
+
+
+def report_figures(result: BacktestResult) -> dict[str, object]:
+    """What `report.json` says. Ranking metrics are means over scored targets; shares and metrics are in [0, 1]."""
+    scored = result.scored
+    return {
+        "log": result.log,
+        "seed": result.seed,
+        "protocol": {
+            "order": "prequential: each target is ranked before anything is learned from it",
+            "ties": "a basket, or the events of one user at one time, is ranked whole before any of it is learned",
+            "slate_length": 20,
+            "unknown_targets": "ranked and counted as missed",
+        },
+        "settings": dict(result.settings),
+        "counts": {
+            "events": result.events,
+            "targets": len(result.ranks),
+            "scored_targets": int(scored.sum()),
+            "known_items": result.known_items,
+            "recommended_items": result.variety.shown_items,
+            **result.counts,
+        },
+        "unknown_target_share": float(1 - result.known[scored].mean()) if scored.any() else 0.0,
+        "coverage_10": result.variety.coverage_10,
+        "metrics": _metrics(result, scored),
+        "metrics_of_known_targets": _metrics(result, scored & result.known),
+        "slices": {name: _metrics(result, scored & mask) for name, mask in slices(result).items()},
+        "against_popularity": {name: part.as_dict() for name, part in against_popularity(result).items()},
+        "newcomers": newcomers(result),
+        "beyond_accuracy": result.variety.as_dict(),
+        "calibration": None if result.calibration is None else asdict(result.calibration),
+        "microseconds_per_event": microseconds_per_event(result),
+        "seconds": result.seconds,
+        "events_per_s": result.events / result.seconds if result.seconds > 0 else 0.0,
+        "peak_memory_mb": result.peak_memory_mb,
+    }
+
+
+def all_metrics(result: BacktestResult, scored: NDArray[np.bool_]) -> dict[str, RankingMetrics]:
+    """Of every ranker over these targets: the fused slate first, popularity last."""
+    return {name: ranking_metrics(ranks, scored) for name, ranks in rankers(result).items()}
+
+
+def rankers(result: BacktestResult) -> dict[str, NDArray[np.integer]]:
+    """The ranks of every ranker, in the order of tables and plots: the fused slate first, popularity last."""
+    alone = {name: ranks for name, ranks in result.model_ranks.items() if name != POPULARITY}
+    last = {name: ranks for name, ranks in result.model_ranks.items() if name == POPULARITY}
+    return {FUSED: result.ranks} | alone | last
+
+
+def slices(result: BacktestResult) -> Mapping[str, NDArray[np.bool_]]:
+    """The targets of each slice, (targets,), by its name; none where the moments were not noted."""
+    return {} if result.moments is None else masks(result.moments, result.known)
+
+
+def against_popularity(result: BacktestResult) -> dict[str, Ahead]:
+    """How far the fused list is ahead, over all scored targets and by slice; nothing where popularity did not rank."""
+    popular = result.model_ranks.get(POPULARITY)
+    return {} if popular is None else slices_ahead(result.ranks, popular, result.scored, slices(result))
+
+
+def newcomers(result: BacktestResult) -> dict[str, object] | None:
+    """Items younger than an hour, as users wanted them and as they were recommended; None where ages were not noted."""
+    young = against_popularity(result).get(YOUNG)
+    if young is None:
+        return None
+    return {
+        "younger_than_s": HOUR_S,
+        "share_of_targets": young.share,
+        "share_of_places": asdict(result.newcomers),
+        "recall_10": {FUSED: young.recall_10, POPULARITY: young.popularity_recall_10},
+    }
+
+
+def newcomers_in_words(result: BacktestResult) -> str:
+    """The same in a sentence; empty where there is nothing to say."""
+    young, shown = against_popularity(result).get(YOUNG), result.newcomers
+    if young is None or not int(result.scored.sum()):
+        return ""
+    return (
+        f"Items younger than an hour: {young.share:.1%} of what users went on to, and {shown.fused:.1%} of what was "
+        f"recommended to them (popularity alone: {shown.popularity:.1%}); of those that users went on to, "
+        f"{young.recall_10:.1%} were among the first ten (popularity alone: {young.popularity_recall_10:.1%})."
+    )
+
+
+def microseconds_per_event(result: BacktestResult) -> dict[str, float]:
+    """By step, the largest first; `score NAME` and `learn NAME` are a model's."""
+    steps = sorted(result.step_seconds.items(), key=lambda step: -step[1])
+    return {step: 1e6 * seconds / max(result.events, 1) for step, seconds in steps}
+
+
+def _metrics(result: BacktestResult, scored: NDArray[np.bool_]) -> dict[str, dict[str, float]]:
+    return {name: metrics.as_dict() for name, metrics in all_metrics(result, scored).items()}

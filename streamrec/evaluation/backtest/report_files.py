@@ -1,0 +1,29 @@
+"""Writes the report of a backtest: `report.json` and `report.html`. Loads matplotlib: to be imported when it is due."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from streamrec.evaluation.backtest.report import BacktestResult, report_figures
+from streamrec.evaluation.backtest.report_page import report_page
+
+
+def write_report(directory: Path, result: BacktestResult) -> Path:
+    """Write `report.json` and `report.html` into `directory`, which is made if need be; returns the page's path.
+
+    Raises:
+        ValueError: arrays differ in length, or a rank is not in 0 to 20.
+        OSError: the directory cannot be written.
+    """
+    figures = report_figures(result)
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "report.json").write_text(json.dumps(figures, indent=2, ensure_ascii=False, default=_plain) + "\n")
+    page = directory / "report.html"
+    page.write_text(report_page(result, figures), encoding="utf-8")
+    return page
+
+
+def _plain(value: object) -> object:
+    """What JSON has no word for: sets in a fixed order, anything else as its text."""
+    return sorted(map(str, value)) if isinstance(value, set | frozenset) else str(value)

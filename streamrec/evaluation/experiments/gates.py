@@ -1,0 +1,200 @@
+"""Gates: what a policy has to show before it may do more.
+
+    apprentice > shadow     it does as it is shown: often enough, on enough slates
+    shadow > canary         its value, estimated from the baseline's slates, is surely not much below the baseline's
+    canary > canary         for a larger share: it is not known to be worse than its control
+    canary > online         it is surely not much worse than its control
+
+A gate is a list of checks, each a figure and the least that it must be. It passes when all do, and a refusal names
+every figure that fell short, and of what. A canary's bounds are ends of confidence sequences, so its gate may be asked
+every minute until it opens; a shadow's bound is as good as the interval that it is from.
+
+Knows nothing of topics or stores: figures come in as values.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+from streamrec.engine.rollout.plan import CANARY, CONTROL
+from streamrec.engine.rollout.revisions import Mode
+from streamrec.evaluation.experiments.arms import Experiment
+from streamrec.evaluation.experiments.imitation import Imitation
+
+LADDER = (Mode.APPRENTICE, Mode.SHADOW, Mode.CANARY, Mode.ONLINE)
+"""From the least trust to the most."""
+
+
+@dataclass(frozen=True, slots=True)
+class Thresholds:
+    """What gates ask for."""
+
+    match_rate: float = 0.8
+    """Apprentice: share of slates that it would have begun with the same item, at least."""
+    min_slates: float = 500
+    """Apprentice and shadow: slates to tell it from, at least."""
+    tolerance: float = 0.05
+    """Shadow: the lower bound of its value may lie so far below the baseline's value, as a share of that."""
+    min_ess: float = 300
+    """Shadow: effective sample size of the estimate, in slates, at least."""
+    min_support: float = 0.9
+    """Shadow: share of what it would do that the baseline does at times too, at least."""
+    margin: float = 0.01
+    """Canary: it may be worse than its control by less than this, in reward per slate."""
+    min_users: float = 500
+    """Canary: users in each arm whose window is over, at least."""
+
+    def with_changes(self, changes: dict[str, float]) -> Thresholds:
+        """These thresholds, some of them changed.
+
+        Raises:
+            TypeError: there is no such threshold.
+        """
+        return replace(self, **changes)
+
+
+@dataclass(frozen=True, slots=True)
+class Valuation:
+    """What a policy is worth by the slates of another: an off-policy estimate, per slate."""
+
+    policy: str
+    estimate: float
+    lower: float  # of its interval
+    baseline: float  # what those slates were worth under the policy that made them
+    ess: float  # effective sample size: (sum of the weights)^2 / sum of their squares
+    support: float  # share of the policy's choices that the logging policy makes at times, in [0, 1]
+    slates: int
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One figure, and the least that it must be."""
+
+    name: str
+    what: str
+    found: float
+    least: float
+
+    @property
+    def passed(self) -> bool:
+        """A figure that is not known is one that falls short."""
+        return not math.isnan(self.found) and self.found >= self.least
+
+    def __str__(self) -> str:
+        least = f"{'' if self.passed else 'expected '}at least {_figure(self.least)}"
+        return f"{self.what} is {_figure(self.found)}, {least}"
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """The checks between two steps of the ladder."""
+
+    before: Mode
+    after: Mode
+    checks: tuple[Check, ...]
+
+    @property
+    def passed(self) -> bool:
+        return all(check.passed for check in self.checks)
+
+    @property
+    def refusals(self) -> tuple[Check, ...]:
+        """The checks that fell short."""
+        return tuple(check for check in self.checks if not check.passed)
+
+    @property
+    def figures(self) -> dict[str, float]:
+        """What was found, by name: for the revision that follows. What is not known is left out."""
+        return {check.name: check.found for check in self.checks if math.isfinite(check.found)}
+
+
+def after_apprenticeship(shown: Imitation, asked: Thresholds) -> Gate:
+    """From apprentice to shadow."""
+    return Gate(
+        Mode.APPRENTICE,
+        Mode.SHADOW,
+        (
+            Check("slates", "the number of slates to compare", shown.slates, asked.min_slates),
+            Check(
+                "match_rate",
+                f"the share of slates that {shown.policy} would have begun alike",
+                shown.match_rate.mean,
+                asked.match_rate,
+            ),
+        ),
+    )
+
+
+def after_shadow(value: Valuation | None, asked: Thresholds) -> Gate:
+    """From shadow to canary. `value` None: there is no estimate, which passes nothing."""
+    nothing = math.nan
+    found = value or Valuation("the policy", nothing, nothing, nothing, nothing, nothing, 0)
+    least = found.baseline - asked.tolerance * abs(found.baseline)
+    return Gate(
+        Mode.SHADOW,
+        Mode.CANARY,
+        (
+            Check("slates", "the number of slates that the estimate is from", found.slates, asked.min_slates),
+            Check("ess", "the effective sample size of the estimate", found.ess, asked.min_ess),
+            Check(
+                "support",
+                f"the share of {found.policy}'s choices that the baseline makes at times",
+                found.support,
+                asked.min_support,
+            ),
+            Check(
+                "value_lower",
+                f"the lower bound of {found.policy}'s value (estimate {_figure(found.estimate)}, baseline "
+                f"{_figure(found.baseline)})",
+                found.lower,
+                least,
+            ),
+        ),
+    )
+
+
+def after_canary(experiment: Experiment, asked: Thresholds) -> Gate:
+    """From canary to online: surely not worse than the control by the margin or more."""
+    lower, _ = _canary_beside_control(experiment)
+    name = "the lower bound of canary minus control, in reward per slate,"
+    worst = math.nextafter(-asked.margin, math.inf)  # above -margin, not at it
+    return Gate(
+        Mode.CANARY,
+        Mode.ONLINE,
+        (*_enough_users(experiment, asked), Check("difference_lower", name, lower, worst)),
+    )
+
+
+def larger_canary(experiment: Experiment, asked: Thresholds) -> Gate:
+    """From a canary to one with a larger share: not known to be worse than the control."""
+    _, upper = _canary_beside_control(experiment)
+    name = "the upper bound of canary minus control, in reward per slate,"
+    return Gate(
+        Mode.CANARY,
+        Mode.CANARY,
+        (*_enough_users(experiment, asked), Check("difference_upper", name, upper, 0.0)),
+    )
+
+
+def _enough_users(experiment: Experiment, asked: Thresholds) -> tuple[Check, ...]:
+    users = {arm.name: arm.users for arm in experiment.arms}
+    return tuple(
+        Check(
+            f"{arm}_users", f"the number of users of arm {arm} whose window is over", users.get(arm, 0), asked.min_users
+        )
+        for arm in (CANARY, CONTROL)
+    )
+
+
+def _canary_beside_control(experiment: Experiment) -> tuple[float, float]:
+    for compared in experiment.comparisons:
+        if (compared.arm, compared.control) == (CANARY, CONTROL):
+            return compared.difference.lower, compared.difference.upper
+    return math.nan, math.nan
+
+
+def _figure(number: float) -> str:
+    if math.isnan(number):
+        return "unknown"
+    return f"{number:,.0f}" if float(number).is_integer() and abs(number) >= 10 else f"{number:.4g}"

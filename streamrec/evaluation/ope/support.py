@@ -1,0 +1,103 @@
+"""What of the target the log can tell nothing about, and other reasons to doubt an estimate, in words.
+
+A weight has mean 1 if the logging policy can do whatever the target does. Where the target puts mass out of its reach,
+the mean is short of 1 by that mass, and no estimator but the reward model says anything about it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.stats import norm
+
+from streamrec.evaluation.ope.rounds import Float64, Rounds
+from streamrec.evaluation.ope.weights import StepWeights
+
+FEW_EFFECTIVE = 50.0
+SMALL_SHARE = 0.01
+FEW_REWARDS = 30
+HEAVY_SLATE = 0.1
+NEVER_SHOWN = 0.05
+DOUBT = 0.01
+"""The mean weight is doubted when its interval of this error, over all steps together, leaves out 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """What reading the log has found, besides the rounds."""
+
+    name: str
+    policies: tuple[str, ...] = ()
+    never_shown: float | None = None  # share of what the target would show that the log never shows
+    estimated_from: int = 0  # draws that propensities are estimated from, 0: exact
+    gaps: int = 0  # slates with a row whose earlier positions were not seen
+    notes: tuple[str, ...] = ()
+
+
+def warnings(rounds: Rounds, weights: Float64, steps: Sequence[StepWeights], origin: Origin, clip: float) -> list[str]:
+    """Sentences for people, the gravest first; none where there is nothing to doubt."""
+    return [*_support(steps, origin), *_size(rounds, weights, steps), *_clipping(weights, clip), *_reading(origin)]
+
+
+def mean_interval(step: StepWeights, error: float = DOUBT) -> tuple[float, float]:
+    """Where the mean weight lies, by the normal distribution."""
+    reach = float(norm.ppf(1.0 - error / 2.0)) * step.standard_error
+    return step.mean - reach, step.mean + reach
+
+
+def _support(steps: Sequence[StepWeights], origin: Origin) -> list[str]:
+    found = []
+    for step in steps:
+        low, high = mean_interval(step, DOUBT / len(steps))
+        if low <= 1.0 <= high or step.rows < 2:
+            continue
+        where = f"at place {step.step}" if len(steps) > 1 else "on average"
+        why = (
+            "the target does what the logging policy cannot or hardly ever does, and no weight makes up for it"
+            if step.mean < 1.0
+            else "the propensities are not those of the policy that made the log"
+        )
+        found.append(f"weights are {step.mean:.3g} {where}, expected 1 ({low:.3g} to {high:.3g} by the log): {why}")
+        break  # later places only repeat it
+    if origin.never_shown is not None and origin.never_shown >= NEVER_SHOWN:
+        found.append(f"{origin.never_shown:.1%} of what the target would show is never shown in this log")
+    return found
+
+
+def _size(rounds: Rounds, weights: Float64, steps: Sequence[StepWeights]) -> list[str]:
+    found = []
+    least = min(steps, key=lambda step: step.ess)
+    if least.ess < FEW_EFFECTIVE or least.ess < SMALL_SHARE * least.rows:
+        where = f" at place {least.step}" if len(steps) > 1 else ""
+        found.append(
+            f"{least.rows:,} weighted slates{where} are worth {least.ess:.0f} unweighted ones: target and logging "
+            "policy have little in common"
+        )
+    rewards = int(np.count_nonzero(rounds.reward))
+    if rewards < FEW_REWARDS:
+        found.append(f"only {rewards} rows have a reward: every interval here is a rough one")
+    worth = np.abs(rounds.by_slate(weights * rounds.reward))
+    if worth.sum() > 0 and (share := float(worth.max() / worth.sum())) > HEAVY_SLATE:
+        found.append(f"one slate makes up {share:.0%} of the weighted reward")
+    return found
+
+
+def _clipping(weights: Float64, clip: float) -> list[str]:
+    clipped = float((weights > clip).mean())
+    return [f"clipped IPS cuts {clipped:.2%} of the weights at {clip:g}"] if clipped > 0 else []
+
+
+def _reading(origin: Origin) -> list[str]:
+    found = []
+    if origin.estimated_from:
+        found.append(
+            f"propensities are estimated from {origin.estimated_from} draws: those of unlikely items are rough, and "
+            "ratios of estimates are too large on average"
+        )
+    if origin.gaps:
+        found.append(
+            f"{origin.gaps:,} slates have places that were not seen: their choices are left out of the weights"
+        )
+    return [*found, *origin.notes]

@@ -1,0 +1,70 @@
+"""Importance weights: how much more often the target would have made the choices that the log shows.
+
+Which choices a row answers for is the weighting:
+
+    prefix     w_l = prod_{j <= l} target_j / logged_j    the choices up to the row (reward interaction)
+    position   w_l = target_l / logged_l                  the row's own choice (independent)
+    slate      w_l = prod_j target_j / logged_j           the whole slate (standard importance sampling)
+
+James McInerney et al., "Counterfactual Evaluation of Slate Recommendations with Sequential Reward Interactions", KDD
+2020.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+
+from streamrec.evaluation.ope.rounds import Float64, Rounds
+
+
+class Weighting(StrEnum):
+    """Which choices of a slate the reward of a row is weighed by."""
+
+    PREFIX = "prefix"
+    POSITION = "position"
+    SLATE = "slate"
+
+
+def importance_weights(rounds: Rounds, weighting: Weighting = Weighting.PREFIX) -> Float64:
+    """The weight of each row, (rows,), at least 0."""
+    ratio = rounds.target / rounds.logged
+    if weighting is Weighting.POSITION or rounds.steps < 2:
+        return ratio
+    products = rounds.by_step(ratio)  # (slates, steps)
+    products[rounds.by_step(np.ones(len(rounds))) == 0] = 1.0
+    np.cumprod(products, axis=1, out=products)
+    if weighting is Weighting.SLATE:
+        return np.asarray(products[rounds.slate, -1])
+    return np.asarray(products[rounds.slate, rounds.step])
+
+
+def effective_sample_size(weights: Float64) -> float:
+    """As many unweighted draws are as good: (sum w)^2 / sum w^2 (Kong, 1992)."""
+    squares = float(weights @ weights)
+    return float(weights.sum()) ** 2 / squares if squares > 0 else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class StepWeights:
+    """The weights of one place in the slates; their mean is 1 if the logging policy can do all that the target does."""
+
+    step: int
+    rows: int
+    mean: float
+    standard_error: float
+    largest: float
+    ess: float
+
+
+def by_step(rounds: Rounds, weights: Float64) -> list[StepWeights]:
+    """What the weights look like at each step, the first one first."""
+    found = []
+    for step in range(rounds.steps):
+        here = weights[rounds.step == step]
+        error = float(here.std(ddof=1)) / len(here) ** 0.5 if len(here) > 1 else float("inf")
+        ess = effective_sample_size(here)
+        found.append(StepWeights(step + 1, len(here), float(here.mean()), error, float(here.max()), ess))
+    return found

@@ -1,0 +1,99 @@
+"""Several policies, each alone in equal worlds: who earns how much, and how sure that is.
+
+A contender is a policy by its name (`fusion.policy`), `vw:EXPLORER` for Vowpal Wabbit over the same candidates and
+features, `uncapped:POLICY` for a policy that learns from everybody as much as they send, or one of two who are no
+recommenders: `oracle` shows the best slate there is, `shuffle` draws evenly from all that is on sale.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from streamrec.config.settings import Settings
+from streamrec.engine.learning.rate_limits import Contribution
+from streamrec.errors import ConfigError
+from streamrec.evaluation.simulation.loop import Episode, System, simulate
+from streamrec.evaluation.simulation.systems import Oracle, Shuffle, WorkerSystem
+from streamrec.evaluation.simulation.world import World, WorldSettings
+from streamrec.worker.loop import Worker
+
+ORACLE, SHUFFLE, VW, UNCAPPED = "oracle", "shuffle", "vw:", "uncapped:"
+DEFAULT = (
+    "plackett-luce",
+    "greedy",
+    "thompson",
+    "linucb",
+    "exp3",
+    "uniform",
+    "model:popularity",
+    ORACLE,
+    SHUFFLE,
+)
+
+Episodes = dict[str, list[Episode]]
+
+
+def contest(
+    contenders: Sequence[str],
+    world: WorldSettings,
+    seeds: Sequence[int],
+    settings: Settings,
+    on_episode: Callable[[str, int, Episode], None] | None = None,
+) -> Episodes:
+    """Every contender in the world of every seed, one after the other.
+
+    Raises:
+        ConfigError: there is no such contender.
+    """
+    found: Episodes = {name: [] for name in contenders}
+    for seed in seeds:
+        for name in contenders:
+            episode = simulate(World(replace(world, seed=seed)), system_of(name, settings, seed))
+            found[name].append(episode)
+            if on_episode is not None:
+                on_episode(name, seed, episode)
+    return found
+
+
+def system_of(name: str, settings: Settings, seed: int) -> System:
+    """Who goes by this name; `seed` is of its own draws.
+
+    Raises:
+        ConfigError: nobody does.
+    """
+    if name == ORACLE:
+        return Oracle()
+    if name == SHUFFLE:
+        return Shuffle()
+    seeded = settings.model_copy(update={"learning": settings.learning.model_copy(update={"seed": seed})})
+    if name.startswith(VW):
+        from streamrec.evaluation.simulation.vowpal_wabbit import vw_system
+
+        return vw_system(name.removeprefix(VW), seeded)
+    if name.startswith(UNCAPPED):
+        return WorkerSystem(with_policy(seeded, name.removeprefix(UNCAPPED)), _uncap)
+    return WorkerSystem(with_policy(seeded, name))
+
+
+def _uncap(worker: Worker) -> None:
+    recommender = worker.recommender
+    recommender.contribution = Contribution.unlimited(recommender.knowledge.items.capacity)
+
+
+def with_policy(settings: Settings, name: str) -> Settings:
+    """The settings with another policy.
+
+    Raises:
+        ConfigError: there is no policy of this name.
+    """
+    from pydantic import ValidationError
+
+    try:
+        fusion = type(settings.fusion).model_validate({**settings.fusion.model_dump(), "policy": name})
+    except ValidationError as error:
+        raise ConfigError(
+            f"no contender is called {name!r}; expected a policy (plackett-luce, greedy, thompson, linucb, exp3, "
+            f"uniform, model:NAME), {VW}EXPLORER, {UNCAPPED}POLICY, {ORACLE} or {SHUFFLE}"
+        ) from error
+    return settings.model_copy(update={"fusion": fusion})

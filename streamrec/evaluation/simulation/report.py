@@ -1,0 +1,165 @@
+"""Writes what a contest came to: figures as JSON, plots as SVG, and one page that needs nothing else."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from html import escape
+from pathlib import Path
+
+import numpy as np
+
+from streamrec.evaluation.pages import filled, table_row
+from streamrec.evaluation.plotting import standalone
+from streamrec.evaluation.simulation.contest import Episodes
+from streamrec.evaluation.simulation.figures import banded
+from streamrec.evaluation.simulation.standings import (
+    RECOVERED,
+    Pushed,
+    Recovery,
+    Standing,
+    pushed,
+    recoveries,
+    regret_bands,
+    reward_bands,
+    share_bands,
+    standings,
+)
+from streamrec.evaluation.simulation.world import AttackKind, World, WorldSettings
+
+PAGE, FIGURES, EPISODES = "report.html", "contest.json", "episodes.npz"
+COLUMNS = ("reward", "last_quarter", "share_of_best", "behind_first", "regret", "realised")
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What the page says of how it came about."""
+
+    command: str
+    seeds: Sequence[int]
+    world: WorldSettings
+    settings: Mapping[str, object]
+    seconds: float
+
+
+def write_report(out: Path, episodes: Episodes, told: Told) -> list[Standing]:
+    """Write `report.html`, `contest.json`, `episodes.npz` and the plots into `out`; returns the table.
+
+    Args:
+        out: a directory, made when it is missing.
+        episodes: at least one contender with at least one seed.
+        told: how they came about.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    table = standings(episodes)
+    drift_ms = World(told.world).drift_ms
+    recovered = [] if drift_ms is None else recoveries(episodes, drift_ms)
+    bought = pushed(episodes, World(told.world).attack_ms) if told.world.crowd.attack is not AttackKind.HAMMER else []
+    plots = _plots(episodes, drift_ms)
+    for name, svg in plots.items():
+        (out / f"{name}.svg").write_text(standalone(svg), encoding="utf-8")
+    figures = {
+        "command": told.command,
+        "seeds": list(told.seeds),
+        "world": asdict(told.world),
+        "settings": told.settings,
+        "seconds": round(told.seconds, 1),
+        "standings": [asdict(standing) for standing in table],
+        "recoveries": [asdict(recovery) for recovery in recovered],
+        "pushed": [asdict(share) for share in bought],
+    }
+    text = json.dumps(_finite(figures), indent=1, default=str)
+    (out / FIGURES).write_text(text + "\n", encoding="utf-8")
+    arrays = {
+        f"{name}/{seed}/{column}": getattr(run, column)
+        for name, runs in episodes.items()
+        for seed, run in zip(told.seeds, runs, strict=True)
+        for column in ("ts", "shopper", "expected", "best", "realised", "looked", "answered", "target")
+    }
+    np.savez_compressed(out / EPISODES, **arrays)
+    (out / PAGE).write_text(_page(table, (recovered, bought), plots, told), encoding="utf-8")
+    return table
+
+
+def _plots(episodes: Episodes, drift_ms: int | None) -> dict[str, str]:
+    first = next(iter(episodes.values()))[0]
+    marked = None if drift_ms is None else int(np.searchsorted(first.ts, drift_ms))
+    return {
+        "reward": banded("Expected reward per slate", reward_bands(episodes), marked),
+        "share": banded("Share of the best slates' reward", share_bands(episodes), marked),
+        "regret": banded("Regret, summed up", regret_bands(episodes), marked),
+    }
+
+
+def _page(
+    table: Sequence[Standing],
+    special: tuple[Sequence[Recovery], Sequence[Pushed]],
+    plots: Mapping[str, str],
+    told: Told,
+) -> str:
+    recovered, bought = special
+    return filled(
+        Path(__file__).parent / "report.html",
+        **plots,
+        seeds=", ".join(str(seed) for seed in told.seeds),
+        command=escape(told.command),
+        standings="".join(table_row(s.name, [str(getattr(s, column)) for column in COLUMNS]) for s in table),
+        recovery=_recovery(recovered) + _bought(bought),
+        seconds=f"{told.seconds:,.0f}",
+        world=_pairs({k: v for k, v in asdict(told.world).items() if k != "seed"}),
+        settings=_pairs(told.settings),
+    )
+
+
+def _recovery(recovered: Sequence[Recovery]) -> str:
+    if not recovered:
+        return ""
+    rows = [
+        table_row(
+            r.name, [str(r.before), str(r.lowest), ", ".join("not" if n is None else f"{n:,}" for n in r.requests)]
+        )
+        for r in recovered
+    ]
+    head = "<tr><th>contender</th><th>share before</th><th>lowest after</th><th>requests until back, by seed</th></tr>"
+    return (
+        "<h2>After the drift</h2>"
+        f"<p>Share of the best slates' reward just before the drift, the lowest after it, and how many requests it "
+        f"took until it was back at {RECOVERED:.0%} of what it had been, over windows that lie wholly after it.</p>"
+        f'<div class="scroll"><table class="figures"><thead>{head}</thead><tbody>{"".join(rows)}</tbody></table></div>'
+    )
+
+
+def _bought(bought: Sequence[Pushed]) -> str:
+    if not bought:
+        return ""
+    rows = [table_row(b.name, [str(b.first), str(b.shown), str(b.reward)]) for b in bought]
+    head = "<tr><th>contender</th><th>in first place</th><th>on the slate</th><th>reward</th></tr>"
+    return (
+        "<h2>What bots bought</h2>"
+        "<p>Share of people's slates with the item that bots push, and what people's slates earned, since the bots "
+        "came.</p>"
+        f'<div class="scroll"><table class="figures"><thead>{head}</thead><tbody>{"".join(rows)}</tbody></table></div>'
+    )
+
+
+def _pairs(pairs: Mapping[str, object]) -> str:
+    return "".join(table_row(name, [escape(_words(value))]) for name, value in pairs.items())
+
+
+def _words(value: object) -> str:
+    if isinstance(value, Mapping):
+        return "; ".join(f"{key}: {_words(member)}" for key, member in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(str(member) for member in value) or "none"
+    return "none" if value is None else str(value)
+
+
+def _finite(value: object) -> object:
+    """The same with None for what JSON has no number for."""
+    if isinstance(value, Mapping):
+        return {str(key): _finite(member) for key, member in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(member) for member in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,162 @@
+"""Vowpal Wabbit's contextual bandits over the same candidates, features and rewards, as a policy of the worker.
+
+VW runs `--cb_explore_adf` with an explorer (Bietti, Agarwal, Langford: A contextual bandit bake-off, JMLR 2021). Slates
+are made the way its own `--ccb_explore_adf` makes them: place after place, each an exploration over the candidates that
+are left. Every place that was seen is a lesson with the action set of that place, the chosen action's cost (its reward,
+negative) and the exact probability with which VW chose it. VW gets more than `Lesson` holds, on purpose: whole action
+sets, where the fusion is told only what was seen.
+
+What is remembered of a slate waits for its lesson; it is found again by the features of its first item, in the half
+precision that lessons come in.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from streamrec.config.settings import Settings
+from streamrec.engine.arrays.batch import NOTHING, Array, Float32, Float64
+from streamrec.engine.arrays.compiled import uniform
+from streamrec.engine.arrays.feedback import Lesson
+from streamrec.engine.policies import Asked, Components, Posterior
+from streamrec.engine.policies.plackett_luce_sampling import SEED_BITS
+from streamrec.engine.policies.registry import Roster
+from streamrec.errors import ConfigError
+from streamrec.evaluation.simulation.systems import WorkerSystem
+from streamrec.worker.loop import Worker
+
+EXPLORERS: Mapping[str, str] = {
+    "epsilon": "--epsilon 0.05",
+    "softmax": "--softmax --lambda 20",
+    "bag": "--bag 5 --epsilon 0.02",
+    "cover": "--cover 5 --epsilon 0.02",
+    "squarecb": "--squarecb --gamma_scale 1000 -l 0.1 -q ff",
+    "squarecb-linear": "--squarecb --gamma_scale 10000 -l 0.1",
+    "regcb": "--regcb --mellowness 0.01",
+}
+"""Explorers by the names they are asked for; anything else is handed to VW as it stands. The arguments are the best of
+those tried in worlds 101 and 102 (docs/simulator.md), squarecb the best of all and squarecb-linear the second."""
+OPEN_SLATES = 4_096
+SLOTS = 10
+"""Places that VW fills; further ones follow in candidate order."""
+SLOT_COUNTER = 500
+"""Where the counters of its draws begin."""
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A slate that waits for its lesson."""
+
+    lines: Sequence[str]  # (candidates,) in VW's text format
+    shared: str
+    chosen: Sequence[int]  # candidates, place by place
+    propensity: Sequence[float]  # of each, given those before
+
+
+class VowpalWabbit:
+    """A policy that leaves everything to VW. The ranking of a row is one draw of VW's randomness."""
+
+    estimated_from = 1
+
+    def __init__(self, name: str, arguments: str, seed: int = 0, slots: int = SLOTS) -> None:
+        """`arguments` are VW's, beside `--cb_explore_adf`; predictions are told by `slots` places.
+
+        Raises:
+            ConfigError: VW is not installed, or does not know an argument.
+        """
+        try:
+            import vowpalwabbit
+
+            self._vw: Any = vowpalwabbit.Workspace(f"--cb_explore_adf --quiet --random_seed {seed} {arguments}")
+        except ImportError as error:
+            raise ConfigError("Vowpal Wabbit is not installed; install `streamrec[bench]`") from error
+        except RuntimeError as error:
+            raise ConfigError(f"Vowpal Wabbit refused {arguments!r}: {error}") from error
+        self.name = name
+        self.arguments = arguments
+        self.slots = slots
+        self.unmatched = 0  # lessons whose slate was not remembered
+        self._waiting: OrderedDict[bytes, Waiting] = OrderedDict()
+
+    def components(self, asked: Asked, posterior: Posterior) -> Components:
+        rows, width = asked.items.shape
+        scores = np.full((rows, width, 1), -np.inf)
+        for row in range(rows):
+            used = int((asked.items[row] != NOTHING).sum())
+            scores[row, :used, 0] = -np.arange(used)
+            if used:
+                seed = int(asked.seeds[row]) & SEED_BITS
+                features = asked.features[row, :used].astype(np.float16).astype(np.float32)
+                chosen = self._slate(features, int(asked.context[row]), seed)
+                scores[row, chosen, 0] = width - np.arange(len(chosen))
+        return Components(np.ones((rows, 1)), scores, hard=True)
+
+    def learn(self, lessons: Sequence[Lesson]) -> None:
+        for lesson in lessons:
+            waiting = self._waiting.pop(lesson.features[0].tobytes(), None)
+            if waiting is None:
+                self.unmatched += 1
+                continue
+            for slot, reward in enumerate(lesson.reward.tolist()[: len(waiting.chosen)]):
+                self._teach(waiting, slot, reward)
+
+    def state(self) -> dict[str, Array]:
+        return {}
+
+    def restore(self, arrays: Mapping[str, Array]) -> None:
+        pass
+
+    def _slate(self, features: Float32, context: int, seed: int) -> list[int]:
+        """Candidates, from the top: each place is one exploration over what is left."""
+        lines, shared = [_line(row) for row in features], f"shared |c {context}:1"
+        examples = self._vw.parse("\n".join([shared, *lines]))
+        left, chosen = list(range(len(lines))), list[int]()
+        propensity = list[float]()
+        for slot in range(min(self.slots, len(lines))):
+            chances = np.array(self._vw.predict([examples[0], *(examples[1 + action] for action in left)]))
+            at = _drawn(chances, float(uniform(seed, SLOT_COUNTER + slot)))
+            chosen.append(left.pop(at))
+            propensity.append(float(chances[at] / chances.sum()))
+        self._vw.finish_example(examples)
+        first = features[chosen[0]].tobytes()
+        self._waiting[first] = Waiting(lines, shared, chosen, propensity)
+        while len(self._waiting) > OPEN_SLATES:
+            self._waiting.popitem(last=False)
+        return chosen
+
+    def _teach(self, waiting: Waiting, slot: int, reward: float) -> None:
+        """One place that was seen: the actions there were, the one chosen, its cost and its probability."""
+        gone, action = set(waiting.chosen[:slot]), waiting.chosen[slot]
+        label = f"0:{-reward:.6g}:{max(waiting.propensity[slot], 1e-6):.6g} "
+        lines = [(label if n == action else "") + line for n, line in enumerate(waiting.lines) if n not in gone]
+        self._vw.learn("\n".join([waiting.shared, *lines]))
+
+
+def vw_system(explorer: str, settings: Settings) -> WorkerSystem:
+    """The worker with VW in the place of its policy.
+
+    Raises:
+        ConfigError: VW is not installed, or refuses its arguments.
+    """
+    policy = VowpalWabbit(f"vw:{explorer}", EXPLORERS.get(explorer, explorer), settings.learning.seed)
+
+    def prepare(worker: Worker) -> None:
+        worker.recommender.answers.roster = Roster(lambda name: policy)
+
+    return WorkerSystem(settings, prepare)
+
+
+def _line(features: Float32) -> str:
+    """An action in VW's text format; features that are 0 are left out."""
+    return "|f " + " ".join(f"{place}:{value:.5g}" for place, value in enumerate(features.tolist()) if value)
+
+
+def _drawn(chances: Float64, number: float) -> int:
+    """Which action a uniform number means."""
+    sums = np.cumsum(chances)
+    return min(int(np.searchsorted(sums, number * sums[-1], side="right")), len(chances) - 1)

@@ -1,0 +1,155 @@
+"""What is known of items beforehand: titles, categories, prices, read from a parquet, csv or jsonl file.
+
+Columns: `item_id`, and any field of an `Item`; `category` does for `categories` and `ts` for `added`; others are
+ignored. Several categories or tags are a list, or text with `|` between them.
+Knows nothing of events, models or topics.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import polars as pl
+
+from streamrec.errors import TableError
+from streamrec.events import LATEST_TS_MS, Item
+from streamrec.replay.columns import Converted, named, number, text, timestamp
+from streamrec.replay.tables import MAX_CELL_CHARS, Batch, open_table
+
+MAX_LISTED = 20
+MAX_ID_CHARS = 256
+COLUMNS = (*Item.__struct_fields__, "category", "ts")
+
+
+class Catalogue(Mapping[str, Item]):
+    """Items by id; read-only."""
+
+    def __init__(self, items: Iterable[Item] = ()) -> None:
+        self._items = {item.item_id: item for item in items}
+
+    def __getitem__(self, item_id: str) -> Item:
+        return self._items[item_id]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._items)
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def title(self, item_id: str) -> str:
+        """The item's title, or its id where none is known: always something to show."""
+        item = self._items.get(item_id)
+        return item_id if item is None or item.title is None else item.title
+
+    def category(self, item_id: str) -> str | None:
+        """The item's first category, None where none is known."""
+        item = self._items.get(item_id)
+        return item.categories[0] if item is not None and item.categories else None
+
+
+def read_catalogue(path: Path) -> Catalogue:
+    """Read a whole catalogue file.
+
+    Raises:
+        TableError: the file cannot be read, has no `item_id`, or has bad rows; names the first, and how many.
+    """
+    table = open_table(path)
+    if "item_id" not in table.columns:
+        raise TableError(
+            f"{path}: expected a column 'item_id', and any of {', '.join(COLUMNS[1:])}; "
+            f"its columns are {', '.join(table.columns) or 'none'}"
+        )
+    items: dict[str, Item] = {}
+    problems: list[tuple[int, str]] = []
+    for batch in table.batches([name for name in COLUMNS if name in table.columns]):
+        for row, item in _items(batch, problems):
+            if item.item_id in items:
+                problems.append((row, f"item {item.item_id!r} has been named before, expected each item once"))
+            items[item.item_id] = item
+    if problems:
+        lines = [f"row {row}: {problem}" for row, problem in sorted(problems)[:MAX_LISTED]]
+        more = [f"... and {len(problems) - MAX_LISTED} more"] if len(problems) > MAX_LISTED else []
+        raise TableError(f"{path}: rows that cannot be used; correct or remove them:\n  " + "\n  ".join(lines + more))
+    return Catalogue(items.values())
+
+
+def _items(batch: Batch, problems: list[tuple[int, str]]) -> list[tuple[int, Item]]:
+    """The batch's items by row; bad values, and rows that make no item, are named among the problems."""
+    problems.extend(batch.broken)
+    frame, rows = batch.frame, len(batch.rows)
+
+    def column(name: str, read: Converted, expected: str) -> list[Any]:
+        shown = frame[name].filter(read.bad).to_list()
+        bad = batch.rows[read.bad.to_numpy()]
+        problems.extend(
+            (int(row), f"{name!r} is {str(value)[:80]!r}, expected {expected}")
+            for row, value in zip(bad, shown, strict=True)
+        )
+        return read.values.to_list()
+
+    def words(name: str) -> list[Any]:
+        if name not in frame.columns:
+            return [None] * rows
+        return column(name, text(frame[name], 1, MAX_CELL_CHARS), f"text of at most {MAX_CELL_CHARS} characters")
+
+    def numbers(name: str) -> list[Any]:
+        return column(name, number(frame[name]), "a finite number") if name in frame.columns else [None] * rows
+
+    def times(name: str) -> list[Any]:
+        if name not in frame.columns:
+            return [None] * rows
+        return column(name, timestamp(frame[name], LATEST_TS_MS), "a time: ms since 1970, or ISO 8601")
+
+    def lists(name: str, read: Callable[[object], Any]) -> list[Any]:
+        return [read(value) for value in frame[name].to_list()] if name in frame.columns else [None] * rows
+
+    ids = column("item_id", named(frame["item_id"], 1, MAX_ID_CHARS), f"text of 1 to {MAX_ID_CHARS} characters")
+    empty = frame["item_id"].cast(pl.String, strict=False).fill_null("") == ""
+    problems.extend((int(row), "'item_id' is empty, expected the item's id") for row in batch.rows[empty.to_numpy()])
+    either = [a or b for a, b in zip(lists("categories", _labels), lists("category", _labels), strict=True)]
+    read: dict[str, list[Any]] = {
+        "item_id": ids,
+        "title": words("title"),
+        "text": words("text"),
+        "categories": either,
+        "price": numbers("price"),
+        "tags": lists("tags", _labels),
+        "vector": lists("vector", _vector),
+        "added": times("added") if "added" in frame.columns else times("ts"),
+        "available_from": times("available_from"),
+        "available_until": times("available_until"),
+        "boost": numbers("boost"),
+        "bid": numbers("bid"),
+        "budget": numbers("budget"),
+    }
+    found = []
+    for row, values in zip(batch.rows.tolist(), zip(*read.values(), strict=True), strict=True):
+        said = {name: value for name, value in zip(read, values, strict=True) if value is not None}
+        if "item_id" not in said:
+            continue
+        try:
+            found.append((row, msgspec.convert(said, Item)))
+        except msgspec.ValidationError as error:
+            problems.append((row, str(error)))
+    return found
+
+
+def _vector(value: object) -> object:
+    """Numbers from a list, or from a JSON list; what is none is left for the item's own check to refuse."""
+    if isinstance(value, str):
+        with suppress(msgspec.DecodeError):
+            return msgspec.json.decode(value)
+    return value
+
+
+def _labels(value: object) -> tuple[str, ...]:
+    """Several short texts from a list, from a JSON list, or from text with `|` between them."""
+    if isinstance(value, str) and value.startswith("["):
+        with suppress(msgspec.DecodeError):  # a category may begin with a bracket
+            value = msgspec.json.decode(value, type=list[str])
+    parts = value.split("|") if isinstance(value, str) else value if isinstance(value, list) else ()
+    return tuple(part for part in (str(part).strip() for part in parts if part is not None) if part)

@@ -1,0 +1,96 @@
+"""What stands outside: a worker on the configured Kafka and Redis, and each of the connections by itself."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from streamrec.replay.catalogue_file import read_catalogue
+from streamrec.wiring.policies import following
+from streamrec.wiring.worker import build_worker
+
+if TYPE_CHECKING:
+    from streamrec.config.settings import Settings
+    from streamrec.engine.rollout.revisions import Book
+    from streamrec.state import Store
+    from streamrec.state.redriven import Redriven
+    from streamrec.transport import Sink
+    from streamrec.worker.loop import Worker
+
+
+def connect_worker(settings: Settings) -> Worker:
+    """A worker on the configured Kafka and Redis.
+
+    Raises:
+        ConfigError: a setting does not fit.
+        TableError: the catalogue cannot be read.
+    """
+    from streamrec.state.snapshots import SnapshotShelf
+    from streamrec.transport.confluent import KafkaSource
+    from streamrec.transport.confluent_follower import KafkaFollower
+    from streamrec.worker.http import serve
+
+    catalogue = read_catalogue(settings.items) if settings.items is not None else None
+    worker = build_worker(
+        settings,
+        KafkaSource(
+            settings.topics.events,
+            settings.kafka,
+            settings.group_id,
+            skip_gaps=settings.checkpoints.on_gap == "skip",
+        ),
+        kafka_sink(settings),
+        build_store(settings),
+        SnapshotShelf(settings.checkpoints.directory, settings.checkpoints.keep),
+        catalogue=catalogue,
+        revised=following(settings, build_book(settings)),
+        follower=KafkaFollower(settings.topics.items, settings.kafka),
+        trends=KafkaFollower(settings.topics.trends, settings.kafka) if settings.trends.read else None,
+    )
+    if settings.metrics_port is not None:
+        serve(worker.metrics.registry, worker.health, settings.metrics_port, settings.metrics_host)
+    return worker
+
+
+def build_store(settings: Settings) -> Store:
+    """The configured Redis."""
+    from streamrec.state.redis import RedisStore
+
+    redis = settings.redis
+    return RedisStore(
+        redis.url,
+        prefix=redis.prefix,
+        topic=settings.topics.events,
+        ttl_s=redis.user_ttl_s,
+        slate_ttl_s=settings.serving.slate_ttl_s,
+        timeout_s=redis.timeout_s,
+    )
+
+
+def build_book(settings: Settings) -> Book:
+    """The rollout's revisions in the configured Redis."""
+    from streamrec.state.rollouts import RedisBook
+
+    redis = settings.redis
+    return RedisBook(redis.url, prefix=redis.prefix, topic=settings.topics.events, timeout_s=redis.timeout_s)
+
+
+def build_redriven(settings: Settings) -> Redriven:
+    """What the configured Redis remembers of dead letters that were sent back; as long as the letters are kept."""
+    from streamrec.state.redriven import Redriven
+    from streamrec.transport.topics import LONG
+
+    redis, kept_ms = settings.redis, settings.topics.retention_ms * LONG
+    return Redriven(
+        redis.url,
+        prefix=redis.prefix,
+        topic=settings.topics.events,
+        keep_ms=kept_ms if kept_ms > 0 else None,
+        timeout_s=redis.timeout_s,
+    )
+
+
+def kafka_sink(settings: Settings) -> Sink:
+    """A producer to the configured Kafka."""
+    from streamrec.transport.confluent import KafkaSink
+
+    return KafkaSink(settings.kafka)

@@ -1,0 +1,133 @@
+"""The whole engine of a configuration: what is remembered, who learns, who decides, and by which rules."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING
+
+from streamrec.errors import ConfigError
+from streamrec.replay.catalogue_file import Catalogue
+from streamrec.wiring.features import build_knowledge, build_texts
+from streamrec.wiring.models import (
+    BASELINE,
+    build_models,
+    build_retrievers,
+    build_searchers,
+    build_special_retrievers,
+)
+from streamrec.wiring.policies import build_plan, build_policy
+from streamrec.wiring.processor import steady_arithmetic
+
+if TYPE_CHECKING:
+    from streamrec.config.settings import Settings
+    from streamrec.engine.features import Knowledge
+    from streamrec.engine.fusion.fusion import Fusion
+    from streamrec.engine.models import Model
+    from streamrec.engine.pipeline import Recommender
+    from streamrec.engine.scenarios.scenario import Scenario
+    from streamrec.engine.slates.responder import Answers
+
+PRIOR_WEIGHTS: Mapping[str, float] = {"popularity_days": 2.0}
+"""Whom the fusion trusts at first: while nobody has learned much, what sells anyway is the safest answer."""
+
+
+def build_recommender(
+    settings: Settings, catalogue: Catalogue | None = None, *, eager: bool = True, told: bool = False
+) -> Recommender:
+    """The recommender of a configuration, untaught.
+
+    Without `eager`, items of the catalogue that do not say when they were added are known from their first event on.
+    `told`: a topic will say what the trends are; else they are counted here, if anybody asks for them.
+
+    Raises:
+        ConfigError: the positives are not rules, or the parts of the configuration do not fit together.
+    """
+    from streamrec.engine.arrays.labels import Interest
+    from streamrec.engine.learning.prequential import Progress
+    from streamrec.engine.learning.rate_limits import Contribution
+    from streamrec.engine.micro_batches import Tempo
+    from streamrec.engine.models.trends import TrendModel
+    from streamrec.engine.pipeline import Recommender
+    from streamrec.engine.scenarios.rules import Rules
+    from streamrec.engine.trending.table import TRENDS
+
+    learning, limits = settings.learning, settings.limits
+    interest = Interest(learning.positives)
+    if limits.max_items < 2 * learning.micro_batch:
+        raise ConfigError(
+            f"limits.max_items is {limits.max_items}, expected at least {2 * learning.micro_batch}: "
+            "twice learning.micro_batch, so that a micro-batch of new items finds room"
+        )
+    texts, scenarios = build_texts(settings), build_scenarios(settings)
+    knowledge = build_knowledge(settings, scenarios.values(), texts, catalogue, eager=eager, told=told)
+    items, listing, trends = knowledge.items, knowledge.listing, knowledge.trends
+    by_name = build_models(settings, items, trends)
+    models = list(by_name.values())
+    unranked = {TRENDS: TrendModel(TRENDS, trends)} if trends is not None and TRENDS not in by_name else {}
+    fusion = build_fusion(settings, list(by_name))
+    steady_arithmetic()
+    return Recommender(
+        knowledge,
+        models,
+        build_retrievers(by_name, listing),
+        fusion,
+        build_answers(settings, knowledge, models, fusion),
+        Rules(scenarios, knowledge, list(by_name), unranked, build_searchers(items, listing, texts)),
+        interest,
+        Tempo(learning.micro_batch, learning.micro_batch_s, learning.seed, settings.serving.recommend_on),
+        Progress(["fused", *by_name]),
+        Contribution(limits.max_items),
+        fill=BASELINE,
+        rollback_after=learning.rollback_after,
+        special=build_special_retrievers(knowledge, unranked),
+        unranked=list(unranked.values()),
+    )
+
+
+def build_fusion(settings: Settings, models: Sequence[str]) -> Fusion:
+    """Joins the scores of the models of these names."""
+    from streamrec.engine.fusion.fusion import Fusion
+
+    fusion = settings.fusion
+    return Fusion(
+        models,
+        particles=fusion.particles,
+        forgetting=fusion.forgetting,
+        seed=settings.learning.seed,
+        prior=PRIOR_WEIGHTS,
+        form=fusion.form,
+        learn_outcomes=fusion.learn_outcomes,
+        weighted=fusion.importance == "inverse",
+    )
+
+
+def build_answers(settings: Settings, knowledge: Knowledge, models: Sequence[Model], fusion: Fusion) -> Answers:
+    """Makes slates, by the plan and the policies of a configuration.
+
+    Raises:
+        ConfigError: as `build_plan`.
+    """
+    from streamrec.engine.policies.registry import Roster
+    from streamrec.engine.slates.responder import Answers
+    from streamrec.engine.trending.table import TRENDS
+
+    trends = knowledge.trends
+    return Answers(
+        models,
+        fusion,
+        knowledge.items,
+        knowledge.listing.boost,
+        Roster(partial(build_policy, settings)),
+        build_plan(settings),
+        settings.serving.k,
+        settings.rollout.imitate,
+        knowledge.doubt,
+        lambda now_ms: (TRENDS,) if trends is not None and trends.table.stale(now_ms) else (),
+        knowledge.ads,
+    )
+
+
+def build_scenarios(settings: Settings) -> dict[str, Scenario]:
+    """The scenarios of a configuration, by name."""
+    return {name: given.scenario(name) for name, given in settings.scenarios.items()}

@@ -1,0 +1,144 @@
+"""A worker on any transport and store: live, on a log of the past, or to warm up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+from streamrec.replay.catalogue_file import Catalogue
+from streamrec.wiring.pipeline import build_recommender, build_scenarios
+
+if TYPE_CHECKING:
+    from streamrec.config.settings import Settings
+    from streamrec.engine.attribution.open_slates import Charge, OpenSlates
+    from streamrec.engine.batch_result import Portion
+    from streamrec.engine.rollout.plan import Plan
+    from streamrec.state import Store
+    from streamrec.state.snapshots import SnapshotShelf
+    from streamrec.transport import Follower, Record, Sink, Source
+    from streamrec.worker.loop import Worker
+    from streamrec.worker.validation import Tolerance
+
+SLATES_HELD = 10_000
+"""Users whose open slates are kept in memory, some 8 kB a slate; the others' lie in the store."""
+
+
+def build_worker(
+    settings: Settings,
+    source: Source,
+    sink: Sink,
+    store: Store,
+    shelf: SnapshotShelf | None,
+    *,
+    catalogue: Catalogue | None = None,
+    observer: Callable[[Portion], None] | None = None,
+    revised: Callable[[], Plan | None] = lambda: None,
+    follower: Follower | None = None,
+    trends: Follower | None = None,
+    eager: bool = True,
+) -> Worker:
+    """A worker on any transport and store; `shelf` None keeps no model snapshots (a backtest).
+
+    `revised` is asked at the start and after each checkpoint: a plan that is new since, None when there is none.
+    `catalogue` is what is known of items at the start, `follower` the topic that says more; `trends` is the topic that
+    says what is gaining; `eager` as in `build_recommender`.
+    """
+    import time
+
+    from streamrec.engine.items.item_counts import Ledger
+    from streamrec.engine.trending.topic_counts import Statements
+    from streamrec.worker.checkpoints import Checkpoints, Pace
+    from streamrec.worker.health import Health
+    from streamrec.worker.loop import Worker
+    from streamrec.worker.metrics import Metrics
+    from streamrec.worker.step import Addresses
+    from streamrec.worker.trends_feed import TrendsFeed
+
+    limits, topics = settings.limits, settings.topics
+    recommender = build_recommender(settings, catalogue, eager=eager, told=trends is not None)
+    statements = recommender.knowledge.trends
+    ledger = Ledger(limits.max_users)
+    open_slates = build_open_slates(settings, recommender.knowledge.ads.charge)
+    pace = Pace(settings.checkpoints.interval_s, settings.checkpoints.share)
+    return Worker(
+        recommender,
+        ledger,
+        open_slates,
+        Checkpoints(
+            recommender, ledger, open_slates, store, shelf, pace, time.monotonic, lambda: int(time.time() * 1000)
+        ),
+        source,
+        sink,
+        store,
+        Addresses(topics.recommendations, topics.outcomes, topics.dead_letters),
+        build_tolerance(settings),
+        Metrics(["fused", *recommender.fusion.models], settings.scenarios),
+        Health(settings.stuck_s),
+        settings.checkpoints.handover_s,
+        observer,
+        revised,
+        follower,
+        TrendsFeed(trends, statements, limits.max_message_bytes)
+        if trends is not None and isinstance(statements, Statements)
+        else None,
+    )
+
+
+def build_tolerance(settings: Settings) -> Tolerance:
+    """What is still an event, by a configuration."""
+    from streamrec.worker.validation import Tolerance
+
+    limits = settings.limits
+    return Tolerance(
+        limits.max_message_bytes,
+        limits.max_depth,
+        limits.max_bad_in_a_row,
+        limits.max_ahead_s,
+        limits.max_behind_s,
+        limits.require_key,
+        {name: scenario.needs for name, scenario in build_scenarios(settings).items()},
+    )
+
+
+def build_rehearsal(
+    settings: Settings,
+    records: Callable[[], Iterator[Record]],
+    observer: Callable[[Portion], None],
+    catalogue: Catalogue | None = None,
+) -> Worker:
+    """A worker on a log of the past, in this process: nothing is answered, and nothing outlives it."""
+    from streamrec.state.memory import MemoryStore
+    from streamrec.transport.local import LocalSource
+
+    source = LocalSource(settings.topics.events, records)
+    return build_warmup(settings, source, MemoryStore(), observer, catalogue)
+
+
+def build_warmup(
+    settings: Settings,
+    past: Source,
+    store: Store,
+    observer: Callable[[Portion], None] | None = None,
+    catalogue: Catalogue | None = None,
+) -> Worker:
+    """A worker on a log of the past, over the live store: nothing is answered, and snapshots are left to the caller."""
+    from streamrec.transport.local import LocalSink
+
+    # Checkpoints by time there are none; so many changes that memory fills still go to the store.
+    never = settings.checkpoints.model_copy(update={"interval_s": 1e9})
+    unasked = settings.serving.model_copy(update={"recommend_on": frozenset()})
+    quiet = settings.model_copy(update={"serving": unasked, "checkpoints": never})
+    return build_worker(
+        quiet, past, LocalSink(keep=1), store, None, catalogue=catalogue, observer=observer, eager=False
+    )
+
+
+def build_open_slates(settings: Settings, charge: Charge) -> OpenSlates:
+    """The slates that wait for their outcomes: none yet. `charge` is told what clicks on ads cost."""
+    from streamrec.engine.attribution.attribution import RewardRule, Rules, SeenRule
+    from streamrec.engine.attribution.open_slates import OpenSlates, Room
+
+    given = settings.attribution
+    rules = Rules(int(given.window_s * 1000), SeenRule(given.seen), RewardRule(given.reward), dict(given.values))
+    room = Room(SLATES_HELD, given.max_open_per_user, given.max_open)
+    return OpenSlates(rules, int(given.lateness_s * 1000), room, charge)

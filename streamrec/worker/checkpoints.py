@@ -1,0 +1,276 @@
+"""State, models and positions, saved together: who owns which partition, and where each stands.
+
+In this order, so that whatever dies leaves a whole checkpoint behind: what was published is stored by the log; the
+models' snapshot is on disk; then, partition by partition, users, items, slates, accounts of ads, watermark and the
+snapshot's name are written at once. Recovery takes the last of these and folds on from its watermark.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+from streamrec.engine.ads import accounts
+from streamrec.engine.attribution.open_slates import DIRECTORY, OpenSlates
+from streamrec.engine.items.item_counts import Ledger
+from streamrec.engine.pipeline import Recommender
+from streamrec.errors import StaleEpoch, StateMissing
+from streamrec.state import Checkpoint, Key, Kind, Mark, Saved, Shelf, Store
+from streamrec.worker.recovery import begin, good_ones, last_good
+
+LOG = logging.getLogger("streamrec.worker.checkpoints")
+FLUSH_TIMEOUT_S = 5.0
+"""Of one try: between two, the group is heard."""
+MANY_CHANGES = 40_000
+"""So many users, items and users with open slates waiting to be saved make a checkpoint due, whatever its share of the
+time: a store takes only so much in one piece."""
+ROLLBACKS_KEPT = 2
+"""Good snapshots kept for each component in doubt: the one to go back to, and one more if that was no good."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How often: at least `interval_s` apart, and no more than `share` of the time."""
+
+    interval_s: float
+    share: float
+
+
+@dataclass(slots=True)
+class _Round:
+    """One checkpoint on its way: nothing is handled until it is complete, or its partitions are let go."""
+
+    snapshot: str | None
+    left: dict[int, int]  # partition -> watermark, of those not committed yet
+    writing: Checkpoint | None = None  # taken from memory, so it must be committed or let go
+
+
+class Checkpoints:
+    """Owns partitions on behalf of one worker."""
+
+    def __init__(
+        self,
+        recommender: Recommender,
+        ledger: Ledger,
+        open_slates: OpenSlates,
+        store: Store,
+        shelf: Shelf | None,
+        pace: Pace,
+        clock: Callable[[], float],
+        wall_ms: Callable[[], int],
+    ) -> None:
+        """`shelf` None keeps no models (a backtest); `clock` counts seconds, `wall_ms` dates snapshots."""
+        self.recommender = recommender
+        self.ledger = ledger
+        self.open_slates = open_slates
+        self.accounts = recommender.knowledge.ads.accounts
+        self.store = store
+        self.shelf = shelf
+        self.positions: dict[int, int] = {}  # per partition held: the next offset its state has not seen
+        self.taught: dict[int, int] = {}  # per partition: the models have learned what comes before this offset already
+        self.disowned: list[int] = []  # partitions that turned out to have a newer owner, to be let go
+        self.skipped_snapshots = 0  # newer ones that could not be used at the start
+        self.unlearned = 0  # records between the one used instead and the state: remembered, never learned
+        self._marks: dict[int, Mark] = {}
+        self._round: _Round | None = None
+        self._pace = pace
+        self._clock = clock
+        self._wall_ms = wall_ms
+        self._restored = False
+        self._last_at = clock()
+        self._last_took = 0.0
+
+    # Owning partitions
+
+    def take_over(self, partitions: Sequence[int]) -> dict[int, int | None]:
+        """Become the owner of these partitions; returns where each starts.
+
+        Raises:
+            StateMissing: there was a checkpoint, and what it refers to is gone.
+        """
+        self._refuse_emptied_store()
+        for partition in partitions:
+            self._marks[partition] = self.store.open(partition)
+        if not self._restored:
+            self._restore_models()
+            self._restored = True
+        starts = {partition: self._marks[partition].watermark for partition in partitions}
+        self.positions |= {partition: start for partition, start in starts.items() if start is not None}
+        self._take_over_slates(partitions)
+        self._take_over_accounts(partitions)
+        return starts
+
+    def _take_over_slates(self, partitions: Sequence[int]) -> None:
+        """What waits in these partitions goes on waiting here."""
+        directories = self.store.load([Key(partition, Kind.DUE, DIRECTORY) for partition in partitions])
+        for partition, directory in zip(partitions, directories, strict=True):
+            minutes = self.open_slates.take_over(partition, directory)
+            due = self.store.load([Key(partition, Kind.DUE, minute) for minute in minutes])
+            self.open_slates.fill(partition, minutes, due)
+
+    def _take_over_accounts(self, partitions: Sequence[int]) -> None:
+        """What was spent in these partitions is known here now."""
+        directories = self.store.load([Key(partition, Kind.ACCOUNT, accounts.DIRECTORY) for partition in partitions])
+        for partition, directory in zip(partitions, directories, strict=True):
+            ads = self.accounts.take_over(partition, directory)
+            stored = self.store.load([Key(partition, Kind.ACCOUNT, ad) for ad in ads])
+            self.accounts.fill(partition, ads, stored)
+
+    def let_go(self, partitions: Iterable[int]) -> None:
+        """Forget partitions without writing. Models cannot unlearn: how far they have learned is remembered."""
+        leaving = list(partitions)
+        for partition in leaving:
+            self.taught[partition] = max(self.taught.get(partition, 0), self.positions.get(partition, 0))
+        self.recommender.knowledge.users.drop(leaving)
+        self.ledger.drop(leaving)
+        self.open_slates.drop(leaving)
+        self.accounts.drop(leaving)
+        self.disowned = [partition for partition in self.disowned if partition not in leaving]
+        for partition in leaving:
+            self._marks.pop(partition, None)
+            self.positions.pop(partition, None)
+            if self._round is not None:
+                self._round.left.pop(partition, None)
+                if self._round.writing is not None and self._round.writing.partition == partition:
+                    self._round.writing = None
+
+    def epoch(self, partition: int) -> int | None:
+        """Under which the partition is held, None if it is not."""
+        mark = self._marks.get(partition)
+        return None if mark is None else mark.epoch
+
+    def _refuse_emptied_store(self) -> None:
+        # Asked before anything is opened, by a worker that has run for long too: an emptied store must not come to know
+        # a partition again, so that the answer stays the same at the next try, and for others. A partition that was
+        # opened but never committed is no sign of loss: its worker died between its first snapshot and first commit.
+        if self.shelf is not None and self.shelf.latest() is not None and not self.store.marks():
+            raise StateMissing(
+                f"{self.shelf.directory} holds model snapshots, but the store knows of no partition: it was emptied, "
+                "or is another one. Bring its data back, or name another checkpoints.directory to start afresh"
+            )
+
+    def _restore_models(self) -> None:
+        if self.shelf is None:
+            return
+        # Partitions are committed one after the other: after a crash in between, the newest name is the models' own.
+        beginning = begin(self.shelf, self._marks, self.recommender.schema, self.recommender.restore)
+        if beginning is None:
+            return
+        snapshot = beginning.snapshot
+        self.taught = dict(snapshot.watermarks)
+        self.skipped_snapshots, self.unlearned = len(beginning.skipped), sum(beginning.unlearned.values())
+        LOG.info("models restored from %s, which stands for %s", snapshot.reference, dict(snapshot.watermarks))
+
+    # Saving
+
+    def due(self) -> bool:
+        """Whether it is time for the next one."""
+        wait_s = max(self._pace.interval_s, self._last_took / self._pace.share)
+        waited = self._clock() - self._last_at >= wait_s or self._waiting() >= MANY_CHANGES
+        return waited or bool(self.recommender.quarantine.sentenced())
+
+    def save(self, flush: Callable[[float], None]) -> dict[int, int]:
+        """One checkpoint of the partitions held; returns the positions that are safe now. Nothing new, nothing written.
+
+        One that was cut short goes on where it stopped. Partitions that have a newer owner are left in `disowned`.
+
+        Raises:
+            PublishDelayed, StateUnavailable: log, store or disk are away or full; save again before handling anything.
+            PublishFailed, StateError: what was published is lost, or the store has lost what it had.
+        """
+        began = self._clock()
+        if self._round is None and self._anything_new():
+            flush(FLUSH_TIMEOUT_S)
+            self._round = _Round(self._save_models(), dict(self.positions))
+        self.complete()
+        self._last_at = self._clock()
+        self._last_took = self._last_at - began
+        return {p: mark.watermark for p, mark in self._marks.items() if mark.watermark is not None}
+
+    def complete(self) -> None:
+        """Go on with a checkpoint that was cut short, if there is one: what comes after must not get into it.
+
+        Raises:
+            StateError: as `save`.
+        """
+        if self._round is not None:
+            self._commit(self._round)
+            self._round = None
+
+    def _anything_new(self) -> bool:
+        return any(self._marks[partition].watermark != watermark for partition, watermark in self.positions.items())
+
+    def _commit(self, now: _Round) -> None:
+        while now.left:
+            partition, watermark = next(iter(now.left.items()))
+            epoch = self._marks[partition].epoch
+            if now.writing is None:
+                now.writing = Checkpoint(partition, epoch, watermark, now.snapshot, self._changes(partition))
+            try:
+                self.store.commit(now.writing)
+                self._marks[partition] = Mark(watermark, now.snapshot, epoch)
+            except StaleEpoch as error:
+                LOG.warning("%s", error)
+                self.disowned.append(partition)
+            del now.left[partition]
+            now.writing = None
+
+    def _save_models(self) -> str | None:
+        if self.shelf is None:
+            return None
+        protect = {mark.snapshot for mark in self.store.marks().values() if mark.snapshot is not None}
+        state, schema = self.recommender.state(), self.recommender.schema
+        suspect, learned = self.recommender.learners.suspects(state), self._learned()
+        for component in suspect:
+            older = self.recommender.quarantine.before(component)
+            protect.update(islice(good_ones(self.shelf, component, schema, learned, older), ROLLBACKS_KEPT))
+        return self.shelf.save(state, learned, schema, now_ms=self._wall_ms(), protect=protect, suspect=suspect)
+
+    def _learned(self) -> dict[int, int]:
+        """How far the models have learned, by partition."""
+        # A position may lie before what the models know, where a partition came back with an older state.
+        return {p: max(self.taught.get(p, 0), self.positions.get(p, 0)) for p in {*self.taught, *self.positions}}
+
+    # Going back
+
+    def last_good(self, component: str, before: str | None = None) -> Saved | None:
+        """The newest snapshot, older than `before`, in which this component was not in doubt; None without one."""
+        if self.shelf is None:
+            return None
+        return last_good(self.shelf, component, self.recommender.schema, self._learned(), before)
+
+    def roll_back(self) -> list[str]:
+        """Bring everybody who is sentenced back to where they were last good, or to the untaught; returns who was.
+
+        Reads the disk: to be called between steps.
+        """
+        sentenced = list(self.recommender.quarantine.sentenced())
+        for component in sentenced:
+            saved = self.last_good(component, self.recommender.quarantine.before(component))
+            if saved is None:
+                self.recommender.learners.roll_back(component, None, None)
+            else:
+                self.recommender.learners.roll_back(component, saved.reference, saved.arrays)
+            where = "untaught: no good snapshot is left" if saved is None else f"as it was in {saved.reference}"
+            LOG.warning("quarantine: %s was in danger and is %s; on probation now", component, where)
+        return sentenced
+
+    def _waiting(self) -> int:
+        slates, spent = self.open_slates.changed, self.accounts.changed
+        return self.recommender.knowledge.users.changed + self.ledger.changed + slates + spent
+
+    def _changes(self, partition: int) -> dict[Key, bytes]:
+        users = self.recommender.knowledge.users.take_changes(partition)
+        items = self.ledger.take_changes(partition)
+        slates = self.open_slates.take_changes(partition)
+        kinds = {
+            Kind.USER: users,
+            Kind.ITEM: items,
+            Kind.SLATE: slates.latest,
+            Kind.OPEN: slates.open,
+            Kind.DUE: slates.due,
+            Kind.ACCOUNT: self.accounts.take_changes(partition),
+        }
+        return {Key(partition, kind, name): value for kind, values in kinds.items() for name, value in values.items()}

@@ -1,0 +1,294 @@
+"""The loop around the step: polls, steps and checkpoints, and partitions that come and go.
+
+Bad input costs one record. While store, disk or log are away or full, nothing is read and the worker waits, still a
+member of its group. A fault of ours, or of what cannot heal, stops it; what was not checkpointed is done again by the
+next one.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+
+from streamrec.engine.attribution.open_slates import OpenSlates
+from streamrec.engine.batch_result import Portion
+from streamrec.engine.items.item_counts import Ledger
+from streamrec.engine.pipeline import Recommender
+from streamrec.engine.rollout.plan import Plan
+from streamrec.errors import StaleEpoch, StateError, StateUnavailable, StreamrecError
+from streamrec.state import Key, Store
+from streamrec.transport import Follower, Record, Sink, Source
+from streamrec.worker.backpressure import Brake
+from streamrec.worker.catalogue_feed import CatalogueFeed
+from streamrec.worker.checkpoints import Checkpoints
+from streamrec.worker.health import Health, Need
+from streamrec.worker.metrics import Metrics
+from streamrec.worker.retry import AWAY, Patience
+from streamrec.worker.step import Access, Addresses, Fold
+from streamrec.worker.trends_feed import TrendsFeed
+from streamrec.worker.validation import Tolerance
+
+LOG = logging.getLogger("streamrec.worker.loop")
+POLL_RECORDS = 512
+POLL_TIMEOUT_S = 0.1
+INSIST_S = 60.0
+"""How long something is tried where the group cannot be heard meanwhile; a member may be silent for five minutes."""
+DISOWNED_S = 60.0
+"""A partition that the store says is another's, while the group says it is ours, is a contradiction after so long."""
+LAST_WORDS_S = 5.0
+"""How long a worker that cannot go on tries to publish what it had to say."""
+
+
+class Worker:
+    """Reads a source, as the owner of some of its partitions."""
+
+    def __init__(
+        self,
+        recommender: Recommender,
+        ledger: Ledger,
+        open_slates: OpenSlates,
+        checkpoints: Checkpoints,
+        source: Source,
+        sink: Sink,
+        store: Store,
+        addresses: Addresses,
+        tolerance: Tolerance,
+        metrics: Metrics,
+        health: Health,
+        handover_s: float,
+        observer: Callable[[Portion], None] | None = None,
+        revised: Callable[[], Plan | None] = lambda: None,
+        catalogue: Follower | None = None,
+        trends: TrendsFeed | None = None,
+        wall_ms: Callable[[], int] = lambda: int(time.time() * 1000),
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`observer` sees every portion after it was answered and before it is learned (reports, tests).
+
+        `handover_s` bounds the checkpoint of partitions that leave. `revised` says at the start and after each
+        checkpoint whether a new plan tells who gets which policy. `catalogue` is read whole before the first event, and
+        followed between steps; so are `trends`, but nobody waits for them long.
+        """
+        self.recommender = recommender
+        self.metrics = metrics
+        self.health = health
+        self._open_slates = open_slates
+        self._checkpoints = checkpoints
+        self._source = source
+        self._sink = sink
+        self._store = store
+        self._handover_s = handover_s
+        self._revised = revised
+        self._clock = clock
+        access = Access(store.load, self._load_surely, self._save)
+        self.fold = Fold(
+            recommender, ledger, open_slates, access, sink, addresses, tolerance, metrics, observer, wall_ms
+        )
+        listing = recommender.knowledge.listing
+        self._catalogue = (
+            CatalogueFeed(catalogue, listing, self.fold.bury, tolerance.max_message_bytes, tolerance.max_depth)
+            if catalogue is not None
+            else None
+        )
+        if catalogue is not None:
+            health.lack(Need.CATALOGUE, f"topic {catalogue.topic!r} is not read to its end yet")
+        self._trends = trends
+        self._brake = Brake(source, metrics)
+        self._patience = Patience(source, self._brake, health, clock)
+        self._disowned_at: dict[int, float] = {}  # partitions that are another's, until the group says so too
+        self._poll_records = min(POLL_RECORDS, self.fold.most_records)
+
+    @property
+    def newcomers(self) -> int:
+        """Users met of whom the store knew nothing."""
+        return self.fold.newcomers
+
+    # The loop
+
+    def run(self) -> None:
+        """Work until `stop` is called or the source can give no more; then save a checkpoint and leave.
+
+        Raises:
+            StreamrecError: the worker cannot go on. Nothing past its last checkpoint is committed.
+        """
+        self._source.subscribe(self)
+        try:
+            self._read_catalogue()
+            if self._trends is not None:
+                self._trends.read(POLL_TIMEOUT_S, lambda: self._patience.stop_by is None)
+            self._patience.endure(self._follow)
+            while self._patience.stop_by is None and not self._source.exhausted():
+                self._look_around()
+                self._handle(self._source.poll(self._poll_records, POLL_TIMEOUT_S))
+                if self._checkpoints.due():
+                    self._patience.endure(self.checkpoint)
+            self._patience.endure(self.checkpoint)
+            self._source.close()
+            self._sink.close()
+        except BaseException:
+            self._abandon()
+            raise
+        finally:
+            if self._catalogue is not None:
+                self._catalogue.follower.close()
+            if self._trends is not None:
+                self._trends.close()
+            self._store.close()
+
+    def stop(self) -> None:
+        """Finish the step at hand, save a checkpoint and leave. Safe from a signal handler or another thread."""
+        self._patience.stop_by = self._clock() + self._handover_s
+
+    def _abandon(self) -> None:
+        """Leave without saving: what was done since the last checkpoint is done again by the next worker."""
+        self._patience.stop_by = self._clock()
+        self._checkpoints.let_go(list(self._checkpoints.positions))  # closing must not save half a step
+        for close in (partial(self._sink.close, LAST_WORDS_S), self._source.close):  # dead letters say why we stop
+            try:
+                close()
+            except StreamrecError as error:
+                LOG.warning("while stopping: %s", error)
+
+    def _read_catalogue(self) -> None:
+        """To where it ends as of now: what was withdrawn must not be on the first slate."""
+        if self._catalogue is None:
+            return
+        while self._patience.stop_by is None and not self._catalogue.whole():
+            self._patience.endure(partial(self._catalogue.look, POLL_TIMEOUT_S))
+        self.health.have(Need.CATALOGUE)
+
+    def _look_around(self) -> None:
+        """What has to be known before the next poll."""
+        self.health.beat()
+        if self._catalogue is not None:
+            self._patience.endure(self._catalogue.look)
+        if self._trends is not None:
+            self._trends.look()
+        self._brake.watch(self._sink.fullness())
+        if self._source.connected():
+            self.health.have(Need.LOG)
+        else:
+            self.health.lack(Need.LOG, "no broker can be reached")
+        for partition, since in self._disowned_at.items():
+            if self._clock() - since > DISOWNED_S:
+                raise StaleEpoch(
+                    f"partition {partition} has been another worker's for {DISOWNED_S:.0f} s, but the consumer group "
+                    "gives it to this one: does a second group, or a warm-up, use the same redis.prefix and topic?"
+                )
+
+    def _handle(self, records: Sequence[Record]) -> None:
+        """One step, once what it needs is there; of partitions that left meanwhile, nothing."""
+        epochs = {record.partition: self._checkpoints.epoch(record.partition) for record in records}
+
+        def attempt() -> None:
+            self.step([r for r in records if self._checkpoints.epoch(r.partition) == epochs[r.partition]])
+
+        self._patience.endure(attempt)
+
+    # Step and checkpoint
+
+    def step(self, records: Sequence[Record]) -> None:
+        """Handle some records, in order.
+
+        Raises:
+            StateUnavailable, PublishDelayed: nothing was handled yet; the same step may be taken later.
+            StreamrecError: the worker cannot go on.
+        """
+        self._checkpoints.complete()
+        self._checkpoints.positions |= self.fold.step(records, self._checkpoints.taught)
+
+    def checkpoint(self) -> None:
+        """Save state, models and positions together.
+
+        Raises:
+            StateUnavailable, PublishDelayed: not everything is saved yet; call again before anything else is handled.
+        """
+        self._save()
+        self._let_go_disowned()
+        self.metrics.lag.set(self._source.lag() or 0)
+        self.metrics.skipped.set(self._source.skipped_records)
+        for name, count in self.recommender.refused_updates().items():
+            self.metrics.refused.labels(name).set(count)
+        self.metrics.stand(self.recommender.progress.recent())
+        for bucket, count in self.recommender.contribution.held_back().items():
+            self.metrics.held_back.labels(bucket).set(count)
+        self.metrics.wait(self._open_slates)
+        listing = self.recommender.knowledge.listing
+        self.metrics.listed(len(listing), listing.dropped)
+        if self._trends is not None and self.recommender.knowledge.trends is not None:
+            self.metrics.told(self.recommender.knowledge.trends.table.age_s, self._trends.refused)
+        self.metrics.judged(self._checkpoints.roll_back(), self.recommender.quarantine.standing())
+        self._follow()
+
+    def _save(self) -> None:
+        with self.metrics.checkpoint.time():
+            safe = self._checkpoints.save(self._sink.flush)
+        self._source.commit(safe)
+
+    def _follow(self) -> None:
+        plan = self._revised()
+        if plan is not None:
+            LOG.info("rollout: %s", plan)
+            self.recommender.answers.follow(plan)
+
+    def _load_surely(self, keys: Sequence[Key]) -> list[bytes | None]:
+        try:
+            return self._patience.insist(lambda: self._store.load(keys), INSIST_S)
+        except StateUnavailable as error:  # half a step cannot be taken again
+            raise StateError(f"in the middle of a step: {error}") from error
+
+    # Partitions come and go (called by the source, inside poll)
+
+    def assigned(self, partitions: Sequence[int]) -> Mapping[int, int | None]:
+        """See `transport.Assignee`.
+
+        Raises:
+            StateUnavailable: the store stayed away for a minute.
+        """
+        starts = self._patience.insist(lambda: self._checkpoints.take_over(partitions), INSIST_S)
+        self.metrics.began(self._checkpoints.skipped_snapshots, self._checkpoints.unlearned)
+        self._settle(partitions)
+        self.health.have(Need.MODELS)
+        return starts
+
+    def revoked(self, partitions: Sequence[int]) -> None:
+        """See `transport.Assignee`. What cannot be saved within `handover_s` is done again by the new owner."""
+        try:
+            self._patience.insist(self._save, self._handover_s)
+        except AWAY as error:
+            LOG.warning("partitions %s go without a checkpoint: %s", list(partitions), error)
+            self.metrics.unsaved.inc(len(partitions))
+        self._let_go(partitions)
+
+    def lost(self, partitions: Sequence[int]) -> None:
+        """See `transport.Assignee`."""
+        LOG.warning(
+            "partitions %s were lost; what was not checkpointed is done again by their new owner", list(partitions)
+        )
+        self._let_go(partitions)
+        self.health.lack(Need.PARTITIONS, f"{list(partitions)} were lost; joining the group again")
+
+    def _let_go(self, partitions: Sequence[int]) -> None:
+        self._checkpoints.let_go(partitions)
+        self.fold.intake.let_go(partitions)
+        self._settle(partitions)
+
+    def _let_go_disowned(self) -> None:
+        """Partitions of which the store says that they have a newer owner; the group will say so too."""
+        theirs, self._checkpoints.disowned = self._checkpoints.disowned, []
+        if not theirs:
+            return
+        self.metrics.disowned.inc(len(theirs))
+        self._let_go(theirs)
+        self._source.disown(theirs)
+        self._disowned_at |= dict.fromkeys(theirs, self._clock())
+        self.health.lack(Need.PARTITIONS, f"{theirs} have another owner; waiting for the group to agree")
+
+    def _settle(self, partitions: Sequence[int]) -> None:
+        """The group has spoken on these."""
+        for partition in partitions:
+            self._disowned_at.pop(partition, None)
+        if not self._disowned_at:
+            self.health.have(Need.PARTITIONS)

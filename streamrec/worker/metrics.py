@@ -1,0 +1,206 @@
+"""What a worker counts, for Prometheus and for people."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterable, Mapping, Sequence
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from streamrec.engine.attribution.open_slates import OpenSlates
+from streamrec.engine.learning.prequential import Drift, Standing
+from streamrec.engine.learning.quarantine import MODEL
+from streamrec.engine.learning.trial import Trial
+from streamrec.events import Slate
+
+LOG = logging.getLogger("streamrec.worker.metrics")
+OTHER = "other"
+"""What a scenario that is not configured is counted as: labels are bounded."""
+LATENCY_BUCKETS_S = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 15.0, 60.0)
+
+
+class Metrics:
+    """One worker's counters, in a registry of their own."""
+
+    def __init__(self, lists: Sequence[str], scenarios: Iterable[str] = ()) -> None:
+        """`lists` names what is ranked: the fused list first, then every model; `scenarios` what may be asked for."""
+        self.registry = CollectorRegistry()
+        self._lists = tuple(lists)
+        self._scenarios = frozenset(scenarios)
+        self.events = Counter("streamrec_events", "Events handled", registry=self.registry)
+        self.dead_letters = Counter(
+            "streamrec_dead_letters", "Messages that could not be used", ["reason"], registry=self.registry
+        )
+        self.duplicates = Counter("streamrec_duplicates", "Events seen before, left out", registry=self.registry)
+        self.late = Counter("streamrec_late_events", "Events older than the user's last one", registry=self.registry)
+        self.slates = Counter("streamrec_slates", "Slates published", ["scenario"], registry=self.registry)
+        self.empty = Counter(
+            "streamrec_empty_slates", "Slates published that hold nothing", ["scenario"], registry=self.registry
+        )
+        self.outcomes = Counter("streamrec_outcomes", "Outcomes published", registry=self.registry)
+        self.open_slates = Gauge(
+            "streamrec_open_slates", "Slates whose outcomes are not final yet", registry=self.registry
+        )
+        self.closed_early = Gauge(
+            "streamrec_slates_closed_early", "Slates judged before their time to make room", registry=self.registry
+        )
+        self.unseen = Gauge("streamrec_slates_unseen", "Slates that nobody saw", registry=self.registry)
+        self.late_credits = Gauge(
+            "streamrec_late_credits", "Events that named a slate which was not open", registry=self.registry
+        )
+        self.imitated = Counter(
+            "streamrec_imitated", "Choices of another that an apprentice was shown", registry=self.registry
+        )
+        self.matched = Counter(
+            "streamrec_imitated_matches", "Of those, that it would have put first too", registry=self.registry
+        )
+        self.trials = Counter(
+            "streamrec_trials", "Wanted items ranked before they were learned", registry=self.registry
+        )
+        self.hits = Counter("streamrec_hits", "Of those, in the first ten of a list", ["list"], registry=self.registry)
+        self.loss = Gauge(
+            "streamrec_progressive_loss",
+            "Mean loss of a list of late, in nats, before it learned",
+            ["list"],
+            registry=self.registry,
+        )
+        self.hit_rate = Gauge(
+            "streamrec_hit_rate",
+            "Share of wanted items of late in the first ten of a list",
+            ["list"],
+            registry=self.registry,
+        )
+        self.drifts = Counter(
+            "streamrec_drift",
+            "Times that a list came to do lastingly worse",
+            ["model", "measure"],
+            registry=self.registry,
+        )
+        self.held_back = Gauge(
+            "streamrec_held_back_examples",
+            "Examples, and lessons of slates, beyond the share of their user or item, not learned",
+            ["bucket"],
+            registry=self.registry,
+        )
+        self.latency = Histogram(
+            "streamrec_slate_latency_seconds",
+            "From the request's time of sending to its slate",
+            buckets=LATENCY_BUCKETS_S,
+            registry=self.registry,
+        )
+        self.checkpoint = Histogram("streamrec_checkpoint_seconds", "One checkpoint", registry=self.registry)
+        self.paused = Gauge("streamrec_paused", "1 while nothing is read", registry=self.registry)
+        self.pauses = Counter("streamrec_pauses", "Times that reading was stopped", ["reason"], registry=self.registry)
+        self.disowned = Counter(
+            "streamrec_refused_checkpoints",
+            "Checkpoints of partitions that had a newer owner, not written",
+            registry=self.registry,
+        )
+        self.unsaved = Counter(
+            "streamrec_unsaved_handovers",
+            "Partitions handed over without a checkpoint, for want of time",
+            registry=self.registry,
+        )
+        self.skipped = Gauge(
+            "streamrec_skipped_records", "Records deleted before they were read", registry=self.registry
+        )
+        self.catalogue_items = Gauge(
+            "streamrec_catalogue_items", "Items that the catalogue lists", registry=self.registry
+        )
+        self.catalogue_dropped = Gauge(
+            "streamrec_catalogue_dropped", "Items of the catalogue beyond limits.max_catalogue", registry=self.registry
+        )
+        self.trends_age = Gauge(
+            "streamrec_trends_age_seconds",
+            "Age of the newest statement on trends, in the log's time; NaN before the first",
+            registry=self.registry,
+        )
+        self.trends_age.set(math.nan)
+        self.trends_refused = Gauge(
+            "streamrec_trends_refused",
+            "Statements on trends that could not be used",
+            ["reason"],
+            registry=self.registry,
+        )
+        self.lag = Gauge("streamrec_lag", "Records of the input not yet read", registry=self.registry)
+        self.refused = Gauge(
+            "streamrec_refused_updates", "Updates whose numbers were not finite", ["model"], registry=self.registry
+        )
+        self.rollbacks = Counter(
+            "streamrec_rollbacks", "Times that a model went back to an older self", ["model"], registry=self.registry
+        )
+        self.quarantined = Gauge(
+            "streamrec_quarantined", "1 while a model is not trusted", ["model"], registry=self.registry
+        )
+        self.skipped_snapshots = Gauge(
+            "streamrec_skipped_snapshots", "Snapshots that could not be used at the start", registry=self.registry
+        )
+        self.unlearned = Gauge(
+            "streamrec_unlearned_events",
+            "Records that users remember and models never learned, for want of a newer snapshot",
+            registry=self.registry,
+        )
+
+    def answered(self, slate: Slate) -> None:
+        """Count a slate that was published."""
+        scenario = slate.scenario if slate.scenario in self._scenarios else OTHER
+        self.slates.labels(scenario).inc()
+        if not slate.items:
+            self.empty.labels(scenario).inc()
+
+    def tried(self, trial: Trial) -> None:
+        """Count a portion's prequential hits, and how often an apprentice would have done the same."""
+        if any(trial.imitated):
+            matches = trial.ranks[0, trial.imitated] == 1
+            self.imitated.inc(len(matches))
+            self.matched.inc(int(matches.sum()))
+        if not any(trial.kept):
+            return
+        ranks = trial.ranks[:, trial.kept]
+        self.trials.inc(ranks.shape[1])
+        for name, hits in zip(self._lists, ((ranks > 0) & (ranks <= 10)).sum(1).tolist(), strict=True):
+            if hits:
+                self.hits.labels(name).inc(hits)
+
+    def stand(self, standings: Mapping[str, Standing]) -> None:
+        """Show how well each list does."""
+        for name, standing in standings.items():
+            self.loss.labels(name).set(standing.loss)
+            self.hit_rate.labels(name).set(standing.hit_rate)
+
+    def began(self, skipped_snapshots: int, unlearned: int) -> None:
+        """Show what was amiss with the snapshots at the start."""
+        self.skipped_snapshots.set(skipped_snapshots)
+        self.unlearned.set(unlearned)
+
+    def judged(self, rolled_back: Iterable[str], out: Mapping[str, bool]) -> None:
+        """Count who was rolled back, and show who is not trusted; both are named as components of snapshots."""
+        for component in rolled_back:
+            self.rollbacks.labels(component.removeprefix(MODEL)).inc()
+        for component, untrusted in out.items():
+            self.quarantined.labels(component.removeprefix(MODEL)).set(untrusted)
+
+    def listed(self, items: int, dropped: int) -> None:
+        """Show how much of a catalogue is known."""
+        self.catalogue_items.set(items)
+        self.catalogue_dropped.set(dropped)
+
+    def told(self, age_s: float | None, refused: Mapping[str, int]) -> None:
+        """Show how old the trends are, and what of them could not be used, by reason."""
+        self.trends_age.set(math.nan if age_s is None else age_s)
+        for reason, count in refused.items():
+            self.trends_refused.labels(reason).set(count)
+
+    def wait(self, slates: OpenSlates) -> None:
+        """Show what waits for its outcomes, and what went amiss with it."""
+        self.open_slates.set(slates.waiting)
+        self.closed_early.set(slates.early)
+        self.unseen.set(slates.unseen)
+        self.late_credits.set(slates.late)
+
+    def drifted(self, drifts: Iterable[Drift]) -> None:
+        """Count and log what came to light; each drift is told once."""
+        for drift in drifts:
+            self.drifts.labels(drift.name, drift.measure).inc()
+            LOG.warning("drift: %s", drift)

@@ -1,0 +1,134 @@
+"""Which snapshot to begin with when the newest cannot be used, and which to go back to when a model can no longer be.
+
+To begin with: those that partitions' marks name, newest first; then older ones here that stand for a partition held.
+To go back to, for one component: the newest in which it was not in doubt. Either way a snapshot that cannot be used is
+passed over, never believed in part. Knows nothing of models.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
+
+from streamrec.errors import StateError, StateMissing, StateUnavailable
+from streamrec.state import Arrays, Mark, Saved, Shelf
+
+LOG = logging.getLogger("streamrec.worker.recovery")
+FOREIGN = (KeyError, ValueError, IndexError, TypeError, RuntimeError)
+"""What models say of arrays that are not theirs: a name is missing, or a shape or type is another's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Beginning:
+    """The snapshot that was begun with, and at what price."""
+
+    snapshot: Saved
+    skipped: tuple[str, ...]  # references of newer ones that could not be used
+    unlearned: Mapping[int, int]  # records per partition that users remember and no model has learned
+
+
+def begin(shelf: Shelf, marks: Mapping[int, Mark], schema: str, take: Callable[[Arrays], None]) -> Beginning | None:
+    """Load the newest snapshot that can be used and let `take` have its arrays; None where no mark names one.
+
+    Raises:
+        StateMissing, SnapshotCorrupt: none can be used; what is said is of the newest that a mark names.
+        StateUnavailable: the disk gives nothing just now.
+    """
+    named = {mark.snapshot for mark in marks.values() if mark.snapshot is not None}
+    failed: dict[str, StateError] = {}
+    for reference in [*sorted(named, reverse=True), *_older(shelf, named, marks)]:
+        try:
+            snapshot = shelf.load(reference, schema)
+            _give(snapshot, take)
+        except StateUnavailable:
+            raise
+        except StateError as error:
+            failed[reference] = error
+            continue
+        return _told(snapshot, failed, marks, by_name=reference in named)
+    if failed:
+        # A partition that another worker left behind may name a snapshot of that worker's directory.
+        here = [reference for reference, error in failed.items() if not isinstance(error, StateMissing)]
+        raise failed[max(here or failed)]
+    return None
+
+
+def _older(shelf: Shelf, named: Collection[str], held: Collection[int]) -> Iterator[str]:
+    """Those that no mark names any more, newest first; asked for only when the named ones have failed."""
+    for reference in shelf.references() if named else ():
+        if reference < max(named) and reference not in named:
+            try:
+                ours = any(partition in held for partition in shelf.describe(reference).watermarks)
+            except StateError:
+                ours = True  # `load` will say what is wrong with it
+            if ours:
+                yield reference
+
+
+def _give(snapshot: Saved, take: Callable[[Arrays], None]) -> None:
+    try:
+        take(snapshot.arrays)
+    except FOREIGN as error:
+        raise StateError(
+            f"snapshot {snapshot.reference} does not fit: {error!r}; go back to the settings it was made with, "
+            "or use an older one"
+        ) from error
+
+
+def _told(snapshot: Saved, failed: Mapping[str, StateError], marks: Mapping[int, Mark], by_name: bool) -> Beginning:
+    # With a directory for each worker, that others' snapshots are not here is no damage.
+    damaged = {name: error for name, error in failed.items() if not (by_name and isinstance(error, StateMissing))}
+    if not damaged:
+        return Beginning(snapshot, (), {})
+    unlearned = {
+        partition: mark.watermark - snapshot.watermarks.get(partition, 0)
+        for partition, mark in marks.items()
+        if (mark.watermark or 0) > snapshot.watermarks.get(partition, 0) and mark.watermark is not None
+    }
+    for error in damaged.values():
+        LOG.warning("skipped: %s", error)
+    LOG.warning(
+        "models begin with the older snapshot %s; between it and the last checkpoint lie records that users remember "
+        "and models have not learned, by partition: %s",
+        snapshot.reference,
+        unlearned,
+    )
+    return Beginning(snapshot, tuple(damaged), unlearned)
+
+
+def good_ones(
+    shelf: Shelf, component: str, schema: str, standing: Mapping[int, int], before: str | None = None
+) -> Iterator[str]:
+    """References of the snapshots that a component may go back to, newest first.
+
+    Args:
+        shelf: where to look; other workers may keep theirs there too.
+        component: by its name in snapshots.
+        schema: that it must have been saved under.
+        standing: how far the models of this process have learned, by partition: a snapshot that stands for anything
+            beyond was made by others.
+        before: only those older than this one.
+    """
+    for reference in shelf.references():
+        if before is not None and reference >= before:
+            continue
+        try:
+            told = shelf.describe(reference)
+        except StateError:
+            continue
+        ours = all(standing.get(partition, -1) >= offset for partition, offset in told.watermarks.items())
+        if ours and told.schema == schema and component in told.components and component not in told.suspect:
+            yield reference
+
+
+def last_good(
+    shelf: Shelf, component: str, schema: str, standing: Mapping[int, int], before: str | None = None
+) -> Saved | None:
+    """The newest of `good_ones` that can still be read, None when there is none."""
+    for reference in good_ones(shelf, component, schema, standing, before):
+        try:
+            return shelf.load(reference, schema)
+        except StateError as error:
+            LOG.warning("%s cannot go back there: %s", component, error)
+    return None

@@ -1,0 +1,133 @@
+"""Which records are events: the one place where input is judged.
+
+A record is read first, which changes nothing and may be done again. Then it is taken: one that cannot be used goes to
+the dead-letter topic as it came, with the reason. While a partition's newest records are all unusable, its position
+stays before the first of them; after so many in a row over all partitions, whoever sends them must be broken, and the
+worker stops there.
+
+A record is judged by itself and by its own time of sending, never by the wall clock: whenever it is read, the verdict
+is the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from streamrec.codec import decode_event
+from streamrec.engine.arrays.logged_event import Arrival
+from streamrec.engine.scenarios.scenario import Needs, hold_to
+from streamrec.errors import BadEvent, TooManyBadEvents
+from streamrec.events import Event
+from streamrec.transport import Record
+
+EARLIEST_TS = 315_532_800_000
+"""1980, ms: before any log of this field. Seconds taken for milliseconds fall into January 1970."""
+
+Bury = Callable[[Record, BadEvent], None]
+"""Puts a record aside in the dead-letter topic, and says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tolerance:
+    """What is still an event."""
+
+    max_message_bytes: int
+    max_depth: int
+    max_bad_in_a_row: int
+    max_ahead_s: float
+    max_behind_s: float | None = None
+    """None takes any date since EARLIEST_TS: a log of the past may be sent today."""
+    require_key: bool = True
+    scenarios: Mapping[str, Needs] = field(default_factory=dict)
+    """What requests of each scenario must bring; none named: any name is taken."""
+
+
+Reading = Arrival | BadEvent
+
+
+class Intake:
+    """Reads records and takes them."""
+
+    def __init__(self, tolerance: Tolerance, bury: Bury, buried_in: str) -> None:
+        """`buried_in` names the dead-letter topic, for errors."""
+        self._tolerance = tolerance
+        self._bury = bury
+        self._buried_in = buried_in
+        self._bad_in_a_row = 0
+        self._bad_since: dict[int, int] = {}  # per partition, the first of the unusable records at its end
+
+    def read(self, records: Sequence[Record], taught: Mapping[int, int]) -> list[Reading]:
+        """What each record holds. `taught`: per partition, what comes before this offset the models know already."""
+        return [self._read(record, taught) for record in records]
+
+    def take(self, records: Sequence[Record], readings: Sequence[Reading]) -> list[Arrival]:
+        """The arrivals among some records read, in log order; the others are buried.
+
+        Raises:
+            TooManyBadEvents: as many in a row as may be.
+        """
+        arrivals = []
+        for record, reading in zip(records, readings, strict=True):
+            if isinstance(reading, BadEvent):
+                self._refuse(record, reading)
+            else:
+                self._bad_in_a_row = 0
+                self._bad_since.clear()
+                arrivals.append(reading)
+        return arrivals
+
+    def safe_position(self, record: Record) -> int:
+        """Where its partition may be left behind, once this record is handled and no later one."""
+        return self._bad_since.get(record.partition, record.offset + 1)
+
+    def let_go(self, partitions: Sequence[int]) -> None:
+        """Whoever reads these next stands elsewhere."""
+        for partition in partitions:
+            self._bad_since.pop(partition, None)
+
+    def _read(self, record: Record, taught: Mapping[int, int]) -> Reading:
+        try:
+            event = event_of(record, self._tolerance)
+        except BadEvent as error:
+            return error
+        learned = record.offset < taught.get(record.partition, 0)
+        return Arrival(event, record.partition, record.offset, learned, record.topic)
+
+    def _refuse(self, record: Record, error: BadEvent) -> None:
+        self._bury(record, error)
+        self._bad_since.setdefault(record.partition, record.offset)
+        self._bad_in_a_row += 1
+        if self._bad_in_a_row >= self._tolerance.max_bad_in_a_row:
+            raise TooManyBadEvents(
+                f"{self._bad_in_a_row} messages in a row could not be used, the last one topic {record.topic!r} "
+                f"partition {record.partition} offset {record.offset}: {error.detail}. Mend what sends them; they are "
+                f"in {self._buried_in!r}, and nothing past the first of them is committed: to leave them behind, start "
+                f"with limits.max_bad_in_a_row above {self._tolerance.max_bad_in_a_row} for a while"
+            )
+
+
+def event_of(record: Record, tolerance: Tolerance) -> Event:
+    """The event that a record holds.
+
+    Raises:
+        BadEvent: it holds none that can be used.
+    """
+    if tolerance.require_key and not record.key:
+        raise BadEvent(
+            "keyless", "the message has no key, expected the user_id: without it a user's events are out of order"
+        )
+    event = decode_event(
+        record.value, record.headers, max_bytes=tolerance.max_message_bytes, max_depth=tolerance.max_depth
+    )
+    if event.ts < EARLIEST_TS:
+        raise BadEvent("past", f"field 'ts' is {event.ts}, expected milliseconds since 1970, and 1980 or later", "ts")
+    hold_to(event, tolerance.scenarios)
+    if record.timestamp_ms <= 0:
+        return event
+    ahead_s = (event.ts - record.timestamp_ms) / 1000
+    if ahead_s > tolerance.max_ahead_s:
+        raise BadEvent("future", f"field 'ts' is {event.ts}, {ahead_s:.0f} s after the message was sent", "ts")
+    if tolerance.max_behind_s is not None and -ahead_s > tolerance.max_behind_s:
+        raise BadEvent("past", f"field 'ts' is {event.ts}, {-ahead_s:.0f} s before the message was sent", "ts")
+    return event
