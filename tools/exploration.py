@@ -17,11 +17,11 @@ from pathlib import Path
 
 import numpy as np
 
-from streamrec.config.groups import Fusion, Learning
+from streamrec.config.groups import FusionSettings, Learning
 from streamrec.config.settings import Settings
 from streamrec.engine.arrays.batch import NOTHING, Float64
-from streamrec.engine.batch_result import Portion
-from streamrec.engine.policies import Asked, Posterior
+from streamrec.engine.batch_result import BatchResult
+from streamrec.engine.policies import PolicyInput, Posterior
 from streamrec.engine.policies.plackett_luce import PlackettLuce
 from streamrec.replay.logs import open_log
 from streamrec.wiring import build_rehearsal
@@ -34,10 +34,10 @@ PASTS = ((0, 0), (1, 1), (2, 2), (3, 9), (10, 31), (32, 64))
 """From how many items of the user's past to how many."""
 STAGES = (0, 500, 1_000, 2_000, 10_000, 10_000_000)
 """Events learned before."""
-POLICY = PlackettLuce("plackett-luce", Fusion().temperature, Fusion().explore)
+POLICY = PlackettLuce("plackett-luce", FusionSettings().temperature, FusionSettings().explore)
 
 
-def measured(asked: Asked, posterior: Posterior) -> tuple[Float64, Float64, Float64]:
+def measured(asked: PolicyInput, posterior: Posterior) -> tuple[Float64, Float64, Float64]:
     """Entropy of the first place, what of it is by belief, and the chance of the best by the mean, (rows,) each."""
     made = POLICY.components(asked, posterior)
     raised = np.exp(made.scores - made.scores.max(1, keepdims=True))  # (rows, candidates, particles)
@@ -67,18 +67,18 @@ def main() -> None:
     log.check()
     found: list[Float64] = []
 
-    def observe(portion: Portion) -> None:
-        recommender, rows = worker.recommender, np.unique(np.array(portion.trial.rows, np.int64))
-        rows = rows[(recommender.batch.candidates.items[rows] != NOTHING).sum(1) > 1]
+    def observe(batch_result: BatchResult) -> None:
+        pipeline, rows = worker.pipeline, np.unique(np.array(batch_result.trial.rows, np.int64))
+        rows = rows[(pipeline.batch.candidates.items[rows] != NOTHING).sum(1) > 1]
         if len(rows):
-            batch, knowledge = recommender.batch, recommender.knowledge
+            batch, features = pipeline.batch, pipeline.features
             items = batch.candidates.items[rows]
-            doubt = knowledge.doubt.of(items, batch.queries.ts[rows])
-            boost = np.where(items == NOTHING, 0.0, knowledge.listing.boost[items])
-            asked = recommender.fusion.asked(batch.queries, rows, batch.candidates, boost, doubt, [None] * len(rows))
+            uncertainty = features.uncertainty.of(items, batch.queries.ts[rows])
+            boost = np.where(items == NOTHING, 0.0, features.catalogue.boost[items])
+            asked = pipeline.fusion.asked(batch.queries, rows, batch.candidates, boost, uncertainty, [None] * len(rows))
             past = (batch.queries.items[rows] != NOTHING).sum(1)
-            events = np.full(len(rows), portion.arrivals[0].offset)
-            found.append(np.stack([past, events, *measured(asked, recommender.fusion.posterior)], axis=1))
+            events = np.full(len(rows), batch_result.logged_events[0].offset)
+            found.append(np.stack([past, events, *measured(asked, pipeline.fusion.posterior)], axis=1))
 
     worker = build_rehearsal(settings, lambda: log.records(settings.topics.events), observe, None)
     worker.run()

@@ -10,7 +10,7 @@ from streamrec.cli.application import dlq_app
 from streamrec.cli.options import AsJson, Config, Kafka, Redis, settings_of
 
 if TYPE_CHECKING:
-    from streamrec.cli.commands.dead_letters import Selection
+    from streamrec.cli.commands.dead_letters import DeadLetterSelection
 
 Reason = Annotated[
     list[str] | None, typer.Option("--reason", metavar="REASON", help="Only letters with this reason. Repeatable.")
@@ -52,7 +52,7 @@ def show(
 
 @dlq_app.command(epilog="Example: streamrec dlq redrive --reason too_large --dry-run")
 def redrive(
-    addresses: Annotated[
+    output_topics: Annotated[
         list[str] | None, typer.Argument(metavar="[ADDRESS]...", help="Only these letters.", show_default=False)
     ] = None,
     kafka: Kafka = None,
@@ -70,12 +70,12 @@ def redrive(
 
     selection = _selection(reason, since, until)
     command.run(
-        settings_of(config, kafka, redis), selection, addresses or [], dry_run=dry_run, force=force, as_json=as_json
+        settings_of(config, kafka, redis), selection, output_topics or [], dry_run=dry_run, force=force, as_json=as_json
     )
 
 
-def _selection(reasons: list[str] | None, since: str | None, until: str | None) -> Selection:
-    from streamrec.cli.commands.dead_letters import Selection
+def _selection(reasons: list[str] | None, since: str | None, until: str | None) -> DeadLetterSelection:
+    from streamrec.cli.commands.dead_letters import DeadLetterSelection
     from streamrec.cli.commands.outcomes import time_of
 
-    return Selection(frozenset(reasons or ()), time_of(since, "--since"), time_of(until, "--until"))
+    return DeadLetterSelection(frozenset(reasons or ()), time_of(since, "--since"), time_of(until, "--until"))

@@ -165,7 +165,7 @@ def ablate(
 
     settings = rehearsal_settings(config, items, positives, exclude_seen, collapse_repeats, seed)
     part = part_of(log, mapping, types, skip_unknown_types, rows, only_items, anonymous, once_per_session)
-    changes = command.Changes(delays or (), context_delays or (), without or ())
+    changes = command.Ablations(delays or (), context_delays or (), without or ())
     command.run(part, settings, changes, out=out, warmup=warmup)
 
 

@@ -143,9 +143,9 @@ def experiment(
     The figures are right at every look: look as often as you like, and stop when you know enough.
     """
     from streamrec.cli.commands import experiment as command
-    from streamrec.evaluation.experiments.arms import Method, Terms
+    from streamrec.evaluation.experiments.arms import Method, SignificanceTerms
 
-    terms = Terms(alpha, round(window_h * HOUR_MS), Method(method))
+    terms = SignificanceTerms(alpha, round(window_h * HOUR_MS), Method(method))
     question = command.Question(since, until, outcomes, bound, terms, control)
     command.run(settings_of(config, kafka, redis), question, as_json=as_json, out=out)
 
@@ -184,12 +184,12 @@ def promote(
     from streamrec.cli.commands import promotion as command
     from streamrec.cli.commands.appraisal import appraise
     from streamrec.engine.rollout.revisions import Mode
-    from streamrec.evaluation.experiments.arms import Terms
+    from streamrec.evaluation.experiments.arms import SignificanceTerms
 
     required = {
         name: number_of(value, "--require") for name, value in pairs_of("--require", "NAME=VALUE", require).items()
     }
-    mode, terms = Mode(to) if to is not None else None, Terms(alpha, round(window_h * HOUR_MS))
+    mode, terms = Mode(to) if to is not None else None, SignificanceTerms(alpha, round(window_h * HOUR_MS))
     asked = command.Promotion(mode, share, force, check, why, since, required, terms)
     command.promote(settings_of(config, kafka, redis), asked, appraise)
 

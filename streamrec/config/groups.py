@@ -168,7 +168,7 @@ def _teacher(name: str) -> str:
 PolicyName = Annotated[str, AfterValidator(_policy)]
 
 
-class Fusion(Group):
+class FusionSettings(Group):
     """The bandit over model scores."""
 
     policy: PolicyName = "plackett-luce"
@@ -271,7 +271,7 @@ class Checkpointing(Group):
     """When records were deleted before they were read: fail stops the worker; skip goes on at the log's start."""
 
 
-class Trends(Group):
+class TrendsSettings(Group):
     """What `streamrec trends` counts, how it says so, and who listens."""
 
     windows_s: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1, max_length=6)] = (

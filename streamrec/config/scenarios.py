@@ -14,7 +14,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from streamrec.config.groups import Group
-from streamrec.engine.scenarios.scenario import Kinship, LeftOut, Mix, Needs, Scenario, Worth
+from streamrec.engine.scenarios.scenario import Kinship, LeftOut, Needs, Scenario, SlateMix, Worth
 from streamrec.events import Filters
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -92,7 +92,7 @@ class ScenarioSettings(Group):
             lean=dict(self.lean),
             boosts=dict(self.boosts),
             left_out=LeftOut(out.bought_within_s, out.shown_at_most, out.older_than_s, out.kinship, filters),
-            mix=Mix(mix.diversity, mix.most_per_category, mix.fresh_share, mix.fresh_s),
+            mix=SlateMix(mix.diversity, mix.most_per_category, mix.fresh_share, mix.fresh_s),
         )
 
 

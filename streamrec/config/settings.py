@@ -24,14 +24,14 @@ from streamrec.config.groups import (
     PRESETS,
     Attribution,
     Checkpointing,
-    Fusion,
+    FusionSettings,
     Learning,
     Limits,
     Redis,
     Rollout,
     Serving,
     Topics,
-    Trends,
+    TrendsSettings,
 )
 from streamrec.config.scenarios import ScenarioSettings, merged
 from streamrec.errors import ConfigError
@@ -85,12 +85,12 @@ class Settings(BaseSettings):
     topics: Topics = Topics()
     limits: Limits = Limits()
     learning: Learning = Learning()
-    fusion: Fusion = Fusion()
+    fusion: FusionSettings = FusionSettings()
     attribution: Attribution = Attribution()
     rollout: Rollout = Rollout()
     serving: Serving = Serving()
     checkpoints: Checkpointing = Checkpointing()
-    trends: Trends = Trends()
+    trends: TrendsSettings = TrendsSettings()
     scenarios: Annotated[Mapping[str, ScenarioSettings], BeforeValidator(merged)] = Field(
         default_factory=dict, validate_default=True
     )

@@ -23,7 +23,7 @@ from streamrec.demo.figures import FIRST, Figures
 from streamrec.demo.sample import sample_log
 from streamrec.demo.stage import Stage
 from streamrec.events import Slate, SlateItem
-from streamrec.replay.catalogue_file import Catalogue
+from streamrec.replay.catalogue_file import CatalogueItems
 from streamrec.state.inspection import Known
 
 LINE_EVERY_S = 2.0
@@ -46,7 +46,7 @@ tools/bench                     # events per second on this machine, and where t
 class Screen:
     """One demonstration's output, on standard output."""
 
-    def __init__(self, catalogue: Catalogue, total: int) -> None:
+    def __init__(self, catalogue: CatalogueItems, total: int) -> None:
         """`total` is the number of events that will be sent."""
         self._catalogue = catalogue
         self._total = total

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from streamrec.config.groups import Checkpointing, Fusion, Redis, Topics
+from streamrec.config.groups import Checkpointing, FusionSettings, Redis, Topics
 from streamrec.config.settings import PREFIX, Settings, shown
 from streamrec.config.toml import toml_lines
 from streamrec.demo.embedded import EmbeddedBroker, EmbeddedServer, embedded_broker, embedded_redis
@@ -75,7 +75,7 @@ def stage(place: Path, items: Path) -> Iterator[Stage]:
             # counted here in that order, has seen exactly what the worker had.
             topics=Topics(partitions=1),
             # These customers bought long ago, whatever is shown now: exploring would cost hits and teach nothing.
-            fusion=Fusion(policy="greedy"),
+            fusion=FusionSettings(policy="greedy"),
             checkpoints=Checkpointing(directory=place / "snapshots"),
         )
         apply(wanted(settings.topics), broker.settings)

@@ -9,21 +9,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from streamrec.engine.arrays.logged_event import Arrival
-from streamrec.engine.attribution.attribution import Memo
+from streamrec.engine.arrays.logged_event import LoggedEvent
+from streamrec.engine.attribution.attribution import ServedSlate
 from streamrec.engine.learning.trial import Trial
 from streamrec.events import Slate
 
 if TYPE_CHECKING:
-    from streamrec.engine.learning.prequential import Drift
+    from streamrec.engine.learning.prequential import DriftAlarm
 
 
 @dataclass(frozen=True, slots=True)
-class Portion:
+class BatchResult:
     """What came of one portion of the log."""
 
-    arrivals: Sequence[Arrival]
+    logged_events: Sequence[LoggedEvent]
     slates: Mapping[tuple[int, int], Slate]  # by the partition and offset of what asked for them
-    memos: Mapping[tuple[int, int], Memo]  # what to keep of each slate, to learn from what comes of it
+    served_slates: Mapping[tuple[int, int], ServedSlate]  # what to keep of each slate, to learn from what comes of it
     trial: Trial
-    drifts: Sequence[Drift]  # that came to light in it
+    drifts: Sequence[DriftAlarm]  # that came to light in it

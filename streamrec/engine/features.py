@@ -12,46 +12,46 @@ import numpy as np
 
 from streamrec.engine.ads.ads import ADS, Ads
 from streamrec.engine.arrays.batch import NOTHING, Array, Int32, MicroBatch
-from streamrec.engine.arrays.feedback import Lesson
-from streamrec.engine.arrays.timeline import Steps
-from streamrec.engine.items.catalogue import Listing
+from streamrec.engine.arrays.feedback import SlateFeedback
+from streamrec.engine.arrays.timeline import Timeline
+from streamrec.engine.items.catalogue import Catalogue
 from streamrec.engine.items.item_table import ItemTable
-from streamrec.engine.items.uncertainty import Doubt
-from streamrec.engine.trending.table import Teller
+from streamrec.engine.items.uncertainty import Uncertainty
+from streamrec.engine.trending.table import TrendSource
 from streamrec.engine.users.affinity import Affinity
 from streamrec.engine.users.counts import Counts
-from streamrec.engine.users.deduplication import Duplicates
-from streamrec.engine.users.fatigue import Shown
+from streamrec.engine.users.deduplication import Deduplication
+from streamrec.engine.users.fatigue import Fatigue
 from streamrec.engine.users.history import TOUCHES, History
-from streamrec.engine.users.price_level import Prices
-from streamrec.engine.users.purchases import Bought
-from streamrec.engine.users.seen import Seen
+from streamrec.engine.users.price_level import PriceLevel
+from streamrec.engine.users.purchases import Purchases
+from streamrec.engine.users.seen import SeenItems
 from streamrec.engine.users.user_table import UserTable
 from streamrec.events import TYPE_CODES, Event, EventType, Slate
 
 NOTHING_SEEN: Int32 = np.empty(0, np.int32)
 
-ITEMS, LISTING, DOUBT = "items", "listing", "doubt"
+ITEMS, LISTING, UNCERTAINTY = "items", "listing", "doubt"
 """Components of a snapshot, beside ADS."""
 
 
 @dataclass(frozen=True, slots=True)
-class Knowledge:
+class FeatureStore:
     """What is remembered of users and items."""
 
     users: UserTable
     items: ItemTable
-    listing: Listing
+    catalogue: Catalogue
     history: History
     counts: Counts
     affinity: Affinity
-    prices: Prices
-    duplicates: Duplicates
-    doubt: Doubt
-    seen: Seen | None
-    bought: Bought | None
-    shown: Shown | None
-    trends: Teller | None
+    prices: PriceLevel
+    duplicates: Deduplication
+    uncertainty: Uncertainty
+    seen: SeenItems | None
+    bought: Purchases | None
+    shown: Fatigue | None
+    trends: TrendSource | None
     ads: Ads
 
     # As the log is met
@@ -73,7 +73,7 @@ class Knowledge:
 
     def category_of(self, event: Event) -> str | None:
         """Of the event's item: the catalogue's word, else what the event itself says in its context."""
-        listed = None if event.item_id is None else self.listing.category(event.item_id)
+        listed = None if event.item_id is None else self.catalogue.category(event.item_id)
         said = (event.context or {}).get("category")
         return listed or (said if isinstance(said, str) else None)
 
@@ -87,7 +87,7 @@ class Knowledge:
             return
         if event.type is EventType.IMPRESSION:
             if event.rec_id is None:  # else it counted as a slate's
-                self.doubt.note_shown([item], event.ts)
+                self.uncertainty.note_shown([item], event.ts)
             return
         if self.seen is not None:
             self.seen.add(row, item)
@@ -96,7 +96,7 @@ class Knowledge:
         if self.shown is not None:
             self.shown.touch(row, item)
 
-    def fold(self, steps: Steps, batch: MicroBatch) -> None:
+    def fold(self, steps: Timeline, batch: MicroBatch) -> None:
         """Users remember the steps; queries and examples see what came before each."""
         for family in (self.history, self.counts, self.affinity, self.prices):
             family.fold(steps, batch.queries, batch.examples)
@@ -105,33 +105,33 @@ class Knowledge:
         """There is less doubt of what was shown, what came in by the catalogue had a chance, and its user may tire."""
         found = (self.items.lookup(place.item_id) for place in slate.items)
         indices = [index for index in found if index != NOTHING]
-        self.doubt.note_shown(indices, slate.ts)
-        if len(self.listing):
-            self.listing.note_shown(indices)
+        self.uncertainty.note_shown(indices, slate.ts)
+        if len(self.catalogue):
+            self.catalogue.note_shown(indices)
         if self.shown is not None:
             row = self.users.touch((partition, slate.user_id))
             self.shown.add(row, indices, slate.ts)
 
     # At a learning cut
 
-    def learn(self, batch: MicroBatch, lessons: Sequence[Lesson]) -> None:
+    def learn(self, batch: MicroBatch, feedback: Sequence[SlateFeedback]) -> None:
         """What happened to items since the last cut counts from now on."""
-        self.ads.learn(lessons)
-        self.doubt.learn(batch)
+        self.ads.learn(feedback)
+        self.uncertainty.learn(batch)
         examples = slice(0, batch.learned)
         self.items.seen(batch.examples.item[examples], batch.examples.ts[examples])
-        self.listing.settle()
+        self.catalogue.settle()
 
     def make_room(self, now_ms: int, reserved: int) -> Int32:
         """Forget items where it takes that for `reserved` others to find room; returns them.
 
         The log's clock is at `now_ms`. Whoever else knows of them forgets them too, then `listing.readmit` may follow.
         """
-        self.listing.arrive_expected(now_ms, reserved)
-        forgotten = self.items.make_room(self.listing.needed(reserved))
+        self.catalogue.arrive_expected(now_ms, reserved)
+        forgotten = self.items.make_room(self.catalogue.needed(reserved))
         if len(forgotten):
-            self.listing.forget(forgotten)
-            self.doubt.forget(forgotten)
+            self.catalogue.forget(forgotten)
+            self.uncertainty.forget(forgotten)
             self.users.forget_items(forgotten)
         return forgotten
 
@@ -141,8 +141,8 @@ class Knowledge:
         """What is remembered of items, by component."""
         return {
             ITEMS: self.items.state(),
-            LISTING: self.listing.state(),
-            DOUBT: self.doubt.state(),
+            LISTING: self.catalogue.state(),
+            UNCERTAINTY: self.uncertainty.state(),
             ADS: self.ads.state(),
         }
 
@@ -150,10 +150,10 @@ class Knowledge:
         """The inverse of `state`. Snapshots of before knew of items alone."""
         self.items.restore(arrays[ITEMS])
         if LISTING in arrays:
-            self.listing.restore(arrays[LISTING])
+            self.catalogue.restore(arrays[LISTING])
         else:
-            self.listing.look_anew()
-        if DOUBT in arrays:
-            self.doubt.restore(arrays[DOUBT])
+            self.catalogue.look_anew()
+        if UNCERTAINTY in arrays:
+            self.uncertainty.restore(arrays[UNCERTAINTY])
         if ADS in arrays:
             self.ads.restore(arrays[ADS])

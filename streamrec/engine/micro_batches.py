@@ -11,12 +11,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from streamrec.engine.arrays.batch import Array
-from streamrec.engine.arrays.logged_event import Arrival
+from streamrec.engine.arrays.logged_event import LoggedEvent
 from streamrec.events import EventType
 
 
 @dataclass(frozen=True, slots=True)
-class Tempo:
+class Batching:
     """When the models learn, and how they are fed."""
 
     micro_batch: int = 32
@@ -25,54 +25,54 @@ class Tempo:
     recommend_on: frozenset[EventType] = frozenset({EventType.REQUEST, EventType.SEARCH})
 
 
-class Cuts:
+class MicroBatchSchedule:
     """How far the log has come since the last learning cut."""
 
-    def __init__(self, tempo: Tempo) -> None:
+    def __init__(self, batching: Batching) -> None:
         self.latest_ts = 0  # ms, of the newest event; late ones do not turn it back
-        self._tempo = tempo
+        self._batching = batching
         self._events = 0  # since the last learning cut
         self._first_ts = 0  # ms, of the first of them
 
     def due(self) -> bool:
         """Whether so many events have come that everybody learns now."""
-        return self._events >= self._tempo.micro_batch
+        return self._events >= self._batching.micro_batch
 
     def overdue(self, ts: int) -> bool:
         """Whether everybody must have learned before an event of that time, ms, is met."""
-        return self._events > 0 and ts - self._first_ts >= self._tempo.micro_batch_s * 1000
+        return self._events > 0 and ts - self._first_ts >= self._batching.micro_batch_s * 1000
 
-    def end_of_portion(self, arrivals: Sequence[Arrival], start: int, *, one_answer_each: bool) -> int:
-        """The place in `arrivals` before which the portion from `start` on ends; nothing in it comes after a cut.
+    def end_of_chunk(self, logged_events: Sequence[LoggedEvent], start: int, *, one_answer_each: bool) -> int:
+        """The place in `logged_events` before which the portion from `start` on ends; nothing in it comes after a cut.
 
         With `one_answer_each`, it ends before whatever a user does after asking, too.
         """
-        stop = min(len(arrivals), start + self._tempo.micro_batch - self._events)
-        stop = self._before_overdue(arrivals, start, stop)
-        return self._before_next_moves(arrivals, start, stop) if one_answer_each else stop
+        stop = min(len(logged_events), start + self._batching.micro_batch - self._events)
+        stop = self._before_overdue(logged_events, start, stop)
+        return self._before_next_moves(logged_events, start, stop) if one_answer_each else stop
 
-    def _before_overdue(self, arrivals: Sequence[Arrival], start: int, stop: int) -> int:
-        first_ts = self._first_ts if self._events else arrivals[start].event.ts
+    def _before_overdue(self, logged_events: Sequence[LoggedEvent], start: int, stop: int) -> int:
+        first_ts = self._first_ts if self._events else logged_events[start].event.ts
         for at in range(start, stop):
-            if arrivals[at].event.ts - first_ts >= self._tempo.micro_batch_s * 1000:
+            if logged_events[at].event.ts - first_ts >= self._batching.micro_batch_s * 1000:
                 return at
         return stop
 
-    def _before_next_moves(self, arrivals: Sequence[Arrival], start: int, stop: int) -> int:
+    def _before_next_moves(self, logged_events: Sequence[LoggedEvent], start: int, stop: int) -> int:
         asked = set[tuple[int, str]]()
         for at in range(start, stop):
-            user = arrivals[at].partition, arrivals[at].event.user_id
+            user = logged_events[at].partition, logged_events[at].event.user_id
             if user in asked:
                 return at
-            if arrivals[at].event.type in self._tempo.recommend_on:
+            if logged_events[at].event.type in self._batching.recommend_on:
                 asked.add(user)
         return stop
 
-    def met(self, arrivals: Sequence[Arrival]) -> None:
+    def met(self, logged_events: Sequence[LoggedEvent]) -> None:
         """One portion is over."""
         if self._events == 0:
-            self._first_ts = arrivals[0].event.ts
-        self._events += len(arrivals)
+            self._first_ts = logged_events[0].event.ts
+        self._events += len(logged_events)
 
     def begin_batch(self) -> None:
         """Everybody has learned."""

@@ -20,24 +20,24 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import numpy as np
 
 from streamrec.engine.arrays.batch import CANDIDATES, NOTHING, Array, Bool, Excluded, Int32, MicroBatch
-from streamrec.engine.arrays.feedback import Lesson
+from streamrec.engine.arrays.feedback import SlateFeedback
 from streamrec.engine.arrays.labels import IMITATED, REFUSED, WANTED, Interest
-from streamrec.engine.arrays.logged_event import Arrival, name_hash
-from streamrec.engine.attribution.attribution import Memo
-from streamrec.engine.batch_result import Portion
-from streamrec.engine.features import Knowledge
+from streamrec.engine.arrays.logged_event import LoggedEvent, name_hash
+from streamrec.engine.attribution.attribution import ServedSlate
+from streamrec.engine.batch_result import BatchResult
+from streamrec.engine.features import FeatureStore
 from streamrec.engine.fusion.fusion import Fusion
-from streamrec.engine.learning.prequential import Progress
+from streamrec.engine.learning.prequential import PrequentialRecord
 from streamrec.engine.learning.quarantine import FUSION, MODEL, PATIENCE
-from streamrec.engine.learning.rate_limits import Contribution
-from streamrec.engine.learning.rollback import Learners
+from streamrec.engine.learning.rate_limits import RateLimits
+from streamrec.engine.learning.rollback import RollbackControl
 from streamrec.engine.learning.trial import tried
-from streamrec.engine.micro_batches import Cuts, Tempo
+from streamrec.engine.micro_batches import Batching, MicroBatchSchedule
 from streamrec.engine.models import Model
-from streamrec.engine.queries import NO_EXAMPLE, Moments
-from streamrec.engine.retrieval import Retriever, Union
-from streamrec.engine.scenarios.rules import Rules
-from streamrec.engine.slates.responder import SITE, Answers, Place, Request
+from streamrec.engine.queries import NO_EXAMPLE, PointInTimeQueries
+from streamrec.engine.retrieval import CandidateUnion, Retriever
+from streamrec.engine.scenarios.rules import ScenarioRules
+from streamrec.engine.slates.responder import SITE, LogPlace, Request, SlateResponder
 from streamrec.events import Event, EventType, Slate
 
 LAYOUT = 3
@@ -47,21 +47,21 @@ PROPOSALS = 30
 FIRST_PLACE = 1
 
 
-class Recommender:
+class Pipeline:
     """Models, retrievers and fusion over one memory of users and items."""
 
     def __init__(
         self,
-        knowledge: Knowledge,
+        features: FeatureStore,
         models: Sequence[Model],
         retrievers: Sequence[Retriever],
         fusion: Fusion,
-        answers: Answers,
-        rules: Rules,
+        answers: SlateResponder,
+        rules: ScenarioRules,
         interest: Interest,
-        tempo: Tempo,
-        progress: Progress,
-        contribution: Contribution,
+        batching: Batching,
+        progress: PrequentialRecord,
+        rate_limits: RateLimits,
         fill: str,
         rollback_after: int = PATIENCE,
         special: Sequence[Retriever] = (),
@@ -71,7 +71,7 @@ class Recommender:
 
         `unranked` are models that learn for retrievers and scenarios alone: the fusion does not hear them.
         """
-        self.knowledge = knowledge
+        self.features = features
         self.models = tuple(models)
         self.unranked = tuple(unranked)
         self.retrievers = tuple(retrievers)
@@ -80,84 +80,86 @@ class Recommender:
         self.answers = answers
         self.rules = rules
         self.interest = interest
-        self.tempo = tempo
+        self.batching = batching
         self.progress = progress
-        self.contribution = contribution
+        self.rate_limits = rate_limits
         self.fill = [model.name for model in models].index(fill)  # the popularity that fills short lists up
-        self.learners = Learners(self.models, self.unranked, fusion, answers.roster, knowledge.items, rollback_after)
-        self.quarantine = self.learners.quarantine
+        self.rollback = RollbackControl(
+            self.models, self.unranked, fusion, answers.policies, features.items, rollback_after
+        )
+        self.quarantine = self.rollback.quarantine
         # Per event at most an example and two queries; as many rows again for rankings that stay open over a cut.
-        self.batch = MicroBatch.empty(4 * tempo.micro_batch, tempo.micro_batch, len(models), fusion.width)
-        self._moments = Moments(self.batch, tempo.seed)
-        self.rulings = self._moments.rulings
-        self._cuts = Cuts(tempo)
-        self._union = Union(knowledge.items.capacity)
+        self.batch = MicroBatch.empty(4 * batching.micro_batch, batching.micro_batch, len(models), fusion.width)
+        self._queries = PointInTimeQueries(self.batch, batching.seed)
+        self.rules_by_query = self._queries.rules_by_query
+        self._schedule = MicroBatchSchedule(batching)
+        self._union = CandidateUnion(features.items.capacity)
 
     # One portion of the log
 
-    def portions(
-        self, arrivals: Sequence[Arrival], lessons: Callable[[], Sequence[Lesson]] = tuple
-    ) -> Iterator[Portion]:
+    def process(
+        self, logged_events: Sequence[LoggedEvent], feedback: Callable[[], Sequence[SlateFeedback]] = tuple
+    ) -> Iterator[BatchResult]:
         """Handle events in log order; users must be in the table. Yields after each portion, learned or not.
 
-        `lessons` is asked at each learning cut for what came of slates since the last.
+        `feedback` is asked at each learning cut for what came of slates since the last.
         """
         # What was shown to a user counts from the next moment on, where a rule looks at it.
-        one_answer_each = self.knowledge.shown is not None
+        one_answer_each = self.features.shown is not None
         start = 0
-        while start < len(arrivals):
-            if self._cuts.overdue(arrivals[start].event.ts):
-                self.learn(lessons())
-            stop = self._cuts.end_of_portion(arrivals, start, one_answer_each=one_answer_each)
-            yield self._portion(arrivals[start:stop])
+        while start < len(logged_events):
+            if self._schedule.overdue(logged_events[start].event.ts):
+                self.learn(feedback())
+            stop = self._schedule.end_of_chunk(logged_events, start, one_answer_each=one_answer_each)
+            yield self._process_chunk(logged_events[start:stop])
             start = stop
-            if self._cuts.due():
-                self.learn(lessons())
+            if self._schedule.due():
+                self.learn(feedback())
 
-    def _portion(self, arrivals: Sequence[Arrival]) -> Portion:
+    def _process_chunk(self, logged_events: Sequence[LoggedEvent]) -> BatchResult:
         first_query, first_example = self.batch.asked, self.batch.learned
-        now_ms = max(self._cuts.latest_ts, arrivals[0].event.ts)
-        self.knowledge.listing.arrive(now_ms, self.tempo.micro_batch)
-        requests, known, taught = self.remember(arrivals)
+        now_ms = max(self._schedule.latest_ts, logged_events[0].event.ts)
+        self.features.catalogue.arrive(now_ms, self.batching.micro_batch)
+        requests, known, taught = self.remember(logged_events)
         self.rank(slice(first_query, self.batch.asked))
-        slates, memos = self._answer(requests)
+        slates, served_slates = self._answer(requests)
         self._imitate(requests, known, taught)
         examples = slice(first_example, self.batch.learned)
         trial = tried(taught, known, self.batch, examples, self.fill)
         drifts = self.progress.tried(trial, self.batch, examples)
-        self._cuts.met(arrivals)
-        return Portion(arrivals, slates, memos, trial, drifts)
+        self._schedule.met(logged_events)
+        return BatchResult(logged_events, slates, served_slates, trial, drifts)
 
     # Remember
 
-    def remember(self, arrivals: Sequence[Arrival]) -> tuple[list[Request], list[bool], list[Arrival]]:
+    def remember(self, logged_events: Sequence[LoggedEvent]) -> tuple[list[Request], list[bool], list[LoggedEvent]]:
         """Users and items take the events; queries and examples freeze what was known before each.
 
         Returns the requests with their query rows, whether each example's item was known, and each example's arrival.
         """
-        knowledge, moments = self.knowledge, self._moments
-        moments.begin_portion()
+        features, moments = self.features, self._queries
+        moments.begin_chunk()
         requests: list[Request] = []
         known: list[bool] = []
-        taught: list[Arrival] = []
-        for arrival in arrivals:
-            event = arrival.event
-            row = knowledge.users.touch((arrival.partition, event.user_id))
-            label = None if arrival.learned else self._label(event)
-            item, before = knowledge.item_of(event, judged=label is not None)
+        taught: list[LoggedEvent] = []
+        for logged in logged_events:
+            event = logged.event
+            row = features.users.touch((logged.partition, event.user_id))
+            label = None if logged.learned else self._label(event)
+            item, before = features.item_of(event, judged=label is not None)
             example = NO_EXAMPLE
             if label is not None:
-                query = moments.before(arrival, row, knowledge.seen_by(row))
+                query = moments.before(logged, row, features.seen_by(row))
                 example = self.batch.teach(query, item, event.ts, label)
                 known.append(before)
-                taught.append(arrival)
-            moments.happened(arrival, row, item, example)
-            knowledge.touched(event, row, item)
-            if event.type in self.tempo.recommend_on:
-                ruling = self.rules.begin(event, arrival.partition, row)
-                requests.append(Request(moments.request(arrival, row, ruling), arrival))
-            self._cuts.latest_ts = max(self._cuts.latest_ts, event.ts)
-        knowledge.fold(moments.steps(), self.batch)
+                taught.append(logged)
+            moments.happened(logged, row, item, example)
+            features.touched(event, row, item)
+            if event.type in self.batching.recommend_on:
+                request_rules = self.rules.begin(event, logged.partition, row)
+                requests.append(Request(moments.request(logged, row, request_rules), logged))
+            self._schedule.latest_ts = max(self._schedule.latest_ts, event.ts)
+        features.fold(moments.steps(), self.batch)
         moments.plant_seeds()
         return requests, known, taught
 
@@ -171,9 +173,9 @@ class Recommender:
 
     def rank(self, rows: slice) -> None:
         """Candidates, every model's score of each, and the fused score."""
-        excluded, rulings = self._moments.excluded, self.rulings
-        for part, barred in self.knowledge.listing.spans(self.batch.queries.ts, rows):
-            apart = [q for q in range(part.start, part.stop) if q in rulings and rulings[q].apart]
+        excluded, rules_by_query = self._queries.excluded, self.rules_by_query
+        for part, barred in self.features.catalogue.spans(self.batch.queries.ts, rows):
+            apart = [q for q in range(part.start, part.stop) if q in rules_by_query and rules_by_query[q].apart]
             start = part.start
             for query in [*apart, part.stop]:
                 if start < query:
@@ -185,12 +187,12 @@ class Recommender:
 
     def _rank_apart(self, query: int, barred: Bool) -> None:
         """Rank for a request by rules that hold for it alone."""
-        ruling = self.rulings[query]
-        hidden = self.rules.hidden(ruling, self.batch.queries, query, barred)
-        excluded = Excluded.of([self._moments.excluded[query]], hidden, lasting=False)
-        retrievers = self.rules.retrievers(ruling, self.retrievers, self.special)
-        each = max(PROPOSALS, ruling.event.k or self.answers.k)  # there may be few who propose
-        self._rank(slice(query, query + 1), excluded, retrievers, each, self.rules.proposed(ruling, hidden))
+        request_rules = self.rules_by_query[query]
+        hidden = self.rules.hidden(request_rules, self.batch.queries, query, barred)
+        excluded = Excluded.of([self._queries.excluded[query]], hidden, lasting=False)
+        retrievers = self.rules.retrievers(request_rules, self.retrievers, self.special)
+        each = max(PROPOSALS, request_rules.event.k or self.answers.k)  # there may be few who propose
+        self._rank(slice(query, query + 1), excluded, retrievers, each, self.rules.proposed(request_rules, hidden))
 
     def _rank(
         self,
@@ -201,7 +203,7 @@ class Recommender:
         found: Sequence[Int32] = (),
     ) -> None:
         """Rank for queries from whom the same items are barred; `found` are proposed beside `each` retriever's."""
-        batch, items = self.batch, self.knowledge.items
+        batch, items = self.batch, self.features.items
         proposals = [retriever.candidates(batch.queries, rows, each, excluded) for retriever in retrievers]
         candidates = self._union([*proposals, *found], excluded, CANDIDATES)
         batch.candidates.items[rows] = candidates
@@ -210,85 +212,88 @@ class Recommender:
         self.quarantine.hear(batch.candidates.scores[:, rows])
         if not self.fusion.describe(batch.queries, rows, batch.candidates, items.first_ts, items.last_ts):
             self.quarantine.complain(FUSION)
-        boost = self.knowledge.listing.boost[candidates]
+        boost = self.features.catalogue.boost[candidates]
         batch.candidates.utility[rows] += np.where(candidates == NOTHING, np.float32(0), boost)
         for query in range(rows.start, rows.stop):
-            if query in self.rulings:
-                self.rules.weigh(self.rulings[query], batch, query)
-                batch.candidates.utility[query] += self.rulings[query].boost
+            if query in self.rules_by_query:
+                self.rules.weigh(self.rules_by_query[query], batch, query)
+                batch.candidates.utility[query] += self.rules_by_query[query].boost
 
     # Answer
 
-    def _answer(self, requests: Sequence[Request]) -> tuple[Mapping[Place, Slate], Mapping[Place, Memo]]:
-        slates, memos = self.answers.slates(self.batch, requests, self.rulings)
-        for _, arrival in requests:
-            self.knowledge.answered(slates[arrival.partition, arrival.offset], arrival.partition)
-        return slates, memos
+    def _answer(self, requests: Sequence[Request]) -> tuple[Mapping[LogPlace, Slate], Mapping[LogPlace, ServedSlate]]:
+        slates, served_slates = self.answers.slates(self.batch, requests, self.rules_by_query)
+        for _, logged in requests:
+            self.features.answered(slates[logged.partition, logged.offset], logged.partition)
+        return slates, served_slates
 
-    def _imitate(self, requests: Sequence[Request], known: list[bool], taught: list[Arrival]) -> None:
+    def _imitate(self, requests: Sequence[Request], known: list[bool], taught: list[LoggedEvent]) -> None:
         """An apprentice of a policy learns what that one would have put first for each request."""
-        new = [request for request in requests if not request.arrival.learned]
-        for (query, arrival), item in self.answers.imitable(self.batch, new, self.rulings):
+        new = [request for request in requests if not request.logged.learned]
+        for (query, logged), item in self.answers.imitable(self.batch, new, self.rules_by_query):
             if not self.batch.full:
-                self.batch.teach(query, item, arrival.event.ts, IMITATED)
+                self.batch.teach(query, item, logged.event.ts, IMITATED)
                 known.append(True)
-                taught.append(arrival)
+                taught.append(logged)
 
     # Learn
 
-    def learn(self, lessons: Sequence[Lesson] = ()) -> None:
+    def learn(self, feedback: Sequence[SlateFeedback] = ()) -> None:
         """The cut: everybody learns what came since the last one, and a new micro-batch begins."""
-        batch, knowledge = self.batch, self.knowledge
+        batch, features = self.batch, self.features
         self._hold_back()
-        lessons = [lesson for lesson in lessons if lesson.schema == self.fusion.schema]  # else of other models' words
-        lessons = self._admitted(lessons)
+        feedback = [
+            slate_feedback for slate_feedback in feedback if slate_feedback.schema == self.fusion.schema
+        ]  # else of other models' words
+        feedback = self._admitted(feedback)
         sentenced = self.quarantine.sentenced()
         for model in self.models:
             if MODEL + model.name not in sentenced:  # what it learned would go with it
                 model.learn(batch)
         for model in self.unranked:
             model.learn(batch)
-        self.fusion.learn(batch, lessons)
-        self.answers.learn(lessons)
+        self.fusion.learn(batch, feedback)
+        self.answers.learn(feedback)
         for retriever in (*self.retrievers, *self.special):
             retriever.learn(batch)
-        knowledge.learn(batch, lessons)
-        forgotten = knowledge.make_room(self._cuts.latest_ts, self.tempo.micro_batch)
+        features.learn(batch, feedback)
+        forgotten = features.make_room(self._schedule.latest_ts, self.batching.micro_batch)
         self._forget(forgotten)
-        self.learners.judge()
+        self.rollback.judge()
         # Rankings that stay open name no items that are gone.
-        self._moments.begin_batch(self._cuts.latest_ts, 0 if len(forgotten) else 2 * self.tempo.micro_batch)
-        self._cuts.begin_batch()
+        self._queries.begin_batch(self._schedule.latest_ts, 0 if len(forgotten) else 2 * self.batching.micro_batch)
+        self._schedule.begin_batch()
 
     def _hold_back(self) -> None:
         """What goes beyond the share of its user or item teaches nobody."""
         batch, examples = self.batch, self.batch.examples
         teaching = np.flatnonzero(np.isin(examples.label[: batch.learned], (REFUSED, WANTED)))
         users = batch.queries.user[examples.query[teaching]]
-        admitted = self.contribution.admit(users, examples.item[teaching], examples.ts[teaching])
+        admitted = self.rate_limits.admit(users, examples.item[teaching], examples.ts[teaching])
         examples.label[teaching[~admitted]] = -1
 
-    def _admitted(self, lessons: Sequence[Lesson]) -> list[Lesson]:
+    def _admitted(self, feedback: Sequence[SlateFeedback]) -> list[SlateFeedback]:
         """The lessons within the share of their user and of each item that was answered."""
-        items = self.knowledge.items
+        items = self.features.items
         answered = [
-            [items.lookup(lesson.items[place]) for place in np.flatnonzero(lesson.reward)] for lesson in lessons
+            [items.lookup(slate_feedback.items[place]) for place in np.flatnonzero(slate_feedback.reward)]
+            for slate_feedback in feedback
         ]
-        admitted = self.contribution.admit_lessons(
-            np.array([name_hash(lesson.user_id) for lesson in lessons], np.uint64),
+        admitted = self.rate_limits.admit_feedback(
+            np.array([name_hash(slate_feedback.user_id) for slate_feedback in feedback], np.uint64),
             [np.array([item for item in some if item != NOTHING], np.int32) for some in answered],
-            np.array([lesson.ts for lesson in lessons], np.int64),
+            np.array([slate_feedback.ts for slate_feedback in feedback], np.int64),
         )
-        return [lesson for lesson, taught in zip(lessons, admitted.tolist(), strict=True) if taught]
+        return [slate_feedback for slate_feedback, taught in zip(feedback, admitted.tolist(), strict=True) if taught]
 
     def _forget(self, forgotten: Int32) -> None:
         """Nobody speaks of these items any more, and those who waited for their places may come."""
         if len(forgotten) == 0:
             return
-        self.contribution.forget(forgotten)
+        self.rate_limits.forget(forgotten)
         for model in (*self.models, *self.unranked):
             model.forget(forgotten)
-        self.knowledge.listing.readmit(self._cuts.latest_ts, self.tempo.micro_batch)
+        self.features.catalogue.readmit(self._schedule.latest_ts, self.batching.micro_batch)
 
     # Snapshots and alarms
 
@@ -306,20 +311,20 @@ class Recommender:
     def state(self) -> dict[str, dict[str, Array]]:
         """Everything learned, by component; users are not in it, they live in the store."""
         return {
-            **self.knowledge.state(),
+            **self.features.state(),
             "batch": self.batch.state(),
-            "clock": {"counts": self._cuts.state(), **self._moments.state()},
+            "clock": {"counts": self._schedule.state(), **self._queries.state()},
             "progress": self.progress.state(),
-            "contribution": self.contribution.state(),
-            **self.learners.state(),
+            "contribution": self.rate_limits.state(),
+            **self.rollback.state(),
         }
 
     def restore(self, arrays: Mapping[str, Mapping[str, Array]]) -> None:
         """The inverse of `state`."""
-        self.knowledge.restore(arrays)
+        self.features.restore(arrays)
         self.batch.restore(arrays["batch"])
-        self._cuts.restore(arrays["clock"]["counts"])
-        self._moments.restore(arrays["clock"])
+        self._schedule.restore(arrays["clock"]["counts"])
+        self._queries.restore(arrays["clock"])
         self.progress.restore(arrays["progress"])
-        self.contribution.restore(arrays["contribution"])
-        self.learners.restore(arrays)
+        self.rate_limits.restore(arrays["contribution"])
+        self.rollback.restore(arrays)

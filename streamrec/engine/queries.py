@@ -11,9 +11,9 @@ from collections.abc import Mapping
 import numpy as np
 
 from streamrec.engine.arrays.batch import NOTHING, Array, Int32, MicroBatch
-from streamrec.engine.arrays.logged_event import Arrival, name_hash
-from streamrec.engine.arrays.timeline import ASK, REMEMBER, Step, Steps
-from streamrec.engine.scenarios.rules import Ruling
+from streamrec.engine.arrays.logged_event import LoggedEvent, name_hash
+from streamrec.engine.arrays.timeline import ASK, REMEMBER, Timeline, TimelineStep
+from streamrec.engine.scenarios.rules import RequestRules
 from streamrec.engine.scenarios.scenario import Needs
 from streamrec.engine.users.price_level import price_named
 from streamrec.events import TYPE_CODES
@@ -22,70 +22,72 @@ PRACTICE, PUBLISHED = 0, 1  # why a query is made: to be learned from, or to be 
 NO_EXAMPLE = NOTHING
 
 
-class Moments:
+class PointInTimeQueries:
     """The queries of a micro-batch, and the order in which they and the events come."""
 
     def __init__(self, batch: MicroBatch, seed: int) -> None:
         """Every random draw of a query follows from its place in the log and this `seed`."""
         # Of the present portion, by query row: items that must not be shown, and the rules for what is asked.
         self.excluded: dict[int, Int32] = {}
-        self.rulings: dict[int, Ruling] = {}
+        self.rules_by_query: dict[int, RequestRules] = {}
         self._batch = batch
         self._seed = seed
-        self._steps: list[Step] = []
+        self._steps: list[TimelineStep] = []
         self._prices: dict[int, float] = {}  # by place in the list of steps
         self._open: dict[int, tuple[int, int]] = {}  # user hash -> (time, query row) of the ranking that still counts
 
-    def begin_portion(self) -> None:
+    def begin_chunk(self) -> None:
         """Nobody has asked yet."""
         self.excluded.clear()
-        self.rulings.clear()
+        self.rules_by_query.clear()
         self._steps.clear()
         self._prices.clear()
 
-    def before(self, arrival: Arrival, row: int, excluded: Int32) -> int:
+    def before(self, logged: LoggedEvent, row: int, excluded: Int32) -> int:
         """The query made before this moment's first event of this user, whose row in the user table is `row`."""
-        user = name_hash(arrival.event.user_id)
+        user = name_hash(logged.event.user_id)
         open_ts, query = self._open.get(user, (-1, NOTHING))
-        if open_ts != arrival.event.ts:
-            query = self._ask(arrival, row, excluded, PRACTICE)
-            self._open[user] = arrival.event.ts, query
+        if open_ts != logged.event.ts:
+            query = self._ask(logged, row, excluded, PRACTICE)
+            self._open[user] = logged.event.ts, query
         return query
 
-    def request(self, arrival: Arrival, row: int, ruling: Ruling) -> int:
+    def request(self, logged: LoggedEvent, row: int, request_rules: RequestRules) -> int:
         """The query of a request."""
-        query = self._ask(arrival, row, ruling.excluded, PUBLISHED)
-        self.rulings[query] = ruling
+        query = self._ask(logged, row, request_rules.excluded, PUBLISHED)
+        self.rules_by_query[query] = request_rules
         return query
 
-    def _ask(self, arrival: Arrival, row: int, excluded: Int32, purpose: int) -> int:
-        event = arrival.event
-        query = self._batch.ask(name_hash(event.user_id), event.ts, arrival.seed(self._seed) ^ purpose)
+    def _ask(self, logged: LoggedEvent, row: int, excluded: Int32, purpose: int) -> int:
+        event = logged.event
+        query = self._batch.ask(name_hash(event.user_id), event.ts, logged.seed(self._seed) ^ purpose)
         self.excluded[query] = excluded
         self._steps.append((ASK, row, query, event.ts, name_hash(event.session_id), NOTHING, 0, NO_EXAMPLE))
         return query
 
-    def happened(self, arrival: Arrival, row: int, item: int, example: int) -> None:
+    def happened(self, logged: LoggedEvent, row: int, item: int, example: int) -> None:
         """The event itself: its user remembers it after all that was asked so far, and before what comes next."""
-        event = arrival.event
+        event = logged.event
         price = price_named(event.context)
         if price is not None:
             self._prices[len(self._steps)] = price
         session = name_hash(event.session_id)
         self._steps.append((REMEMBER, row, 0, event.ts, session, item, TYPE_CODES[event.type], example))
 
-    def steps(self) -> Steps:
+    def steps(self) -> Timeline:
         """The portion, in order."""
-        return Steps.of(self._steps, self._prices)
+        return Timeline.of(self._steps, self._prices)
 
     def plant_seeds(self) -> None:
         """A request that names items asks for what goes with them: the answer is as if they had just been touched.
 
         Where a scenario is about them, a session begins with them.
         """
-        for query, ruling in self.rulings.items():
-            if len(ruling.seeds):
-                self._batch.queries.begin_with(query, ruling.seeds, anew=ruling.scenario.needs is not Needs.NOTHING)
+        for query, request_rules in self.rules_by_query.items():
+            if len(request_rules.seeds):
+                self._batch.queries.begin_with(
+                    query, request_rules.seeds, anew=request_rules.scenario.needs is not Needs.NOTHING
+                )
 
     def begin_batch(self, latest_ts: int, most: int) -> None:
         """Rankings of the log's present moment stay, the `most` newest: more of their basket may come."""

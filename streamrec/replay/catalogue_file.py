@@ -25,7 +25,7 @@ MAX_ID_CHARS = 256
 COLUMNS = (*Item.__struct_fields__, "category", "ts")
 
 
-class Catalogue(Mapping[str, Item]):
+class CatalogueItems(Mapping[str, Item]):
     """Items by id; read-only."""
 
     def __init__(self, items: Iterable[Item] = ()) -> None:
@@ -51,7 +51,7 @@ class Catalogue(Mapping[str, Item]):
         return item.categories[0] if item is not None and item.categories else None
 
 
-def read_catalogue(path: Path) -> Catalogue:
+def read_catalogue(path: Path) -> CatalogueItems:
     """Read a whole catalogue file.
 
     Raises:
@@ -74,7 +74,7 @@ def read_catalogue(path: Path) -> Catalogue:
         lines = [f"row {row}: {problem}" for row, problem in sorted(problems)[:MAX_LISTED]]
         more = [f"... and {len(problems) - MAX_LISTED} more"] if len(problems) > MAX_LISTED else []
         raise TableError(f"{path}: rows that cannot be used; correct or remove them:\n  " + "\n  ".join(lines + more))
-    return Catalogue(items.values())
+    return CatalogueItems(items.values())
 
 
 def _items(batch: Batch, problems: list[tuple[int, str]]) -> list[tuple[int, Item]]:

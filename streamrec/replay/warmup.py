@@ -19,7 +19,7 @@ from typing import Protocol, runtime_checkable
 from streamrec import codec
 from streamrec.errors import StaleEpoch, StateError, TransportError
 from streamrec.replay.logs import HEADERS, Log
-from streamrec.state import Shelf, Store
+from streamrec.state import SnapshotStore, Store
 from streamrec.transport import Assignee, Record
 from streamrec.worker.loop import Worker
 
@@ -149,7 +149,7 @@ class HandedOver:
 def warm_up(
     worker: Worker,
     store: Store,
-    shelf: Shelf,
+    snapshots: SnapshotStore,
     partitions: int,
     starts: Callable[[], Mapping[int, int]],
     *,
@@ -180,10 +180,10 @@ def warm_up(
         store.seal(sealed)
         worker.run()
         rehearse(worker, passes)
-        recommender, found = worker.recommender, starts()
-        state = recommender.state()
-        suspect = recommender.learners.suspects(state)
-        snapshot = shelf.save(state, found, recommender.schema, now_ms=now_ms, suspect=suspect)
+        pipeline, found = worker.pipeline, starts()
+        state = pipeline.state()
+        suspect = pipeline.rollback.suspects(state)
+        snapshot = snapshots.save(state, found, pipeline.schema, now_ms=now_ms, suspect=suspect)
     except StaleEpoch:
         raise
     except BaseException:
@@ -199,6 +199,6 @@ def warm_up(
 
 def rehearse(worker: Worker, passes: int) -> None:
     """Let the models that remember examples learn from them `passes` times; once they have done so already."""
-    for model in worker.recommender.models:
+    for model in worker.pipeline.models:
         if passes > 1 and isinstance(model, Rehearsing):
             model.rehearse(passes)

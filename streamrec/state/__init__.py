@@ -157,7 +157,7 @@ class Described(Protocol):
     def suspect(self) -> Sequence[str]: ...
 
 
-class Shelf(Protocol):
+class SnapshotStore(Protocol):
     """Where models' snapshots are kept.
 
     Guarantee: a snapshot is there whole or not at all, and comes back as it was saved or not at all.

@@ -19,11 +19,11 @@ KEPT = 256
 """Revisions; of a rollout that was changed more often, the oldest cannot be restored by number any more."""
 
 
-class RedisBook:
+class RedisRolloutStore:
     """Revisions in a list in Redis, newest first.
 
-    Guarantee: as `Book`. One script compares and writes. It is sent again, once, when the connection breaks, and a
-    revision that it finds written already is its own: the same number, time and words.
+    Guarantee: as `RolloutStore`. One script compares and writes. It is sent again, once, when the connection breaks,
+    and a revision that it finds written already is its own: the same number, time and words.
 
     Args:
         url: redis://, rediss:// or unix:// URL; a password in it never shows in an error.
@@ -90,10 +90,10 @@ class RedisBook:
         return named_errors(self._where, self._timeout_s, doing)
 
 
-class MemoryBook:
+class MemoryRolloutStore:
     """Revisions in a list in this process: for backtests and tests.
 
-    Guarantee: as `Book`, for every thread.
+    Guarantee: as `RolloutStore`, for every thread.
     """
 
     def __init__(self) -> None:

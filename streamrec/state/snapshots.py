@@ -83,7 +83,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     suspect: tuple[str, ...] = ()
 
 
-class SnapshotShelf:
+class SnapshotDirectory:
     """A directory of snapshots.
 
     Guarantees: a snapshot is there whole or not at all, also after a crash or a power cut in the middle of `save`; and

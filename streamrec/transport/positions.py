@@ -40,7 +40,7 @@ Moment = Callable[[Record], int | None]
 """When what a record tells of happened, in ms; None for a record that tells of nothing."""
 
 
-class Surveyor:
+class TopicReader:
     """Measures one topic.
 
     Positions are offsets per partition, all partitions at once.

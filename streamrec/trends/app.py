@@ -37,7 +37,7 @@ from streamrec.errors import BadEvent
 from streamrec.events import Event
 from streamrec.transport import Record
 from streamrec.trends.counts import Flush, PartitionCounts
-from streamrec.worker.validation import Tolerance, event_of
+from streamrec.worker.validation import ValidationLimits, event_of
 
 LOG = logging.getLogger("streamrec.trends")
 SEPARATOR = "|"
@@ -74,7 +74,7 @@ class Trends:
         partitions: int,
         windows: Windows,
         max_subjects: int,
-        tolerance: Tolerance,
+        validation_limits: ValidationLimits,
         interest: Interest,
         records_in: Callable[[Sequence[Gap]], int],
         give_up: Callable[[str], NoReturn] = give_up,
@@ -93,7 +93,7 @@ class Trends:
         self._stored: Mapping[int, int] | None = None
         self._says = says
         self._max_subjects = max_subjects
-        self._tolerance = tolerance
+        self._validation_limits = validation_limits
         self._interest = interest
         self._held: list[Any] = []  # messages that are counted and not stored
         self._gaps: list[Gap] = []
@@ -144,7 +144,7 @@ class Trends:
         headers = tuple(message.headers or ())
         record = Record(self.events, message.partition, message.offset, message.key, message.value, headers, ts_ms)
         try:
-            event = event_of(record, self._tolerance)
+            event = event_of(record, self._validation_limits)
         except BadEvent as error:
             self.skipped[error.reason] += counts.passed(message.offset)
             return

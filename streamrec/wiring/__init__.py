@@ -7,31 +7,37 @@ needs it: many commands need none of them.
 
 from __future__ import annotations
 
-from streamrec.wiring.connections import build_book, build_redriven, build_store, connect_worker, kafka_sink
-from streamrec.wiring.features import build_encoder, build_knowledge
+from streamrec.wiring.connections import build_redriven, build_rollout_store, build_store, connect_worker, kafka_sink
+from streamrec.wiring.features import build_encoder, build_features
 from streamrec.wiring.models import BASELINE, HALF_LIVES_S, build_models, build_retrievers
-from streamrec.wiring.pipeline import build_recommender, build_scenarios
+from streamrec.wiring.pipeline import build_pipeline, build_scenarios
 from streamrec.wiring.policies import build_plan, build_policy, following, settled_revision
 from streamrec.wiring.processor import steady_arithmetic, torch_device
-from streamrec.wiring.worker import build_open_slates, build_rehearsal, build_tolerance, build_warmup, build_worker
+from streamrec.wiring.worker import (
+    build_open_slates,
+    build_rehearsal,
+    build_validation_limits,
+    build_warmup,
+    build_worker,
+)
 
 __all__ = [
     "BASELINE",
     "HALF_LIVES_S",
-    "build_book",
+    "build_rollout_store",
     "build_encoder",
-    "build_knowledge",
+    "build_features",
     "build_models",
     "build_open_slates",
     "build_plan",
     "build_policy",
-    "build_recommender",
+    "build_pipeline",
     "build_redriven",
     "build_rehearsal",
     "build_retrievers",
     "build_scenarios",
     "build_store",
-    "build_tolerance",
+    "build_validation_limits",
     "build_warmup",
     "build_worker",
     "connect_worker",

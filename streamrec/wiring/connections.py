@@ -10,7 +10,7 @@ from streamrec.wiring.worker import build_worker
 
 if TYPE_CHECKING:
     from streamrec.config.settings import Settings
-    from streamrec.engine.rollout.revisions import Book
+    from streamrec.engine.rollout.revisions import RolloutStore
     from streamrec.state import Store
     from streamrec.state.redriven import Redriven
     from streamrec.transport import Sink
@@ -24,7 +24,7 @@ def connect_worker(settings: Settings) -> Worker:
         ConfigError: a setting does not fit.
         TableError: the catalogue cannot be read.
     """
-    from streamrec.state.snapshots import SnapshotShelf
+    from streamrec.state.snapshots import SnapshotDirectory
     from streamrec.transport.confluent import KafkaSource
     from streamrec.transport.confluent_follower import KafkaFollower
     from streamrec.worker.http import serve
@@ -40,9 +40,9 @@ def connect_worker(settings: Settings) -> Worker:
         ),
         kafka_sink(settings),
         build_store(settings),
-        SnapshotShelf(settings.checkpoints.directory, settings.checkpoints.keep),
+        SnapshotDirectory(settings.checkpoints.directory, settings.checkpoints.keep),
         catalogue=catalogue,
-        revised=following(settings, build_book(settings)),
+        revised=following(settings, build_rollout_store(settings)),
         follower=KafkaFollower(settings.topics.items, settings.kafka),
         trends=KafkaFollower(settings.topics.trends, settings.kafka) if settings.trends.read else None,
     )
@@ -66,12 +66,12 @@ def build_store(settings: Settings) -> Store:
     )
 
 
-def build_book(settings: Settings) -> Book:
+def build_rollout_store(settings: Settings) -> RolloutStore:
     """The rollout's revisions in the configured Redis."""
-    from streamrec.state.rollouts import RedisBook
+    from streamrec.state.rollouts import RedisRolloutStore
 
     redis = settings.redis
-    return RedisBook(redis.url, prefix=redis.prefix, topic=settings.topics.events, timeout_s=redis.timeout_s)
+    return RedisRolloutStore(redis.url, prefix=redis.prefix, topic=settings.topics.events, timeout_s=redis.timeout_s)
 
 
 def build_redriven(settings: Settings) -> Redriven:

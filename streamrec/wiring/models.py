@@ -12,14 +12,14 @@ from streamrec.wiring.processor import torch_device
 
 if TYPE_CHECKING:
     from streamrec.config.settings import Settings
-    from streamrec.engine.features import Knowledge
-    from streamrec.engine.items.catalogue import Listing
+    from streamrec.engine.features import FeatureStore
+    from streamrec.engine.items.catalogue import Catalogue
     from streamrec.engine.items.item_table import ItemTable
     from streamrec.engine.items.text_encoders import TextVectors
     from streamrec.engine.models import Model
     from streamrec.engine.retrieval import Retriever
     from streamrec.engine.scenarios.rules import Searcher
-    from streamrec.engine.trending.table import Teller
+    from streamrec.engine.trending.table import TrendSource
 
 MINUTE_S, HOUR_S, DAY_S = 60.0, 3_600.0, 86_400.0
 BASELINE = "popularity"
@@ -34,7 +34,7 @@ RECENT_FADE = 0.75
 """Of co-visitation as the last few items see it."""
 
 
-def build_models(settings: Settings, items: ItemTable, trends: Teller | None = None) -> dict[str, Model]:
+def build_models(settings: Settings, items: ItemTable, trends: TrendSource | None = None) -> dict[str, Model]:
     """The models of a configuration, by name, untaught. `trends` says what is gaining; None: it is counted here.
 
     Imported here: river and torch take seconds, and many commands need neither.
@@ -91,7 +91,7 @@ def build_models(settings: Settings, items: ItemTable, trends: Teller | None = N
     return models
 
 
-def build_retrievers(models: Mapping[str, Any], listing: Listing) -> list[Retriever]:
+def build_retrievers(models: Mapping[str, Any], catalogue: Catalogue) -> list[Retriever]:
     """Every retriever that serves everybody, over what the models learn and what the catalogue lists."""
     from streamrec.engine.models.content import POOL
     from streamrec.engine.retrieval.fresh import Fresh
@@ -108,30 +108,30 @@ def build_retrievers(models: Mapping[str, Any], listing: Listing) -> list[Retrie
         retrievers.append(Nearest("content", models["content"], models["content"], POOL))
     if "trends" in models:
         retrievers.append(Popular("trends", models["trends"]))
-    retrievers.append(Fresh("fresh", listing))
+    retrievers.append(Fresh("fresh", catalogue))
     return retrievers + [Popular(name, models[name]) for name in popularities]
 
 
-def build_special_retrievers(knowledge: Knowledge, unranked: Mapping[str, Any]) -> list[Retriever]:
+def build_special_retrievers(features: FeatureStore, unranked: Mapping[str, Any]) -> list[Retriever]:
     """Those that propose only where a scenario names them; `unranked` are models that the fusion does not hear."""
-    from streamrec.engine.retrieval.ads import Affordable
+    from streamrec.engine.retrieval.ads import AdRetriever
     from streamrec.engine.retrieval.newest import Newest
     from streamrec.engine.retrieval.popular import Popular
 
     return [
-        Newest("newest", knowledge.items),
-        Affordable("ads", knowledge.ads),
+        Newest("newest", features.items),
+        AdRetriever("ads", features.ads),
         *(Popular(name, model) for name, model in unranked.items()),
     ]
 
 
-def build_searchers(items: ItemTable, listing: Listing, texts: TextVectors | None) -> list[Searcher]:
+def build_searchers(items: ItemTable, catalogue: Catalogue, texts: TextVectors | None) -> list[Searcher]:
     """Who finds items by what a request names."""
-    from streamrec.engine.retrieval.search import Meant, Worded
+    from streamrec.engine.retrieval.search import MeaningSearch, WordSearch
 
     searchers: list[Searcher] = []
-    if listing.index is not None:
-        searchers.append(Worded("text", listing.index, items))
+    if catalogue.index is not None:
+        searchers.append(WordSearch("text", catalogue.index, items))
     if texts is not None:
-        searchers += [Meant("meaning", items, texts.of), Meant("alike", items)]
+        searchers += [MeaningSearch("meaning", items, texts.of), MeaningSearch("alike", items)]
     return searchers

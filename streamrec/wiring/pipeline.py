@@ -7,8 +7,8 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from streamrec.errors import ConfigError
-from streamrec.replay.catalogue_file import Catalogue
-from streamrec.wiring.features import build_knowledge, build_texts
+from streamrec.replay.catalogue_file import CatalogueItems
+from streamrec.wiring.features import build_features, build_texts
 from streamrec.wiring.models import (
     BASELINE,
     build_models,
@@ -21,20 +21,20 @@ from streamrec.wiring.processor import steady_arithmetic
 
 if TYPE_CHECKING:
     from streamrec.config.settings import Settings
-    from streamrec.engine.features import Knowledge
+    from streamrec.engine.features import FeatureStore
     from streamrec.engine.fusion.fusion import Fusion
     from streamrec.engine.models import Model
-    from streamrec.engine.pipeline import Recommender
+    from streamrec.engine.pipeline import Pipeline
     from streamrec.engine.scenarios.scenario import Scenario
-    from streamrec.engine.slates.responder import Answers
+    from streamrec.engine.slates.responder import SlateResponder
 
 PRIOR_WEIGHTS: Mapping[str, float] = {"popularity_days": 2.0}
 """Whom the fusion trusts at first: while nobody has learned much, what sells anyway is the safest answer."""
 
 
-def build_recommender(
-    settings: Settings, catalogue: Catalogue | None = None, *, eager: bool = True, told: bool = False
-) -> Recommender:
+def build_pipeline(
+    settings: Settings, catalogue: CatalogueItems | None = None, *, eager: bool = True, told: bool = False
+) -> Pipeline:
     """The recommender of a configuration, untaught.
 
     Without `eager`, items of the catalogue that do not say when they were added are known from their first event on.
@@ -44,12 +44,12 @@ def build_recommender(
         ConfigError: the positives are not rules, or the parts of the configuration do not fit together.
     """
     from streamrec.engine.arrays.labels import Interest
-    from streamrec.engine.learning.prequential import Progress
-    from streamrec.engine.learning.rate_limits import Contribution
-    from streamrec.engine.micro_batches import Tempo
+    from streamrec.engine.learning.prequential import PrequentialRecord
+    from streamrec.engine.learning.rate_limits import RateLimits
+    from streamrec.engine.micro_batches import Batching
     from streamrec.engine.models.trends import TrendModel
-    from streamrec.engine.pipeline import Recommender
-    from streamrec.engine.scenarios.rules import Rules
+    from streamrec.engine.pipeline import Pipeline
+    from streamrec.engine.scenarios.rules import ScenarioRules
     from streamrec.engine.trending.table import TRENDS
 
     learning, limits = settings.learning, settings.limits
@@ -60,27 +60,27 @@ def build_recommender(
             "twice learning.micro_batch, so that a micro-batch of new items finds room"
         )
     texts, scenarios = build_texts(settings), build_scenarios(settings)
-    knowledge = build_knowledge(settings, scenarios.values(), texts, catalogue, eager=eager, told=told)
-    items, listing, trends = knowledge.items, knowledge.listing, knowledge.trends
+    features = build_features(settings, scenarios.values(), texts, catalogue, eager=eager, told=told)
+    items, trends = features.items, features.trends
     by_name = build_models(settings, items, trends)
     models = list(by_name.values())
     unranked = {TRENDS: TrendModel(TRENDS, trends)} if trends is not None and TRENDS not in by_name else {}
     fusion = build_fusion(settings, list(by_name))
     steady_arithmetic()
-    return Recommender(
-        knowledge,
+    return Pipeline(
+        features,
         models,
-        build_retrievers(by_name, listing),
+        build_retrievers(by_name, features.catalogue),
         fusion,
-        build_answers(settings, knowledge, models, fusion),
-        Rules(scenarios, knowledge, list(by_name), unranked, build_searchers(items, listing, texts)),
+        build_responder(settings, features, models, fusion),
+        ScenarioRules(scenarios, features, list(by_name), unranked, build_searchers(items, features.catalogue, texts)),
         interest,
-        Tempo(learning.micro_batch, learning.micro_batch_s, learning.seed, settings.serving.recommend_on),
-        Progress(["fused", *by_name]),
-        Contribution(limits.max_items),
+        Batching(learning.micro_batch, learning.micro_batch_s, learning.seed, settings.serving.recommend_on),
+        PrequentialRecord(["fused", *by_name]),
+        RateLimits(limits.max_items),
         fill=BASELINE,
         rollback_after=learning.rollback_after,
-        special=build_special_retrievers(knowledge, unranked),
+        special=build_special_retrievers(features, unranked),
         unranked=list(unranked.values()),
     )
 
@@ -102,29 +102,31 @@ def build_fusion(settings: Settings, models: Sequence[str]) -> Fusion:
     )
 
 
-def build_answers(settings: Settings, knowledge: Knowledge, models: Sequence[Model], fusion: Fusion) -> Answers:
+def build_responder(
+    settings: Settings, features: FeatureStore, models: Sequence[Model], fusion: Fusion
+) -> SlateResponder:
     """Makes slates, by the plan and the policies of a configuration.
 
     Raises:
         ConfigError: as `build_plan`.
     """
-    from streamrec.engine.policies.registry import Roster
-    from streamrec.engine.slates.responder import Answers
+    from streamrec.engine.policies.registry import PolicyRegistry
+    from streamrec.engine.slates.responder import SlateResponder
     from streamrec.engine.trending.table import TRENDS
 
-    trends = knowledge.trends
-    return Answers(
+    trends = features.trends
+    return SlateResponder(
         models,
         fusion,
-        knowledge.items,
-        knowledge.listing.boost,
-        Roster(partial(build_policy, settings)),
+        features.items,
+        features.catalogue.boost,
+        PolicyRegistry(partial(build_policy, settings)),
         build_plan(settings),
         settings.serving.k,
         settings.rollout.imitate,
-        knowledge.doubt,
+        features.uncertainty,
         lambda now_ms: (TRENDS,) if trends is not None and trends.table.stale(now_ms) else (),
-        knowledge.ads,
+        features.ads,
     )
 
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from streamrec.config.settings import Settings
     from streamrec.engine.policies import Policy
     from streamrec.engine.rollout.plan import Plan
-    from streamrec.engine.rollout.revisions import Book
+    from streamrec.engine.rollout.revisions import RolloutStore
 
 
 def build_policy(settings: Settings, name: str) -> Policy:
@@ -78,12 +78,12 @@ def settled_revision(settings: Settings) -> Revision:
     )
 
 
-def following(settings: Settings, book: Book) -> Callable[[], Plan | None]:
+def following(settings: Settings, rollouts: RolloutStore) -> Callable[[], Plan | None]:
     """Looks into a book: the plan of its newest revision when it is another than last time, else None."""
     known: list[int] = []
 
     def revised() -> Plan | None:
-        revision = book.latest()
+        revision = rollouts.latest()
         if revision is None or known == [revision.number]:
             return None
         known[:] = [revision.number]

@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from streamrec.replay.catalogue_file import Catalogue
-from streamrec.wiring.pipeline import build_recommender, build_scenarios
+from streamrec.replay.catalogue_file import CatalogueItems
+from streamrec.wiring.pipeline import build_pipeline, build_scenarios
 
 if TYPE_CHECKING:
     from streamrec.config.settings import Settings
     from streamrec.engine.attribution.open_slates import Charge, OpenSlates
-    from streamrec.engine.batch_result import Portion
+    from streamrec.engine.batch_result import BatchResult
     from streamrec.engine.rollout.plan import Plan
     from streamrec.state import Store
-    from streamrec.state.snapshots import SnapshotShelf
+    from streamrec.state.snapshots import SnapshotDirectory
     from streamrec.transport import Follower, Record, Sink, Source
     from streamrec.worker.loop import Worker
-    from streamrec.worker.validation import Tolerance
+    from streamrec.worker.validation import ValidationLimits
 
 SLATES_HELD = 10_000
 """Users whose open slates are kept in memory, some 8 kB a slate; the others' lie in the store."""
@@ -28,68 +28,68 @@ def build_worker(
     source: Source,
     sink: Sink,
     store: Store,
-    shelf: SnapshotShelf | None,
+    snapshots: SnapshotDirectory | None,
     *,
-    catalogue: Catalogue | None = None,
-    observer: Callable[[Portion], None] | None = None,
+    catalogue: CatalogueItems | None = None,
+    observer: Callable[[BatchResult], None] | None = None,
     revised: Callable[[], Plan | None] = lambda: None,
     follower: Follower | None = None,
     trends: Follower | None = None,
     eager: bool = True,
 ) -> Worker:
-    """A worker on any transport and store; `shelf` None keeps no model snapshots (a backtest).
+    """A worker on any transport and store; `snapshots` None keeps no model snapshots (a backtest).
 
     `revised` is asked at the start and after each checkpoint: a plan that is new since, None when there is none.
     `catalogue` is what is known of items at the start, `follower` the topic that says more; `trends` is the topic that
-    says what is gaining; `eager` as in `build_recommender`.
+    says what is gaining; `eager` as in `build_pipeline`.
     """
     import time
 
-    from streamrec.engine.items.item_counts import Ledger
-    from streamrec.engine.trending.topic_counts import Statements
-    from streamrec.worker.checkpoints import Checkpoints, Pace
+    from streamrec.engine.items.item_counts import ItemCounts
+    from streamrec.engine.trending.topic_counts import TopicTrendCounts
+    from streamrec.worker.checkpoints import CheckpointPace, Checkpoints
     from streamrec.worker.health import Health
     from streamrec.worker.loop import Worker
     from streamrec.worker.metrics import Metrics
-    from streamrec.worker.step import Addresses
+    from streamrec.worker.step import OutputTopics
     from streamrec.worker.trends_feed import TrendsFeed
 
     limits, topics = settings.limits, settings.topics
-    recommender = build_recommender(settings, catalogue, eager=eager, told=trends is not None)
-    statements = recommender.knowledge.trends
-    ledger = Ledger(limits.max_users)
-    open_slates = build_open_slates(settings, recommender.knowledge.ads.charge)
-    pace = Pace(settings.checkpoints.interval_s, settings.checkpoints.share)
+    pipeline = build_pipeline(settings, catalogue, eager=eager, told=trends is not None)
+    statements = pipeline.features.trends
+    item_counts = ItemCounts(limits.max_users)
+    open_slates = build_open_slates(settings, pipeline.features.ads.charge)
+    pace = CheckpointPace(settings.checkpoints.interval_s, settings.checkpoints.share)
     return Worker(
-        recommender,
-        ledger,
+        pipeline,
+        item_counts,
         open_slates,
         Checkpoints(
-            recommender, ledger, open_slates, store, shelf, pace, time.monotonic, lambda: int(time.time() * 1000)
+            pipeline, item_counts, open_slates, store, snapshots, pace, time.monotonic, lambda: int(time.time() * 1000)
         ),
         source,
         sink,
         store,
-        Addresses(topics.recommendations, topics.outcomes, topics.dead_letters),
-        build_tolerance(settings),
-        Metrics(["fused", *recommender.fusion.models], settings.scenarios),
+        OutputTopics(topics.recommendations, topics.outcomes, topics.dead_letters),
+        build_validation_limits(settings),
+        Metrics(["fused", *pipeline.fusion.models], settings.scenarios),
         Health(settings.stuck_s),
         settings.checkpoints.handover_s,
         observer,
         revised,
         follower,
         TrendsFeed(trends, statements, limits.max_message_bytes)
-        if trends is not None and isinstance(statements, Statements)
+        if trends is not None and isinstance(statements, TopicTrendCounts)
         else None,
     )
 
 
-def build_tolerance(settings: Settings) -> Tolerance:
+def build_validation_limits(settings: Settings) -> ValidationLimits:
     """What is still an event, by a configuration."""
-    from streamrec.worker.validation import Tolerance
+    from streamrec.worker.validation import ValidationLimits
 
     limits = settings.limits
-    return Tolerance(
+    return ValidationLimits(
         limits.max_message_bytes,
         limits.max_depth,
         limits.max_bad_in_a_row,
@@ -103,8 +103,8 @@ def build_tolerance(settings: Settings) -> Tolerance:
 def build_rehearsal(
     settings: Settings,
     records: Callable[[], Iterator[Record]],
-    observer: Callable[[Portion], None],
-    catalogue: Catalogue | None = None,
+    observer: Callable[[BatchResult], None],
+    catalogue: CatalogueItems | None = None,
 ) -> Worker:
     """A worker on a log of the past, in this process: nothing is answered, and nothing outlives it."""
     from streamrec.state.memory import MemoryStore
@@ -118,8 +118,8 @@ def build_warmup(
     settings: Settings,
     past: Source,
     store: Store,
-    observer: Callable[[Portion], None] | None = None,
-    catalogue: Catalogue | None = None,
+    observer: Callable[[BatchResult], None] | None = None,
+    catalogue: CatalogueItems | None = None,
 ) -> Worker:
     """A worker on a log of the past, over the live store: nothing is answered, and snapshots are left to the caller."""
     from streamrec.transport.local import LocalSink
@@ -135,10 +135,12 @@ def build_warmup(
 
 def build_open_slates(settings: Settings, charge: Charge) -> OpenSlates:
     """The slates that wait for their outcomes: none yet. `charge` is told what clicks on ads cost."""
-    from streamrec.engine.attribution.attribution import RewardRule, Rules, SeenRule
-    from streamrec.engine.attribution.open_slates import OpenSlates, Room
+    from streamrec.engine.attribution.attribution import AttributionRules, RewardRule, SeenRule
+    from streamrec.engine.attribution.open_slates import OpenSlateLimits, OpenSlates
 
     given = settings.attribution
-    rules = Rules(int(given.window_s * 1000), SeenRule(given.seen), RewardRule(given.reward), dict(given.values))
-    room = Room(SLATES_HELD, given.max_open_per_user, given.max_open)
+    rules = AttributionRules(
+        int(given.window_s * 1000), SeenRule(given.seen), RewardRule(given.reward), dict(given.values)
+    )
+    room = OpenSlateLimits(SLATES_HELD, given.max_open_per_user, given.max_open)
     return OpenSlates(rules, int(given.lateness_s * 1000), room, charge)

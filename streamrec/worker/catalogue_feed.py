@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 
 from streamrec.codec import brief, decode_item
-from streamrec.engine.items.catalogue import Listing
+from streamrec.engine.items.catalogue import Catalogue
 from streamrec.errors import BadEvent
 from streamrec.events import Item
 from streamrec.transport import Follower, Record
@@ -23,10 +23,12 @@ _ID_BYTES = 1_024
 class CatalogueFeed:
     """Tells a listing what a topic says."""
 
-    def __init__(self, follower: Follower, listing: Listing, bury: Bury, max_bytes: int, max_depth: int) -> None:
+    def __init__(
+        self, follower: Follower, catalogue: Catalogue, dead_letter: Bury, max_bytes: int, max_depth: int
+    ) -> None:
         self.follower = follower
-        self._listing = listing
-        self._bury = bury
+        self._catalogue = catalogue
+        self._dead_letter = dead_letter
         self._max_bytes = max_bytes
         self._max_depth = max_depth
         self._seen: deque[Record] = deque()  # and not told yet
@@ -52,12 +54,12 @@ class CatalogueFeed:
             item_id = id_of(record)
             item = item_of(record, self._max_bytes, self._max_depth) if record.value else None
         except BadEvent as error:
-            self._bury(record, error)
+            self._dead_letter(record, error)
             return
         if item is None:
-            self._listing.withdraw(item_id)
+            self._catalogue.withdraw(item_id)
         else:
-            self._listing.take(item, record.timestamp_ms)
+            self._catalogue.take(item, record.timestamp_ms)
 
 
 def id_of(record: Record) -> str:

@@ -14,10 +14,10 @@ from itertools import islice
 
 from streamrec.engine.ads import accounts
 from streamrec.engine.attribution.open_slates import DIRECTORY, OpenSlates
-from streamrec.engine.items.item_counts import Ledger
-from streamrec.engine.pipeline import Recommender
+from streamrec.engine.items.item_counts import ItemCounts
+from streamrec.engine.pipeline import Pipeline
 from streamrec.errors import StaleEpoch, StateMissing
-from streamrec.state import Checkpoint, Key, Kind, Mark, Saved, Shelf, Store
+from streamrec.state import Checkpoint, Key, Kind, Mark, Saved, SnapshotStore, Store
 from streamrec.worker.recovery import begin, good_ones, last_good
 
 LOG = logging.getLogger("streamrec.worker.checkpoints")
@@ -31,7 +31,7 @@ ROLLBACKS_KEPT = 2
 
 
 @dataclass(frozen=True, slots=True)
-class Pace:
+class CheckpointPace:
     """How often: at least `interval_s` apart, and no more than `share` of the time."""
 
     interval_s: float
@@ -52,22 +52,22 @@ class Checkpoints:
 
     def __init__(
         self,
-        recommender: Recommender,
-        ledger: Ledger,
+        pipeline: Pipeline,
+        item_counts: ItemCounts,
         open_slates: OpenSlates,
         store: Store,
-        shelf: Shelf | None,
-        pace: Pace,
+        snapshots: SnapshotStore | None,
+        pace: CheckpointPace,
         clock: Callable[[], float],
         wall_ms: Callable[[], int],
     ) -> None:
-        """`shelf` None keeps no models (a backtest); `clock` counts seconds, `wall_ms` dates snapshots."""
-        self.recommender = recommender
-        self.ledger = ledger
+        """`snapshots` None keeps no models (a backtest); `clock` counts seconds, `wall_ms` dates snapshots."""
+        self.pipeline = pipeline
+        self.item_counts = item_counts
         self.open_slates = open_slates
-        self.accounts = recommender.knowledge.ads.accounts
+        self.accounts = pipeline.features.ads.accounts
         self.store = store
-        self.shelf = shelf
+        self.snapshots = snapshots
         self.positions: dict[int, int] = {}  # per partition held: the next offset its state has not seen
         self.taught: dict[int, int] = {}  # per partition: the models have learned what comes before this offset already
         self.disowned: list[int] = []  # partitions that turned out to have a newer owner, to be let go
@@ -123,8 +123,8 @@ class Checkpoints:
         leaving = list(partitions)
         for partition in leaving:
             self.taught[partition] = max(self.taught.get(partition, 0), self.positions.get(partition, 0))
-        self.recommender.knowledge.users.drop(leaving)
-        self.ledger.drop(leaving)
+        self.pipeline.features.users.drop(leaving)
+        self.item_counts.drop(leaving)
         self.open_slates.drop(leaving)
         self.accounts.drop(leaving)
         self.disowned = [partition for partition in self.disowned if partition not in leaving]
@@ -145,17 +145,17 @@ class Checkpoints:
         # Asked before anything is opened, by a worker that has run for long too: an emptied store must not come to know
         # a partition again, so that the answer stays the same at the next try, and for others. A partition that was
         # opened but never committed is no sign of loss: its worker died between its first snapshot and first commit.
-        if self.shelf is not None and self.shelf.latest() is not None and not self.store.marks():
+        if self.snapshots is not None and self.snapshots.latest() is not None and not self.store.marks():
             raise StateMissing(
-                f"{self.shelf.directory} holds model snapshots, but the store knows of no partition: it was emptied, "
-                "or is another one. Bring its data back, or name another checkpoints.directory to start afresh"
+                f"{self.snapshots.directory} holds model snapshots, but the store knows of no partition: it was "
+                "emptied, or is another one. Bring its data back, or name another checkpoints.directory to start afresh"
             )
 
     def _restore_models(self) -> None:
-        if self.shelf is None:
+        if self.snapshots is None:
             return
         # Partitions are committed one after the other: after a crash in between, the newest name is the models' own.
-        beginning = begin(self.shelf, self._marks, self.recommender.schema, self.recommender.restore)
+        beginning = begin(self.snapshots, self._marks, self.pipeline.schema, self.pipeline.restore)
         if beginning is None:
             return
         snapshot = beginning.snapshot
@@ -169,7 +169,7 @@ class Checkpoints:
         """Whether it is time for the next one."""
         wait_s = max(self._pace.interval_s, self._last_took / self._pace.share)
         waited = self._clock() - self._last_at >= wait_s or self._waiting() >= MANY_CHANGES
-        return waited or bool(self.recommender.quarantine.sentenced())
+        return waited or bool(self.pipeline.quarantine.sentenced())
 
     def save(self, flush: Callable[[float], None]) -> dict[int, int]:
         """One checkpoint of the partitions held; returns the positions that are safe now. Nothing new, nothing written.
@@ -218,15 +218,15 @@ class Checkpoints:
             now.writing = None
 
     def _save_models(self) -> str | None:
-        if self.shelf is None:
+        if self.snapshots is None:
             return None
         protect = {mark.snapshot for mark in self.store.marks().values() if mark.snapshot is not None}
-        state, schema = self.recommender.state(), self.recommender.schema
-        suspect, learned = self.recommender.learners.suspects(state), self._learned()
+        state, schema = self.pipeline.state(), self.pipeline.schema
+        suspect, learned = self.pipeline.rollback.suspects(state), self._learned()
         for component in suspect:
-            older = self.recommender.quarantine.before(component)
-            protect.update(islice(good_ones(self.shelf, component, schema, learned, older), ROLLBACKS_KEPT))
-        return self.shelf.save(state, learned, schema, now_ms=self._wall_ms(), protect=protect, suspect=suspect)
+            older = self.pipeline.quarantine.before(component)
+            protect.update(islice(good_ones(self.snapshots, component, schema, learned, older), ROLLBACKS_KEPT))
+        return self.snapshots.save(state, learned, schema, now_ms=self._wall_ms(), protect=protect, suspect=suspect)
 
     def _learned(self) -> dict[int, int]:
         """How far the models have learned, by partition."""
@@ -237,33 +237,33 @@ class Checkpoints:
 
     def last_good(self, component: str, before: str | None = None) -> Saved | None:
         """The newest snapshot, older than `before`, in which this component was not in doubt; None without one."""
-        if self.shelf is None:
+        if self.snapshots is None:
             return None
-        return last_good(self.shelf, component, self.recommender.schema, self._learned(), before)
+        return last_good(self.snapshots, component, self.pipeline.schema, self._learned(), before)
 
     def roll_back(self) -> list[str]:
         """Bring everybody who is sentenced back to where they were last good, or to the untaught; returns who was.
 
         Reads the disk: to be called between steps.
         """
-        sentenced = list(self.recommender.quarantine.sentenced())
+        sentenced = list(self.pipeline.quarantine.sentenced())
         for component in sentenced:
-            saved = self.last_good(component, self.recommender.quarantine.before(component))
+            saved = self.last_good(component, self.pipeline.quarantine.before(component))
             if saved is None:
-                self.recommender.learners.roll_back(component, None, None)
+                self.pipeline.rollback.roll_back(component, None, None)
             else:
-                self.recommender.learners.roll_back(component, saved.reference, saved.arrays)
+                self.pipeline.rollback.roll_back(component, saved.reference, saved.arrays)
             where = "untaught: no good snapshot is left" if saved is None else f"as it was in {saved.reference}"
             LOG.warning("quarantine: %s was in danger and is %s; on probation now", component, where)
         return sentenced
 
     def _waiting(self) -> int:
         slates, spent = self.open_slates.changed, self.accounts.changed
-        return self.recommender.knowledge.users.changed + self.ledger.changed + slates + spent
+        return self.pipeline.features.users.changed + self.item_counts.changed + slates + spent
 
     def _changes(self, partition: int) -> dict[Key, bytes]:
-        users = self.recommender.knowledge.users.take_changes(partition)
-        items = self.ledger.take_changes(partition)
+        users = self.pipeline.features.users.take_changes(partition)
+        items = self.item_counts.take_changes(partition)
         slates = self.open_slates.take_changes(partition)
         kinds = {
             Kind.USER: users,

@@ -30,7 +30,7 @@ _DETAIL_CHARS = 500
 _PLACE = re.compile(r"(?P<topic>[A-Za-z0-9._-]+)-(?P<partition>\d{1,9})-(?P<offset>\d{1,18})")
 
 
-class Place(NamedTuple):
+class MessagePlace(NamedTuple):
     """Where a record lies. Written TOPIC-PARTITION-OFFSET, and read from the right: a topic may have dashes."""
 
     topic: str
@@ -41,26 +41,26 @@ class Place(NamedTuple):
         return f"{self.topic}-{self.partition}-{self.offset}"
 
     @classmethod
-    def of(cls, text: str) -> Place | None:
+    def of(cls, text: str) -> MessagePlace | None:
         """The place that is written so; None where none is."""
         found = _PLACE.fullmatch(text)
         return cls(found["topic"], int(found["partition"]), int(found["offset"])) if found else None
 
 
 @dataclass(frozen=True, slots=True)
-class Letter:
+class DeadLetter:
     """One message that was put aside.
 
     `headers` are the message's own. `redriven_from` is the letter that was sent back and became this one; empty for
     most. `cut_bytes` is the length that the value had, 0 where all of it is here.
     """
 
-    place: Place
+    place: MessagePlace
     sent_ms: int
     reason: str
     field: str
     detail: str
-    origin: Place
+    origin: MessagePlace
     key: bytes | None
     value: bytes | None
     headers: Headers
@@ -78,7 +78,7 @@ class Letter:
         return len(self.value or b"") + len(self.key or b"") + _size(self.headers)
 
 
-def sealed(record: Record, error: BadEvent) -> tuple[bytes | None, bytes | None, list[tuple[str, bytes]]]:
+def dead_letter_message(record: Record, error: BadEvent) -> tuple[bytes | None, bytes | None, list[tuple[str, bytes]]]:
     """Key, value and headers of the letter that a message becomes, as it came but for the headers that are added.
 
     Of a message that no broker would take with them, only the beginning is kept: the whole still stands where it stood.
@@ -99,15 +99,15 @@ def sealed(record: Record, error: BadEvent) -> tuple[bytes | None, bytes | None,
     return key, value, [*kept, *((name, text.encode("utf-8", "replace")) for name, text in why.items())]
 
 
-def opened(record: Record) -> Letter | None:
+def opened(record: Record) -> DeadLetter | None:
     """The letter that a record of the dead-letter topic holds; None where it is something else."""
     said = {name: content.decode("utf-8", "replace") for name, content in record.headers}
     partition, offset, cut = said.get(PARTITION, ""), said.get(OFFSET, ""), said.get(CUT, "0")
-    origin = Place.of(f"{said.get(TOPIC, '')}-{partition}-{offset}")
+    origin = MessagePlace.of(f"{said.get(TOPIC, '')}-{partition}-{offset}")
     if REASON not in said or origin is None or not (partition.isdecimal() and offset.isdecimal() and cut.isdecimal()):
         return None
-    return Letter(
-        place=Place(record.topic, record.partition, record.offset),
+    return DeadLetter(
+        place=MessagePlace(record.topic, record.partition, record.offset),
         sent_ms=record.timestamp_ms,
         reason=said[REASON],
         field=said.get(FIELD, ""),
@@ -121,17 +121,17 @@ def opened(record: Record) -> Letter | None:
     )
 
 
-def returned(letter: Letter) -> Headers:
+def returned(dead_letter: DeadLetter) -> Headers:
     """The headers with which a letter's message goes back: its own, and the letter's name."""
-    own = tuple(pair for pair in letter.headers if pair[0] not in (REDRIVEN_FROM, REDRIVEN_ORIGIN))
-    return (*own, (REDRIVEN_FROM, str(letter.place).encode()), (REDRIVEN_ORIGIN, str(letter.origin).encode()))
+    own = tuple(pair for pair in dead_letter.headers if pair[0] not in (REDRIVEN_FROM, REDRIVEN_ORIGIN))
+    return (*own, (REDRIVEN_FROM, str(dead_letter.place).encode()), (REDRIVEN_ORIGIN, str(dead_letter.origin).encode()))
 
 
-def origin_of(record: Record) -> Place | None:
+def origin_of(record: Record) -> MessagePlace | None:
     """For a record that was sent back: the place of the message that it repeats. None for any other record."""
     for name, content in record.headers:
         if name == REDRIVEN_ORIGIN:
-            return Place.of(content.decode("utf-8", "replace"))
+            return MessagePlace.of(content.decode("utf-8", "replace"))
     return None
 
 

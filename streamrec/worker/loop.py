@@ -13,9 +13,9 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from streamrec.engine.attribution.open_slates import OpenSlates
-from streamrec.engine.batch_result import Portion
-from streamrec.engine.items.item_counts import Ledger
-from streamrec.engine.pipeline import Recommender
+from streamrec.engine.batch_result import BatchResult
+from streamrec.engine.items.item_counts import ItemCounts
+from streamrec.engine.pipeline import Pipeline
 from streamrec.engine.rollout.plan import Plan
 from streamrec.errors import StaleEpoch, StateError, StateUnavailable, StreamrecError
 from streamrec.state import Key, Store
@@ -25,10 +25,10 @@ from streamrec.worker.catalogue_feed import CatalogueFeed
 from streamrec.worker.checkpoints import Checkpoints
 from streamrec.worker.health import Health, Need
 from streamrec.worker.metrics import Metrics
-from streamrec.worker.retry import AWAY, Patience
-from streamrec.worker.step import Access, Addresses, Fold
+from streamrec.worker.retry import AWAY, Retry
+from streamrec.worker.step import OutputTopics, StateAccess, StepProcessor
 from streamrec.worker.trends_feed import TrendsFeed
-from streamrec.worker.validation import Tolerance
+from streamrec.worker.validation import ValidationLimits
 
 LOG = logging.getLogger("streamrec.worker.loop")
 POLL_RECORDS = 512
@@ -46,19 +46,19 @@ class Worker:
 
     def __init__(
         self,
-        recommender: Recommender,
-        ledger: Ledger,
+        pipeline: Pipeline,
+        item_counts: ItemCounts,
         open_slates: OpenSlates,
         checkpoints: Checkpoints,
         source: Source,
         sink: Sink,
         store: Store,
-        addresses: Addresses,
-        tolerance: Tolerance,
+        output_topics: OutputTopics,
+        validation_limits: ValidationLimits,
         metrics: Metrics,
         health: Health,
         handover_s: float,
-        observer: Callable[[Portion], None] | None = None,
+        observer: Callable[[BatchResult], None] | None = None,
         revised: Callable[[], Plan | None] = lambda: None,
         catalogue: Follower | None = None,
         trends: TrendsFeed | None = None,
@@ -71,7 +71,7 @@ class Worker:
         checkpoint whether a new plan tells who gets which policy. `catalogue` is read whole before the first event, and
         followed between steps; so are `trends`, but nobody waits for them long.
         """
-        self.recommender = recommender
+        self.pipeline = pipeline
         self.metrics = metrics
         self.health = health
         self._open_slates = open_slates
@@ -82,13 +82,27 @@ class Worker:
         self._handover_s = handover_s
         self._revised = revised
         self._clock = clock
-        access = Access(store.load, self._load_surely, self._save)
-        self.fold = Fold(
-            recommender, ledger, open_slates, access, sink, addresses, tolerance, metrics, observer, wall_ms
+        access = StateAccess(store.load, self._load_surely, self._save)
+        self.fold = StepProcessor(
+            pipeline,
+            item_counts,
+            open_slates,
+            access,
+            sink,
+            output_topics,
+            validation_limits,
+            metrics,
+            observer,
+            wall_ms,
         )
-        listing = recommender.knowledge.listing
         self._catalogue = (
-            CatalogueFeed(catalogue, listing, self.fold.bury, tolerance.max_message_bytes, tolerance.max_depth)
+            CatalogueFeed(
+                catalogue,
+                pipeline.features.catalogue,
+                self.fold.dead_letter,
+                validation_limits.max_message_bytes,
+                validation_limits.max_depth,
+            )
             if catalogue is not None
             else None
         )
@@ -96,7 +110,7 @@ class Worker:
             health.lack(Need.CATALOGUE, f"topic {catalogue.topic!r} is not read to its end yet")
         self._trends = trends
         self._brake = Brake(source, metrics)
-        self._patience = Patience(source, self._brake, health, clock)
+        self._retry = Retry(source, self._brake, health, clock)
         self._disowned_at: dict[int, float] = {}  # partitions that are another's, until the group says so too
         self._poll_records = min(POLL_RECORDS, self.fold.most_records)
 
@@ -117,14 +131,14 @@ class Worker:
         try:
             self._read_catalogue()
             if self._trends is not None:
-                self._trends.read(POLL_TIMEOUT_S, lambda: self._patience.stop_by is None)
-            self._patience.endure(self._follow)
-            while self._patience.stop_by is None and not self._source.exhausted():
+                self._trends.read(POLL_TIMEOUT_S, lambda: self._retry.stop_by is None)
+            self._retry.endure(self._follow)
+            while self._retry.stop_by is None and not self._source.exhausted():
                 self._look_around()
                 self._handle(self._source.poll(self._poll_records, POLL_TIMEOUT_S))
                 if self._checkpoints.due():
-                    self._patience.endure(self.checkpoint)
-            self._patience.endure(self.checkpoint)
+                    self._retry.endure(self.checkpoint)
+            self._retry.endure(self.checkpoint)
             self._source.close()
             self._sink.close()
         except BaseException:
@@ -139,11 +153,11 @@ class Worker:
 
     def stop(self) -> None:
         """Finish the step at hand, save a checkpoint and leave. Safe from a signal handler or another thread."""
-        self._patience.stop_by = self._clock() + self._handover_s
+        self._retry.stop_by = self._clock() + self._handover_s
 
     def _abandon(self) -> None:
         """Leave without saving: what was done since the last checkpoint is done again by the next worker."""
-        self._patience.stop_by = self._clock()
+        self._retry.stop_by = self._clock()
         self._checkpoints.let_go(list(self._checkpoints.positions))  # closing must not save half a step
         for close in (partial(self._sink.close, LAST_WORDS_S), self._source.close):  # dead letters say why we stop
             try:
@@ -155,15 +169,15 @@ class Worker:
         """To where it ends as of now: what was withdrawn must not be on the first slate."""
         if self._catalogue is None:
             return
-        while self._patience.stop_by is None and not self._catalogue.whole():
-            self._patience.endure(partial(self._catalogue.look, POLL_TIMEOUT_S))
+        while self._retry.stop_by is None and not self._catalogue.whole():
+            self._retry.endure(partial(self._catalogue.look, POLL_TIMEOUT_S))
         self.health.have(Need.CATALOGUE)
 
     def _look_around(self) -> None:
         """What has to be known before the next poll."""
         self.health.beat()
         if self._catalogue is not None:
-            self._patience.endure(self._catalogue.look)
+            self._retry.endure(self._catalogue.look)
         if self._trends is not None:
             self._trends.look()
         self._brake.watch(self._sink.fullness())
@@ -185,7 +199,7 @@ class Worker:
         def attempt() -> None:
             self.step([r for r in records if self._checkpoints.epoch(r.partition) == epochs[r.partition]])
 
-        self._patience.endure(attempt)
+        self._retry.endure(attempt)
 
     # Step and checkpoint
 
@@ -209,17 +223,17 @@ class Worker:
         self._let_go_disowned()
         self.metrics.lag.set(self._source.lag() or 0)
         self.metrics.skipped.set(self._source.skipped_records)
-        for name, count in self.recommender.refused_updates().items():
+        for name, count in self.pipeline.refused_updates().items():
             self.metrics.refused.labels(name).set(count)
-        self.metrics.stand(self.recommender.progress.recent())
-        for bucket, count in self.recommender.contribution.held_back().items():
+        self.metrics.stand(self.pipeline.progress.recent())
+        for bucket, count in self.pipeline.rate_limits.held_back().items():
             self.metrics.held_back.labels(bucket).set(count)
         self.metrics.wait(self._open_slates)
-        listing = self.recommender.knowledge.listing
-        self.metrics.listed(len(listing), listing.dropped)
-        if self._trends is not None and self.recommender.knowledge.trends is not None:
-            self.metrics.told(self.recommender.knowledge.trends.table.age_s, self._trends.refused)
-        self.metrics.judged(self._checkpoints.roll_back(), self.recommender.quarantine.standing())
+        catalogue = self.pipeline.features.catalogue
+        self.metrics.listed(len(catalogue), catalogue.dropped)
+        if self._trends is not None and self.pipeline.features.trends is not None:
+            self.metrics.told(self.pipeline.features.trends.table.age_s, self._trends.refused)
+        self.metrics.judged(self._checkpoints.roll_back(), self.pipeline.quarantine.standing())
         self._follow()
 
     def _save(self) -> None:
@@ -231,11 +245,11 @@ class Worker:
         plan = self._revised()
         if plan is not None:
             LOG.info("rollout: %s", plan)
-            self.recommender.answers.follow(plan)
+            self.pipeline.answers.follow(plan)
 
     def _load_surely(self, keys: Sequence[Key]) -> list[bytes | None]:
         try:
-            return self._patience.insist(lambda: self._store.load(keys), INSIST_S)
+            return self._retry.insist(lambda: self._store.load(keys), INSIST_S)
         except StateUnavailable as error:  # half a step cannot be taken again
             raise StateError(f"in the middle of a step: {error}") from error
 
@@ -247,7 +261,7 @@ class Worker:
         Raises:
             StateUnavailable: the store stayed away for a minute.
         """
-        starts = self._patience.insist(lambda: self._checkpoints.take_over(partitions), INSIST_S)
+        starts = self._retry.insist(lambda: self._checkpoints.take_over(partitions), INSIST_S)
         self.metrics.began(self._checkpoints.skipped_snapshots, self._checkpoints.unlearned)
         self._settle(partitions)
         self.health.have(Need.MODELS)
@@ -256,7 +270,7 @@ class Worker:
     def revoked(self, partitions: Sequence[int]) -> None:
         """See `transport.Assignee`. What cannot be saved within `handover_s` is done again by the new owner."""
         try:
-            self._patience.insist(self._save, self._handover_s)
+            self._retry.insist(self._save, self._handover_s)
         except AWAY as error:
             LOG.warning("partitions %s go without a checkpoint: %s", list(partitions), error)
             self.metrics.unsaved.inc(len(partitions))
@@ -272,7 +286,7 @@ class Worker:
 
     def _let_go(self, partitions: Sequence[int]) -> None:
         self._checkpoints.let_go(partitions)
-        self.fold.intake.let_go(partitions)
+        self.fold.validator.let_go(partitions)
         self._settle(partitions)
 
     def _let_go_disowned(self) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from streamrec.engine.attribution.open_slates import OpenSlates
-from streamrec.engine.learning.prequential import Drift, Standing
+from streamrec.engine.learning.prequential import DriftAlarm, ListStanding
 from streamrec.engine.learning.quarantine import MODEL
 from streamrec.engine.learning.trial import Trial
 from streamrec.events import Slate
@@ -163,7 +163,7 @@ class Metrics:
             if hits:
                 self.hits.labels(name).inc(hits)
 
-    def stand(self, standings: Mapping[str, Standing]) -> None:
+    def stand(self, standings: Mapping[str, ListStanding]) -> None:
         """Show how well each list does."""
         for name, standing in standings.items():
             self.loss.labels(name).set(standing.loss)
@@ -199,7 +199,7 @@ class Metrics:
         self.unseen.set(slates.unseen)
         self.late_credits.set(slates.late)
 
-    def drifted(self, drifts: Iterable[Drift]) -> None:
+    def drifted(self, drifts: Iterable[DriftAlarm]) -> None:
         """Count and log what came to light; each drift is told once."""
         for drift in drifts:
             self.drifts.labels(drift.name, drift.measure).inc()

@@ -38,21 +38,21 @@ class Stopwatch:
 
 def watch_worker(worker: Worker, stopwatch: Stopwatch) -> None:
     """Put a clock around every step of a worker."""
-    recommender, fold = worker.recommender, worker.fold
+    pipeline, fold = worker.pipeline, worker.fold
     steps = [
-        (fold.intake, "read", "decode"),
+        (fold.validator, "read", "decode"),
         (fold, "deduplicated", "deduplicate and count"),
         (fold, "publish", "publish"),
         (worker, "checkpoint", "checkpoint"),
         (worker._source, "poll", "read"),
         (fold, "admit", "load from the store"),
-        (recommender, "remember", "remember"),
-        (recommender, "rank", "retrieve"),
-        (recommender.answers, "slates", "make slates"),
-        (recommender, "learn", "learn, other"),
-        (recommender.fusion, "describe", "fuse"),
-        (recommender.answers.roster, "deal", "choose"),
-        (recommender.fusion, "learn", "learn fusion"),
+        (pipeline, "remember", "remember"),
+        (pipeline, "rank", "retrieve"),
+        (pipeline.answers, "slates", "make slates"),
+        (pipeline, "learn", "learn, other"),
+        (pipeline.fusion, "describe", "fuse"),
+        (pipeline.answers.policies, "choose", "choose"),
+        (pipeline.fusion, "learn", "learn fusion"),
     ]
     run = worker.run
 
@@ -64,8 +64,8 @@ def watch_worker(worker: Worker, stopwatch: Stopwatch) -> None:
     setattr(worker, "run", run_counted)  # noqa: B010
     for owner, method, step in steps:
         stopwatch.watch(owner, method, step)
-    for retriever in recommender.retrievers:
+    for retriever in pipeline.retrievers:
         stopwatch.watch(retriever, "candidates", "retrieve")
-    for model in recommender.models:
+    for model in pipeline.models:
         stopwatch.watch(model, "score", f"score {model.name}")
         stopwatch.watch(model, "learn", f"learn {model.name}")

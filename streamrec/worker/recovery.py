@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 from streamrec.errors import StateError, StateMissing, StateUnavailable
-from streamrec.state import Arrays, Mark, Saved, Shelf
+from streamrec.state import Arrays, Mark, Saved, SnapshotStore
 
 LOG = logging.getLogger("streamrec.worker.recovery")
 FOREIGN = (KeyError, ValueError, IndexError, TypeError, RuntimeError)
@@ -20,7 +20,7 @@ FOREIGN = (KeyError, ValueError, IndexError, TypeError, RuntimeError)
 
 
 @dataclass(frozen=True, slots=True)
-class Beginning:
+class RestoredModels:
     """The snapshot that was begun with, and at what price."""
 
     snapshot: Saved
@@ -28,7 +28,9 @@ class Beginning:
     unlearned: Mapping[int, int]  # records per partition that users remember and no model has learned
 
 
-def begin(shelf: Shelf, marks: Mapping[int, Mark], schema: str, take: Callable[[Arrays], None]) -> Beginning | None:
+def begin(
+    snapshots: SnapshotStore, marks: Mapping[int, Mark], schema: str, take: Callable[[Arrays], None]
+) -> RestoredModels | None:
     """Load the newest snapshot that can be used and let `take` have its arrays; None where no mark names one.
 
     Raises:
@@ -37,9 +39,9 @@ def begin(shelf: Shelf, marks: Mapping[int, Mark], schema: str, take: Callable[[
     """
     named = {mark.snapshot for mark in marks.values() if mark.snapshot is not None}
     failed: dict[str, StateError] = {}
-    for reference in [*sorted(named, reverse=True), *_older(shelf, named, marks)]:
+    for reference in [*sorted(named, reverse=True), *_older(snapshots, named, marks)]:
         try:
-            snapshot = shelf.load(reference, schema)
+            snapshot = snapshots.load(reference, schema)
             _give(snapshot, take)
         except StateUnavailable:
             raise
@@ -54,12 +56,12 @@ def begin(shelf: Shelf, marks: Mapping[int, Mark], schema: str, take: Callable[[
     return None
 
 
-def _older(shelf: Shelf, named: Collection[str], held: Collection[int]) -> Iterator[str]:
+def _older(snapshots: SnapshotStore, named: Collection[str], held: Collection[int]) -> Iterator[str]:
     """Those that no mark names any more, newest first; asked for only when the named ones have failed."""
-    for reference in shelf.references() if named else ():
+    for reference in snapshots.references() if named else ():
         if reference < max(named) and reference not in named:
             try:
-                ours = any(partition in held for partition in shelf.describe(reference).watermarks)
+                ours = any(partition in held for partition in snapshots.describe(reference).watermarks)
             except StateError:
                 ours = True  # `load` will say what is wrong with it
             if ours:
@@ -76,11 +78,13 @@ def _give(snapshot: Saved, take: Callable[[Arrays], None]) -> None:
         ) from error
 
 
-def _told(snapshot: Saved, failed: Mapping[str, StateError], marks: Mapping[int, Mark], by_name: bool) -> Beginning:
+def _told(
+    snapshot: Saved, failed: Mapping[str, StateError], marks: Mapping[int, Mark], by_name: bool
+) -> RestoredModels:
     # With a directory for each worker, that others' snapshots are not here is no damage.
     damaged = {name: error for name, error in failed.items() if not (by_name and isinstance(error, StateMissing))}
     if not damaged:
-        return Beginning(snapshot, (), {})
+        return RestoredModels(snapshot, (), {})
     unlearned = {
         partition: mark.watermark - snapshot.watermarks.get(partition, 0)
         for partition, mark in marks.items()
@@ -94,11 +98,11 @@ def _told(snapshot: Saved, failed: Mapping[str, StateError], marks: Mapping[int,
         snapshot.reference,
         unlearned,
     )
-    return Beginning(snapshot, tuple(damaged), unlearned)
+    return RestoredModels(snapshot, tuple(damaged), unlearned)
 
 
 def good_ones(
-    shelf: Shelf, component: str, schema: str, standing: Mapping[int, int], before: str | None = None
+    snapshots: SnapshotStore, component: str, schema: str, standing: Mapping[int, int], before: str | None = None
 ) -> Iterator[str]:
     """References of the snapshots that a component may go back to, newest first.
 
@@ -110,11 +114,11 @@ def good_ones(
             beyond was made by others.
         before: only those older than this one.
     """
-    for reference in shelf.references():
+    for reference in snapshots.references():
         if before is not None and reference >= before:
             continue
         try:
-            told = shelf.describe(reference)
+            told = snapshots.describe(reference)
         except StateError:
             continue
         ours = all(standing.get(partition, -1) >= offset for partition, offset in told.watermarks.items())
@@ -123,12 +127,12 @@ def good_ones(
 
 
 def last_good(
-    shelf: Shelf, component: str, schema: str, standing: Mapping[int, int], before: str | None = None
+    snapshots: SnapshotStore, component: str, schema: str, standing: Mapping[int, int], before: str | None = None
 ) -> Saved | None:
     """The newest of `good_ones` that can still be read, None when there is none."""
-    for reference in good_ones(shelf, component, schema, standing, before):
+    for reference in good_ones(snapshots, component, schema, standing, before):
         try:
-            return shelf.load(reference, schema)
+            return snapshots.load(reference, schema)
         except StateError as error:
             LOG.warning("%s cannot go back there: %s", component, error)
     return None

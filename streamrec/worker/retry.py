@@ -23,7 +23,7 @@ AWAY = (StateUnavailable, PublishDelayed)
 Answer = TypeVar("Answer")
 
 
-class Patience:
+class Retry:
     """One worker's. `stop_by` is when it has no more time, on the clock given; None while it has all the time."""
 
     def __init__(self, source: Source, brake: Brake, health: Health, clock: Callable[[], float]) -> None:

@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Callable
 
 from streamrec.codec import decode
-from streamrec.engine.trending.topic_counts import Statements
+from streamrec.engine.trending.topic_counts import TopicTrendCounts
 from streamrec.errors import BadEvent, TransportError
 from streamrec.events import LATEST_TS_MS, Trend
 from streamrec.transport import Follower, Record
@@ -37,7 +37,7 @@ class TrendsFeed:
     def __init__(
         self,
         follower: Follower,
-        statements: Statements,
+        statements: TopicTrendCounts,
         max_bytes: int,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:

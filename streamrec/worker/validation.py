@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from streamrec.codec import decode_event
-from streamrec.engine.arrays.logged_event import Arrival
+from streamrec.engine.arrays.logged_event import LoggedEvent
 from streamrec.engine.scenarios.scenario import Needs, hold_to
 from streamrec.errors import BadEvent, TooManyBadEvents
 from streamrec.events import Event
@@ -29,7 +29,7 @@ Bury = Callable[[Record, BadEvent], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Tolerance:
+class ValidationLimits:
     """What is still an event."""
 
     max_message_bytes: int
@@ -43,16 +43,16 @@ class Tolerance:
     """What requests of each scenario must bring; none named: any name is taken."""
 
 
-Reading = Arrival | BadEvent
+Reading = LoggedEvent | BadEvent
 
 
-class Intake:
+class EventValidator:
     """Reads records and takes them."""
 
-    def __init__(self, tolerance: Tolerance, bury: Bury, buried_in: str) -> None:
+    def __init__(self, validation_limits: ValidationLimits, dead_letter: Bury, buried_in: str) -> None:
         """`buried_in` names the dead-letter topic, for errors."""
-        self._tolerance = tolerance
-        self._bury = bury
+        self._validation_limits = validation_limits
+        self._dead_letter = dead_letter
         self._buried_in = buried_in
         self._bad_in_a_row = 0
         self._bad_since: dict[int, int] = {}  # per partition, the first of the unusable records at its end
@@ -61,21 +61,21 @@ class Intake:
         """What each record holds. `taught`: per partition, what comes before this offset the models know already."""
         return [self._read(record, taught) for record in records]
 
-    def take(self, records: Sequence[Record], readings: Sequence[Reading]) -> list[Arrival]:
+    def take(self, records: Sequence[Record], readings: Sequence[Reading]) -> list[LoggedEvent]:
         """The arrivals among some records read, in log order; the others are buried.
 
         Raises:
             TooManyBadEvents: as many in a row as may be.
         """
-        arrivals = []
+        logged_events = []
         for record, reading in zip(records, readings, strict=True):
             if isinstance(reading, BadEvent):
                 self._refuse(record, reading)
             else:
                 self._bad_in_a_row = 0
                 self._bad_since.clear()
-                arrivals.append(reading)
-        return arrivals
+                logged_events.append(reading)
+        return logged_events
 
     def safe_position(self, record: Record) -> int:
         """Where its partition may be left behind, once this record is handled and no later one."""
@@ -88,46 +88,49 @@ class Intake:
 
     def _read(self, record: Record, taught: Mapping[int, int]) -> Reading:
         try:
-            event = event_of(record, self._tolerance)
+            event = event_of(record, self._validation_limits)
         except BadEvent as error:
             return error
         learned = record.offset < taught.get(record.partition, 0)
-        return Arrival(event, record.partition, record.offset, learned, record.topic)
+        return LoggedEvent(event, record.partition, record.offset, learned, record.topic)
 
     def _refuse(self, record: Record, error: BadEvent) -> None:
-        self._bury(record, error)
+        self._dead_letter(record, error)
         self._bad_since.setdefault(record.partition, record.offset)
         self._bad_in_a_row += 1
-        if self._bad_in_a_row >= self._tolerance.max_bad_in_a_row:
+        if self._bad_in_a_row >= self._validation_limits.max_bad_in_a_row:
             raise TooManyBadEvents(
                 f"{self._bad_in_a_row} messages in a row could not be used, the last one topic {record.topic!r} "
                 f"partition {record.partition} offset {record.offset}: {error.detail}. Mend what sends them; they are "
                 f"in {self._buried_in!r}, and nothing past the first of them is committed: to leave them behind, start "
-                f"with limits.max_bad_in_a_row above {self._tolerance.max_bad_in_a_row} for a while"
+                f"with limits.max_bad_in_a_row above {self._validation_limits.max_bad_in_a_row} for a while"
             )
 
 
-def event_of(record: Record, tolerance: Tolerance) -> Event:
+def event_of(record: Record, validation_limits: ValidationLimits) -> Event:
     """The event that a record holds.
 
     Raises:
         BadEvent: it holds none that can be used.
     """
-    if tolerance.require_key and not record.key:
+    if validation_limits.require_key and not record.key:
         raise BadEvent(
             "keyless", "the message has no key, expected the user_id: without it a user's events are out of order"
         )
     event = decode_event(
-        record.value, record.headers, max_bytes=tolerance.max_message_bytes, max_depth=tolerance.max_depth
+        record.value,
+        record.headers,
+        max_bytes=validation_limits.max_message_bytes,
+        max_depth=validation_limits.max_depth,
     )
     if event.ts < EARLIEST_TS:
         raise BadEvent("past", f"field 'ts' is {event.ts}, expected milliseconds since 1970, and 1980 or later", "ts")
-    hold_to(event, tolerance.scenarios)
+    hold_to(event, validation_limits.scenarios)
     if record.timestamp_ms <= 0:
         return event
     ahead_s = (event.ts - record.timestamp_ms) / 1000
-    if ahead_s > tolerance.max_ahead_s:
+    if ahead_s > validation_limits.max_ahead_s:
         raise BadEvent("future", f"field 'ts' is {event.ts}, {ahead_s:.0f} s after the message was sent", "ts")
-    if tolerance.max_behind_s is not None and -ahead_s > tolerance.max_behind_s:
+    if validation_limits.max_behind_s is not None and -ahead_s > validation_limits.max_behind_s:
         raise BadEvent("past", f"field 'ts' is {event.ts}, {-ahead_s:.0f} s before the message was sent", "ts")
     return event

@@ -26,15 +26,15 @@ MOMENTS: tuple[Moment, ...] = ("before", "after")
 STEPS: Mapping[str, Callable[[Worker], tuple[Any, str]]] = {
     # Taking partitions over
     "open": lambda worker: (worker._store, "open"),
-    "restore": lambda worker: (worker._checkpoints.shelf, "load"),
+    "restore": lambda worker: (worker._checkpoints.snapshots, "load"),
     # A batch
     "load": lambda worker: (worker._store, "load"),
-    "learn": lambda worker: (worker.recommender, "learn"),
+    "learn": lambda worker: (worker.pipeline, "learn"),
     "publish": lambda worker: (worker._sink, "publish"),
     "close": lambda worker: (worker._open_slates, "close"),
     # A checkpoint
     "flush": lambda worker: (worker._sink, "flush"),
-    "snapshot": lambda worker: (worker._checkpoints.shelf, "save"),
+    "snapshot": lambda worker: (worker._checkpoints.snapshots, "save"),
     "write": lambda worker: (snapshots, "_write"),  # of each file in a snapshot
     "commit": lambda worker: (worker._store, "commit"),  # of each partition
     "offsets": lambda worker: (worker._source, "commit"),

@@ -17,12 +17,13 @@ from streamrec.config.groups import PRESETS
 from streamrec.errors import StateError
 from streamrec.events import Event, Slate
 from streamrec.state import Mark, Store
-from streamrec.testing import HEADERS, PATIENCE_S, STARTED_MS, Deployment, partition_of, shop, until
+from streamrec.testing import HEADERS, STARTED_MS, partition_of, shop
 from streamrec.transport.confluent import KafkaSink
 from streamrec.wiring import build_store
 from tests.chaos.faulty_worker import Fault
 from tests.chaos.workers import ForkedWorker, Supervised, log_in
-from tests.oracle import assert_counts_equal_a_recount, assert_each_request_has_its_answer
+from tests.support.deployment import PATIENCE_S, Deployment, until
+from tests.support.oracle import assert_counts_equal_a_recount, assert_each_request_has_its_answer
 
 FAST = PRESETS["fast"]
 GROUPS: Mapping[str, Mapping[str, object]] = {
@@ -128,8 +129,8 @@ class Scene:
         self.sent.append(event)
 
     def _made_up(self, seed: int, start_ms: int) -> Iterator[Event]:
-        for portion in count():
-            log = shop(PORTION, seed=seed * 1_000_003 + portion, start_ms=start_ms, users=120, items=300)
+        for batch_result in count():
+            log = shop(PORTION, seed=seed * 1_000_003 + batch_result, start_ms=start_ms, users=120, items=300)
             yield from log
             start_ms = log[-1].ts + 1
 

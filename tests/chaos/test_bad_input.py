@@ -16,11 +16,11 @@ from confluent_kafka.admin import AdminClient
 from streamrec.codec import decode_event
 from streamrec.demo.embedded import EmbeddedBroker, EmbeddedRedis
 from streamrec.events import EventType
-from streamrec.testing import Deployment, until
 from tests.chaos.hostile import DAY_MS, HOSTILE, JUDGED_BY_WORKER, Headers
 from tests.chaos.scene import GROUPS, Scene
 from tests.chaos.workers import FAILED
-from tests.oracle import assert_counts_equal_a_recount, assert_each_request_has_its_answer
+from tests.support.deployment import Deployment, until
+from tests.support.oracle import assert_counts_equal_a_recount, assert_each_request_has_its_answer
 
 LARGEST_SENT_BYTES = 900_000
 """A broker takes no more than a megabyte by default: what is larger never arrives."""
@@ -43,7 +43,7 @@ def corpus() -> list[tuple[str, bytes | None, bytes | None, Headers]]:
     ]
 
 
-def letters(deployment: Deployment) -> Counter[Sent]:
+def dead_letters(deployment: Deployment) -> Counter[Sent]:
     """What is in the dead-letter topic: reason, key and value."""
     records = deployment.read(deployment.settings.topics.dead_letters)
     return Counter((dict(record.headers)["reason"].decode(), record.key, record.value) for record in records)
@@ -102,7 +102,7 @@ def test_hostile_messages_are_put_aside_with_their_reason_and_slow_nobody_down(
         until(lambda: scene.committed() == len(scene.sent) + len(hostile), worker, 60.0)
         assert worker.metric("streamrec_dead_letters") == len(hostile)
         assert worker.stop() == 0
-    assert letters(scene.deployment) == sent
+    assert dead_letters(scene.deployment) == sent
     with scene.store() as store:
         assert_counts_equal_a_recount(store, scene.sent)
     took = latencies_s(scene)
@@ -123,8 +123,8 @@ def test_a_message_as_large_as_a_broker_takes_is_put_aside_too(
     with scene.worker() as worker:
         until(lambda: scene.committed() == 51, worker, 20.0)
         assert worker.stop() == 0
-    (letter,) = scene.deployment.read(scene.deployment.settings.topics.dead_letters)
-    assert dict(letter.headers)["reason"] == b"too_large"
+    (dead_letter,) = scene.deployment.read(scene.deployment.settings.topics.dead_letters)
+    assert dict(dead_letter.headers)["reason"] == b"too_large"
 
 
 def test_a_log_of_nothing_but_hostile_messages_stops_the_worker_and_stays_unread(

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from streamrec.demo.embedded import EmbeddedBroker, EmbeddedRedis
-from streamrec.state.snapshots import MANIFEST, TENSORS, SnapshotShelf
-from streamrec.testing import until
+from streamrec.state.snapshots import MANIFEST, TENSORS, SnapshotDirectory
 from tests.chaos.scene import Scene, rest
+from tests.support.deployment import until
 
 FULL_BYTES = 64 * 1024
 """The largest file that the kernel lets the worker write then: more than it says, less than a snapshot."""
@@ -87,7 +87,7 @@ def test_a_damaged_snapshot_is_passed_over_for_an_older_one_and_an_alarm_is_rais
             scene.until_caught_up(worker)
         assert worker.stop() == 0
     directory = scene.deployment.settings.checkpoints.directory
-    newest, *older = SnapshotShelf(directory, 3).references()
+    newest, *older = SnapshotDirectory(directory, 3).references()
     assert older
     DAMAGES[damage](directory / newest)
     scene.send(100)

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from streamrec.demo.embedded import EmbeddedBroker, EmbeddedRedis, apache_kafka_home, embedded_broker
-from streamrec.testing import until
 from tests.chaos.faulty_worker import Fault
 from tests.chaos.scene import READY_AGAIN_S, Scene, rest
 from tests.chaos.workers import ForkedWorker
+from tests.support.deployment import until
 
 IDLE_LIMIT_S = 30.0
 MOST_MEMBERS = 4

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from streamrec.demo.embedded import EmbeddedBroker, EmbeddedRedis
-from streamrec.testing import until
 from tests.chaos.faulty_worker import MOMENTS, STEPS, Fault
 from tests.chaos.scene import READY_AGAIN_S, Scene, rest
+from tests.support.deployment import until
 
 STRUCK_AT: dict[str, tuple[int, ...]] = {
     "open": (1, 2),

@@ -16,16 +16,16 @@ import pytest
 from streamrec.codec import decode_slate
 from streamrec.config.groups import DEFAULT_MODELS, Checkpointing, Learning, Limits
 from streamrec.config.settings import Settings
-from streamrec.engine.batch_result import Portion
+from streamrec.engine.batch_result import BatchResult
 from streamrec.engine.fusion.fusion import Fusion
 from streamrec.engine.learning.quarantine import FUSION, MODEL, unsound
 from streamrec.engine.models.covisit import CoVisitation
 from streamrec.engine.models.popularity import Popularity
 from streamrec.engine.models.sequence import SequenceModel
-from streamrec.engine.pipeline import Recommender
+from streamrec.engine.pipeline import Pipeline
 from streamrec.events import Slate
 from streamrec.state.memory import MemoryStore
-from streamrec.state.snapshots import SnapshotShelf
+from streamrec.state.snapshots import SnapshotDirectory
 from streamrec.testing import records, requests, shop
 from streamrec.transport import Record
 from streamrec.transport.local import LocalSink, LocalSource
@@ -41,7 +41,7 @@ MODELS = tuple(name for name in DEFAULT_MODELS if name != "clicks")
 PATIENCE = 4
 """A torch model learns in one cut of three here, so that eight strikes would take most of the time of harm."""
 
-Harm = Callable[[Recommender], AbstractContextManager[None]]
+Harm = Callable[[Pipeline], AbstractContextManager[None]]
 """What is done around each step, as long as it lasts."""
 Part = TypeVar("Part")
 
@@ -49,11 +49,11 @@ Part = TypeVar("Part")
 class Run:
     """One worker over the log, with a checkpoint after every fourth poll."""
 
-    def __init__(self, directory: Path, harm: Harm = lambda recommender: nullcontext()) -> None:
+    def __init__(self, directory: Path, harm: Harm = lambda pipeline: nullcontext()) -> None:
         self.slates: list[Slate] = []
         self.hits: dict[int, bool] = {}  # by offset of each wanted item: whether it was in the first ten
         self.refused: list[int] = []  # of the sequence model, at the checkpoints before its first rollback
-        self.shelf = SnapshotShelf(directory, 3)
+        self.snapshots = SnapshotDirectory(directory, 3)
         settings = Settings(
             limits=Limits(max_items=512, max_users=500),
             learning=Learning(device="cpu", models=MODELS, rollback_after=PATIENCE),
@@ -61,29 +61,29 @@ class Run:
         )
         source = LocalSource(TOPIC, records(TOPIC, LOG))
         worker = build_worker(
-            settings, source, LocalSink(self._note), MemoryStore(), self.shelf, observer=self._observe
+            settings, source, LocalSink(self._note), MemoryStore(), self.snapshots, observer=self._observe
         )
-        self.recommender, self.metrics = worker.recommender, worker.metrics
+        self.pipeline, self.metrics = worker.pipeline, worker.metrics
         source.subscribe(worker)
         source.poll(0, 0.0)  # joins
         for done in range(0, len(LOG), POLL):
             polled = source.poll(POLL, 0.0)
-            with harm(self.recommender) if BROKEN <= done < MENDED else nullcontext():
+            with harm(self.pipeline) if BROKEN <= done < MENDED else nullcontext():
                 worker.step(polled)
             if done // POLL % 4 == 3:
                 if not self.rollbacks("sequence"):
-                    self.refused.append(part_of(self.recommender, SequenceModel).refused)
+                    self.refused.append(part_of(self.pipeline, SequenceModel).refused)
                 worker.checkpoint()
 
     def _note(self, record: Record) -> None:
         if record.topic == "recommendations":
             self.slates.append(decode_slate(record.value or b"", record.headers))
 
-    def _observe(self, portion: Portion) -> None:
-        trial = portion.trial
-        for arrival, rank, kept in zip(trial.arrivals, trial.ranks[0].tolist(), trial.kept, strict=True):
+    def _observe(self, batch_result: BatchResult) -> None:
+        trial = batch_result.trial
+        for logged, rank, kept in zip(trial.logged_events, trial.ranks[0].tolist(), trial.kept, strict=True):
             if kept:
-                self.hits[arrival.offset] = 1 <= rank <= 10
+                self.hits[logged.offset] = 1 <= rank <= 10
 
     def hit_rate(self, start: int, stop: int = len(LOG)) -> float:
         """Of the fused list, between these offsets."""
@@ -93,13 +93,13 @@ class Run:
         return int(self.metrics.registry.get_sample_value("streamrec_rollbacks_total", {"model": name}) or 0)
 
 
-def part_of(recommender: Recommender, kind: type[Part]) -> Part:
-    return next(part for part in (*recommender.models, recommender.fusion) if isinstance(part, kind))
+def part_of(pipeline: Pipeline, kind: type[Part]) -> Part:
+    return next(part for part in (*pipeline.models, pipeline.fusion) if isinstance(part, kind))
 
 
 @contextmanager
-def gradients_that_are_no_numbers(recommender: Recommender) -> Iterator[None]:
-    parameters = list(part_of(recommender, SequenceModel).tower.parameters())
+def gradients_that_are_no_numbers(pipeline: Pipeline) -> Iterator[None]:
+    parameters = list(part_of(pipeline, SequenceModel).tower.parameters())
     hooks = [parameter.register_hook(lambda gradient: gradient * float("nan")) for parameter in parameters]
     yield
     for hook in hooks:
@@ -107,17 +107,17 @@ def gradients_that_are_no_numbers(recommender: Recommender) -> Iterator[None]:
 
 
 @contextmanager
-def tables_with_holes_and_a_loss_that_explodes(recommender: Recommender) -> Iterator[None]:
-    part_of(recommender, SequenceModel).vectors.mul_(20.0)
-    table = part_of(recommender, CoVisitation).table
+def tables_with_holes_and_a_loss_that_explodes(pipeline: Pipeline) -> Iterator[None]:
+    part_of(pipeline, SequenceModel).vectors.mul_(20.0)
+    table = part_of(pipeline, CoVisitation).table
     table.weights[: table.rows : 3] = np.nan
-    part_of(recommender, Popularity).mass[5] = np.inf
+    part_of(pipeline, Popularity).mass[5] = np.inf
     yield
 
 
 @contextmanager
-def weights_that_are_no_numbers(recommender: Recommender) -> Iterator[None]:
-    part_of(recommender, Fusion).mean[3] = np.nan
+def weights_that_are_no_numbers(pipeline: Pipeline) -> Iterator[None]:
+    part_of(pipeline, Fusion).mean[3] = np.nan
     yield
 
 
@@ -141,9 +141,9 @@ def harmed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 def test_where_nothing_breaks_nobody_is_suspected(unharmed: Run) -> None:
-    assert not any(unharmed.recommender.quarantine.standing().values())
-    assert all(unharmed.rollbacks(name) == 0 for name in (FUSION, *unharmed.recommender.fusion.models))
-    assert [unharmed.shelf.describe(reference).suspect for reference in unharmed.shelf.references()] == [()] * 3
+    assert not any(unharmed.pipeline.quarantine.standing().values())
+    assert all(unharmed.rollbacks(name) == 0 for name in (FUSION, *unharmed.pipeline.fusion.models))
+    assert [unharmed.snapshots.describe(reference).suspect for reference in unharmed.snapshots.references()] == [()] * 3
     assert unharmed.hit_rate(CALM) > 0.5
 
 
@@ -157,8 +157,8 @@ def test_slates_keep_coming_all_the_time(harmed: tuple[Run, Harm], unharmed: Run
 
 def test_what_broke_is_rolled_back_and_nobody_else(harmed: tuple[Run, Harm]) -> None:
     run, harm = harmed
-    assert {name for name in (FUSION, *run.recommender.fusion.models) if run.rollbacks(name)} == set(HARMS[harm])
-    assert not any(run.recommender.quarantine.standing().values())  # by the end everybody is back
+    assert {name for name in (FUSION, *run.pipeline.fusion.models) if run.rollbacks(name)} == set(HARMS[harm])
+    assert not any(run.pipeline.quarantine.standing().values())  # by the end everybody is back
 
 
 def test_afterwards_all_weights_are_numbers_and_the_slates_as_good_as_ever(
@@ -168,8 +168,8 @@ def test_afterwards_all_weights_are_numbers_and_the_slates_as_good_as_ever(
     parts = ((0, BROKEN), (BROKEN, MENDED), (CALM, len(LOG)))
     rates = [f"{run.hit_rate(*part):.3f} ({unharmed.hit_rate(*part):.3f})" for part in parts]
     print(f"{harm.__name__}: hit rate before, during and after (and unharmed): {', '.join(rates)}")
-    state = run.recommender.state()
-    assert unsound(state, [FUSION, *(MODEL + model for model in run.recommender.fusion.models)]) == []
+    state = run.pipeline.state()
+    assert unsound(state, [FUSION, *(MODEL + model for model in run.pipeline.fusion.models)]) == []
     assert run.hit_rate(CALM) > 0.95 * unharmed.hit_rate(CALM)
 
 

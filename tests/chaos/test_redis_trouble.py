@@ -13,10 +13,10 @@ import pytest
 import redis
 
 from streamrec.demo.embedded import EmbeddedBroker, EmbeddedRedis, embedded_redis
-from streamrec.testing import until
 from tests.chaos.proxy import Proxy
 from tests.chaos.scene import Scene, rest
 from tests.chaos.workers import FAILED, ForkedWorker, Supervised
+from tests.support.deployment import until
 
 SLOW_S = 0.005
 """Each way: a command takes 10 ms then, where it took a few tenths."""

@@ -16,10 +16,10 @@ from streamrec.errors import StateMissing
 from streamrec.events import Event, EventType
 from streamrec.state import Key
 from streamrec.state.memory import MemoryStore
-from streamrec.state.snapshots import MANIFEST, SnapshotShelf
+from streamrec.state.snapshots import MANIFEST, SnapshotDirectory
 from streamrec.testing import records, shop
-from tests.ground import ATTRIBUTION, TOPIC, Ground, PowerCut
-from tests.oracle import assert_counts_equal_a_recount
+from tests.support.ground import ATTRIBUTION, TOPIC, Ground, PowerCut
+from tests.support.oracle import assert_counts_equal_a_recount
 
 LOG = shop(900, seed=5)
 FAST_MODELS = PRESETS["fast"]["learning"]["models"]
@@ -29,7 +29,7 @@ FEW_ITEMS = 5
 
 def tensors_hash(directory: Path) -> str:
     """Of the newest snapshot's arrays."""
-    newest = SnapshotShelf(directory, 3).latest() or ""
+    newest = SnapshotDirectory(directory, 3).latest() or ""
     return str(msgspec.json.decode((directory / newest / MANIFEST).read_bytes())["sha256"])
 
 

@@ -20,10 +20,10 @@ import pytest
 import redis
 
 from streamrec.demo.embedded import EmbeddedBroker, EmbeddedRedis, embedded_broker, embedded_redis
-from streamrec.testing import until
 from tests.chaos.proxy import Proxy
 from tests.chaos.scene import Scene, rest
 from tests.chaos.workers import ForkedWorker, Supervised
+from tests.support.deployment import until
 
 EVENTS_PER_S = 80
 BETWEEN_FAULTS_S = (1.0, 6.0)

@@ -11,4 +11,4 @@ from tests.chaos.scene import GROUPS
 __all__ = ["faulty_worker"]
 
 _settings = Settings.model_validate(GROUPS)
-build_rehearsal(_settings, lambda: iter(records("user-events", shop(300))), lambda portion: None).run()
+build_rehearsal(_settings, lambda: iter(records("user-events", shop(300))), lambda batch_result: None).run()

@@ -15,7 +15,7 @@ from streamrec.transport.confluent_follower import KafkaFollower
 from streamrec.transport.local_follower import LocalFollower
 from streamrec.transport.topics import Missing, apply
 
-Told = tuple[bytes, bytes | None]
+SimulationNotes = tuple[bytes, bytes | None]
 
 
 class LocalTopic:
@@ -26,7 +26,7 @@ class LocalTopic:
         self._held: list[Record] = []
         self._followers: list[LocalFollower] = []
 
-    def write(self, *told: Told) -> None:
+    def write(self, *told: SimulationNotes) -> None:
         new = [Record(self.name, 0, len(self._held) + n, key, value) for n, (key, value) in enumerate(told)]
         self._held += new
         for follower in self._followers:
@@ -45,7 +45,7 @@ class KafkaTopic:
         self._settings = settings
         apply([Missing(self.name, 3, 1, {"cleanup.policy": "compact"})], settings)
 
-    def write(self, *told: Told) -> None:
+    def write(self, *told: SimulationNotes) -> None:
         producer = Producer({"bootstrap.servers": self._settings["bootstrap.servers"]})
         for key, value in told:
             producer.produce(self.name, key=key, value=value)

@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import pytest
 
-from streamrec.config.groups import MODELS, Learning, Limits, Trends
+from streamrec.config.groups import MODELS, Learning, Limits, TrendsSettings
 from streamrec.config.settings import Settings
 from streamrec.engine.arrays.batch import CANDIDATES, NOTHING, Array, MicroBatch, Queries
-from streamrec.engine.arrays.feedback import Lesson
+from streamrec.engine.arrays.feedback import SlateFeedback
 from streamrec.engine.items.item_table import ItemTable
 from streamrec.engine.items.text_encoders import Hashed, TextVectors
 from streamrec.engine.learning.quarantine import unsound
@@ -27,7 +27,7 @@ BEGAN = 1_700_000_000_000
 SETTINGS = Settings(
     limits=Limits(max_items=CAPACITY),
     learning=Learning(device="cpu", models=MODELS),
-    trends=Trends(stale_after_s=1e6),  # the questions come hours after what was learned
+    trends=TrendsSettings(stale_after_s=1e6),  # the questions come hours after what was learned
 )
 NAMES = list(build_models(SETTINGS, ItemTable(CAPACITY)))
 
@@ -559,10 +559,10 @@ def test_what_a_lesson_counts_for_must_be_a_number_for_the_click_model() -> None
     queries = bench.questions(range(1), BEGAN + 10**7)
     traces = {"clicks": model.trace(queries, 0, np.arange(3, dtype=np.int32))}
     for chance in (np.nan, 0.2):
-        lesson = Lesson(
+        slate_feedback = SlateFeedback(
             "p", 0, np.zeros((3, 4), np.float32), np.full(3, chance), np.array([0.0, 1.0, 0.0]), 9, 0, traces
         )
-        model.learn_outcomes([lesson])
+        model.learn_outcomes([slate_feedback])
         assert np.isfinite(model._weights).all()
     assert model.refused == 2  # the answered one and the one above it, once
     assert np.count_nonzero(model._weights) > 0

@@ -10,14 +10,14 @@ from hypothesis import strategies as st
 from streamrec.config.groups import MODELS, Learning, Limits
 from streamrec.config.settings import Settings
 from streamrec.engine.arrays.batch import NOTHING, Excluded, Queries
-from streamrec.engine.arrays.logged_event import Arrival
-from streamrec.engine.items.catalogue import Listing
+from streamrec.engine.arrays.logged_event import LoggedEvent
+from streamrec.engine.items.catalogue import Catalogue
 from streamrec.engine.items.item_table import ItemTable
-from streamrec.engine.pipeline import Recommender
-from streamrec.engine.retrieval import Union
+from streamrec.engine.pipeline import Pipeline
+from streamrec.engine.retrieval import CandidateUnion
 from streamrec.events import Event, EventType, Item
-from streamrec.replay.catalogue_file import Catalogue
-from streamrec.wiring import build_models, build_recommender, build_retrievers
+from streamrec.replay.catalogue_file import CatalogueItems
+from streamrec.wiring import build_models, build_pipeline, build_retrievers
 
 CAPACITY, ITEMS, K = 256, 80, 30
 BEGAN = 1_700_000_000_000
@@ -25,7 +25,7 @@ SETTINGS = Settings(limits=Limits(max_items=CAPACITY, max_users=500), learning=L
 NAMES = [
     retriever.name
     for retriever in build_retrievers(
-        build_models(SETTINGS, ItemTable(CAPACITY)), Listing(ItemTable(CAPACITY), CAPACITY)
+        build_models(SETTINGS, ItemTable(CAPACITY)), Catalogue(ItemTable(CAPACITY), CAPACITY)
     )
 ]
 UNSEEN = [Item(item_id=f"new{n}") for n in range(40)]
@@ -36,40 +36,40 @@ PLACES = range(len(NAMES))
 NONE = np.empty(0, np.int32)
 
 
-def run(recommender: Recommender, visits: list[tuple[str, str]], first: int = 0) -> None:
+def run(pipeline: Pipeline, visits: list[tuple[str, str]], first: int = 0) -> None:
     """Users view items, a tenth of a second apart."""
     events = [
         Event(type=EventType.VIEW, user_id=user, item_id=item, ts=BEGAN + 100 * (first + at))
         for at, (user, item) in enumerate(visits)
     ]
-    users = recommender.knowledge.users
+    users = pipeline.features.users
     lacking = users.missing((0, event.user_id) for event in events)
     users.admit(lacking, [None] * len(lacking), BEGAN)
-    for _ in recommender.portions([Arrival(event, 0, first + at) for at, event in enumerate(events)]):
+    for _ in pipeline.process([LoggedEvent(event, 0, first + at) for at, event in enumerate(events)]):
         pass
 
 
 @pytest.fixture(scope="module")
-def taught() -> Recommender:
+def taught() -> Pipeline:
     """People stroll along a ring of items: i5 is followed by i6. Left in the middle of a micro-batch."""
-    recommender, rng = build_recommender(SETTINGS, Catalogue([*UNSEEN, *SAID])), np.random.default_rng(2)
+    pipeline, rng = build_pipeline(SETTINGS, CatalogueItems([*UNSEEN, *SAID])), np.random.default_rng(2)
     visits = []
     for stroll in range(300):
         start = int(rng.integers(ITEMS))
         visits += [(f"u{stroll % 90}", f"i{(start + step) % ITEMS}") for step in range(4)]
-    run(recommender, visits)
-    run(recommender, [(f"u{user}", "i7") for user in range(10)], len(visits))
-    return recommender
+    run(pipeline, visits)
+    run(pipeline, [(f"u{user}", "i7") for user in range(10)], len(visits))
+    return pipeline
 
 
 @pytest.mark.parametrize("place", PLACES, ids=NAMES)
-def test_proposals_are_distinct_items_best_first_and_then_nothing(place: int, taught: Recommender) -> None:
+def test_proposals_are_distinct_items_best_first_and_then_nothing(place: int, taught: Pipeline) -> None:
     batch, retriever = taught.batch, taught.retrievers[place]
     proposals = retriever.candidates(batch.queries, slice(0, batch.asked), K, Excluded.nothing(batch.asked))
     assert batch.asked >= 10
     assert proposals.shape == (batch.asked, K)
     assert proposals.dtype == np.int32
-    assert proposals.max() < len(taught.knowledge.items)
+    assert proposals.max() < len(taught.features.items)
     for row in proposals.tolist():
         there = [item for item in row if item != NOTHING]
         assert len(set(there)) == len(there)
@@ -78,7 +78,7 @@ def test_proposals_are_distinct_items_best_first_and_then_nothing(place: int, ta
 
 
 @pytest.mark.parametrize("place", PLACES, ids=NAMES)
-def test_proposing_changes_nothing(place: int, taught: Recommender) -> None:
+def test_proposing_changes_nothing(place: int, taught: Pipeline) -> None:
     batch, retriever = taught.batch, taught.retrievers[place]
     before = {(part, name): a.tobytes() for part, arrays in taught.state().items() for name, a in arrays.items()}
     first = retriever.candidates(batch.queries, slice(0, batch.asked), K, Excluded.nothing(batch.asked)).tolist()
@@ -90,7 +90,7 @@ def test_proposing_changes_nothing(place: int, taught: Recommender) -> None:
 
 
 @pytest.mark.parametrize("place", PLACES, ids=NAMES)
-def test_a_proposal_does_not_depend_on_the_company_it_is_asked_in(place: int, taught: Recommender) -> None:
+def test_a_proposal_does_not_depend_on_the_company_it_is_asked_in(place: int, taught: Pipeline) -> None:
     batch, retriever = taught.batch, taught.retrievers[place]
     together = np.array(retriever.candidates(batch.queries, slice(0, batch.asked), K, Excluded.nothing(batch.asked)))
     for row in (0, 3, batch.asked - 1):
@@ -102,21 +102,21 @@ def test_a_proposal_does_not_depend_on_the_company_it_is_asked_in(place: int, ta
 
 @pytest.mark.parametrize("place", PLACES, ids=NAMES)
 @pytest.mark.parametrize("k", [1, 200])
-def test_more_than_there_is_and_almost_nothing_can_be_asked_for(place: int, k: int, taught: Recommender) -> None:
+def test_more_than_there_is_and_almost_nothing_can_be_asked_for(place: int, k: int, taught: Pipeline) -> None:
     proposals = taught.retrievers[place].candidates(taught.batch.queries, slice(0, 4), k, Excluded.nothing(4))
     assert proposals.shape == (4, k)
 
 
 @pytest.mark.parametrize("place", PLACES, ids=NAMES)
 def test_the_untaught_propose_nothing(place: int) -> None:
-    retriever = build_retrievers(build_models(SETTINGS, ItemTable(CAPACITY)), Listing(ItemTable(CAPACITY), CAPACITY))[
+    retriever = build_retrievers(build_models(SETTINGS, ItemTable(CAPACITY)), Catalogue(ItemTable(CAPACITY), CAPACITY))[
         place
     ]
     assert (retriever.candidates(Queries.empty(3), slice(0, 3), K, Excluded.nothing(3)) == NOTHING).all()
 
 
 @pytest.mark.parametrize("place", PLACES, ids=NAMES)
-def test_excluded_items_give_their_places_to_the_next_best(place: int, taught: Recommender) -> None:
+def test_excluded_items_give_their_places_to_the_next_best(place: int, taught: Pipeline) -> None:
     batch, retriever = taught.batch, taught.retrievers[place]
     rows = slice(0, batch.asked)
     everything = np.array(retriever.candidates(batch.queries, rows, 200, Excluded.nothing(batch.asked)))
@@ -126,10 +126,10 @@ def test_excluded_items_give_their_places_to_the_next_best(place: int, taught: R
 
 
 @pytest.mark.parametrize("place", PLACES, ids=NAMES)
-def test_barred_items_give_their_places_to_the_next_best(place: int, taught: Recommender) -> None:
+def test_barred_items_give_their_places_to_the_next_best(place: int, taught: Pipeline) -> None:
     batch, retriever = taught.batch, taught.retrievers[place]
     everything = np.array(retriever.candidates(batch.queries, slice(0, 1), 200, Excluded.nothing(1)))[0]
-    barred = np.zeros(len(taught.knowledge.items), np.bool_)
+    barred = np.zeros(len(taught.features.items), np.bool_)
     barred[everything[:20:2]] = True
     allowed = [item for item in everything.tolist() if item != NOTHING and not barred[item]]
     proposals = retriever.candidates(batch.queries, slice(0, 1), 5, Excluded.of([NONE], barred))
@@ -140,35 +140,36 @@ def test_barred_items_give_their_places_to_the_next_best(place: int, taught: Rec
 
 @pytest.mark.parametrize("place", PLACES, ids=NAMES)
 def test_a_forgotten_item_is_not_proposed(place: int) -> None:
-    recommender = build_recommender(
-        SETTINGS.model_copy(update={"limits": Limits(max_items=64, max_users=500)}), Catalogue([*UNSEEN[:20], *SAID])
+    pipeline = build_pipeline(
+        SETTINGS.model_copy(update={"limits": Limits(max_items=64, max_users=500)}),
+        CatalogueItems([*UNSEEN[:20], *SAID]),
     )
-    run(recommender, [("u0", f"i{n}") for n in range(4)])
-    assert recommender.knowledge.items.lookup("new0") != NOTHING
+    run(pipeline, [("u0", f"i{n}") for n in range(4)])
+    assert pipeline.features.items.lookup("new0") != NOTHING
     rng = np.random.default_rng(5)
-    run(recommender, [(f"u{n % 40}", f"i{n // 4 + int(rng.integers(5))}") for n in range(800)])
-    assert recommender.knowledge.items.lookup("i0") == NOTHING
-    recommender.knowledge.listing.take(Item(item_id="newest"))
-    run(recommender, [(f"u{n}", "i200") for n in range(45)], 800)
-    batch, free = recommender.batch, recommender.knowledge.items._free
-    proposals = recommender.retrievers[place].candidates(
+    run(pipeline, [(f"u{n % 40}", f"i{n // 4 + int(rng.integers(5))}") for n in range(800)])
+    assert pipeline.features.items.lookup("i0") == NOTHING
+    pipeline.features.catalogue.take(Item(item_id="newest"))
+    run(pipeline, [(f"u{n}", "i200") for n in range(45)], 800)
+    batch, free = pipeline.batch, pipeline.features.items._free
+    proposals = pipeline.retrievers[place].candidates(
         batch.queries, slice(0, batch.asked), K, Excluded.nothing(batch.asked)
     )
     assert (proposals != NOTHING).any()
     assert not np.isin(proposals, np.array(free, np.int32)).any()
 
 
-def proposed(recommender: Recommender, place: int, item: str) -> list[str]:
+def proposed(pipeline: Pipeline, place: int, item: str) -> list[str]:
     """What is proposed to somebody who has just touched this item and nothing else."""
     queries = Queries.empty(1)
-    queries.items[0, 0] = recommender.knowledge.items.lookup(item)
+    queries.items[0, 0] = pipeline.features.items.lookup(item)
     queries.session[0], queries.seed[0] = 1, sum(map(ord, item))
-    indices = recommender.retrievers[place].candidates(queries, slice(0, 1), 5, Excluded.nothing(1))[0]
-    return [recommender.knowledge.items.ids[index] for index in indices.tolist() if index != NOTHING]
+    indices = pipeline.retrievers[place].candidates(queries, slice(0, 1), 5, Excluded.nothing(1))[0]
+    return [pipeline.features.items.ids[index] for index in indices.tolist() if index != NOTHING]
 
 
 @pytest.mark.parametrize("name", FOLLOWING)
-def test_what_follows_is_found_better_than_by_popularity(name: str, taught: Recommender) -> None:
+def test_what_follows_is_found_better_than_by_popularity(name: str, taught: Pipeline) -> None:
     found = {
         retriever: sum(f"i{(n + 1) % ITEMS}" in proposed(taught, NAMES.index(retriever), f"i{n}") for n in range(ITEMS))
         for retriever in (name, "popularity_days")
@@ -177,7 +178,7 @@ def test_what_follows_is_found_better_than_by_popularity(name: str, taught: Reco
     assert found[name] > max(3 * found["popularity_days"], ITEMS // 2)
 
 
-def test_own_history_is_what_was_touched_newest_first(taught: Recommender) -> None:
+def test_own_history_is_what_was_touched_newest_first(taught: Pipeline) -> None:
     queries = Queries.empty(1)
     queries.items[0, :5] = [4, 9, 4, 2, 9]
     own = taught.retrievers[NAMES.index("repeats")].candidates(queries, slice(0, 1), 4, Excluded.nothing(1))
@@ -201,7 +202,7 @@ lists = st.lists(st.integers(NOTHING, 15), min_size=4, max_size=4)
 def test_the_union_takes_turns_and_names_each_item_once(drawn: list, width: int) -> None:  # type: ignore[type-arg]
     proposals = [np.array([row[source] for row in drawn], np.int32) for source in range(3)]
     excluded = Excluded.of(np.array(row[3], np.int32) for row in drawn)
-    found = Union(16)(proposals, excluded, width)
+    found = CandidateUnion(16)(proposals, excluded, width)
     for q, (first, second, third, gone) in enumerate(drawn):
         turns = [source[place] for place in range(4) for source in (first, second, third) if place < len(source)]
         plain = [item for item in dict.fromkeys(turns) if item != NOTHING and item not in gone][:width]

@@ -19,7 +19,8 @@ from streamrec.demo.embedded import EmbeddedBroker, EmbeddedRedis
 from streamrec.engine.items.text_encoders import Hashed
 from streamrec.errors import ConfigError, TransportError
 from streamrec.events import Event, EventType
-from streamrec.testing import Deployment, WorkerProcess, shop, until
+from streamrec.testing import shop
+from tests.support.deployment import Deployment, WorkerProcess, until
 
 LOG = shop(600, seed=5, items=80)
 NAMES = [f"item-{n}" for n in range(80)]
@@ -71,7 +72,7 @@ class System:
         until(answered, self.worker)
         return found[0]
 
-    def letters(self) -> list[dict[str, str]]:
+    def dead_letters(self) -> list[dict[str, str]]:
         records = self.deployment.read(self.deployment.settings.topics.dead_letters)
         return [{name: value.decode() for name, value in record.headers} for record in records]
 
@@ -135,14 +136,14 @@ def test_a_new_item_gets_onto_slates_and_a_withdrawn_one_leaves_them_at_once(sys
 
 
 def test_a_record_that_is_no_item_is_put_aside_and_costs_nothing_else(system: System) -> None:
-    before = len(system.letters())
+    before = len(system.dead_letters())
     system.write(b"item-5", b'{"item_id": "item-5", "price": "cheap"}')
     system.write(b"item-6", b'{"item_id": "item-7"}')
     system.write(b"", b'{"item_id": "item-8"}')
     system.write(b"item-9", b"\xff\x00")
-    until(lambda: len(system.letters()) >= before + 4, system.worker)
-    told = {(letter["reason"], letter["field"]) for letter in system.letters()[before:]}
-    assert {letter["topic"] for letter in system.letters()} == {system.deployment.settings.topics.items}
+    until(lambda: len(system.dead_letters()) >= before + 4, system.worker)
+    told = {(dead_letter["reason"], dead_letter["field"]) for dead_letter in system.dead_letters()[before:]}
+    assert {dead_letter["topic"] for dead_letter in system.dead_letters()} == {system.deployment.settings.topics.items}
     assert told == {("invalid", "price"), ("invalid", "item_id"), ("keyless", ""), ("malformed", "")}
     assert len(system.slate()) == 30
     assert {"item-5", "item-6"} & {name for _ in range(4) for name in system.slate()}

@@ -17,7 +17,8 @@ import polars as pl
 import pytest
 
 from streamrec.demo.embedded import EmbeddedBroker, EmbeddedRedis
-from streamrec.testing import Deployment, WorkerProcess, recount, requests, shop, until
+from streamrec.testing import recount, requests, shop
+from tests.support.deployment import Deployment, WorkerProcess, until
 
 LOG = shop(900, seed=21)
 

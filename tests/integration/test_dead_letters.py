@@ -15,11 +15,11 @@ from typer.testing import CliRunner
 from streamrec.cli import app
 from streamrec.demo.embedded import EmbeddedBroker, EmbeddedRedis
 from streamrec.state import inspection as inspect
-from streamrec.testing import Deployment, WorkerProcess, until
 from streamrec.transport.confluent import KafkaSink
-from streamrec.transport.positions import Surveyor
+from streamrec.transport.positions import TopicReader
 from streamrec.wiring import build_redriven, build_store
 from streamrec.worker.dead_letters import opened, origin_of, returned
+from tests.support.deployment import Deployment, WorkerProcess, until
 
 TS_MS = 1_700_000_000_000
 TIGHT, LOOSE = 600, 5_000
@@ -65,7 +65,7 @@ class System:
         with closing(build_store(self.deployment.settings)) as store:
             return {user: (inspect.user(store, user) or {}).get("counts") for user in users}
 
-    def letters(self) -> list[object]:
+    def dead_letters(self) -> list[object]:
         return [opened(record) for record in self.deployment.read(self.deployment.settings.topics.dead_letters)]
 
 
@@ -97,15 +97,15 @@ def test_the_list_counts_by_reason_and_shows_the_newest(system: System) -> None:
         ("malformed", ""): 2,
     }
     assert len(listed["newest"]) == 3
-    assert {letter["topic"] for letter in listed["newest"]} == {system.deployment.settings.topics.events}
+    assert {dead_letter["topic"] for dead_letter in listed["newest"]} == {system.deployment.settings.topics.events}
     some = system.dlq("list", "--reason", "malformed", "--since", "2024-01-01")
     assert (some["letters"], len(some["newest"])) == (2, 2)
     assert system.dlq("list", "--since", "2090-01-01")["letters"] == 0
 
 
 def test_hostile_bytes_are_shown_and_command_nothing(system: System) -> None:
-    letter = next(letter for letter in system.letters() if letter.value == HOSTILE)
-    shown = system.deployment.command("dlq", "show", letter.address)
+    dead_letter = next(dead_letter for dead_letter in system.dead_letters() if dead_letter.value == HOSTILE)
+    shown = system.deployment.command("dlq", "show", dead_letter.address)
     listed = system.deployment.command("dlq", "list")
     assert shown.returncode == listed.returncode == 0
     for printed in (shown.stdout, listed.stdout):
@@ -113,7 +113,7 @@ def test_hostile_bytes_are_shown_and_command_nothing(system: System) -> None:
     assert r"\x1b]0;owned\x07\x9b2J [/red] no event" in shown.stdout
     assert "now: refused: malformed" in shown.stdout
     assert "key: reader-0" in shown.stdout
-    assert letter.address in listed.stdout
+    assert dead_letter.address in listed.stdout
 
 
 def test_a_name_that_looks_like_markup_is_shown_as_it_is(system: System) -> None:
@@ -123,11 +123,11 @@ def test_a_name_that_looks_like_markup_is_shown_as_it_is(system: System) -> None
 
 
 def test_a_message_too_large_to_be_put_aside_whole_is_put_aside_in_part(system: System) -> None:
-    letter = next(letter for letter in system.letters() if letter.cut_bytes)
-    assert (letter.reason, letter.cut_bytes, letter.key) == ("too_large", len(VAST), b"reader-1")
-    assert VAST.startswith(letter.value)
-    shown = system.dlq("show", letter.address)
-    assert (shown["bytes"], shown["kept_bytes"]) == (len(VAST), len(letter.value))
+    dead_letter = next(dead_letter for dead_letter in system.dead_letters() if dead_letter.cut_bytes)
+    assert (dead_letter.reason, dead_letter.cut_bytes, dead_letter.key) == ("too_large", len(VAST), b"reader-1")
+    assert VAST.startswith(dead_letter.value)
+    shown = system.dlq("show", dead_letter.address)
+    assert (shown["bytes"], shown["kept_bytes"]) == (len(VAST), len(dead_letter.value))
 
 
 def test_a_letter_that_is_not_there_is_told_from_one_that_is_none(system: System) -> None:
@@ -151,7 +151,11 @@ def test_a_looser_limit_lets_every_message_back_in_once(system: System) -> None:
     text = deployment.config.read_text(encoding="utf-8")
     deployment.config.write_text(text.replace(f"= {TIGHT}", f"= {LOOSE}"), encoding="utf-8")
     assert system.dlq("redrive", "--dry-run")["sent"] == len(USERS)
-    large = [letter for letter in system.letters() if letter.reason == "too_large" and not letter.cut_bytes]
+    large = [
+        dead_letter
+        for dead_letter in system.dead_letters()
+        if dead_letter.reason == "too_large" and not dead_letter.cut_bytes
+    ]
     first, second = large[:2]
     assert system.dlq("redrive", first.address)["sent"] == 1
     assert system.dlq("redrive", first.address, "--force")["sent_before"] == 1
@@ -174,31 +178,37 @@ def test_a_looser_limit_lets_every_message_back_in_once(system: System) -> None:
         assert worker.stop() == 0
 
 
-def cut_short(system: System, letter) -> None:  # type: ignore[no-untyped-def]
+def cut_short(system: System, dead_letter) -> None:  # type: ignore[no-untyped-def]
     """Do what a redrive does that is killed after Kafka has stored a message and before Redis knows of it."""
     deployment = system.deployment
     with (
-        closing(Surveyor(deployment.settings.topics.events, deployment.settings.kafka)) as events,
+        closing(TopicReader(deployment.settings.topics.events, deployment.settings.kafka)) as events,
         closing(build_redriven(deployment.settings)) as memory,
         closing(KafkaSink(deployment.settings.kafka)) as sink,
     ):
         with memory.held():
             memory.begin(events.end())
-        sink.publish(letter.origin.topic, letter.key, letter.value, returned(letter), partition=letter.origin.partition)
+        sink.publish(
+            dead_letter.origin.topic,
+            dead_letter.key,
+            dead_letter.value,
+            returned(dead_letter),
+            partition=dead_letter.origin.partition,
+        )
 
 
 def fails_again(system: System) -> None:
     """What is forced and refused again is a letter of its own, names the one it was, and does not go round."""
-    before = system.letters()
+    before = system.dead_letters()
     forced = system.dlq("redrive", "--reason", "malformed", "--force")
     assert forced["sent"] == 2
     system.send([(f"[/red]-{number}", view(f"[/red]-{number}")) for number in range(2)])
     system.caught_up()
-    fresh = [letter for letter in system.letters() if letter not in before]
-    was = {str(letter.place) for letter in before if letter.reason == "malformed"}
-    assert Counter(letter.redriven_from for letter in fresh) == Counter(was)
+    fresh = [dead_letter for dead_letter in system.dead_letters() if dead_letter not in before]
+    was = {str(dead_letter.place) for dead_letter in before if dead_letter.reason == "malformed"}
+    assert Counter(dead_letter.redriven_from for dead_letter in fresh) == Counter(was)
     assert system.dlq("redrive")["refused"] == {"malformed": 2}
-    assert len(system.letters()) == len(before) + 2
+    assert len(system.dead_letters()) == len(before) + 2
 
 
 def test_two_redrives_at_a_time_are_refused(system: System) -> None:

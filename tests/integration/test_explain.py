@@ -15,9 +15,10 @@ from streamrec.cli.commands.explain import run
 from streamrec.demo.embedded import EmbeddedBroker, EmbeddedRedis
 from streamrec.errors import ConfigError, StateError, StreamrecError, TransportError
 from streamrec.events import Event, EventType
-from streamrec.testing import STARTED_MS, Deployment, until
+from streamrec.testing import STARTED_MS
 from streamrec.transport import Record
-from streamrec.transport.positions import Surveyor
+from streamrec.transport.positions import TopicReader
+from tests.support.deployment import Deployment, until
 
 VISITS, PAIRS = 110, 6
 LATER = STARTED_MS + 10**7
@@ -150,7 +151,7 @@ def test_a_record_is_found_by_its_place_and_by_what_it_says(
     for n in range(6):
         producer.produce(topic, b"%d" % n, partition=n % 2, timestamp=STARTED_MS + n * 1_000)
         producer.flush(10)
-    with closing(Surveyor(topic, broker.settings)) as surveyor:
+    with closing(TopicReader(topic, broker.settings)) as surveyor:
 
         def value(record: Record | None) -> bytes | None:
             return None if record is None else record.value

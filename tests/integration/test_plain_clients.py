@@ -12,7 +12,7 @@ import pytest
 from confluent_kafka import Consumer, Producer
 
 from streamrec.demo.embedded import EmbeddedBroker, EmbeddedRedis
-from streamrec.testing import Deployment, until
+from tests.support.deployment import Deployment, until
 
 NOW_MS = 1_717_000_000_000
 

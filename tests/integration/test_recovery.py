@@ -19,12 +19,29 @@ from streamrec.state import Checkpoint, Kind, Store
 from streamrec.state import inspection as inspect
 from streamrec.state.memory import MemoryStore
 from streamrec.state.redis import RedisStore
-from streamrec.state.snapshots import SnapshotShelf
-from streamrec.testing import STARTED_MS, Deployment, records, recount, requests, shop, until
+from streamrec.state.snapshots import SnapshotDirectory
+from streamrec.testing import STARTED_MS, records, recount, requests, shop
 from streamrec.transport import Record
 from streamrec.wiring import build_store
-from tests.ground import ATTRIBUTION, LONGEST_POLL, ROLLOUT, TOPIC, CutStore, Ground, PowerCut, learned, with_bad
-from tests.oracle import assert_counts_equal_a_recount, assert_each_request_has_its_answer, by_id, counted, wanted
+from tests.support.deployment import Deployment, until
+from tests.support.ground import (
+    ATTRIBUTION,
+    LONGEST_POLL,
+    ROLLOUT,
+    TOPIC,
+    CutStore,
+    Ground,
+    PowerCut,
+    learned,
+    with_bad,
+)
+from tests.support.oracle import (
+    assert_counts_equal_a_recount,
+    assert_each_request_has_its_answer,
+    by_id,
+    counted,
+    wanted,
+)
 
 
 @pytest.fixture(params=["memory", "redis"])
@@ -134,7 +151,7 @@ def test_a_crash_between_the_first_snapshot_and_the_first_commit_starts_afresh(t
     ground = Ground(records(TOPIC, LOG[:300]), store, tmp_path)
     with pytest.raises(PowerCut):
         ground.work(seed=1)
-    assert SnapshotShelf(tmp_path, 3).latest() is not None
+    assert SnapshotDirectory(tmp_path, 3).latest() is not None
     worker = ground.work(seed=2)
     assert learned(worker) == wanted(LOG[:300])
     assert_counts_equal_a_recount(store, LOG[:300])
@@ -152,20 +169,20 @@ def test_a_checkpoint_with_nothing_new_writes_nothing(tmp_path: Path) -> None:
     store = CutStore()
     ground = Ground(records(TOPIC, LOG[:100]), store, tmp_path)
     worker = ground.work(seed=1)
-    commits, snapshots = store.commits, SnapshotShelf(tmp_path, 3).references()
+    commits, snapshots = store.commits, SnapshotDirectory(tmp_path, 3).references()
     worker.checkpoint()
-    assert (store.commits, SnapshotShelf(tmp_path, 3).references()) == (commits, snapshots)
+    assert (store.commits, SnapshotDirectory(tmp_path, 3).references()) == (commits, snapshots)
 
 
 def test_snapshots_that_marks_of_other_workers_name_are_kept(tmp_path: Path) -> None:
     store = MemoryStore()
-    shelf = SnapshotShelf(tmp_path, 3)
-    theirs = shelf.save({"models": {}}, {}, "another", now_ms=0)
+    snapshots = SnapshotDirectory(tmp_path, 3)
+    theirs = snapshots.save({"models": {}}, {}, "another", now_ms=0)
     mark = store.open(7)
     store.commit(Checkpoint(7, mark.epoch, 1, theirs))
     Ground(records(TOPIC, LOG[:600]), store, tmp_path).work(seed=1, checkpoints=0.5)
-    assert theirs in shelf.references()
-    assert len(shelf.references()) <= 5
+    assert theirs in snapshots.references()
+    assert len(snapshots.references()) <= 5
 
 
 def test_the_older_of_two_owners_cannot_write_and_lets_go(tmp_path: Path) -> None:
@@ -218,8 +235,8 @@ def test_crashes_inside_a_run_of_bad_messages_change_no_count(tmp_path: Path, se
             ground.work(10 * seed + attempt, until=lambda offset, cut=cut: offset >= cut, checkpoints=0.5)
     ground.work(10 * seed + 9)
     assert_counts_equal_a_recount(ground.store, log)
-    assert {int(letter["offset"]) for letter in ground.dead_letters} == set(places)
-    assert {letter["reason"] for letter in ground.dead_letters} == {"malformed"}
+    assert {int(dead_letter["offset"]) for dead_letter in ground.dead_letters} == set(places)
+    assert {dead_letter["reason"] for dead_letter in ground.dead_letters} == {"malformed"}
 
 
 def test_nothing_past_a_run_of_only_bad_messages_is_committed(tmp_path: Path) -> None:
@@ -273,7 +290,7 @@ def test_counts_stay_exact_when_there_are_more_items_than_the_models_can_hold(tm
         with pytest.raises(PowerCut):
             ground.work(seed, until=lambda offset, cut=cut: offset >= cut)
     worker = ground.work(seed)
-    assert worker.recommender.knowledge.items.known <= 80 < len(recount(LOG).items)
+    assert worker.pipeline.features.items.known <= 80 < len(recount(LOG).items)
     assert_counts_equal_a_recount(ground.store, LOG)
     for name in recount(LOG).users:
         known = inspect.user(ground.store, name)

@@ -22,15 +22,15 @@ from streamrec.demo.embedded import EmbeddedBroker, EmbeddedRedis
 from streamrec.engine.rollout.plan import Plan
 from streamrec.engine.rollout.revisions import Mode, Revision
 from streamrec.errors import ConfigError, PromotionRefused
-from streamrec.evaluation.experiments.arms import Terms
+from streamrec.evaluation.experiments.arms import SignificanceTerms
 from streamrec.evaluation.experiments.gates import Valuation
 from streamrec.events import Counterfactual, Outcome, Proposal
-from streamrec.testing import Deployment
 from streamrec.transport.confluent import KafkaSink
-from streamrec.wiring import build_book, settled_revision
+from streamrec.wiring import build_rollout_store, settled_revision
+from tests.support.deployment import Deployment
 
 HOUR = 3_600_000
-TERMS = Terms(window_ms=HOUR)
+TERMS = SignificanceTerms(window_ms=HOUR)
 Make = Callable[..., Deployment]
 
 
@@ -77,8 +77,8 @@ def canary(count: int, lift: float) -> Iterator[Outcome]:
 
 
 def current(deployment: Deployment) -> Revision | None:
-    with closing(build_book(deployment.settings)) as book:
-        return book.latest()
+    with closing(build_rollout_store(deployment.settings)) as rollouts:
+        return rollouts.latest()
 
 
 def known(lower: float) -> Callable[..., Valuation]:
@@ -147,8 +147,8 @@ def test_a_policy_climbs_the_ladder_by_what_it_shows_and_comes_down_at_once(
 
 
 def history(deployment: Deployment) -> list[Revision]:
-    with closing(build_book(deployment.settings)) as book:
-        return book.history()
+    with closing(build_rollout_store(deployment.settings)) as rollouts:
+        return rollouts.history()
 
 
 def test_a_canary_that_does_harm_neither_grows_nor_goes_online(make: Make) -> None:
@@ -222,9 +222,9 @@ def test_an_experiment_since_the_rollout_was_changed(make: Make, capsys: pytest.
         for o in canary(50, 0.1)
     )
     publish(deployment, old)
-    with closing(build_book(deployment.settings)) as book:
+    with closing(build_rollout_store(deployment.settings)) as rollouts:
         settled = settled_revision(deployment.settings)
-        book.append(
+        rollouts.append(
             Revision(**{**{n: getattr(settled, n) for n in settled.__struct_fields__}, "number": 1, "ts": 5_000})
         )
     publish(deployment, canary(20, 0.1))

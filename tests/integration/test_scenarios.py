@@ -12,7 +12,8 @@ import pytest
 from streamrec.client import EventProducer, RecommendationConsumer
 from streamrec.demo.embedded import EmbeddedBroker, EmbeddedRedis
 from streamrec.events import Event, EventType, Filters, Slate
-from streamrec.testing import Deployment, WorkerProcess, shop, until
+from streamrec.testing import shop
+from tests.support.deployment import Deployment, WorkerProcess, until
 
 KINDS, ITEMS = 8, 160
 LOG = shop(800, seed=11, items=ITEMS, kinds=KINDS)
@@ -67,7 +68,7 @@ class Site:
         assert producer.flush(20) == 0
         self.ask("nobody")  # may overtake what was sent at the same moment; the next request does not
 
-    def letters(self) -> list[dict[str, str]]:
+    def dead_letters(self) -> list[dict[str, str]]:
         records = self.deployment.read(self.deployment.settings.topics.dead_letters)
         return [{name: value.decode() for name, value in record.headers} for record in records]
 
@@ -125,17 +126,17 @@ def test_what_cannot_be_asked_is_put_aside_with_the_reason_and_the_next_request_
     site.events.request("asker", ts=site.tick(), scenario="bundle")
     site.events.request("asker", ts=site.tick(), scenario="search")
     assert site.ids("asker", scenario="bundle", basket=["item-1", "item-9"])
-    letters: list[dict[str, str]] = []
+    dead_letters: list[dict[str, str]] = []
 
     def all_there() -> bool:
-        letters[:] = site.letters()
-        return len(letters) == 4
+        dead_letters[:] = site.dead_letters()
+        return len(dead_letters) == 4
 
     until(all_there, site.worker)
-    assert [letter["reason"] for letter in letters] == ["invalid"] * 4
-    assert [letter["field"] for letter in letters] == ["scenario", "item_id", "basket", "query"]
-    assert "'simillar', expected one of home, similar, bundle" in letters[0]["detail"]
-    assert "a request of scenario 'similar' needs it" in letters[1]["detail"]
+    assert [dead_letter["reason"] for dead_letter in dead_letters] == ["invalid"] * 4
+    assert [dead_letter["field"] for dead_letter in dead_letters] == ["scenario", "item_id", "basket", "query"]
+    assert "'simillar', expected one of home, similar, bundle" in dead_letters[0]["detail"]
+    assert "a request of scenario 'similar' needs it" in dead_letters[1]["detail"]
 
 
 def test_rules_about_what_was_shown_and_bought_outlive_a_killed_worker(site: Site) -> None:

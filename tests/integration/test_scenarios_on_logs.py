@@ -13,12 +13,12 @@ import pytest
 
 from streamrec.config.settings import Settings, load_settings
 from streamrec.demo.sample import sample_items, sample_log
-from streamrec.engine.arrays.logged_event import Arrival
-from streamrec.engine.pipeline import Recommender
+from streamrec.engine.arrays.logged_event import LoggedEvent
+from streamrec.engine.pipeline import Pipeline
 from streamrec.events import Event, EventType, Filters, Item, Slate
-from streamrec.replay.catalogue_file import Catalogue, read_catalogue
+from streamrec.replay.catalogue_file import CatalogueItems, read_catalogue
 from streamrec.replay.logs import Log, open_log
-from streamrec.wiring import build_recommender
+from streamrec.wiring import build_pipeline
 from tools.benchmarks.scenario_tasks import TASKS
 
 HOUR_MS = 3_600_000
@@ -29,13 +29,13 @@ REGENCY = {"22697", "22698", "22699"}
 class Taught:
     """A recommender that has learned a log, and is asked at its end."""
 
-    def __init__(self, log: Log, catalogue: Catalogue, **more: Any) -> None:
+    def __init__(self, log: Log, catalogue: CatalogueItems, **more: Any) -> None:
         fast = load_settings(preset="fast").learning.models
         learning = {"models": fast, **more.pop("learning", {})}
         fusion = {"policy": "greedy", "explore": 0.0}
         settings = Settings.model_validate({"learning": learning, "fusion": fusion, **more})
         self.catalogue = catalogue
-        self.recommender: Recommender = build_recommender(settings, catalogue, eager=False)
+        self.pipeline: Pipeline = build_pipeline(settings, catalogue, eager=False)
         self._offset = 0
         self.events = [event for _, event in log.events()]
         for start in range(0, len(self.events), 512):
@@ -51,12 +51,14 @@ class Taught:
         return slate
 
     def _handle(self, events: Iterable[Event]) -> list[Slate]:
-        arrivals = [Arrival(event, 0, self._offset + at) for at, event in enumerate(events)]
-        self._offset += len(arrivals)
-        users = self.recommender.knowledge.users
-        lacking = users.missing((0, arrival.event.user_id) for arrival in arrivals)
-        users.admit(lacking, [None] * len(lacking), arrivals[0].event.ts)
-        return [slate for portion in self.recommender.portions(arrivals) for slate in portion.slates.values()]
+        logged_events = [LoggedEvent(event, 0, self._offset + at) for at, event in enumerate(events)]
+        self._offset += len(logged_events)
+        users = self.pipeline.features.users
+        lacking = users.missing((0, logged.event.user_id) for logged in logged_events)
+        users.admit(lacking, [None] * len(lacking), logged_events[0].event.ts)
+        return [
+            slate for batch_result in self.pipeline.process(logged_events) for slate in batch_result.slates.values()
+        ]
 
     def titles(self, slate: Slate) -> list[str]:
         return [self.catalogue.title(place.item_id).lower() for place in slate.items]
@@ -84,7 +86,7 @@ def shop() -> Taught:
         bid = {"22697": 0.2, "22698": 0.2, "23245": 0.4}.get(item.item_id)
         return msgspec.structs.replace(item, bid=bid, budget=None if bid is None else 1_000.0)
 
-    catalogue = Catalogue(map(priced, read_catalogue(sample_items()).values()))
+    catalogue = CatalogueItems(map(priced, read_catalogue(sample_items()).values()))
     return Taught(open_log(sample_log(), rows=(0, 8_000)), catalogue)
 
 
@@ -157,7 +159,7 @@ def test_filters_hold_for_every_genre_of_a_film(films: Taught) -> None:
 
 def test_new_articles_are_new(news: Taught) -> None:
     slate = news.asked("new_items")
-    items = news.recommender.knowledge.items
+    items = news.pipeline.features.items
     assert len(slate.items) == 10
     assert min(items.first_ts[[items.lookup(item) for item in ids(slate)]]) >= news.now - 2 * HOUR_MS
     assert min(items.first_ts[: len(items)]) < news.now - 2 * HOUR_MS  # though others are not

@@ -20,7 +20,7 @@ from streamrec.evaluation.simulation.live import KafkaSystem
 from streamrec.evaluation.simulation.loop import simulate
 from streamrec.evaluation.simulation.world import Assortment, Crowd, Traffic, World, WorldSettings
 from streamrec.events import Event, EventType
-from streamrec.testing import Deployment, until
+from tests.support.deployment import Deployment, until
 
 SMALL = WorldSettings(
     seed=5,

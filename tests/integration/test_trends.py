@@ -31,7 +31,8 @@ from streamrec.engine.arrays.labels import WANTED, Interest
 from streamrec.engine.trending.windows import PARTS
 from streamrec.errors import ConfigError
 from streamrec.events import Event, EventType, Slate, Trend
-from streamrec.testing import Deployment, WorkerProcess, partition_of, shop, until
+from streamrec.testing import partition_of, shop
+from tests.support.deployment import Deployment, WorkerProcess, until
 
 PARTITIONS = 4
 Figures = dict[tuple[int, str], tuple[tuple[int, int], ...]]

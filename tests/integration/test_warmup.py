@@ -21,10 +21,11 @@ from streamrec.demo.embedded import EmbeddedBroker, EmbeddedRedis
 from streamrec.events import Event, Slate
 from streamrec.state import Kind
 from streamrec.state import inspection as inspect
-from streamrec.testing import HEADERS, Deployment, recount, requests, shop, until
+from streamrec.testing import HEADERS, recount, requests, shop
 from streamrec.transport import Record
-from streamrec.transport.positions import Surveyor, group_is_live
+from streamrec.transport.positions import TopicReader, group_is_live
 from streamrec.wiring import build_store
+from tests.support.deployment import Deployment, until
 
 # Young enough for the topic's retention where messages carry the events' own times.
 STARTED_MS = time.time_ns() // 1_000_000 - 6 * 3600 * 1000
@@ -199,7 +200,7 @@ def test_a_warm_up_that_was_killed_is_not_started_from(
 
 
 @pytest.fixture
-def surveyed(broker: EmbeddedBroker, make_topic: Callable[[int], str]) -> Iterator[Surveyor]:
+def surveyed(broker: EmbeddedBroker, make_topic: Callable[[int], str]) -> Iterator[TopicReader]:
     """Two partitions: on the first, records that tell of 1 to 9 s, sent a minute later; none on the other."""
     topic = make_topic(2)
     producer = Producer({"bootstrap.servers": broker.bootstrap})
@@ -207,7 +208,7 @@ def surveyed(broker: EmbeddedBroker, make_topic: Callable[[int], str]) -> Iterat
         value = b"" if n == 5 else b"%d" % (STARTED_MS + n * 1_000)
         producer.produce(topic, value, partition=0, timestamp=STARTED_MS + 60_000 + n * 1_000)
         producer.flush(10)  # one by one: Tansu takes a batch for one record when it is asked for the end
-    with closing(Surveyor(topic, broker.settings)) as surveyor:
+    with closing(TopicReader(topic, broker.settings)) as surveyor:
         yield surveyor
 
 
@@ -215,7 +216,7 @@ def told(record: Record) -> int | None:
     return int(record.value) if record.value else None
 
 
-def test_a_moment_lies_where_records_tell_of_it_however_late_they_were_sent(surveyed: Surveyor) -> None:
+def test_a_moment_lies_where_records_tell_of_it_however_late_they_were_sent(surveyed: TopicReader) -> None:
     def since(seconds: float) -> int:
         found = surveyed.since(STARTED_MS + int(seconds * 1_000), told)
         assert found[1] == 0
@@ -226,7 +227,7 @@ def test_a_moment_lies_where_records_tell_of_it_however_late_they_were_sent(surv
     assert since(9.5) == since(100) == 9
 
 
-def test_the_ends_of_a_topic(surveyed: Surveyor) -> None:
+def test_the_ends_of_a_topic(surveyed: TopicReader) -> None:
     assert (surveyed.beginning(), surveyed.end()) == ({0: 0, 1: 0}, {0: 9, 1: 0})
     assert [record.offset for record in surveyed.oldest(3)] == [0, 1, 2]
     assert len(surveyed.oldest(100)) == 9

@@ -19,8 +19,9 @@ from streamrec.config.groups import PRESETS, Attribution
 from streamrec.demo.embedded import EmbeddedBroker, EmbeddedRedis, embedded_redis
 from streamrec.events import Event, EventType, Evidence, Outcome, Slate
 from streamrec.state import inspection as inspect
-from streamrec.testing import Deployment, WorkerProcess, recount, requests, shop, until
+from streamrec.testing import recount, requests, shop
 from streamrec.wiring import build_store
+from tests.support.deployment import Deployment, WorkerProcess, until
 
 LOG = shop(1_500, seed=11)
 GOOD = {"type": "view", "user_id": "u", "item_id": "i", "ts": 1_700_000_000_000}
@@ -187,14 +188,14 @@ def depths(found: dict[tuple[str, int], Outcome]) -> set[tuple[str, int]]:
 
 def test_unusable_messages_are_put_aside_as_they_came_with_the_reason(system: System) -> None:
     topic = system.deployment.settings.topics.dead_letters
-    letters = [(dict(record.headers), record) for record in system.deployment.read(topic)]
+    dead_letters = [(dict(record.headers), record) for record in system.deployment.read(topic)]
     found = Counter(
-        (headers["reason"].decode(), headers["field"].decode(), record.value) for headers, record in letters
+        (headers["reason"].decode(), headers["field"].decode(), record.value) for headers, record in dead_letters
     )
     assert found == Counter((reason, field, value) for reason, field, value, _ in UNUSABLE)
-    places = {(int(headers["partition"]), int(headers["offset"])) for headers, _ in letters}
+    places = {(int(headers["partition"]), int(headers["offset"])) for headers, _ in dead_letters}
     assert len(places) == len(UNUSABLE)
-    for headers, record in letters:
+    for headers, record in dead_letters:
         assert headers["topic"].decode() == system.deployment.settings.topics.events
         assert record.key == b"k"
         assert headers["detail"]
@@ -261,5 +262,5 @@ def test_input_that_is_all_unusable_stops_the_worker_and_nothing_past_it_is_comm
     assert "Traceback" not in worker.said
     assert sum(line.startswith("streamrec:") for line in lines) == 1
     assert deployment.committed() == len(log)
-    letters = deployment.read(deployment.settings.topics.dead_letters)
-    assert sorted(int(dict(letter.headers)["offset"]) for letter in letters) == list(range(60, 85))
+    dead_letters = deployment.read(deployment.settings.topics.dead_letters)
+    assert sorted(int(dict(dead_letter.headers)["offset"]) for dead_letter in dead_letters) == list(range(60, 85))

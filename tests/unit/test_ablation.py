@@ -16,24 +16,24 @@ from streamrec.cli import app
 from streamrec.config.groups import Learning, Limits
 from streamrec.config.settings import Settings
 from streamrec.engine.arrays.batch import HISTORY, NOTHING
-from streamrec.engine.arrays.logged_event import Arrival
-from streamrec.engine.batch_result import Portion
-from streamrec.engine.pipeline import Recommender
+from streamrec.engine.arrays.logged_event import LoggedEvent
+from streamrec.engine.batch_result import BatchResult
+from streamrec.engine.pipeline import Pipeline
 from streamrec.errors import ConfigError
 from streamrec.evaluation.backtest.ablation import EACH, LATE, Finding, Variant, comparisons, grids
 from streamrec.evaluation.backtest.delays import LateLearning, StaleContext
 from streamrec.evaluation.backtest.metrics import RankingMetrics
 from streamrec.events import Event, EventType
-from streamrec.wiring import BASELINE, build_recommender
+from streamrec.wiring import BASELINE, build_pipeline
 
 BEGAN = 1_700_000_000_000
 MODELS = (BASELINE, "covisit", "transitions")
 
 
-def untaught(micro_batch: int, max_items: int = 400) -> Recommender:
+def untaught(micro_batch: int, max_items: int = 400) -> Pipeline:
     limits = Limits(max_items=max_items, max_users=500)
     learning = Learning(device="cpu", micro_batch=micro_batch, micro_batch_s=1e6, collapse_repeats=True)
-    return build_recommender(Settings(limits=limits, learning=learning))
+    return build_pipeline(Settings(limits=limits, learning=learning))
 
 
 def log_of(count: int, items: int = 60) -> list[Event]:
@@ -50,19 +50,19 @@ def log_of(count: int, items: int = 60) -> list[Event]:
 
 
 def handle(
-    recommender: Recommender, events: Sequence[Event], watch: Sequence[Callable[[Portion], None]] = (), first: int = 0
+    pipeline: Pipeline, events: Sequence[Event], watch: Sequence[Callable[[BatchResult], None]] = (), first: int = 0
 ) -> None:
-    users = recommender.knowledge.users
+    users = pipeline.features.users
     lacking = users.missing((0, event.user_id) for event in events)
     users.admit(lacking, [None] * len(lacking), BEGAN)
-    for portion in recommender.portions([Arrival(event, 0, first + at) for at, event in enumerate(events)]):
+    for batch_result in pipeline.process([LoggedEvent(event, 0, first + at) for at, event in enumerate(events)]):
         for observer in watch:
-            observer(portion)
+            observer(batch_result)
 
 
-def learned(recommender: Recommender) -> int:
+def learned(pipeline: Pipeline) -> int:
     """Examples that a model has learned."""
-    (model,) = (model for model in recommender.models if model.name == "repeats")
+    (model,) = (model for model in pipeline.models if model.name == "repeats")
     return int(model.state()["events"].sum())
 
 
@@ -71,15 +71,15 @@ def learned(recommender: Recommender) -> int:
 
 @pytest.mark.parametrize("delay", [1, 2, 50])
 def test_an_example_is_learned_when_the_nth_event_after_it_begins(delay: int) -> None:
-    recommender, events = untaught(micro_batch=1), [event for event in log_of(200) if event.type is EventType.CLICK]
-    late, behind = LateLearning(recommender, delay), []
+    pipeline, events = untaught(micro_batch=1), [event for event in log_of(200) if event.type is EventType.CLICK]
+    late, behind = LateLearning(pipeline, delay), []
     teaching = []
 
-    def count(portion: Portion) -> None:
-        behind.append(sum(teaching) - learned(recommender))  # as the event comes, before it is counted
-        teaching.append(any(portion.trial.kept))
+    def count(batch_result: BatchResult) -> None:
+        behind.append(sum(teaching) - learned(pipeline))  # as the event comes, before it is counted
+        teaching.append(any(batch_result.trial.kept))
 
-    handle(recommender, events, [count, late])
+    handle(pipeline, events, [count, late])
     for at in range(len(events)):
         assert behind[at] == sum(teaching[max(0, at - delay + 1) : at])
 
@@ -94,9 +94,9 @@ def test_without_a_delay_it_is_the_plain_system_bit_by_bit() -> None:
 
 
 def test_a_micro_batch_waits_for_its_last_example() -> None:
-    recommender, counts = untaught(micro_batch=32), []
-    late = LateLearning(recommender, 100)
-    handle(recommender, log_of(400), [late, lambda portion: counts.append(learned(recommender))])
+    pipeline, counts = untaught(micro_batch=32), []
+    late = LateLearning(pipeline, 100)
+    handle(pipeline, log_of(400), [late, lambda batch_result: counts.append(learned(pipeline))])
     assert counts[:5] == [0] * 5  # the first 32 are learned at the first cut with a hundred events after them
     assert all(0 < now - before <= 32 for before, now in pairwise(counts[4:]))
 
@@ -107,21 +107,21 @@ def test_users_state_moves_at_once_however_late_the_learning() -> None:
     handle(plain, log_of(150))
     assert learned(late) == 0
     for array in ("items", "times", "pushed"):
-        assert np.array_equal(getattr(late.knowledge.history, array), getattr(plain.knowledge.history, array))
+        assert np.array_equal(getattr(late.features.history, array), getattr(plain.features.history, array))
 
 
 def test_what_waits_is_learned_before_its_items_are_forgotten() -> None:
-    recommender = untaught(micro_batch=8, max_items=64)
-    late, forgotten = LateLearning(recommender, 10_000), []
-    (model,) = (model for model in recommender.models if model.name == "repeats")
+    pipeline = untaught(micro_batch=8, max_items=64)
+    late, forgotten = LateLearning(pipeline, 10_000), []
+    (model,) = (model for model in pipeline.models if model.name == "repeats")
     forget = model.forget
 
     def spy(items: np.ndarray) -> None:
         forget(items)
-        forgotten.append(learned(recommender))
+        forgotten.append(learned(pipeline))
 
     model.forget = spy  # type: ignore[method-assign]
-    handle(recommender, log_of(600, items=300), [late])
+    handle(pipeline, log_of(600, items=300), [late])
     assert len(forgotten) > 2
     assert min(forgotten) > 0
 
@@ -131,16 +131,16 @@ def test_what_waits_is_learned_before_its_items_are_forgotten() -> None:
 
 @pytest.mark.parametrize("delay", [1, 3, 40])
 def test_queries_see_the_history_without_the_latest_events_of_the_log(delay: int) -> None:
-    recommender, events = untaught(micro_batch=1), log_of(250)
-    stale, seen = StaleContext(recommender, delay), {}
+    pipeline, events = untaught(micro_batch=1), log_of(250)
+    stale, seen = StaleContext(pipeline, delay), {}
 
-    def look(portion: Portion) -> None:
-        for arrival, row in zip(portion.trial.arrivals, portion.trial.rows, strict=True):
-            queries, ids = recommender.batch.queries, recommender.knowledge.items.ids
+    def look(batch_result: BatchResult) -> None:
+        for logged, row in zip(batch_result.trial.logged_events, batch_result.trial.rows, strict=True):
+            queries, ids = pipeline.batch.queries, pipeline.features.items.ids
             there = queries.items[row][queries.items[row] != NOTHING]
-            seen[arrival.offset] = [ids[item] for item in there], int(queries.session[row])
+            seen[logged.offset] = [ids[item] for item in there], int(queries.session[row])
 
-    handle(recommender, events, [look, stale])
+    handle(pipeline, events, [look, stale])
     touched: dict[str, list[tuple[int, str]]] = {}  # by user, what entered the history and when
     opened: dict[str, tuple[int, int]] = {}  # by user, the time and place of the latest query
     for at, event in enumerate(events):

@@ -19,31 +19,31 @@ from streamrec.cli.commands.ads import spending
 from streamrec.codec import decode
 from streamrec.config.settings import Settings
 from streamrec.engine.ads import accounts as accounts_of
-from streamrec.engine.ads.accounts import DAY_MS, DAYS_KEPT, DIRECTORY, NOTHING_LEFT, Accounts, Due
+from streamrec.engine.ads.accounts import DAY_MS, DAYS_KEPT, DIRECTORY, NOTHING_LEFT, AdAccounts, Due
 from streamrec.engine.ads.ads import ADS
 from streamrec.engine.arrays.feedback import ShownAds
-from streamrec.engine.arrays.logged_event import Arrival
-from streamrec.engine.attribution.attribution import Memo, RewardRule, Rules, SeenRule
-from streamrec.engine.attribution.open_slates import OpenSlates, Room
-from streamrec.engine.batch_result import Portion
+from streamrec.engine.arrays.logged_event import LoggedEvent
+from streamrec.engine.attribution.attribution import AttributionRules, RewardRule, SeenRule, ServedSlate
+from streamrec.engine.attribution.open_slates import OpenSlateLimits, OpenSlates
+from streamrec.engine.batch_result import BatchResult
 from streamrec.engine.items.bids import MILLION, millionths
 from streamrec.events import Event, EventType, Item, Slate, SlateItem
-from streamrec.replay.catalogue_file import Catalogue, read_catalogue
+from streamrec.replay.catalogue_file import CatalogueItems, read_catalogue
 from streamrec.state import Checkpoint, Key, Kind
 from streamrec.state.memory import MemoryStore
-from streamrec.state.snapshots import SnapshotShelf
+from streamrec.state.snapshots import SnapshotDirectory
 from streamrec.testing import records
 from streamrec.transport.local import LocalSink, LocalSource
 from streamrec.wiring import build_worker
-from streamrec.worker.checkpoints import Pace
+from streamrec.worker.checkpoints import CheckpointPace
 
 DAY = 20_000
 NOON = DAY * DAY_MS + DAY_MS // 2
 WINDOW_MS = 600_000
-RULES = Rules(WINDOW_MS, SeenRule.ALL, RewardRule.MAX, {EventType.PURCHASE: 1.0})
+RULES = AttributionRules(WINDOW_MS, SeenRule.ALL, RewardRule.MAX, {EventType.PURCHASE: 1.0})
 
 
-def moved(first: Accounts, second: Accounts, stored: dict[str, bytes], partition: int = 0) -> None:
+def moved(first: AdAccounts, second: AdAccounts, stored: dict[str, bytes], partition: int = 0) -> None:
     """Hand a partition over the way checkpoints do, by way of a store."""
     stored |= first.take_changes(partition)
     for name in [name for name, value in stored.items() if value == NOTHING_LEFT]:
@@ -60,7 +60,7 @@ def due(ad: str, ts: int, amount: int, limit: int = 10**18) -> Due:
 
 
 def test_what_is_charged_is_spent_at_once_and_counts_for_ranking_from_the_next_learning_cut_on() -> None:
-    accounts = Accounts()
+    accounts = AdAccounts()
     accounts.charge(0, due("a", NOON, 5))
     accounts.charge(0, due("a", NOON + 1, 5))
     accounts.charge(1, due("a", NOON, 7))
@@ -72,7 +72,7 @@ def test_what_is_charged_is_spent_at_once_and_counts_for_ranking_from_the_next_l
 
 
 def test_a_version_changes_when_what_counts_does_and_not_before() -> None:
-    accounts = Accounts()
+    accounts = AdAccounts()
     accounts.settle()
     accounts.charge(0, due("a", NOON, 5))
     before = accounts.version(0)
@@ -84,27 +84,27 @@ def test_a_version_changes_when_what_counts_does_and_not_before() -> None:
 
 
 def test_old_days_leave_with_a_new_one_and_ads_without_any_day_with_them() -> None:
-    accounts, stored = Accounts(), dict[str, bytes]()
+    accounts, stored = AdAccounts(), dict[str, bytes]()
     accounts.charge(0, due("old", NOON, 5))
     accounts.charge(0, due("both", NOON, 5))
     accounts.charge(0, due("both", NOON + DAY_MS, 6))
-    moved(accounts, Accounts(), stored)
+    moved(accounts, AdAccounts(), stored)
     accounts.charge(0, due("new", NOON + DAYS_KEPT * DAY_MS, 7))
-    heir = Accounts()
+    heir = AdAccounts()
     moved(accounts, heir, stored)
     assert set(stored) == {"both", "new", DIRECTORY}
     assert [heir.spent(0, "both", DAY + n) for n in (0, 1)] == [0, 6]
 
 
 def test_what_comes_too_late_for_its_day_counts_for_the_oldest_that_is_kept() -> None:
-    accounts = Accounts()
+    accounts = AdAccounts()
     accounts.charge(0, due("a", NOON, 1))
     accounts.charge(0, due("a", NOON - 9 * DAY_MS, 2))
     assert accounts.spent(0, "a", DAY - DAYS_KEPT + 1) == 2
 
 
 def test_what_a_click_would_cost_beyond_the_limit_is_not_charged() -> None:
-    accounts = Accounts()
+    accounts = AdAccounts()
     for _ in range(3):
         accounts.charge(0, due("a", NOON, 4, limit=10))
         accounts.settle()
@@ -115,7 +115,7 @@ def test_what_a_click_would_cost_beyond_the_limit_is_not_charged() -> None:
 
 def test_more_ads_than_there_is_room_for_are_not_charged_but_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(accounts_of, "MAX_ACCOUNTS", 2)
-    accounts = Accounts()
+    accounts = AdAccounts()
     for ad in "abca":
         accounts.charge(0, due(ad, NOON, 1))
     assert [accounts.spent(0, ad, DAY) for ad in "abc"] == [2, 1, 0]
@@ -123,7 +123,7 @@ def test_more_ads_than_there_is_room_for_are_not_charged_but_counted(monkeypatch
 
 
 def test_partitions_that_leave_are_forgotten() -> None:
-    accounts = Accounts()
+    accounts = AdAccounts()
     for partition in (0, 1):
         accounts.charge(partition, due("a", NOON, 5))
     accounts.settle()
@@ -140,10 +140,10 @@ CHARGES = st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 5), st.integ
 def test_a_partition_that_is_handed_over_anywhere_ends_up_with_the_same_accounts(
     charges: list[tuple[str, int, int, bool]], handed_over: int
 ) -> None:
-    kept, current, stored = Accounts(), Accounts(), dict[str, bytes]()
+    kept, current, stored = AdAccounts(), AdAccounts(), dict[str, bytes]()
     for number, (ad, day, amount, cut) in enumerate(charges):
         if number == handed_over:
-            heir = Accounts()
+            heir = AdAccounts()
             moved(current, heir, stored)
             current = heir
         for accounts in (kept, current):
@@ -158,14 +158,14 @@ def test_a_partition_that_is_handed_over_anywhere_ends_up_with_the_same_accounts
 # What a click costs
 
 
-def shown(bids: Sequence[int], rec_id: str = "user-events-0-1", ts: int = NOON) -> tuple[Slate, Memo]:
+def shown(bids: Sequence[int], rec_id: str = "user-events-0-1", ts: int = NOON) -> tuple[Slate, ServedSlate]:
     places = tuple(
         SlateItem(item_id="abcdef"[at], position=at + 1, score=0.0, propensity=0.5, shares={})
         for at in range(len(bids))
     )
     slate = Slate(rec_id=rec_id, user_id="u", ts=ts, items=places, policy="p", version="1", candidates=9, scenario=ADS)
     ads = ShownAds(np.array(bids), np.array(bids) * 9, np.arange(len(bids)) * 1.0, np.zeros(len(bids), np.bool_))
-    return slate, Memo(0, 7, np.zeros((len(bids), 2), np.float32), {}, ads)
+    return slate, ServedSlate(0, 7, np.zeros((len(bids), 2), np.float32), {}, ads)
 
 
 class Till(OpenSlates):
@@ -173,11 +173,11 @@ class Till(OpenSlates):
 
     def __init__(self) -> None:
         self.charged: list[tuple[int, Due]] = []
-        super().__init__(RULES, 0, Room(100, 8, 1_000), lambda *charge: self.charged.append(charge))
+        super().__init__(RULES, 0, OpenSlateLimits(100, 8, 1_000), lambda *charge: self.charged.append(charge))
 
     def click(self, item: str, kind: EventType = EventType.CLICK, after_ms: int = 5, rec_id: str | None = None) -> bool:
         event = Event(type=kind, user_id="u", ts=NOON + after_ms, item_id=item, rec_id=rec_id)
-        return self.credit(Arrival(event, 0, 77))
+        return self.credit(LoggedEvent(event, 0, 77))
 
 
 def test_a_click_on_an_ad_costs_its_bid_as_of_the_slate_once() -> None:
@@ -227,11 +227,11 @@ def test_the_lesson_of_a_slate_says_which_ads_were_clicked() -> None:
     till.click("c")
     till.tick(0, NOON + 10**7, learned=False)
     [(came, _)] = till.close(lambda users: [None] * len(users))
-    assert came.lesson is not None
-    assert came.lesson.ads is not None
-    assert came.lesson.ads.bids.tolist() == [30, 0, 20]
-    assert came.lesson.ads.utilities.tolist() == [0.0, 1.0, 2.0]
-    assert came.lesson.ads.clicked.tolist() == [False, False, True]
+    assert came.slate_feedback is not None
+    assert came.slate_feedback.ads is not None
+    assert came.slate_feedback.ads.bids.tolist() == [30, 0, 20]
+    assert came.slate_feedback.ads.utilities.tolist() == [0.0, 1.0, 2.0]
+    assert came.slate_feedback.ads.clicked.tolist() == [False, False, True]
 
 
 # Through the whole worker, and over its death
@@ -280,21 +280,21 @@ class Worked(NamedTuple):
 def worked(log: list[Event], directory: Path, deaths: Sequence[int], poll: int) -> Worked:
     """Run workers over a log, one after the other, each killed at a portion, the last one to its end."""
     store, sink = MemoryStore(), LocalSink()
-    catalogue = Catalogue(
+    catalogue = CatalogueItems(
         Item(item_id=f"i{n}", bid=BIDS.get(f"i{n}"), budget=BUDGET if f"i{n}" in BIDS else None) for n in range(12)
     )
     for death in [*deaths, 10**9]:
         portions = iter(range(10**9))
 
-        def die(portion: Portion, portions: object = portions, death: int = death) -> None:
+        def die(batch_result: BatchResult, portions: object = portions, death: int = death) -> None:
             if next(portions) == death:  # type: ignore[call-overload]
                 raise Killed
 
         source = LocalSource("user-events", records("user-events", log))
-        shelf = SnapshotShelf(directory, 3)
-        worker = build_worker(SETTINGS, source, sink, store, shelf, catalogue=catalogue, observer=die)
+        snapshots = SnapshotDirectory(directory, 3)
+        worker = build_worker(SETTINGS, source, sink, store, snapshots, catalogue=catalogue, observer=die)
         worker._poll_records = poll
-        worker._checkpoints._pace = Pace(0.0, math.inf)  # one after each poll, however fast the machine
+        worker._checkpoints._pace = CheckpointPace(0.0, math.inf)  # one after each poll, however fast the machine
         if death == 10**9:
             worker.run()
         else:
@@ -305,7 +305,7 @@ def worked(log: list[Event], directory: Path, deaths: Sequence[int], poll: int) 
     for record in sink.records("recommendations"):
         slate = decode(record.value or b"", record.headers, Slate)
         assert slates.setdefault(slate.rec_id, slate).items == slate.items, "a slate that is made again is another"
-    learned = worker.recommender.knowledge.ads.state()
+    learned = worker.pipeline.features.ads.state()
     return Worked(store, slates, {name: array.tobytes() for name, array in learned.items()})
 
 
@@ -370,8 +370,8 @@ def test_spending_equals_a_recount_of_the_log_however_often_the_worker_dies(tmp_
 
 
 def test_spending_is_summed_over_partitions_and_ads_that_nobody_clicked_are_there(tmp_path: Path) -> None:
-    store, accounts = MemoryStore(), Accounts()
-    assert spending(store, Catalogue()) is None
+    store, accounts = MemoryStore(), AdAccounts()
+    assert spending(store, CatalogueItems()) is None
     for partition, ad, ts, amount in (
         (0, "a", NOON - DAY_MS, 9),
         (0, "a", NOON, 2),

@@ -14,19 +14,19 @@ from hypothesis import strategies as st
 from streamrec.engine.ads import pacing
 from streamrec.engine.ads.accounts import DAY_MS, Due
 from streamrec.engine.ads.ads import ADS, Ads
-from streamrec.engine.ads.click_probability import ClickChance
+from streamrec.engine.ads.click_probability import ClickProbability
 from streamrec.engine.ads.pacing import AHEAD, Hours
 from streamrec.engine.arrays.batch import NOTHING, Excluded, Float64, Int32, Queries
 from streamrec.engine.arrays.compiled import mixed
-from streamrec.engine.arrays.feedback import Lesson, ShownAds
-from streamrec.engine.arrays.logged_event import Arrival
-from streamrec.engine.attribution.attribution import Memo, RewardRule, Rules, SeenRule
-from streamrec.engine.attribution.open_slates import OpenSlates, Room
+from streamrec.engine.arrays.feedback import ShownAds, SlateFeedback
+from streamrec.engine.arrays.logged_event import LoggedEvent
+from streamrec.engine.attribution.attribution import AttributionRules, RewardRule, SeenRule, ServedSlate
+from streamrec.engine.attribution.open_slates import OpenSlateLimits, OpenSlates
 from streamrec.engine.items import bids as bids_of
 from streamrec.engine.items.bids import MILLION
-from streamrec.engine.items.catalogue import Listing
+from streamrec.engine.items.catalogue import Catalogue
 from streamrec.engine.items.item_table import ItemTable
-from streamrec.engine.retrieval.ads import Affordable
+from streamrec.engine.retrieval.ads import AdRetriever
 from streamrec.events import Event, EventType, Item, Slate, SlateItem
 
 DAY = 20_000
@@ -34,13 +34,13 @@ MIDNIGHT = DAY * DAY_MS
 NOON = MIDNIGHT + DAY_MS // 2
 
 
-def listed(*items: Item, partitions: int = 1, paced: bool = True) -> tuple[Listing, Ads]:
+def listed(*items: Item, partitions: int = 1, paced: bool = True) -> tuple[Catalogue, Ads]:
     table = ItemTable(64)
-    listing = Listing(table, 64)
+    catalogue = Catalogue(table, 64)
     for item in items:
-        listing.take(item)
+        catalogue.take(item)
         table.intern(item.item_id, NOON)
-    return listing, Ads(table, listing.bids, ClickChance(), partitions, paced=paced)
+    return catalogue, Ads(table, catalogue.bids, ClickProbability(), partitions, paced=paced)
 
 
 def ad(name: str, bid: float = 1.0, budget: float = 10.0) -> Item:
@@ -58,18 +58,18 @@ def value(
 
 
 def test_an_item_with_a_bid_is_an_ad_from_the_moment_the_catalogue_says_so_until_it_does_no_more() -> None:
-    listing, ads = listed(Item(item_id="a"), ad("b"), ad("c", 0.25, 4.0))
+    catalogue, ads = listed(Item(item_id="a"), ad("b"), ad("c", 0.25, 4.0))
     assert ads.known().tolist() == [1, 2]
-    assert (listing.bids.bid[2], listing.bids.budget[2]) == (MILLION // 4, 4 * MILLION)
-    listing.take(ad("a"))
-    listing.take(Item(item_id="b"))
-    listing.withdraw("c")
+    assert (catalogue.bids.bid[2], catalogue.bids.budget[2]) == (MILLION // 4, 4 * MILLION)
+    catalogue.take(ad("a"))
+    catalogue.take(Item(item_id="b"))
+    catalogue.withdraw("c")
     assert ads.known().tolist() == [0]
 
 
 def test_an_index_that_names_another_item_does_not_keep_its_bid() -> None:
-    listing, ads = listed(ad("a"), ad("b"))
-    listing.forget(np.array([0], np.int32))
+    catalogue, ads = listed(ad("a"), ad("b"))
+    catalogue.forget(np.array([0], np.int32))
     assert ads.known().tolist() == [1]
 
 
@@ -99,7 +99,7 @@ def test_partitions_may_together_have_exactly_the_clicks_that_the_budget_buys(
         spent = 0
         while True:
             turn = np.array([(first + partition) % partitions])
-            click, bought = pacing.dealt(np.array([bid]), np.array([budget]), np.array([spent]), turn, partitions)
+            click, bought = pacing.allotted(np.array([bid]), np.array([budget]), np.array([spent]), turn, partitions)
             if pacing.resting(np.zeros(1), click, bought)[0]:
                 break
             had.append(int(click[0]))
@@ -149,13 +149,13 @@ def test_a_charge_counts_from_the_next_learning_cut_on_however_the_log_is_polled
 
 
 def test_a_bid_or_budget_that_changes_counts_at_once() -> None:
-    listing, ads = listed(ad("a", 1.0, 1.0))
+    catalogue, ads = listed(ad("a", 1.0, 1.0))
     ads.charge(0, Due("a", NOON, MILLION, 10**15))
     ads.learn([])
-    listing.take(ad("a", 1.0, 20.0))
+    catalogue.take(ad("a", 1.0, 20.0))
     assert ads.barred(NOON, 0).tolist() == []
     before = value(ads, 0)[0]
-    listing.take(ad("a", 2.0, 20.0))
+    catalogue.take(ad("a", 2.0, 20.0))
     assert value(ads, 0)[0] == pytest.approx(before + math.log(2))
 
 
@@ -213,10 +213,12 @@ def test_an_expected_value_is_chance_times_bid() -> None:
     assert np.subtract(*value(ads, 1, 0)) == pytest.approx(math.log(4))
 
 
-def lesson(names: Sequence[str], clicked: Sequence[bool], utilities: Sequence[float], ts: int = NOON) -> Lesson:
+def slate_feedback(
+    names: Sequence[str], clicked: Sequence[bool], utilities: Sequence[float], ts: int = NOON
+) -> SlateFeedback:
     count = len(names)
     ads = ShownAds(np.full(count, MILLION), np.full(count, MILLION), np.array(utilities), np.array(clicked))
-    return Lesson(
+    return SlateFeedback(
         "p", 0, np.zeros((count, 1), np.float32), np.ones(count), np.zeros(count), 9, ts, items=tuple(names), ads=ads
     )
 
@@ -231,7 +233,7 @@ def taught(slates: int, seed: int = 0) -> Ads:
         odds = np.array([math.log(RATES[name] / (1 - RATES[name])) for name in names])
         logits = odds + (utilities + 4) - 0.7 * np.log(np.arange(1, len(names) + 1))
         clicked = rng.random(len(names)) < 1 / (1 + np.exp(-logits))
-        ads.learn([lesson(names.tolist(), clicked.tolist(), utilities.tolist())])
+        ads.learn([slate_feedback(names.tolist(), clicked.tolist(), utilities.tolist())])
     return ads
 
 
@@ -245,9 +247,9 @@ def test_chances_are_learned_as_they_are_at_the_first_place_and_a_usual_utility(
 
 def test_numbers_that_are_none_teach_nothing() -> None:
     _, ads = listed(ad("a"), ad("b"))
-    ads.learn([lesson(["a", "b"], [True, True], [math.nan, math.inf])])
+    ads.learn([slate_feedback(["a", "b"], [True, True], [math.nan, math.inf])])
     assert (ads.chance.skipped, ads.chance.version) == (2, 0)
-    ads.learn([lesson(["a", "b"], [True, True], [math.nan, 1.0])])
+    ads.learn([slate_feedback(["a", "b"], [True, True], [math.nan, 1.0])])
     assert np.isfinite(value(ads, 0, 1)).all()
 
 
@@ -256,7 +258,7 @@ def test_what_is_restored_is_bit_for_bit_what_was_saved_and_goes_on_the_same_way
     _, right = listed(*(ad(name) for name in RATES))
     right.restore(left.state())
     for ads in (left, right):
-        ads.learn([lesson(["new", "usual"], [True, False], [-3.0, -5.0])])
+        ads.learn([slate_feedback(["new", "usual"], [True, False], [-3.0, -5.0])])
     one, other = left.state(), right.state()
     assert one.keys() == other.keys()
     assert all(np.array_equal(one[name], other[name]) for name in one)
@@ -265,7 +267,7 @@ def test_what_is_restored_is_bit_for_bit_what_was_saved_and_goes_on_the_same_way
 
 def test_weights_of_ads_are_bounded_and_those_shown_least_go(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("streamrec.engine.ads.click_probability.MAX_TAUGHT", 8)
-    chance = ClickChance()
+    chance = ClickProbability()
     for n in range(40):
         chance.learn(["often", f"once-{n}"], [1, 2], np.zeros(2), [n % 2 == 0, False])
     assert len(chance.state()["ads.ends"]) <= 8
@@ -276,13 +278,13 @@ def test_weights_of_ads_are_bounded_and_those_shown_least_go(monkeypatch: pytest
 
 
 def test_the_retriever_proposes_the_ads_that_bring_most_and_may_be_shown() -> None:
-    listing, ads = listed(ad("a", 1.0), ad("b", 3.0), Item(item_id="c"), ad("d", 2.0))
-    retriever = Affordable("ads", ads)
+    catalogue, ads = listed(ad("a", 1.0), ad("b", 3.0), Item(item_id="c"), ad("d", 2.0))
+    retriever = AdRetriever("ads", ads)
     queries = Queries.empty(2)
     excluded = Excluded.of([np.array([1], np.int32), np.empty(0, np.int32)], np.array([True]))
     assert retriever.candidates(queries, slice(0, 2), 3, Excluded.nothing(2)).tolist() == [[1, 3, 0]] * 2
     assert retriever.candidates(queries, slice(0, 2), 3, excluded).tolist() == [[3, -1, -1], [1, 3, -1]]
-    listing.take(ad("a", 9.0))
+    catalogue.take(ad("a", 9.0))
     assert retriever.candidates(queries, slice(0, 1), 1, Excluded.nothing(1)).tolist() == [[0]]
 
 
@@ -338,8 +340,8 @@ def lived(world: Advertised, rank: Ranking, budgets: Float64, seed: int = 1) -> 
     names = [f"ad-{n}" for n in range(count)]
     offers = zip(names, world.bids.tolist(), budgets.tolist(), strict=True)
     _, ads = listed(*(ad(name, bid, budget) for name, bid, budget in offers), partitions=PARTITIONS)
-    rules = Rules(600_000, SeenRule.ALL, RewardRule.MAX, {EventType.CLICK: 0.2})
-    slates = OpenSlates(rules, 0, Room(ASKED + 1, 8, ASKED + 1), ads.charge)
+    rules = AttributionRules(600_000, SeenRule.ALL, RewardRule.MAX, {EventType.CLICK: 0.2})
+    slates = OpenSlates(rules, 0, OpenSlateLimits(ASKED + 1, 8, ASKED + 1), ads.charge)
     by_noon = np.zeros(count)
 
     def spent() -> Float64:
@@ -355,10 +357,16 @@ def lived(world: Advertised, rank: Ranking, budgets: Float64, seed: int = 1) -> 
             chance = min(world.rates[chosen] * math.exp(likes[chosen]) * PLACE_WORTH[place], 1.0)
             if rng.random() < chance:
                 click = Event(type=EventType.CLICK, user_id=user, ts=ts + 1, item_id=names[chosen])
-                slates.credit(Arrival(click, partition, number))
+                slates.credit(LoggedEvent(click, partition, number))
         slates.tick(partition, ts, learned=False)
         if number % CUT == CUT - 1:
-            ads.learn([came.lesson for came, _ in slates.close(lambda users: [None] * len(users)) if came.lesson])
+            ads.learn(
+                [
+                    came.slate_feedback
+                    for came, _ in slates.close(lambda users: [None] * len(users))
+                    if came.slate_feedback
+                ]
+            )
         if number == ASKED // 2:
             by_noon = spent()
     return Day(float(spent().sum()), spent(), by_noon)
@@ -379,7 +387,9 @@ def show(
     slates.shown(
         partition,
         slate,
-        Memo(0, 0, np.zeros((len(shown), 1), np.float32), {}, ads.shown(items, utilities[places], ts, partition)),
+        ServedSlate(
+            0, 0, np.zeros((len(shown), 1), np.float32), {}, ads.shown(items, utilities[places], ts, partition)
+        ),
     )
 
 

@@ -12,7 +12,7 @@ from streamrec.config.settings import Settings
 from streamrec.engine.rollout.revisions import Mode
 from streamrec.events import Event, EventType, Outcome, Slate
 from streamrec.state.memory import MemoryStore
-from streamrec.state.rollouts import MemoryBook
+from streamrec.state.rollouts import MemoryRolloutStore
 from streamrec.testing import records, shop
 from streamrec.transport.local import LocalSink, LocalSource
 from streamrec.wiring import build_worker, following, settled_revision
@@ -91,7 +91,7 @@ def test_arms_split_users_and_interleaving_says_who_picked_what() -> None:
 
 def test_every_slate_holds_what_each_model_says_and_the_rank_by_the_mean() -> None:
     slates, outcomes, worker = ran()
-    known = set(worker.recommender.fusion.models)
+    known = set(worker.pipeline.fusion.models)
     scored = [item for slate in slates for item in slate.items]
     assert all(item.scores and set(item.scores) <= known for item in scored)
     assert all(score <= 0 for item in scored for score in item.scores.values())
@@ -105,7 +105,7 @@ def test_an_apprentice_comes_to_do_as_the_policy_it_imitates() -> None:
     _, _, worker = ran(mode="apprentice", imitate="model:covisit")
     late = worker.metrics.matched._value.get() / worker.metrics.imitated._value.get()
     _, _, other = ran(mode="apprentice", imitate="model:clicks")
-    covisit, clicks = (w.recommender.fusion.weights() for w in (worker, other))
+    covisit, clicks = (w.pipeline.fusion.weights() for w in (worker, other))
     assert late > 0.6
     assert covisit["covisit"] > clicks["covisit"]
     assert clicks["clicks"] > covisit["clicks"]
@@ -123,7 +123,7 @@ def test_an_apprentice_of_the_site_learns_from_the_first_place_of_its_impression
     taught = sum(event.position == 1 for event in shown)
     assert worker.metrics.imitated._value.get() == taught > 200
     assert worker.metrics.matched._value.get() > 0.4 * taught
-    weights = worker.recommender.fusion.weights()
+    weights = worker.pipeline.fusion.weights()
     assert max(weights, key=lambda name: weights[name]) == "transitions"
     _, _, online = ran(log)
     assert online.metrics.imitated._value.get() == 0
@@ -132,13 +132,13 @@ def test_an_apprentice_of_the_site_learns_from_the_first_place_of_its_impression
 def test_a_new_plan_is_followed_from_the_next_checkpoint_on() -> None:
     worker, sink = made(LOG, mode="shadow")
     settings = Settings.model_validate({"rollout": {"mode": "shadow"}})
-    book = MemoryBook()
-    worker._revised = following(settings, book)
+    rollouts = MemoryRolloutStore()
+    worker._revised = following(settings, rollouts)
     source = worker._source
     source.subscribe(worker)
     worker.step(source.poll(400, 0.0))
     worker.checkpoint()
-    book.append(msgspec.structs.replace(settled_revision(settings), number=1, mode=Mode.ONLINE))
+    rollouts.append(msgspec.structs.replace(settled_revision(settings), number=1, mode=Mode.ONLINE))
     worker.step(source.poll(100, 0.0))
     worker.checkpoint()
     worker.step(source.poll(400, 0.0))
@@ -151,15 +151,15 @@ def test_a_new_plan_is_followed_from_the_next_checkpoint_on() -> None:
 
 def test_a_plan_that_leaves_apprenticeship_learns_from_users_again() -> None:
     worker, _ = made(LOG, mode="apprentice", imitate="model:covisit")
-    answers, settings = worker.recommender.answers, Settings.model_validate({"rollout": {"mode": "apprentice"}})
-    assert worker.recommender.fusion.imitating
-    book = MemoryBook()
-    revised = following(settings, book)
+    answers, settings = worker.pipeline.answers, Settings.model_validate({"rollout": {"mode": "apprentice"}})
+    assert worker.pipeline.fusion.imitating
+    rollouts = MemoryRolloutStore()
+    revised = following(settings, rollouts)
     assert revised() is None
-    book.append(msgspec.structs.replace(settled_revision(settings), number=1, mode=Mode.SHADOW))
+    rollouts.append(msgspec.structs.replace(settled_revision(settings), number=1, mode=Mode.SHADOW))
     plan = revised()
     assert plan is not None
     assert revised() is None  # told once
     answers.follow(plan)
     assert answers.imitated is None
-    assert not worker.recommender.fusion.imitating
+    assert not worker.pipeline.fusion.imitating

@@ -10,7 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamrec.config.groups import Attribution
-from streamrec.engine.attribution.attribution import Memo, OpenSlate, RewardRule, Rules, SeenRule, closed
+from streamrec.engine.attribution.attribution import (
+    AttributionRules,
+    OpenSlate,
+    RewardRule,
+    SeenRule,
+    ServedSlate,
+    closed,
+)
 from streamrec.events import (
     EVENT_TYPES,
     Alternative,
@@ -28,8 +35,8 @@ WINDOW_MS = 600_000
 VALUES = Attribution().values
 
 
-def rules(seen: SeenRule = SeenRule.ALL, reward: RewardRule = RewardRule.MAX) -> Rules:
-    return Rules(WINDOW_MS, seen, reward, VALUES)
+def rules(seen: SeenRule = SeenRule.ALL, reward: RewardRule = RewardRule.MAX) -> AttributionRules:
+    return AttributionRules(WINDOW_MS, seen, reward, VALUES)
 
 
 def slate(user: str = "u", rec_id: str = "0-10", items: str = "abcd", ts: int = SHOWN, **more: object) -> Slate:
@@ -50,14 +57,14 @@ def slate(user: str = "u", rec_id: str = "0-10", items: str = "abcd", ts: int = 
     return Slate(rec_id=rec_id, user_id=user, ts=ts, items=places, **given)  # type: ignore[arg-type]
 
 
-def memo(items: int, context: int = 1) -> Memo:
+def served(items: int, context: int = 1) -> ServedSlate:
     features = np.arange(items * 3, dtype=np.float32).reshape(items, 3) / 8
-    return Memo(context, 7, features, {"clicks": np.arange(items * 2, dtype=np.int32).reshape(items, 2)})
+    return ServedSlate(context, 7, features, {"clicks": np.arange(items * 2, dtype=np.int32).reshape(items, 2)})
 
 
 def waiting(one: Slate | None = None) -> OpenSlate:
     shown = one or slate()
-    return OpenSlate.of(shown, memo(len(shown.items)))
+    return OpenSlate.of(shown, served(len(shown.items)))
 
 
 def event(
@@ -209,18 +216,18 @@ def test_outcomes_say_how_it_is_known_that_an_item_was_seen() -> None:
 def test_a_slate_that_nobody_saw_gives_no_outcome_and_teaches_nothing() -> None:
     came = closed(waiting(), rules(SeenRule.IMPRESSIONS))
     assert came.outcomes == ()
-    assert came.lesson is None
+    assert came.slate_feedback is None
 
 
 def test_a_lesson_holds_what_was_known_of_what_was_seen() -> None:
     open_slate = waiting()
     open_slate.credit(event(EventType.IMPRESSION, "c"), rules())
     open_slate.credit(event(EventType.PURCHASE, "a"), rules())
-    came = closed(open_slate, rules()).lesson
+    came = closed(open_slate, rules()).slate_feedback
     assert came is not None
     assert (came.policy, came.context, came.schema) == ("plackett-luce", 1, 7)
     assert (came.candidates, came.ts) == (9, SHOWN)
-    assert came.features.tolist() == memo(4).features[:3].tolist()
+    assert came.features.tolist() == served(4).features[:3].tolist()
     assert came.traces["clicks"].tolist() == [[0, 1], [2, 3], [4, 5]]
     assert came.reward.tolist() == [1.0, 0.0, 0.0]
     assert came.propensity.tolist() == [0.5, 0.25, 0.5 / 3]
@@ -250,7 +257,7 @@ def test_each_item_seen_gives_one_outcome_the_same_in_any_order(
                 open_slate.credit(one, rules(seen, how))
         came = closed(open_slate, rules(seen, how))
         assert [outcome.position for outcome in came.outcomes] == list(range(1, len(came.outcomes) + 1))
-        assert (came.lesson is None) == (not came.outcomes)
+        assert (came.slate_feedback is None) == (not came.outcomes)
         return came.outcomes
 
     shuffled = list(events)

@@ -10,7 +10,7 @@ import pytest
 
 from streamrec.demo.sample import sample_items, sample_log
 from streamrec.events import Event
-from streamrec.replay.catalogue_file import Catalogue, read_catalogue
+from streamrec.replay.catalogue_file import CatalogueItems, read_catalogue
 from streamrec.replay.logs import open_log
 from tools.benchmarks.scenario_tasks import TASKS, Asking, Task, after_each_item, by_title, in_each_basket, moments
 from tools.benchmarks.scenarios import Figures, measure, table
@@ -24,13 +24,13 @@ def events() -> list[Event]:
 
 
 @pytest.fixture(scope="module")
-def catalogue() -> Catalogue:
+def catalogue() -> CatalogueItems:
     return read_catalogue(sample_items())
 
 
 @pytest.mark.parametrize("asking", [after_each_item, in_each_basket(2, "basket"), by_title])
 def test_what_is_right_comes_after_the_moment_of_asking(
-    asking: Asking, events: list[Event], catalogue: Catalogue
+    asking: Asking, events: list[Event], catalogue: CatalogueItems
 ) -> None:
     every = moments(events, catalogue, asking, 10_000, random.Random(1))
     assert len(every) > 10
@@ -41,7 +41,7 @@ def test_what_is_right_comes_after_the_moment_of_asking(
         assert not named & asked.targets
 
 
-def test_a_basket_is_asked_about_before_any_of_it(events: list[Event], catalogue: Catalogue) -> None:
+def test_a_basket_is_asked_about_before_any_of_it(events: list[Event], catalogue: CatalogueItems) -> None:
     for asked in moments(events, catalogue, in_each_basket(1, "item_id"), 10_000, random.Random(1)):
         first = events[asked.before]
         assert first.session_id != events[asked.before - 1].session_id

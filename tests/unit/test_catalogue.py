@@ -13,7 +13,7 @@ import pytest
 from streamrec.demo.sample import sample_items, sample_log
 from streamrec.errors import TableError
 from streamrec.events import EventType, Item
-from streamrec.replay.catalogue_file import Catalogue, read_catalogue
+from streamrec.replay.catalogue_file import CatalogueItems, read_catalogue
 from streamrec.replay.logs import open_log
 
 EXPECTED = [
@@ -40,7 +40,7 @@ def test_every_format_gives_the_same_items(tmp_path: Path) -> None:
 
 
 def test_there_is_always_something_to_show() -> None:
-    catalogue = Catalogue(EXPECTED)
+    catalogue = CatalogueItems(EXPECTED)
     assert [catalogue.title(item) for item in ("1", "2", "unheard of")] == ["Heat", "2", "unheard of"]
     assert [catalogue.category(item) for item in ("1", "2", "unheard of")] == ["Action", None, None]
     assert "unheard of" not in catalogue

@@ -7,16 +7,16 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from streamrec.config.groups import Fusion, Learning, Limits, Serving
+from streamrec.config.groups import FusionSettings, Learning, Limits, Serving
 from streamrec.config.settings import Settings
-from streamrec.engine.arrays.logged_event import Arrival
-from streamrec.engine.pipeline import Recommender
+from streamrec.engine.arrays.logged_event import LoggedEvent
+from streamrec.engine.pipeline import Pipeline
 from streamrec.engine.policies import Components
 from streamrec.engine.policies.plackett_luce import PlackettLuce
-from streamrec.engine.policies.plackett_luce_sampling import Terms, propensities
+from streamrec.engine.policies.plackett_luce_sampling import SamplingTerms, propensities
 from streamrec.events import Event, EventType, Item, Slate
-from streamrec.replay.catalogue_file import Catalogue
-from streamrec.wiring import build_recommender
+from streamrec.replay.catalogue_file import CatalogueItems
+from streamrec.wiring import build_pipeline
 
 BEGAN = 1_700_000_000_000
 AISLES = ("garden", "kitchen", "office", "travel")
@@ -43,24 +43,26 @@ class Shop:
     """A recommender and the time in its shop."""
 
     def __init__(self, catalogue: Sequence[Item] = (), policy: str = "plackett-luce", **fusion: object) -> None:
-        self.recommender: Recommender = build_recommender(
+        self.pipeline: Pipeline = build_pipeline(
             Settings(
                 limits=Limits(max_items=500, max_users=2_000),
                 learning=Learning(models=MODELS, device="cpu"),
-                fusion=Fusion(policy=policy, form="linear", **fusion),  # type: ignore[arg-type]
+                fusion=FusionSettings(policy=policy, form="linear", **fusion),  # type: ignore[arg-type]
                 serving=Serving(k=K),
             ),
-            Catalogue(catalogue),
+            CatalogueItems(catalogue),
         )
         self.now_ms, self._offset = BEGAN, 0
 
     def handle(self, *events: Event) -> list[Slate]:
-        users = self.recommender.knowledge.users
-        arrivals = [Arrival(event, 0, self._offset + at) for at, event in enumerate(events)]
+        users = self.pipeline.features.users
+        logged_events = [LoggedEvent(event, 0, self._offset + at) for at, event in enumerate(events)]
         self._offset += len(events)
         lacking = users.missing((0, event.user_id) for event in events)
         users.admit(lacking, [None] * len(lacking), events[0].ts)
-        return [slate for portion in self.recommender.portions(arrivals) for slate in portion.slates.values()]
+        return [
+            slate for batch_result in self.pipeline.process(logged_events) for slate in batch_result.slates.values()
+        ]
 
     def event(self, kind: EventType, user: str, item: str | None = None) -> Event:
         self.now_ms += 2_000
@@ -141,32 +143,32 @@ def test_an_item_that_nobody_touched_is_a_candidate_for_those_who_like_its_kind(
     user = "works"
     shop.handle(*(shop.event(EventType.CLICK, user, f"office-{n}") for n in range(5)))
     shop.ask(user)
-    batch, ids = shop.recommender.batch, shop.recommender.knowledge.items.ids
+    batch, ids = shop.pipeline.batch, shop.pipeline.features.items.ids
     proposed = {ids[item] for item in batch.candidates.items[batch.asked - 1].tolist() if item >= 0}
     assert {"office-new0", "office-new1"} <= proposed
 
 
 def first_places(shop: Shop, users: Sequence[str]) -> np.ndarray:
     """The probability that the default policy puts each candidate first, for each user, (users, candidates)."""
-    recommender, rows = shop.recommender, []
+    pipeline, rows = shop.pipeline, []
     for user in users:
         shop.ask(user)
-        rows.append(recommender.batch.asked - 1)
+        rows.append(pipeline.batch.asked - 1)
         assert rows == sorted(set(rows))  # no learning cut in between
-    queries, candidates = recommender.batch.queries, recommender.batch.candidates
+    queries, candidates = pipeline.batch.queries, pipeline.batch.candidates
     items = candidates.items[rows]
-    doubt = recommender.knowledge.doubt.of(items, queries.ts[rows])
-    asked = recommender.fusion.asked(
-        queries, np.array(rows), candidates, np.zeros(items.shape), doubt, [None] * len(rows)
+    uncertainty = pipeline.features.uncertainty.of(items, queries.ts[rows])
+    asked = pipeline.fusion.asked(
+        queries, np.array(rows), candidates, np.zeros(items.shape), uncertainty, [None] * len(rows)
     )
-    whole = PlackettLuce("plackett-luce", Fusion().temperature, Fusion().explore)
-    made = whole.components(asked, recommender.fusion.posterior)
+    whole = PlackettLuce("plackett-luce", FusionSettings().temperature, FusionSettings().explore)
+    made = whole.components(asked, pipeline.fusion.posterior)
     places = np.arange(asked.items.shape[1])
     chances = []
     for row in range(len(rows)):
         same = np.repeat(row, len(places))
         repeated = Components(made.weights[same], made.scores[same], made.hard, made.explore)
-        terms = Terms(asked.doubt[same], [None] * len(places))
+        terms = SamplingTerms(asked.uncertainty[same], [None] * len(places))
         chances.append(np.where(asked.items[row] >= 0, propensities(repeated, places[:, None], terms)[:, 0], 0.0))
     return np.array(chances)
 

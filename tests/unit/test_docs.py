@@ -15,7 +15,7 @@ from streamrec.config.groups import Group
 from streamrec.config.scenarios import BUILT_IN, LeaveOut, ScenarioSettings, Slates
 from streamrec.config.settings import Settings, shown
 from streamrec.transport import Record
-from streamrec.wiring import build_tolerance
+from streamrec.wiring import build_validation_limits
 from streamrec.worker.validation import event_of
 
 ROOT = Path(__file__).parents[2]
@@ -131,9 +131,11 @@ def test_every_built_in_scenario_is_shown_by_example(scenario: str) -> None:
     assert section is not None
     assert re.search(r"^    .*streamrec ask ", section[1], re.MULTILINE)
     assert scenario == "home" or f"--scenario {scenario}" in section[1]
-    tolerance = build_tolerance(Settings())
+    validation_limits = build_validation_limits(Settings())
     requests = re.findall(r'^    (\{"type": .*\})$', section[1], re.MULTILINE)
-    events = [event_of(Record("user-events", 0, 0, b"u42", request.encode()), tolerance) for request in requests]
+    events = [
+        event_of(Record("user-events", 0, 0, b"u42", request.encode()), validation_limits) for request in requests
+    ]
     assert scenario in {event.scenario or "home" for event in events}
 
 

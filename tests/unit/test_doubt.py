@@ -13,11 +13,11 @@ from streamrec.config.groups import Learning, Limits
 from streamrec.config.settings import Settings
 from streamrec.engine.arrays.batch import NOTHING, MicroBatch
 from streamrec.engine.arrays.labels import REFUSED, WANTED
-from streamrec.engine.items.uncertainty import HALF_LIFE_MS, Doubt
-from streamrec.engine.pipeline import Recommender
-from streamrec.engine.policies import Asked
+from streamrec.engine.items.uncertainty import HALF_LIFE_MS, Uncertainty
+from streamrec.engine.pipeline import Pipeline
+from streamrec.engine.policies import PolicyInput
 from streamrec.events import Event, EventType, Item
-from streamrec.wiring import build_recommender
+from streamrec.wiring import build_pipeline
 from tests.unit.test_recommender import differing, log_of, run, untaught
 
 NOW = 1_700_000_000_000
@@ -33,32 +33,32 @@ def batch_of(*examples: tuple[int, int, int]) -> MicroBatch:
     return batch
 
 
-def told(doubt: Doubt, item: int, ts: int = NOW) -> float:
+def told(uncertainty: Uncertainty, item: int, ts: int = NOW) -> float:
     """n of an item, from its doubt."""
-    found = doubt.of(np.array([[item]], np.int32), np.array([ts]))[0, 0]
+    found = uncertainty.of(np.array([[item]], np.int32), np.array([ts]))[0, 0]
     return float(found**-2 - 1)
 
 
 def test_doubt_by_hand() -> None:
-    doubt = Doubt(8)
-    doubt.note_shown([1, 2, NOTHING, 2], NOW)
-    assert told(doubt, 2) == 0  # what is noted counts from the cut on
-    doubt.learn(batch_of((1, WANTED, NOW), (3, REFUSED, NOW), (4, -1, NOW), (4, 2, NOW)))
-    assert [told(doubt, item) for item in range(5)] == pytest.approx([0, 2, 2, 1, 0])
-    assert told(doubt, 1, NOW + WEEK) == pytest.approx(1)
-    assert told(doubt, 1, NOW - WEEK) == pytest.approx(2)  # a query that comes late
-    doubt.learn(batch_of((1, WANTED, NOW - WEEK), (2, WANTED, NOW + WEEK)))
-    assert told(doubt, 1) == pytest.approx(2.5)
-    assert told(doubt, 2, NOW + WEEK) == pytest.approx(2)
-    asked = doubt.of(np.array([[0, 2, NOTHING]], np.int32), np.array([NOW + WEEK]))
+    uncertainty = Uncertainty(8)
+    uncertainty.note_shown([1, 2, NOTHING, 2], NOW)
+    assert told(uncertainty, 2) == 0  # what is noted counts from the cut on
+    uncertainty.learn(batch_of((1, WANTED, NOW), (3, REFUSED, NOW), (4, -1, NOW), (4, 2, NOW)))
+    assert [told(uncertainty, item) for item in range(5)] == pytest.approx([0, 2, 2, 1, 0])
+    assert told(uncertainty, 1, NOW + WEEK) == pytest.approx(1)
+    assert told(uncertainty, 1, NOW - WEEK) == pytest.approx(2)  # a query that comes late
+    uncertainty.learn(batch_of((1, WANTED, NOW - WEEK), (2, WANTED, NOW + WEEK)))
+    assert told(uncertainty, 1) == pytest.approx(2.5)
+    assert told(uncertainty, 2, NOW + WEEK) == pytest.approx(2)
+    asked = uncertainty.of(np.array([[0, 2, NOTHING]], np.int32), np.array([NOW + WEEK]))
     assert asked.tolist() == [[1.0, pytest.approx(1 / np.sqrt(3)), 1.0]]
 
 
 def test_doubt_is_the_relative_deviation_of_a_rate_with_one_prior_event() -> None:
-    doubt = Doubt(2)
-    doubt.learn(batch_of(*[(0, WANTED, NOW)] * 9))
+    uncertainty = Uncertainty(2)
+    uncertainty.learn(batch_of(*[(0, WANTED, NOW)] * 9))
     rates = np.random.default_rng(0).gamma(1 + 9, size=200_000)
-    assert doubt.of(np.array([[0]], np.int32), np.array([NOW]))[0, 0] == pytest.approx(
+    assert uncertainty.of(np.array([[0]], np.int32), np.array([NOW]))[0, 0] == pytest.approx(
         rates.std() / rates.mean(), rel=0.02
     )
 
@@ -70,61 +70,61 @@ moments = st.tuples(st.integers(0, 3), st.integers(NOW, NOW + 3 * WEEK))
 def test_the_order_in_which_things_are_noted_changes_nothing(shown: list[tuple[int, int]], shuffler) -> None:  # type: ignore[no-untyped-def]
     states = []
     for _ in range(2):
-        doubt = Doubt(4)
+        uncertainty = Uncertainty(4)
         for item, ts in shown:
-            doubt.note_shown([item], ts)
-        states.append({"noted": doubt.state()})
-        doubt.learn(batch_of())
-        states[-1]["counted"] = doubt.state()
+            uncertainty.note_shown([item], ts)
+        states.append({"noted": uncertainty.state()})
+        uncertainty.learn(batch_of())
+        states[-1]["counted"] = uncertainty.state()
         expected = [sum(0.5 ** ((NOW + 3 * WEEK - ts) / WEEK) for item, ts in shown if item == one) for one in range(4)]
-        assert [told(doubt, one, NOW + 3 * WEEK) for one in range(4)] == pytest.approx(expected)
+        assert [told(uncertainty, one, NOW + 3 * WEEK) for one in range(4)] == pytest.approx(expected)
         shuffler.shuffle(shown)
     assert differing(*states) == []
 
 
 def test_what_was_saved_is_restored_and_what_was_forgotten_is_unknown() -> None:
-    first, second = Doubt(8), Doubt(8)
+    first, second = Uncertainty(8), Uncertainty(8)
     first.learn(batch_of((1, WANTED, NOW), (5, WANTED, NOW)))
     first.note_shown([5, 6], NOW + 1)
     second.learn(batch_of((7, WANTED, NOW)))
     second.restore(first.state())
-    for doubt in (first, second):
-        doubt.forget(np.array([1, 6], np.int32))
-        doubt.learn(batch_of((2, WANTED, NOW + 2)))
+    for uncertainty in (first, second):
+        uncertainty.forget(np.array([1, 6], np.int32))
+        uncertainty.learn(batch_of((2, WANTED, NOW + 2)))
     assert differing({"doubt": first.state()}, {"doubt": second.state()}) == []
     assert [told(first, item, NOW + 2) for item in (1, 2, 5, 6, 7)] == pytest.approx([0, 1, 2, 0, 0])
 
 
-def shop(**learning: object) -> Recommender:
+def shop(**learning: object) -> Pipeline:
     settings = Settings(
         preset="fast",
         limits=Limits(max_items=200, max_users=200),
         learning=Learning(device="cpu", models=("popularity",), **learning),  # type: ignore[arg-type]
     )
-    return build_recommender(settings, {"new": Item(item_id="new")})
+    return build_pipeline(settings, {"new": Item(item_id="new")})
 
 
 def test_what_the_log_tells_of_items_lessens_their_doubt_and_policies_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    recommender = shop(micro_batch=8)
-    heard: list[Asked] = []
-    deal = recommender.answers.roster.deal
+    pipeline = shop(micro_batch=8)
+    heard: list[PolicyInput] = []
+    choose = pipeline.answers.policies.choose
     monkeypatch.setattr(
-        recommender.answers.roster, "deal", lambda asked, *rest: heard.append(asked) or deal(asked, *rest)
+        pipeline.answers.policies, "deal", lambda asked, *rest: heard.append(asked) or choose(asked, *rest)
     )
     items = chain(["much"] * 12, ["little"], ["much"] * 3)
     events = [Event(type=EventType.CLICK, user_id=f"u{n}", ts=NOW + n, item_id=item) for n, item in enumerate(items)]
     site = Event(type=EventType.IMPRESSION, user_id="u", ts=NOW + 20, item_id="little")
     ours = Event(type=EventType.IMPRESSION, user_id="u", ts=NOW + 21, item_id="much", rec_id="r")
     request = [Event(type=EventType.REQUEST, user_id="v", ts=NOW + 30 + n, k=3) for n in range(2 * 8)]
-    run(recommender, [*events, site, ours, *request])
+    run(pipeline, [*events, site, ours, *request])
 
-    def said(asked: Asked, item: str) -> float:
-        at = asked.items == recommender.knowledge.items.lookup(item)
-        return float(asked.doubt[at].mean() ** -2 - 1)
+    def said(asked: PolicyInput, item: str) -> float:
+        at = asked.items == pipeline.features.items.lookup(item)
+        return float(asked.uncertainty[at].mean() ** -2 - 1)
 
     first, last = heard[0], heard[-1]
     assert [said(first, item) for item in ("new", "little", "much")] == pytest.approx([0, 1, 15], rel=1e-3)
-    assert (first.doubt[first.items == NOTHING] == 1).all()
+    assert (first.uncertainty[first.items == NOTHING] == 1).all()
     # By the last requests the first six have shown all three items, and the site has shown one of them once.
     assert [said(last, item) for item in ("new", "little", "much")] == pytest.approx([14, 16, 29], rel=1e-3)
 
@@ -136,9 +136,9 @@ def test_doubt_is_restored_with_everything_else_however_the_log_came_in(poll: in
     run(whole, events)
     run(first, events[:333], poll)
     second.restore(first.state())
-    users = first.knowledge.users
+    users = first.features.users
     names, stored = [name for _, name in users._rows], users.take_changes(0)
-    second.knowledge.users.admit([(0, name) for name in names], [stored[name] for name in names], NOW)
+    second.features.users.admit([(0, name) for name in names], [stored[name] for name in names], NOW)
     run(second, events[333:], poll, 333)
     assert differing({"doubt": second.state()["doubt"]}, {"doubt": whole.state()["doubt"]}) == []
     assert len(whole.state()["doubt"]["items"]) > 20

@@ -13,11 +13,11 @@ import pytest
 
 from streamrec.cli.commands.experiment import Question, run
 from streamrec.config.settings import Settings
-from streamrec.evaluation.experiments.arms import DAY_MS, Experiment, Method, Terms, judge
+from streamrec.evaluation.experiments.arms import DAY_MS, Experiment, Method, SignificanceTerms, judge
 from streamrec.evaluation.experiments.confidence import EmpiricalBernstein, Interval, difference
 from streamrec.evaluation.experiments.imitation import imitation
 from streamrec.evaluation.experiments.interleaving import duel
-from streamrec.evaluation.experiments.significance import Standing, verdict
+from streamrec.evaluation.experiments.significance import SignificanceTest, verdict
 from streamrec.evaluation.experiments.slates import Settlement
 from streamrec.events import Counterfactual, Outcome, Proposal
 
@@ -79,12 +79,14 @@ def test_a_user_counts_once_with_the_slates_of_the_window() -> None:
         *slate("ann", START + DAY_MS, [1.0], arm="a"),  # the window is over by then
         *slate("bob", START + 2 * HOUR, [1.0], arm="a"),
     ]
-    assert arms_of(judge(settled(outcomes), Terms()))["a"] == (2, 3, pytest.approx(0.6))
+    assert arms_of(judge(settled(outcomes), SignificanceTerms()))["a"] == (2, 3, pytest.approx(0.6))
 
 
 def test_a_user_whose_window_is_not_over_waits() -> None:
     outcomes = [*slate("ann", START, [1.0], arm="a"), *slate("bob", START + HOUR, [0.0], arm="a")]
-    (arm,) = (one for one in judge(settled(outcomes, until=START + DAY_MS), Terms()).arms if one.name == "a")
+    (arm,) = (
+        one for one in judge(settled(outcomes, until=START + DAY_MS), SignificanceTerms()).arms if one.name == "a"
+    )
     assert (arm.users, arm.waiting, arm.reward.mean) == (1, 1, 1.0)
 
 
@@ -96,12 +98,12 @@ def test_a_partition_that_lags_behind_keeps_its_users_waiting() -> None:
         *((1, outcome) for outcome in slate("bob", START + 2 * DAY_MS, [1.0], arm="a")),
     ]:
         settlement.add(outcome, partition)
-    assert [(arm.users, arm.waiting) for arm in judge(settlement, Terms()).arms] == [(1, 1)]
+    assert [(arm.users, arm.waiting) for arm in judge(settlement, SignificanceTerms()).arms] == [(1, 1)]
 
 
 def test_slates_in_another_arm_than_the_users_first_are_left_out() -> None:
     outcomes = [*slate("ann", START, [0.5], arm="control"), *slate("ann", START + HOUR, [1.0], arm="canary")]
-    experiment = judge(settled(outcomes), Terms())
+    experiment = judge(settled(outcomes), SignificanceTerms())
     assert arms_of(experiment) == {"control": (1, 1, 0.5)}
     assert experiment.moved_slates == 1
 
@@ -114,7 +116,7 @@ def test_who_is_in_no_arm_counts_while_the_experiment_ran() -> None:
         *slate("shadowed", START + HOUR, [0.5], mode="shadow"),
         *slate("bob", START + 2 * HOUR, [0.0], arm="linucb", policy="linucb"),
     ]
-    found = arms_of(judge(settled(outcomes), Terms(), ["greedy"]))
+    found = arms_of(judge(settled(outcomes), SignificanceTerms(), ["greedy"]))
     assert found == {"greedy": (1, 1, 0.5), "linucb": (2, 2, 0.0)}
 
 
@@ -124,7 +126,7 @@ def test_policies_shown_one_after_the_other_are_told_and_not_compared() -> None:
         policy = "greedy" if number < 100 else "linucb"
         for outcome in slate(f"u{number}", START + number * HOUR, [float(number >= 100)], policy=policy):
             settlement.add(outcome)
-    experiment = judge(settlement, Terms(window_ms=HOUR))
+    experiment = judge(settlement, SignificanceTerms(window_ms=HOUR))
     assert [(arm.name, arm.reward.mean) for arm in experiment.arms] == [("greedy", 0.0), ("linucb", 1.0)]
     assert experiment.comparisons == ()
 
@@ -135,9 +137,9 @@ def test_the_control_is_who_was_named_else_the_canarys_control_else_the_largest(
         *slate("bob", START, [0.0], arm="canary"),
         *slate("cat", START, [0.0], arm="canary"),
     ]
-    assert judge(settled(both), Terms()).arms[0].name == "control"
-    assert judge(settled(both), Terms(), ["nobody", "canary"]).arms[0].name == "canary"
-    assert judge(settled(both[1:]), Terms()).arms[0].name == "canary"
+    assert judge(settled(both), SignificanceTerms()).arms[0].name == "control"
+    assert judge(settled(both), SignificanceTerms(), ["nobody", "canary"]).arms[0].name == "canary"
+    assert judge(settled(both[1:]), SignificanceTerms()).arms[0].name == "canary"
 
 
 def crowd(seed: int, lift: float, users: int = 250, slates: int = 8) -> list[Outcome]:
@@ -159,9 +161,9 @@ def test_two_arms_alike_are_seldom_told_apart_though_users_differ(method: Method
     runs, wrong = 30, 0
     for seed in range(runs):
         settlement = settled(crowd(seed, 0.0, users=250, slates=3), until=START + 400 * HOUR)
-        experiment = judge(settlement, Terms(method=method), ["control"])
+        experiment = judge(settlement, SignificanceTerms(method=method), ["control"])
         (said,) = (c.verdict for c in experiment.comparisons if c.arm == "canary")
-        wrong += said.standing is not Standing.UNKNOWN
+        wrong += said.standing is not SignificanceTest.UNKNOWN
     assert wrong <= 0.05 * runs
 
 
@@ -186,8 +188,8 @@ def test_slates_of_one_user_are_not_so_many_witnesses() -> None:
 
 def test_a_planted_lift_is_found_and_its_size_is_within_the_sequence() -> None:
     settlement = settled(crowd(1, 0.3, users=1_500, slates=2), until=START + 2_000 * HOUR)
-    (found,) = (c for c in judge(settlement, Terms(), ["control"]).comparisons if c.arm == "canary")
-    assert found.verdict.standing is Standing.BETTER
+    (found,) = (c for c in judge(settlement, SignificanceTerms(), ["control"]).comparisons if c.arm == "canary")
+    assert found.verdict.standing is SignificanceTest.BETTER
     assert found.difference.lower < 0.26 < found.difference.upper
 
 
@@ -240,7 +242,7 @@ def test_wins_losses_and_ties_are_counted_for_the_first_policy() -> None:
     assert (found.first, found.second) == ("linucb", "greedy")
     assert (found.wins, found.losses, found.ties, found.slates) == (1, 2, 2, 5)
     assert found.preference.mean == pytest.approx(0.4)
-    assert judge(settled(outcomes), Terms()).arms[0].name == "late"  # interleaved slates belong to no arm
+    assert judge(settled(outcomes), SignificanceTerms()).arms[0].name == "late"  # interleaved slates belong to no arm
 
 
 def test_without_interleaving_there_is_no_duel() -> None:
@@ -250,7 +252,7 @@ def test_without_interleaving_there_is_no_duel() -> None:
 def test_a_preferred_policy_wins_and_two_alike_stay_undecided() -> None:
     better = duel(settled(list(interleaved(np.random.default_rng(0), 3_000, 0.08))))
     assert better is not None
-    assert better.verdict.standing is Standing.BETTER
+    assert better.verdict.standing is SignificanceTest.BETTER
     wrong = 0
     for seed in range(60):
         alike = duel(settled(list(interleaved(np.random.default_rng(seed), 300, 0.0))))
@@ -262,7 +264,7 @@ def test_a_preferred_policy_wins_and_two_alike_stay_undecided() -> None:
 def test_interleaving_needs_fewer_slates_than_arms() -> None:
     pair = duel(settled(list(interleaved(np.random.default_rng(3), 1_500, 0.1))))
     assert pair is not None
-    assert pair.verdict.standing is Standing.BETTER
+    assert pair.verdict.standing is SignificanceTest.BETTER
     draw = np.random.default_rng(3)
     outcomes = []
     for number in range(1_500):
@@ -270,8 +272,8 @@ def test_interleaving_needs_fewer_slates_than_arms() -> None:
             ("greedy", 0.35) if draw.random() < 0.5 else ("linucb", 0.25)
         )  # the same liking, as the mean place
         outcomes += slate(f"user-{number}", START + number, [float(draw.random() < chance)], arm=arm)
-    (found,) = (c for c in judge(settled(outcomes), Terms(), ["linucb"]).comparisons if c.arm == "greedy")
-    assert found.verdict.standing is Standing.UNKNOWN
+    (found,) = (c for c in judge(settled(outcomes), SignificanceTerms(), ["linucb"]).comparisons if c.arm == "greedy")
+    assert found.verdict.standing is SignificanceTest.UNKNOWN
 
 
 def apprentice(shown: Sequence[str], proposed: Sequence[str]) -> list[Outcome]:

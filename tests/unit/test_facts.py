@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamrec.engine.arrays.batch import NOTHING
-from streamrec.engine.items.catalogue import Listing
+from streamrec.engine.items.catalogue import Catalogue
 from streamrec.engine.items.item_table import ItemTable
 from streamrec.events import Filters, Item
 
@@ -27,14 +27,14 @@ class Shop:
 
     def __init__(self, capacity: int = 64, max_catalogue: int = 64) -> None:
         self.items = ItemTable(capacity)
-        self.listing = Listing(self.items, max_catalogue)
+        self.catalogue = Catalogue(self.items, max_catalogue)
 
     def touched(self, *names: str, ts: int = 1_000) -> None:
         for name in names:
             self.items.intern(name, ts)
 
     def found(self, **wanted: object) -> set[str]:
-        mask = self.listing.facts.matching(Filters(**wanted))  # type: ignore[arg-type]
+        mask = self.catalogue.attributes.matching(Filters(**wanted))  # type: ignore[arg-type]
         assert mask.shape == (len(self.items),)
         return {self.items.ids[index] for index in np.flatnonzero(mask).tolist()} - {""}
 
@@ -43,9 +43,9 @@ class Shop:
 def shop() -> Shop:
     shop = Shop()
     shop.touched("mug", "cup", "lamp", "stranger")
-    shop.listing.take(item("mug", 3.0, "ab", "xy"))
-    shop.listing.take(item("cup", 5.0, "a", "x"))
-    shop.listing.take(item("lamp", None, "c"))
+    shop.catalogue.take(item("mug", 3.0, "ab", "xy"))
+    shop.catalogue.take(item("cup", 5.0, "a", "x"))
+    shop.catalogue.take(item("lamp", None, "c"))
     return shop
 
 
@@ -70,23 +70,23 @@ def test_what_events_call_an_item_counts_where_the_catalogue_is_silent(shop: Sho
     shop.items.categorise(shop.items.lookup("stranger"), "a")
     assert shop.found(categories=("a",)) == {"mug", "cup", "stranger"}
     assert shop.found(without_categories=("a",)) == {"lamp"}
-    assert shop.listing.facts.categories(shop.items.lookup("stranger")) == ("a",)
-    shop.listing.take(item("stranger", 1.0, "c"))
+    assert shop.catalogue.attributes.categories(shop.items.lookup("stranger")) == ("a",)
+    shop.catalogue.take(item("stranger", 1.0, "c"))
     assert shop.found(categories=("a",)) == {"mug", "cup"}
-    assert shop.listing.facts.categories(shop.items.lookup("mug")) == ("a", "b")
+    assert shop.catalogue.attributes.categories(shop.items.lookup("mug")) == ("a", "b")
 
 
 def test_what_the_catalogue_takes_back_is_not_known_any_more(shop: Shop) -> None:
-    shop.listing.take(item("mug", None, "", "z"))
+    shop.catalogue.take(item("mug", None, "", "z"))
     assert shop.found(categories=("a", "b")) == {"cup"}
     assert shop.found(price_min=0) == {"cup"}
     assert shop.found(tags=("z",)) == {"mug"}
-    shop.listing.withdraw("cup")
+    shop.catalogue.withdraw("cup")
     assert shop.found(tags=("x",)) == shop.found(price_min=0) == set()
 
 
 def test_facts_wait_for_items_that_get_an_index_later(shop: Shop) -> None:
-    shop.listing.take(item("later", 2.0, "a", "x"))
+    shop.catalogue.take(item("later", 2.0, "a", "x"))
     assert shop.found(price_max=2.0) == set()
     shop.touched("later")
     assert shop.found(price_max=2.0, categories=("a",), tags=("x",)) == {"later"}
@@ -96,9 +96,9 @@ def test_an_index_that_names_another_item_keeps_nothing_of_the_one_before() -> N
     shop = Shop(capacity=4)
     for at, name in enumerate(["old", "b", "c", "d"]):
         shop.touched(name, ts=1_000 + at)
-        shop.listing.take(item(name, 1.0, "a", "x"))
+        shop.catalogue.take(item(name, 1.0, "a", "x"))
     forgotten = shop.items.make_room(1)
-    shop.listing.forget(forgotten)
+    shop.catalogue.forget(forgotten)
     shop.touched("new", ts=2_000)
     assert (shop.items.lookup("old"), shop.items.lookup("new")) == (NOTHING, 0)
     for wanted in ({"categories": ("a",)}, {"tags": ("x",)}, {"price_min": 0}):
@@ -110,7 +110,7 @@ def test_a_crowded_out_item_is_as_if_it_were_not_listed() -> None:
     shop = Shop(max_catalogue=2)
     shop.touched("one", "two", "three")
     for name in ("one", "two", "three"):
-        shop.listing.take(item(name, 1.0, tags="x"))
+        shop.catalogue.take(item(name, 1.0, tags="x"))
     assert shop.found(tags=("x",)) == shop.found(price_min=0) == {"two", "three"}
 
 
@@ -118,9 +118,9 @@ def test_a_restored_recommender_filters_as_the_one_that_was_saved(shop: Shop) ->
     shop.items.categorise(shop.items.lookup("stranger"), "a")
     other = Shop()
     for name, price, categories, tags in (("mug", 3.0, "ab", "xy"), ("cup", 5.0, "a", "x"), ("lamp", None, "c", "")):
-        other.listing.take(item(name, price, categories, tags))
+        other.catalogue.take(item(name, price, categories, tags))
     other.items.restore(shop.items.state())
-    other.listing.restore(shop.listing.state())
+    other.catalogue.restore(shop.catalogue.state())
     for wanted in ({"categories": ("a",)}, {"tags": ("x",)}, {"price_min": 4}, {"without_categories": ("b",)}):
         assert other.found(**wanted) == shop.found(**wanted) != set()
 
@@ -139,10 +139,10 @@ def test_the_arrays_agree_with_a_look_at_each_item(steps: list[object], asked: l
     shop, said = Shop(), dict[str, Item]()
     for step in steps:
         if isinstance(step, Item):
-            shop.listing.take(step)
+            shop.catalogue.take(step)
             said[step.item_id] = step
         elif isinstance(step, tuple):
-            shop.listing.withdraw(step[0])
+            shop.catalogue.withdraw(step[0])
             # What a withdrawn item was last called stays with the models.
             gone = said.pop(step[0], None)
             if gone is not None and gone.categories and shop.items.lookup(step[0]) != NOTHING:
@@ -151,7 +151,7 @@ def test_the_arrays_agree_with_a_look_at_each_item(steps: list[object], asked: l
             shop.touched(str(step))
         for wanted in asked:
             known = {name for name in shop.items.ids if satisfies(said.get(name, Item(item_id=name)), wanted)}
-            mask = shop.listing.facts.matching(wanted)
+            mask = shop.catalogue.attributes.matching(wanted)
             assert {shop.items.ids[index] for index in np.flatnonzero(mask).tolist()} == known
 
 
@@ -168,17 +168,17 @@ def satisfies(item: Item, wanted: Filters) -> bool:
 
 def test_an_answer_is_remembered_until_something_changes(shop: Shop) -> None:
     wanted = Filters(tags=("x",))
-    first = shop.listing.facts.matching(wanted)
-    assert shop.listing.facts.matching(Filters(tags=("x",))) is first
+    first = shop.catalogue.attributes.matching(wanted)
+    assert shop.catalogue.attributes.matching(Filters(tags=("x",))) is first
     assert not first.flags.writeable
     shop.touched("another")
-    assert len(shop.listing.facts.matching(wanted)) == len(first) + 1
+    assert len(shop.catalogue.attributes.matching(wanted)) == len(first) + 1
 
 
 def test_answers_remembered_are_bounded(shop: Shop) -> None:
     for price in range(1_000):
-        shop.listing.facts.matching(Filters(price_min=price))
-    assert len(shop.listing.facts._known) <= 64
+        shop.catalogue.attributes.matching(Filters(price_min=price))
+    assert len(shop.catalogue.attributes._known) <= 64
 
 
 def test_a_filter_over_a_large_catalogue_takes_about_a_millisecond() -> None:
@@ -186,7 +186,7 @@ def test_a_filter_over_a_large_catalogue_takes_about_a_millisecond() -> None:
     count = 20_000
     shop = Shop(count, count)
     for at in range(count):
-        shop.listing.take(
+        shop.catalogue.take(
             Item(
                 item_id=f"i{at}",
                 price=float(rng.integers(1, 100)),
@@ -199,6 +199,6 @@ def test_a_filter_over_a_large_catalogue_takes_about_a_millisecond() -> None:
     for at in range(30):
         wanted = Filters(categories=("c1", f"c{at}"), without_categories=("c3",), tags=("t1",), price_min=at)
         began = thread_time()
-        shop.listing.facts.matching(wanted)
+        shop.catalogue.attributes.matching(wanted)
         spent.append(thread_time() - began)
     assert np.median(spent) < 0.002

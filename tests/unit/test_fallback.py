@@ -16,14 +16,14 @@ import safetensors.numpy
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from streamrec.config.groups import PRESETS, Checkpointing, Fusion, Learning, Limits
+from streamrec.config.groups import PRESETS, Checkpointing, FusionSettings, Learning, Limits
 from streamrec.config.settings import Settings
 from streamrec.engine.learning.quarantine import PROBATION
 from streamrec.errors import SnapshotCorrupt, StateError, StateMissing
 from streamrec.events import EventType
 from streamrec.state import Arrays, Mark
 from streamrec.state.memory import MemoryStore
-from streamrec.state.snapshots import MANIFEST, TENSORS, SnapshotShelf
+from streamrec.state.snapshots import MANIFEST, TENSORS, SnapshotDirectory
 from streamrec.testing import records, shop
 from streamrec.transport.local import LocalSink, LocalSource
 from streamrec.wiring import build_worker
@@ -40,17 +40,17 @@ class Ground:
 
     def __init__(self, directory: Path) -> None:
         self.store, self.directory = MemoryStore(), directory
-        self.shelf = SnapshotShelf(directory, KEPT)
+        self.shelf = SnapshotDirectory(directory, KEPT)
 
     def worker(self, models: Sequence[str] = PRESETS["fast"]["learning"]["models"]) -> tuple[Worker, LocalSource]:
         settings = Settings(
             limits=Limits(max_items=512, max_users=500),
             learning=Learning.model_validate({"device": "cpu", "models": models}),
-            fusion=Fusion(form="linear"),
+            fusion=FusionSettings(form="linear"),
             checkpoints=Checkpointing(interval_s=1e9),
         )
         source = LocalSource("user-events", records("user-events", LOG))
-        worker = build_worker(settings, source, LocalSink(keep=1), self.store, SnapshotShelf(self.directory, KEPT))
+        worker = build_worker(settings, source, LocalSink(keep=1), self.store, SnapshotDirectory(self.directory, KEPT))
         source.subscribe(worker)
         source.poll(0, 0.0)  # joins
         return worker, source
@@ -70,8 +70,8 @@ class Ground:
 
 def learned(worker: Worker) -> int:
     """Wanted items that models were taught, those of the open micro-batch included."""
-    repeats = next(model for model in worker.recommender.models if model.name == "repeats")
-    batch = worker.recommender.batch
+    repeats = next(model for model in worker.pipeline.models if model.name == "repeats")
+    batch = worker.pipeline.batch
     return int(repeats.events.sum()) + int((batch.examples.label[: batch.learned] == 1).sum())  # type: ignore[attr-defined]
 
 
@@ -140,7 +140,7 @@ def test_a_damaged_snapshot_is_skipped_for_the_one_before_it(
     worker.step(source.poll(1_000, 0.0))
     assert learned(worker) == wanted(0, 330) + wanted(500, 600)  # once each, and what lay between by nobody
     worker.checkpoint()
-    assert worker.recommender.schema == ground.shelf.describe(ground.shelf.references()[0]).schema
+    assert worker.pipeline.schema == ground.shelf.describe(ground.shelf.references()[0]).schema
     again, _ = ground.worker()
     assert learned(again) == learned(worker)
     assert value("streamrec_skipped_snapshots") == 1
@@ -184,7 +184,7 @@ def test_a_foreign_one_among_ours_is_skipped(tmp_path: Path) -> None:
     ground = Ground(tmp_path)
     worker = ground.work(100, 200)
     foreign = ground.shelf.save({"x": {"a": np.zeros(3)}}, {0: 150}, "another", now_ms=1)
-    named_wrongly = ground.shelf.save({"x": {"a": np.zeros(3)}}, {0: 150}, worker.recommender.schema, now_ms=1)
+    named_wrongly = ground.shelf.save({"x": {"a": np.zeros(3)}}, {0: 150}, worker.pipeline.schema, now_ms=1)
     mark = ground.store.open(0)
     for reference in (foreign, named_wrongly):
         ground.store._marks[0] = Mark(200, reference, mark.epoch)
@@ -193,7 +193,7 @@ def test_a_foreign_one_among_ours_is_skipped(tmp_path: Path) -> None:
 
 
 def test_that_a_snapshot_is_in_another_workers_directory_is_no_damage(tmp_path: Path) -> None:
-    ours, theirs = SnapshotShelf(tmp_path / "a", 3), SnapshotShelf(tmp_path / "b", 3)
+    ours, theirs = SnapshotDirectory(tmp_path / "a", 3), SnapshotDirectory(tmp_path / "b", 3)
     theirs.save({"m": {"n": np.array(8)}}, {1: 8}, "v", now_ms=1)
     elsewhere = theirs.save({"m": {"n": np.array(9)}}, {1: 9}, "v", now_ms=1)
     here = ours.save({"m": {"n": np.array(4)}}, {0: 4}, "v", now_ms=1)
@@ -208,7 +208,7 @@ def test_that_a_snapshot_is_in_another_workers_directory_is_no_damage(tmp_path: 
 
 
 def test_where_no_mark_names_one_there_is_nothing_to_begin_with(tmp_path: Path) -> None:
-    shelf = SnapshotShelf(tmp_path, 3)
+    shelf = SnapshotDirectory(tmp_path, 3)
     shelf.save({"m": {"n": np.array(4)}}, {0: 4}, "v", now_ms=1)
     assert begin(shelf, {0: Mark(None, None, 1)}, "v", lambda arrays: None) is None
 
@@ -218,7 +218,7 @@ def test_where_no_mark_names_one_there_is_nothing_to_begin_with(tmp_path: Path) 
 def test_whatever_bits_are_flipped_an_older_whole_one_is_begun_with(
     tmp_path: Path, name: str, data: st.DataObject
 ) -> None:
-    shelf = SnapshotShelf(tmp_path, 2)
+    shelf = SnapshotDirectory(tmp_path, 2)
     for n in (1, 2):
         newest = shelf.save({"m": {"n": np.arange(n, n + 5.0)}}, {0: n}, "v", now_ms=1)
     path = tmp_path / newest / name
@@ -237,7 +237,7 @@ def test_whatever_bits_are_flipped_an_older_whole_one_is_begun_with(
 # Tensors that were made to look right
 
 
-def forged(shelf: SnapshotShelf, tensors: bytes, components: dict[str, int]) -> str:
+def forged(shelf: SnapshotDirectory, tensors: bytes, components: dict[str, int]) -> str:
     """A snapshot whose checksums are all right, whatever is in it."""
     manifest = json.dumps(
         {
@@ -287,7 +287,7 @@ FORGERIES: dict[str, tuple[bytes, dict[str, int]]] = {
 
 @pytest.mark.parametrize("name", FORGERIES)
 def test_tensors_that_were_made_to_look_right_are_refused_without_taking_room(tmp_path: Path, name: str) -> None:
-    shelf = SnapshotShelf(tmp_path, 3)
+    shelf = SnapshotDirectory(tmp_path, 3)
     older = shelf.save({"m": {"n": np.array(4.0)}}, {0: 4}, "v", now_ms=1)
     reference = forged(shelf, *FORGERIES[name])
     with pytest.raises(SnapshotCorrupt, match=reference):
@@ -298,7 +298,7 @@ def test_tensors_that_were_made_to_look_right_are_refused_without_taking_room(tm
 
 
 def test_a_manifest_of_before_names_no_suspects(tmp_path: Path) -> None:
-    shelf = SnapshotShelf(tmp_path, 3)
+    shelf = SnapshotDirectory(tmp_path, 3)
     reference = forged(shelf, safetensors.numpy.save({"m/n": np.zeros(1)}), {"m": 8})
     assert tuple(shelf.describe(reference).suspect) == tuple(shelf.load(reference).suspect) == ()
 
@@ -306,12 +306,12 @@ def test_a_manifest_of_before_names_no_suspects(tmp_path: Path) -> None:
 # Going back
 
 
-def saved(shelf: SnapshotShelf, n: int, *suspect: str, schema: str = "v", partition: int = 0) -> str:
+def saved(shelf: SnapshotDirectory, n: int, *suspect: str, schema: str = "v", partition: int = 0) -> str:
     return shelf.save({"m": {"n": np.array(n)}, "o": {}}, {partition: n}, schema, now_ms=n, suspect=suspect)
 
 
 def test_one_goes_back_to_the_newest_snapshot_in_which_it_was_not_in_doubt(tmp_path: Path) -> None:
-    shelf = SnapshotShelf(tmp_path, 9)
+    shelf = SnapshotDirectory(tmp_path, 9)
     first, second, third = saved(shelf, 1), saved(shelf, 2), saved(shelf, 3, "m")
     foreign, theirs = saved(shelf, 4, schema="w"), saved(shelf, 5, partition=7)
     standing = {0: 5}
@@ -334,7 +334,7 @@ def test_the_snapshots_that_a_suspect_may_need_are_kept_as_long_as_it_is_one(tmp
     ground = Ground(tmp_path)
     worker = ground.work(50, 100)
     good = ground.shelf.references()[:2]
-    record = worker.recommender.quarantine
+    record = worker.pipeline.quarantine
     for _ in range(8):
         record.complain("model.transitions")
         record.judge({})
@@ -358,7 +358,7 @@ def test_a_worker_rolls_back_who_is_sentenced_and_says_to_where(
     ground = Ground(tmp_path)
     worker = ground.work(200)
     (good,) = ground.shelf.references()
-    model = next(model for model in worker.recommender.models if model.name == "popularity")
+    model = next(model for model in worker.pipeline.models if model.name == "popularity")
     before = {name: array.tobytes() for name, array in model.state().items()}
     worker.step(worker._source.poll(100, 0.0))
     model.mass[3] = np.nan  # type: ignore[attr-defined]
@@ -376,7 +376,7 @@ def test_a_worker_rolls_back_who_is_sentenced_and_says_to_where(
 def test_without_a_good_snapshot_one_begins_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     ground = Ground(tmp_path)
     worker, source = ground.worker()
-    model = next(model for model in worker.recommender.models if model.name == "popularity")
+    model = next(model for model in worker.pipeline.models if model.name == "popularity")
     untaught = {name: array.tobytes() for name, array in model.state().items()}
     worker.step(source.poll(200, 0.0))
     model.mass[3] = np.nan  # type: ignore[attr-defined]
@@ -392,14 +392,14 @@ def test_without_a_good_snapshot_one_begins_anew(tmp_path: Path, caplog: pytest.
 def test_a_sentence_makes_a_checkpoint_due(tmp_path: Path) -> None:
     worker = Ground(tmp_path).work(100)
     assert not worker._checkpoints.due()
-    worker.recommender.quarantine.condemn(["fusion"])
+    worker.pipeline.quarantine.condemn(["fusion"])
     assert worker._checkpoints.due()
     worker.checkpoint()
     assert not worker._checkpoints.due()
 
 
 def test_the_error_of_a_snapshot_that_does_not_fit_says_what_to_do(tmp_path: Path) -> None:
-    shelf = SnapshotShelf(tmp_path, 3)
+    shelf = SnapshotDirectory(tmp_path, 3)
     reference = saved(shelf, 1)
     with pytest.raises(StateError, match=f"snapshot {reference} does not fit: KeyError"):
         begin(shelf, {0: Mark(1, reference, 1)}, "v", lambda arrays: arrays["gone"])

@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from streamrec.engine.arrays.batch import CATEGORIES, HISTORY, NOTHING, RECENT, Examples, Excluded, Queries
 from streamrec.engine.arrays.labels import GAINS
 from streamrec.engine.arrays.logged_event import name_hash
-from streamrec.engine.arrays.timeline import ASK, REMEMBER, Step, Steps
+from streamrec.engine.arrays.timeline import ASK, REMEMBER, Timeline, TimelineStep
 from streamrec.engine.users.affinity import HALF_LIFE_S, Affinity
 from streamrec.engine.users.counts import ACTIVITY_HALF_LIFE_S, Counts
-from streamrec.engine.users.deduplication import REMEMBERED, Duplicates
+from streamrec.engine.users.deduplication import REMEMBERED, Deduplication
 from streamrec.engine.users.history import TOUCHES, History
-from streamrec.engine.users.seen import LIMIT, Seen
+from streamrec.engine.users.seen import LIMIT, SeenItems
 from streamrec.events import EVENT_TYPES, TYPE_CODES, EventType
 
 USERS, ITEMS, GAP_S = 3, 90, 1_800.0
@@ -70,7 +70,7 @@ def folded(family: object, log: list[Moment], size: int) -> tuple[Queries, Examp
     examples.label[:] = 1
     asked = taught = 0
     for start in range(0, len(log), size):
-        steps: list[Step] = []
+        steps: list[TimelineStep] = []
         for moment in log[start : start + size]:
             session = name_hash(moment.session)
             if moment.type is ASKED:
@@ -82,7 +82,7 @@ def folded(family: object, log: list[Moment], size: int) -> tuple[Queries, Examp
                 row = taught
                 taught += 1
             steps.append((REMEMBER, moment.user, 0, moment.ts, session, moment.item, code, row))
-        family.fold(Steps.of(steps), queries, examples)  # type: ignore[attr-defined]
+        family.fold(Timeline.of(steps), queries, examples)  # type: ignore[attr-defined]
     return queries, examples
 
 
@@ -250,7 +250,7 @@ ids = st.lists(st.tuples(st.integers(0, USERS - 1), st.integers(0, 60)), max_siz
 @UNTIMED
 @given(sent=ids, size=cuts)
 def test_only_the_first_of_equal_event_ids_is_new(sent: list[tuple[int, int]], size: int) -> None:
-    duplicates, told = Duplicates(USERS), []
+    duplicates, told = Deduplication(USERS), []
     for start in range(0, len(sent), size):
         part = sent[start : start + size]
         rows = np.array([user for user, _ in part], np.int32)
@@ -265,7 +265,7 @@ def test_only_the_first_of_equal_event_ids_is_new(sent: list[tuple[int, int]], s
 @UNTIMED
 @given(sent=ids, at=st.integers(0, 250))
 def test_event_ids_survive_the_store(sent: list[tuple[int, int]], at: int) -> None:
-    before, after = Duplicates(USERS), Duplicates(USERS)
+    before, after = Deduplication(USERS), Deduplication(USERS)
     rows = np.array([user for user, _ in sent], np.int32)
     numbers = np.array([number for _, number in sent], np.uint64)
     before.first_time(rows[:at], numbers[:at])
@@ -277,7 +277,7 @@ def test_event_ids_survive_the_store(sent: list[tuple[int, int]], at: int) -> No
 @UNTIMED
 @given(touched=st.lists(st.tuples(st.integers(0, USERS - 1), st.integers(0, 40)), max_size=100))
 def test_seen_holds_what_was_added_and_its_views_do_not_change(touched: list[tuple[int, int]]) -> None:
-    seen, plain = Seen(), [[] for _ in range(USERS)]  # type: ignore[var-annotated]
+    seen, plain = SeenItems(), [[] for _ in range(USERS)]  # type: ignore[var-annotated]
     views = []
     for user, item in touched:
         views.append((seen.of(user), list(plain[user])))
@@ -293,7 +293,7 @@ def test_seen_holds_what_was_added_and_its_views_do_not_change(touched: list[tup
 
 
 def test_seen_is_bounded_and_keeps_the_newest() -> None:
-    seen = Seen()
+    seen = SeenItems()
     for item in range(3 * LIMIT):
         seen.add(0, item)
         assert len(seen.of(0)) <= LIMIT
@@ -301,7 +301,7 @@ def test_seen_is_bounded_and_keeps_the_newest() -> None:
 
 
 def test_seen_forgets_items_and_users() -> None:
-    seen = Seen()
+    seen = SeenItems()
     for item in (4, 5, 6):
         seen.add(0, item)
         seen.add(1, item)

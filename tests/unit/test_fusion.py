@@ -16,7 +16,9 @@ MODELS = ("good", "noise")
 # Learning
 
 
-def lesson(fusion: Fusion, rng: np.random.Generator, weight: float, queries: int = 32, items: int = 20) -> MicroBatch:
+def slate_feedback(
+    fusion: Fusion, rng: np.random.Generator, weight: float, queries: int = 32, items: int = 20
+) -> MicroBatch:
     """A batch whose wanted items are drawn by the first model's share alone, times `weight`."""
     batch = MicroBatch.empty(queries, queries, len(MODELS), fusion.width)
     batch.asked = batch.learned = queries
@@ -34,9 +36,9 @@ def lesson(fusion: Fusion, rng: np.random.Generator, weight: float, queries: int
 def test_learning_recovers_a_planted_weight() -> None:
     fusion, rng, planted = Fusion(MODELS, forgetting=1.0), np.random.default_rng(1), 6.0
     for _ in range(250):
-        fusion.learn(lesson(fusion, rng, planted))
+        fusion.learn(slate_feedback(fusion, rng, planted))
     # The share says what rank and presence say too, so what counts is the score they make together.
-    batch = lesson(fusion, rng, planted)
+    batch = slate_feedback(fusion, rng, planted)
     features = batch.candidates.features[:, :20].astype(np.float64)
     truth = planted * features[:, :, 0]
     found = features @ fusion.mean
@@ -50,11 +52,11 @@ def test_learning_recovers_a_planted_weight() -> None:
 def test_certainty_grows_with_what_was_learned_and_fades_when_forgetting() -> None:
     rng = np.random.default_rng(1)
     spreads = {}
-    for forgetting, lessons in ((1.0, 5), (1.0, 100), (0.95, 100)):
+    for forgetting, feedback in ((1.0, 5), (1.0, 100), (0.95, 100)):
         fusion = Fusion(MODELS, forgetting=forgetting, particles=64)
-        for _ in range(lessons):
-            fusion.learn(lesson(fusion, rng, 6.0))
-        spreads[forgetting, lessons] = float(np.linalg.inv(fusion.precision).trace())
+        for _ in range(feedback):
+            fusion.learn(slate_feedback(fusion, rng, 6.0))
+        spreads[forgetting, feedback] = float(np.linalg.inv(fusion.precision).trace())
         assert fusion.particles.std(0).mean() == pytest.approx(
             np.sqrt(np.linalg.inv(fusion.precision).diagonal()).mean(), rel=0.25
         )
@@ -65,23 +67,23 @@ def test_certainty_grows_with_what_was_learned_and_fades_when_forgetting() -> No
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_a_bad_number_in_the_features_never_reaches_the_weights(bad: float) -> None:
     fusion, rng = Fusion(MODELS), np.random.default_rng(2)
-    fusion.learn(lesson(fusion, rng, 6.0))
+    fusion.learn(slate_feedback(fusion, rng, 6.0))
     before = fusion.state()
-    batch = lesson(fusion, rng, 6.0)
+    batch = slate_feedback(fusion, rng, 6.0)
     batch.candidates.features[3, 4, 1] = bad
     with np.errstate(all="ignore"):
         fusion.learn(batch)
     after = fusion.state()
     assert all((before[name] == after[name]).all() for name in ("mean", "precision", "particles"))
     assert fusion.skipped == 1
-    fusion.learn(lesson(fusion, rng, 6.0))
+    fusion.learn(slate_feedback(fusion, rng, 6.0))
     assert fusion.version == 2
     assert np.isfinite(fusion.mean).all()
 
 
 def test_a_model_that_says_nothing_or_nonsense_leaves_slates_whole() -> None:
     fusion = Fusion(MODELS)
-    batch = lesson(fusion, np.random.default_rng(3), 6.0, queries=4)
+    batch = slate_feedback(fusion, np.random.default_rng(3), 6.0, queries=4)
     batch.candidates.scores[1] = -np.inf
     moments = np.zeros(20, np.int64)
     fusion.describe(batch.queries, slice(0, 4), batch.candidates, moments, moments)
@@ -98,8 +100,8 @@ def test_a_model_that_says_nothing_or_nonsense_leaves_slates_whole() -> None:
 def test_with_weights_that_are_no_numbers_untaught_ones_stand_in(bad: float, form: str) -> None:
     fusion, rng = Fusion(MODELS, form=form), np.random.default_rng(2)
     for _ in range(4):
-        fusion.learn(lesson(fusion, rng, 6.0))
-    batch, moments = lesson(fusion, rng, 6.0, queries=4), np.zeros(20, np.int64)
+        fusion.learn(slate_feedback(fusion, rng, 6.0))
+    batch, moments = slate_feedback(fusion, rng, 6.0, queries=4), np.zeros(20, np.int64)
     whole = fusion.state()
 
     def utility(of: Fusion) -> tuple[bool, np.ndarray]:
@@ -128,14 +130,14 @@ def test_a_precision_that_is_none_stops_nobody() -> None:
     fusion, rng = Fusion(MODELS), np.random.default_rng(2)
     fusion.precision = -fusion.precision  # no positive number anywhere: it has no root
     mean = fusion.mean.copy()
-    fusion.learn(lesson(fusion, rng, 6.0))
+    fusion.learn(slate_feedback(fusion, rng, 6.0))
     assert fusion.refused == 1
     assert (fusion.mean == mean).all()
 
 
 def test_a_network_whose_weights_are_no_numbers_is_left_out() -> None:
     fusion, rng = Fusion(MODELS, form="mlp"), np.random.default_rng(2)
-    batch, moments = lesson(fusion, rng, 6.0, queries=4), np.zeros(20, np.int64)
+    batch, moments = slate_feedback(fusion, rng, 6.0, queries=4), np.zeros(20, np.int64)
     assert fusion.residual is not None
     fusion.residual._last.weight.data[0, 0] = float("nan")
     assert not fusion.describe(batch.queries, slice(0, 4), batch.candidates, moments, moments)
@@ -145,7 +147,7 @@ def test_a_network_whose_weights_are_no_numbers_is_left_out() -> None:
 
 def test_learning_only_reads_the_batch_and_lessons_without_targets_teach_nothing() -> None:
     fusion = Fusion(MODELS)
-    batch = lesson(fusion, np.random.default_rng(4), 6.0)
+    batch = slate_feedback(fusion, np.random.default_rng(4), 6.0)
     before = batch.state()
     fusion.learn(batch)
     assert all((before[name] == value).all() for name, value in batch.state().items())
@@ -162,10 +164,10 @@ def test_a_restored_fusion_goes_on_as_the_first_one_would() -> None:
     first = Fusion(MODELS)
     rng = np.random.default_rng(6)
     for _ in range(3):
-        first.learn(lesson(first, rng, 6.0))
+        first.learn(slate_feedback(first, rng, 6.0))
     second = Fusion(MODELS)
     second.restore(first.state())
-    batch = lesson(first, rng, 6.0)
+    batch = slate_feedback(first, rng, 6.0)
     first.learn(batch)
     second.learn(batch)
     assert all((value == second.state()[name]).all() for name, value in first.state().items())

@@ -19,7 +19,7 @@ from streamrec.evaluation.experiments.gates import (
     larger_canary,
 )
 from streamrec.evaluation.experiments.imitation import Imitation
-from streamrec.evaluation.experiments.significance import Standing, Verdict
+from streamrec.evaluation.experiments.significance import Significance, SignificanceTest
 
 ASKED = Thresholds()
 NOTHING = np.zeros(0)
@@ -37,7 +37,7 @@ def experiment(lower: float, upper: float, canary: int = 600, control: int = 9_0
         for name, users in (("control", control), ("canary", canary))
     )
     apart = Interval((lower + upper) / 2, lower, upper)
-    return Experiment(arms, (Comparison("canary", "control", apart, Verdict(Standing.UNKNOWN)),), 0)
+    return Experiment(arms, (Comparison("canary", "control", apart, Significance(SignificanceTest.UNKNOWN)),), 0)
 
 
 def test_an_apprentice_passes_when_it_does_as_it_is_shown_often_enough() -> None:

@@ -14,12 +14,13 @@ from streamrec.config.groups import PRESETS
 from streamrec.config.settings import Settings
 from streamrec.errors import ConfigError
 from streamrec.state.memory import MemoryStore
-from streamrec.testing import records, shop, until
+from streamrec.testing import records, shop
 from streamrec.transport.local import LocalSink, LocalSource
 from streamrec.wiring import build_worker
 from streamrec.worker.health import Health, Need
 from streamrec.worker.http import serve
 from streamrec.worker.loop import Worker
+from tests.support.deployment import until
 
 
 class Clock:

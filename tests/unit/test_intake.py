@@ -6,14 +6,14 @@ from dataclasses import replace
 
 import pytest
 
-from streamrec.engine.arrays.logged_event import Arrival
+from streamrec.engine.arrays.logged_event import LoggedEvent
 from streamrec.errors import BadEvent, TooManyBadEvents
 from streamrec.testing import STARTED_MS, records, shop
 from streamrec.transport import Record
-from streamrec.worker.validation import EARLIEST_TS, Intake, Tolerance, event_of
+from streamrec.worker.validation import EARLIEST_TS, EventValidator, ValidationLimits, event_of
 
 DAY_MS = 86_400_000
-TOLERANCE = Tolerance(max_message_bytes=65_536, max_depth=8, max_bad_in_a_row=5, max_ahead_s=86_400.0)
+TOLERANCE = ValidationLimits(max_message_bytes=65_536, max_depth=8, max_bad_in_a_row=5, max_ahead_s=86_400.0)
 GOOD = records("user-events", shop(40, seed=1))[0]
 
 
@@ -21,10 +21,10 @@ class Graveyard:
     """Keeps what is buried."""
 
     def __init__(self) -> None:
-        self.letters: list[tuple[Record, str]] = []
+        self.dead_letters: list[tuple[Record, str]] = []
 
     def __call__(self, record: Record, error: BadEvent) -> None:
-        self.letters.append((record, error.reason))
+        self.dead_letters.append((record, error.reason))
 
 
 def dated(ts: int, sent_ms: int) -> Record:
@@ -32,9 +32,9 @@ def dated(ts: int, sent_ms: int) -> Record:
     return Record("user-events", 0, 0, b"u", value, (), sent_ms)
 
 
-def reason_of(record: Record, tolerance: Tolerance = TOLERANCE) -> str | None:
+def reason_of(record: Record, validation_limits: ValidationLimits = TOLERANCE) -> str | None:
     try:
-        event_of(record, tolerance)
+        event_of(record, validation_limits)
     except BadEvent as error:
         return error.reason
     return None
@@ -73,33 +73,33 @@ def test_how_far_behind_its_sending_an_event_may_be_dated_can_be_limited() -> No
 
 def test_reading_buries_nothing_and_may_be_done_again() -> None:
     graveyard = Graveyard()
-    intake = Intake(TOLERANCE, graveyard, "dlq")
+    validator = EventValidator(TOLERANCE, graveyard, "dlq")
     bad = replace(GOOD, value=b"{", headers=(), offset=1)
     for _ in range(9):
-        readings = intake.read([GOOD, bad], {0: 1})
-    assert isinstance(readings[0], Arrival)
+        readings = validator.read([GOOD, bad], {0: 1})
+    assert isinstance(readings[0], LoggedEvent)
     assert readings[0].learned
     assert isinstance(readings[1], BadEvent)
-    assert graveyard.letters == []
-    assert intake.take([GOOD, bad], readings) == [readings[0]]
-    assert graveyard.letters == [(bad, "malformed")]
+    assert graveyard.dead_letters == []
+    assert validator.take([GOOD, bad], readings) == [readings[0]]
+    assert graveyard.dead_letters == [(bad, "malformed")]
 
 
 def test_a_position_stays_before_the_bad_messages_at_its_end() -> None:
-    intake = Intake(TOLERANCE, Graveyard(), "dlq")
+    validator = EventValidator(TOLERANCE, Graveyard(), "dlq")
     good, bad = replace(GOOD, offset=7), [replace(GOOD, value=b"{", offset=offset) for offset in (8, 9)]
-    intake.take([good, *bad], intake.read([good, *bad], {}))
-    assert [intake.safe_position(record) for record in (good, *bad)] == [8, 8, 8]
+    validator.take([good, *bad], validator.read([good, *bad], {}))
+    assert [validator.safe_position(record) for record in (good, *bad)] == [8, 8, 8]
     after = replace(GOOD, offset=10)
-    intake.take([after], intake.read([after], {}))
-    assert intake.safe_position(after) == 11
+    validator.take([after], validator.read([after], {}))
+    assert validator.safe_position(after) == 11
 
 
 def test_only_bad_messages_are_too_many_at_the_limit_and_not_before() -> None:
     graveyard = Graveyard()
-    intake = Intake(TOLERANCE, graveyard, "dlq")
+    validator = EventValidator(TOLERANCE, graveyard, "dlq")
     bad = [replace(GOOD, value=b"{", offset=offset) for offset in range(5)]
-    assert intake.take(bad[:4], intake.read(bad[:4], {})) == []
+    assert validator.take(bad[:4], validator.read(bad[:4], {})) == []
     with pytest.raises(TooManyBadEvents, match=r"5 messages in a row .* partition 0 offset 4"):
-        intake.take(bad[4:], intake.read(bad[4:], {}))
-    assert len(graveyard.letters) == 5
+        validator.take(bad[4:], validator.read(bad[4:], {}))
+    assert len(graveyard.dead_letters) == 5

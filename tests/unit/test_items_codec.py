@@ -11,7 +11,7 @@ import pytest
 from streamrec.cli.commands.items import UNUSABLE, compared, digest
 from streamrec.codec import JSON, MSGPACK, decode_item, encode
 from streamrec.engine.arrays.batch import NOTHING
-from streamrec.engine.items.catalogue import Listing
+from streamrec.engine.items.catalogue import Catalogue
 from streamrec.engine.items.item_table import ItemTable
 from streamrec.errors import BadEvent
 from streamrec.events import LATEST_TS_MS, MAX_VECTOR, Item
@@ -123,7 +123,7 @@ def record(key: bytes | None, value: bytes | None) -> Record:
 
 def test_a_bad_record_is_put_aside_and_what_was_known_stands() -> None:
     table = ItemTable(64)
-    listing = Listing(table, 10)
+    catalogue = Catalogue(table, 10)
     buried: list[tuple[bytes | None, str]] = []
     good = encode(Item(item_id="a", categories=("mugs",)))
     follower = LocalFollower(
@@ -139,32 +139,32 @@ def test_a_bad_record_is_put_aside_and_what_was_known_stands() -> None:
             record(b"c", b""),
         ],
     )
-    feed = CatalogueFeed(follower, listing, lambda one, error: buried.append((one.key, error.reason)), 65_536, 8)
+    feed = CatalogueFeed(follower, catalogue, lambda one, error: buried.append((one.key, error.reason)), 65_536, 8)
     assert not feed.whole()
     feed.look()
     assert feed.whole()
     assert [reason for _, reason in buried] == ["invalid", "invalid", "keyless", "invalid", "invalid"]
-    assert (len(listing), listing.category("a"), listing.category("c")) == (1, "mugs", None)
-    listing.arrive(1_000, 4)
+    assert (len(catalogue), catalogue.category("a"), catalogue.category("c")) == (1, "mugs", None)
+    catalogue.arrive(1_000, 4)
     assert table.lookup("a") != NOTHING
     assert table.lookup("c") == NOTHING
 
 
 def test_what_could_not_be_put_aside_is_taken_up_again() -> None:
-    listing, buried = Listing(ItemTable(64), 10), list[str]()
+    catalogue, buried = Catalogue(ItemTable(64), 10), list[str]()
 
-    def bury(one: Record, error: BadEvent) -> None:
+    def dead_letter(one: Record, error: BadEvent) -> None:
         buried.append(error.reason)
         if len(buried) == 1:
             raise ConnectionError("away")
 
     follower = LocalFollower("items", [record(b"a", b"{"), record(b"b", encode(Item(item_id="b")))])
-    feed = CatalogueFeed(follower, listing, bury, 65_536, 8)
+    feed = CatalogueFeed(follower, catalogue, dead_letter, 65_536, 8)
     with pytest.raises(ConnectionError):
         feed.look()
     assert not feed.whole()
     feed.look()
-    assert (buried, len(listing), feed.whole()) == (["malformed", "malformed"], 1, True)
+    assert (buried, len(catalogue), feed.whole()) == (["malformed", "malformed"], 1, True)
 
 
 def test_only_what_differs_has_to_be_sent() -> None:

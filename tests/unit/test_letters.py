@@ -9,14 +9,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamrec.cli.commands.dead_letters import MOST_KINDS, Overview, Selection, refused_now
+from streamrec.cli.commands.dead_letters import MOST_KINDS, DeadLetterSelection, Overview, refused_now
 from streamrec.cli.commands.letter_text import MOST_CHARS, excerpt
 from streamrec.cli.commands.redrive import BATCH_LETTERS, Redrive, Tally, in_words
 from streamrec.codec import CONTENT_TYPE, MSGPACK
 from streamrec.config.settings import Settings
 from streamrec.errors import BadEvent, PublishFailed
 from streamrec.transport import Record
-from streamrec.worker.dead_letters import WHOLE_BYTES, Letter, Place, opened, origin_of, returned, sealed
+from streamrec.worker.dead_letters import (
+    WHOLE_BYTES,
+    DeadLetter,
+    MessagePlace,
+    dead_letter_message,
+    opened,
+    origin_of,
+    returned,
+)
 
 NOW_MS = 1_700_000_000_000
 VIEW = {"type": "view", "user_id": "u", "item_id": "i", "ts": NOW_MS}
@@ -25,12 +33,12 @@ REFUSED = BadEvent("invalid", "field 'ts' is 'yesterday'", "ts")
 PACKED = ((CONTENT_TYPE, MSGPACK.encode()),)
 
 
-def letter_of(record: Record, error: BadEvent = REFUSED, offset: int = 7, sent_ms: int = NOW_MS) -> Letter:
+def letter_of(record: Record, error: BadEvent = REFUSED, offset: int = 7, sent_ms: int = NOW_MS) -> DeadLetter:
     """The letter a worker makes of a record, read back from the dead-letter topic."""
-    key, value, headers = sealed(record, error)
-    letter = opened(Record("events.dlq", 2, offset, key, value, tuple(headers), sent_ms))
-    assert letter is not None
-    return letter
+    key, value, headers = dead_letter_message(record, error)
+    dead_letter = opened(Record("events.dlq", 2, offset, key, value, tuple(headers), sent_ms))
+    assert dead_letter is not None
+    return dead_letter
 
 
 def message(offset: int = 41, value: bytes | None = GOOD, headers: tuple[tuple[str, bytes], ...] = ()) -> Record:
@@ -38,18 +46,18 @@ def message(offset: int = 41, value: bytes | None = GOOD, headers: tuple[tuple[s
 
 
 def test_a_letter_is_the_message_and_why_it_was_put_aside() -> None:
-    letter = letter_of(message(headers=(("trace", b"t1"), ("reason", b"its own"))))
-    assert (letter.key, letter.value, letter.headers) == (b"u", GOOD, (("trace", b"t1"),))
-    assert (letter.reason, letter.field, letter.detail) == ("invalid", "ts", "field 'ts' is 'yesterday'")
-    assert (letter.origin, letter.address) == (Place("user-events", 3, 41), "2-7")
+    dead_letter = letter_of(message(headers=(("trace", b"t1"), ("reason", b"its own"))))
+    assert (dead_letter.key, dead_letter.value, dead_letter.headers) == (b"u", GOOD, (("trace", b"t1"),))
+    assert (dead_letter.reason, dead_letter.field, dead_letter.detail) == ("invalid", "ts", "field 'ts' is 'yesterday'")
+    assert (dead_letter.origin, dead_letter.address) == (MessagePlace("user-events", 3, 41), "2-7")
 
 
 def test_what_goes_back_is_the_message_with_the_name_of_its_letter() -> None:
-    letter = letter_of(message(headers=(("trace", b"t1"), *PACKED)))
-    back = Record("user-events", 3, 90, letter.key, letter.value, returned(letter))
+    dead_letter = letter_of(message(headers=(("trace", b"t1"), *PACKED)))
+    back = Record("user-events", 3, 90, dead_letter.key, dead_letter.value, returned(dead_letter))
     added = (("redriven-from", b"events.dlq-2-7"), ("redriven-origin", b"user-events-3-41"))
     assert back.headers == (("trace", b"t1"), *PACKED, *added)
-    assert origin_of(back) == Place("user-events", 3, 41)
+    assert origin_of(back) == MessagePlace("user-events", 3, 41)
     assert origin_of(message()) is None
 
 
@@ -73,7 +81,7 @@ def test_a_message_that_fails_again_becomes_a_letter_of_its_own_that_names_the_f
     ids=["value", "header", "headers", "key"],
 )
 def test_a_message_that_no_broker_would_take_whole_is_put_aside_in_part(record: Record) -> None:
-    key, value, headers = sealed(record, BadEvent("too_large", "much"))
+    key, value, headers = dead_letter_message(record, BadEvent("too_large", "much"))
     size = len(key or b"") + len(value or b"") + sum(len(name) + len(content) for name, content in headers)
     assert size < WHOLE_BYTES
     assert letter_of(record).cut_bytes == len(record.value or b"")
@@ -83,31 +91,33 @@ def test_a_message_that_no_broker_would_take_whole_is_put_aside_in_part(record: 
     st.lists(st.tuples(st.sampled_from(["reason", "partition", "offset", "topic", "cut", "x"]), st.binary(max_size=9)))
 )
 def test_any_headers_are_a_letter_or_none(headers: list[tuple[str, bytes]]) -> None:
-    letter = opened(Record("events.dlq", 0, 0, None, b"", tuple(headers)))
-    assert letter is None or letter.reason == dict(headers)["reason"].decode("utf-8", "replace")
+    dead_letter = opened(Record("events.dlq", 0, 0, None, b"", tuple(headers)))
+    assert dead_letter is None or dead_letter.reason == dict(headers)["reason"].decode("utf-8", "replace")
 
 
 def test_places_are_read_from_the_right() -> None:
-    assert Place.of("user-events-3-1041") == Place("user-events", 3, 1041)
-    assert [Place.of(text) for text in ("", "3-1041", "a-b-1", "a-1-x", "\x1b-1-1", "a-1-" + "9" * 30)] == [None] * 6
+    assert MessagePlace.of("user-events-3-1041") == MessagePlace("user-events", 3, 1041)
+    assert [MessagePlace.of(text) for text in ("", "3-1041", "a-b-1", "a-1-x", "\x1b-1-1", "a-1-" + "9" * 30)] == [
+        None
+    ] * 6
 
 
 def test_letters_are_chosen_by_reason_and_time() -> None:
-    letter = letter_of(message())
-    assert Selection().holds(letter)
-    assert Selection(frozenset({"invalid", "future"}), NOW_MS, NOW_MS + 1).holds(letter)
-    assert not Selection(frozenset({"future"})).holds(letter)
-    assert not Selection(since=NOW_MS + 1).holds(letter)
-    assert not Selection(until=NOW_MS).holds(letter)
+    dead_letter = letter_of(message())
+    assert DeadLetterSelection().holds(dead_letter)
+    assert DeadLetterSelection(frozenset({"invalid", "future"}), NOW_MS, NOW_MS + 1).holds(dead_letter)
+    assert not DeadLetterSelection(frozenset({"future"})).holds(dead_letter)
+    assert not DeadLetterSelection(since=NOW_MS + 1).holds(dead_letter)
+    assert not DeadLetterSelection(until=NOW_MS).holds(dead_letter)
 
 
 def test_an_overview_counts_all_and_keeps_the_newest_without_their_values() -> None:
     overview = Overview(keep=3)
     for number in (5, 1, 9, 3, 7):
         overview.add(letter_of(message(), offset=number, sent_ms=NOW_MS + number))
-    assert [letter.place.offset for letter in overview.newest()] == [9, 7, 5]
-    assert all(letter.value is None for letter in overview.newest())
-    assert (overview.letters, overview.kinds) == (5, {("invalid", "ts"): 5})
+    assert [dead_letter.place.offset for dead_letter in overview.newest()] == [9, 7, 5]
+    assert all(dead_letter.value is None for dead_letter in overview.newest())
+    assert (overview.dead_letters, overview.kinds) == (5, {("invalid", "ts"): 5})
 
 
 def test_an_overview_does_not_grow_with_what_senders_make_up() -> None:
@@ -132,8 +142,8 @@ def test_an_overview_does_not_grow_with_what_senders_make_up() -> None:
 def test_a_letter_is_judged_by_the_settings_of_now(
     changes: dict[str, object], limits: dict[str, object], reason: str | None
 ) -> None:
-    letter = letter_of(message(value=json.dumps({**VIEW, **changes}).encode()))
-    refusal = refused_now(letter, Settings.model_validate({"limits": limits}), NOW_MS)
+    dead_letter = letter_of(message(value=json.dumps({**VIEW, **changes}).encode()))
+    refusal = refused_now(dead_letter, Settings.model_validate({"limits": limits}), NOW_MS)
     assert (refusal and refusal.reason) == reason
 
 
@@ -189,35 +199,39 @@ class Remembered:
         self.origins += origins
 
 
-def redriven(letters: list[Letter], memory: Remembered, refused=lambda letter: None) -> tuple[list[Letter], Tally]:  # type: ignore[no-untyped-def]
-    sent: list[Letter] = []
+def redriven(
+    dead_letters: list[DeadLetter], memory: Remembered, refused=lambda dead_letter: None
+) -> tuple[list[DeadLetter], Tally]:  # type: ignore[no-untyped-def]
+    sent: list[DeadLetter] = []
     redrive = Redrive("user-events", memory, refused, sent.append, lambda: None)
-    for letter in letters:
-        redrive.take(letter)
+    for dead_letter in dead_letters:
+        redrive.take(dead_letter)
     redrive.send()
     return sent, redrive.tally
 
 
 def test_a_message_goes_back_once_however_many_letters_and_runs_there_are() -> None:
     memory = Remembered()
-    letters = [letter_of(message(offset), offset=place) for place, offset in enumerate([1, 2, 1, 3])]
-    sent, tally = redriven(letters, memory)
-    assert [letter.origin.offset for letter in sent] == [1, 2, 3]
+    dead_letters = [letter_of(message(offset), offset=place) for place, offset in enumerate([1, 2, 1, 3])]
+    sent, tally = redriven(dead_letters, memory)
+    assert [dead_letter.origin.offset for dead_letter in sent] == [1, 2, 3]
     assert (tally.sent, tally.sent_before) == (3, 1)
-    again, tally = redriven(letters, memory)
+    again, tally = redriven(dead_letters, memory)
     assert again == []
     assert (tally.sent, tally.sent_before) == (0, 4)
 
 
 def test_letters_in_part_of_other_topics_or_still_refused_stay() -> None:
-    letters = [
+    dead_letters = [
         letter_of(message(1)),
         letter_of(message(2, value=b"x" * 2_000_000)),
         letter_of(Record("elsewhere", 0, 3, None, GOOD)),
         letter_of(message(4, value=b"{")),
     ]
-    sent, tally = redriven(letters, Remembered(), lambda letter: REFUSED if letter.value == b"{" else None)
-    assert [letter.origin.offset for letter in sent] == [1]
+    sent, tally = redriven(
+        dead_letters, Remembered(), lambda dead_letter: REFUSED if dead_letter.value == b"{" else None
+    )
+    assert [dead_letter.origin.offset for dead_letter in sent] == [1]
     assert (tally.sent, tally.cut, tally.elsewhere, dict(tally.refused)) == (1, 1, 1, {"invalid": 1})
     words = in_words(tally, "user-events", dry_run=False)
     assert words.splitlines()[0] == "sent to user-events: 1 letters"
@@ -231,7 +245,7 @@ def test_letters_are_sent_in_batches_and_none_is_marked_before_it_is_stored() ->
         assert len(sent) <= BATCH_LETTERS
         raise PublishFailed("not acknowledged")
 
-    redrive = Redrive("user-events", memory, lambda letter: None, sent.append, stored)
+    redrive = Redrive("user-events", memory, lambda dead_letter: None, sent.append, stored)
     with pytest.raises(PublishFailed):
         for offset in range(BATCH_LETTERS + 1):
             redrive.take(letter_of(message(offset)))

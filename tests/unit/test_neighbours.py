@@ -18,7 +18,7 @@ STEPS = np.array([0, 0, 1, 2, 3], np.int32)  # the first two places are of one m
 FADE = np.array([1.0, 0.5, 0.25])
 Weights = dict[tuple[int, int], float]
 
-lessons = st.lists(
+feedback = st.lists(
     st.tuples(
         st.integers(0, ITEMS - 1),  # item
         st.sampled_from([0, 60_000, 3_600_000, -1_800_000, 200_000_000]),  # ms after the one before
@@ -77,7 +77,7 @@ def spread(weights: Weights, mass: list[float], context: list[int], reach: int, 
 
 @settings(deadline=None)
 @pytest.mark.parametrize("mutual", [False, True])
-@given(drawn=lessons, size=st.integers(1, 20), context=contexts, reach=st.integers(0, PLACES))
+@given(drawn=feedback, size=st.integers(1, 20), context=contexts, reach=st.integers(0, PLACES))
 def test_weights_equal_decayed_counts(mutual: bool, drawn: list, size: int, context: list[int], reach: int) -> None:  # type: ignore[type-arg]
     table = NeighbourTable(ITEMS, ITEMS, HALF_LIFE_S)
     weights, mass, now = learned(table, drawn, size, mutual)
@@ -96,7 +96,7 @@ def test_weights_equal_decayed_counts(mutual: bool, drawn: list, size: int, cont
 
 @settings(deadline=None)
 @pytest.mark.parametrize("cosine", [False, True])
-@given(drawn=lessons, context=contexts, reach=st.integers(0, PLACES))
+@given(drawn=feedback, context=contexts, reach=st.integers(0, PLACES))
 def test_scores_and_the_strongest_equal_a_plain_spread(
     cosine: bool,
     drawn: list,  # type: ignore[type-arg]

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from streamrec.codec import decode
 from streamrec.config.settings import Settings
-from streamrec.engine.arrays.logged_event import Arrival
-from streamrec.engine.attribution.attribution import Memo, RewardRule, Rules, SeenRule
-from streamrec.engine.attribution.open_slates import DIRECTORY, NOTHING_LEFT, Changes, OpenSlates, Room
+from streamrec.engine.arrays.logged_event import LoggedEvent
+from streamrec.engine.attribution.attribution import AttributionRules, RewardRule, SeenRule, ServedSlate
+from streamrec.engine.attribution.open_slates import DIRECTORY, NOTHING_LEFT, OpenSlateLimits, OpenSlates, SlateChanges
 from streamrec.events import Event, EventType, Outcome, Slate, SlateItem
 from streamrec.state.memory import MemoryStore
 from streamrec.testing import records
@@ -26,11 +26,11 @@ from streamrec.wiring import build_worker
 SHOWN = 1_700_000_000_000
 WINDOW_MS = 600_000
 LATENESS_MS = 60_000
-RULES = Rules(WINDOW_MS, SeenRule.ALL, RewardRule.MAX, {EventType.CLICK: 0.2, EventType.PURCHASE: 1.0})
+RULES = AttributionRules(WINDOW_MS, SeenRule.ALL, RewardRule.MAX, {EventType.CLICK: 0.2, EventType.PURCHASE: 1.0})
 
 
 def table(users: int = 100, per_user: int = 8, slates: int = 1_000) -> OpenSlates:
-    return OpenSlates(RULES, LATENESS_MS, Room(users, per_user, slates))
+    return OpenSlates(RULES, LATENESS_MS, OpenSlateLimits(users, per_user, slates))
 
 
 def slate(user: str = "u", number: int = 10, items: str = "abc", ts: int = SHOWN) -> Slate:
@@ -40,13 +40,13 @@ def slate(user: str = "u", number: int = 10, items: str = "abc", ts: int = SHOWN
     return Slate(rec_id=f"0-{number}", user_id=user, ts=ts, items=places, policy="p", version="1", candidates=9)
 
 
-def memo(items: int = 3) -> Memo:
-    return Memo(0, 7, np.zeros((items, 2), np.float32), {})
+def served(items: int = 3) -> ServedSlate:
+    return ServedSlate(0, 7, np.zeros((items, 2), np.float32), {})
 
 
 def show(slates: OpenSlates, *shown: Slate, partition: int = 0) -> OpenSlates:
     for one in shown:
-        slates.shown(partition, one, memo(len(one.items)))
+        slates.shown(partition, one, served(len(one.items)))
         slates.tick(partition, one.ts, learned=False)
     return slates
 
@@ -61,7 +61,7 @@ def follow(
     rec_id: str | None = None,
     partition: int = 0,
 ) -> bool:
-    return slates.credit(Arrival(Event(type=kind, user_id=user, item_id=item, ts=ts, rec_id=rec_id), partition, 77))
+    return slates.credit(LoggedEvent(Event(type=kind, user_id=user, item_id=item, ts=ts, rec_id=rec_id), partition, 77))
 
 
 def nobody(users: Sequence[tuple[int, str]]) -> list[bytes | None]:
@@ -122,7 +122,7 @@ def test_open_slates_survive_the_store_and_go_on_waiting_at_the_next_owner() -> 
     first, second = show(table(), slate(), slate("v", 11)), table()
     assert follow(first)
     stored = moved(first, second)
-    assert first.take_changes(0) == first.take_changes(1) == Changes({}, {}, {})
+    assert first.take_changes(0) == first.take_changes(1) == SlateChanges({}, {}, {})
     assert second.waiting == 2
     users = [(0, "u"), (0, "nobody")]
     assert second.missing(users) == users
@@ -147,7 +147,7 @@ def test_open_slates_survive_the_store_and_go_on_waiting_at_the_next_owner() -> 
 def test_the_clock_goes_with_the_partition() -> None:
     first, second = show(table(), slate()), table()
     first.tick(0, SHOWN + 10**7, learned=False)
-    first.shown(0, slate("w", 12), memo())
+    first.shown(0, slate("w", 12), served())
     stored = moved(first, second)
     found = [came for came, _ in second.close(lambda users: [stored["open"].get(user[1]) for user in users])]
     assert [outcome.rec_id for came in found for outcome in came.outcomes[:1]] == ["0-10", "0-12"]
@@ -170,7 +170,7 @@ def test_partitions_that_went_to_somebody_else_are_forgotten() -> None:
     slates = show(show(table(), slate()), slate("w", 3), partition=1)
     slates.drop([0])
     assert not follow(slates)
-    assert slates.take_changes(0) == Changes({}, {}, {})
+    assert slates.take_changes(0) == SlateChanges({}, {}, {})
     assert follow(slates, user="w", partition=1)
     assert slates.waiting == 1
 

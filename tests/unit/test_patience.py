@@ -16,7 +16,7 @@ from streamrec.errors import PublishDelayed, StaleEpoch, StateError, StateUnavai
 from streamrec.events import Event
 from streamrec.state import Checkpoint, Key, Kind
 from streamrec.state.memory import MemoryStore
-from streamrec.testing import records, recount, requests, shop, until
+from streamrec.testing import records, recount, requests, shop
 from streamrec.transport import Record
 from streamrec.transport.local import LocalSink, LocalSource
 from streamrec.wiring import build_worker
@@ -24,7 +24,8 @@ from streamrec.worker.backpressure import FULL, Brake
 from streamrec.worker.health import Health
 from streamrec.worker.loop import Worker
 from streamrec.worker.metrics import Metrics
-from streamrec.worker.retry import Patience
+from streamrec.worker.retry import Retry
+from tests.support.deployment import until
 
 LOG = shop(700, seed=11)
 TOPIC = "user-events"
@@ -290,7 +291,7 @@ def test_reading_goes_on_when_the_last_reason_has_passed() -> None:
 
 def test_what_cannot_heal_is_not_waited_for() -> None:
     source = Stopped()
-    patience = Patience(source, Brake(source, Metrics(["fused"])), Health(), lambda: 0.0)
+    patience = Retry(source, Brake(source, Metrics(["fused"])), Health(), lambda: 0.0)
 
     def broken() -> None:
         raise StateError("lost")

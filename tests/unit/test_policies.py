@@ -12,12 +12,12 @@ from scipy import stats
 
 from streamrec.config.settings import Settings
 from streamrec.engine.arrays.batch import NOTHING
-from streamrec.engine.arrays.feedback import Lesson
+from streamrec.engine.arrays.feedback import SlateFeedback
 from streamrec.engine.fusion.features import names
-from streamrec.engine.policies import Asked, Components, Constraints, Policy, Posterior
+from streamrec.engine.policies import Components, Constraints, Policy, PolicyInput, Posterior
 from streamrec.engine.policies.exp3 import Exp3
-from streamrec.engine.policies.plackett_luce_sampling import Terms, drawn, interleaved, propensities
-from streamrec.engine.policies.registry import Roster
+from streamrec.engine.policies.plackett_luce_sampling import SamplingTerms, drawn, interleaved, propensities
+from streamrec.engine.policies.registry import PolicyRegistry
 from streamrec.engine.rollout.plan import Decision
 from streamrec.engine.rollout.revisions import Mode
 from streamrec.wiring import build_policy
@@ -42,7 +42,7 @@ def posterior(seed: int = 7, particles: int = 8) -> Posterior:
     return Posterior(mean, np.eye(WIDTH) * 3 + spread @ spread.T, rng.normal(mean, 0.5, (particles, WIDTH)), 1)
 
 
-def asked(rows: int, items: int = ITEMS, seed: int = 3) -> Asked:
+def asked(rows: int, items: int = ITEMS, seed: int = 3) -> PolicyInput:
     """The same request `rows` times, with a seed of its own each."""
     rng, belief = np.random.default_rng(seed), posterior()
     features = rng.normal(0, 0.7, (items, WIDTH)).astype(np.float32)
@@ -50,7 +50,7 @@ def asked(rows: int, items: int = ITEMS, seed: int = 3) -> Asked:
     features[:, : len(MODELS)] = np.maximum(shares, -10) / 5.0
     features[:, 2 * len(MODELS) : 3 * len(MODELS)] = 1.0  # present
     utility = (features @ belief.mean.astype(np.float32)).astype(np.float64)
-    return Asked(
+    return PolicyInput(
         seeds=np.random.default_rng(5).integers(0, 2**62, rows).astype(np.uint64),
         items=np.tile(np.arange(items, dtype=np.int32), (rows, 1)),
         features=np.tile(features, (rows, 1, 1)),
@@ -58,7 +58,7 @@ def asked(rows: int, items: int = ITEMS, seed: int = 3) -> Asked:
         scores=np.tile(rng.normal(size=(len(MODELS), 1, items)).astype(np.float32), (1, rows, 1)),
         context=np.zeros(rows, np.int64),
         boost=np.zeros((rows, items)),
-        doubt=np.ones((rows, items)),
+        uncertainty=np.ones((rows, items)),
         constraints=(None,) * rows,
     )
 
@@ -80,7 +80,7 @@ def repeated(once: Components, rows: int) -> Components:
     return Components(np.repeat(once.weights, rows, 0), scores, once.hard, once.explore, once.scale)
 
 
-DOUBT = np.array([1.0, 0.2, 0.5, 3.0, 0.1])
+UNCERTAINTY = np.array([1.0, 0.2, 0.5, 3.0, 0.1])
 MIXED = Constraints(
     similar=np.array([[max(0.0, 1 - abs(a - b) / 2) for b in range(ITEMS)] for a in range(ITEMS)], np.float32),
     group=np.array([0, 0, 1, 1, NOTHING], np.int32),
@@ -101,8 +101,8 @@ def test_a_hundred_thousand_slates_come_as_often_as_their_propensities_say(
     once = one.components(asked(1), posterior())  # the same for every seed
     draws = DRAWS if bound is None else DRAWS // 4
 
-    def terms(rows: int) -> Terms:
-        return Terms(np.tile(DOUBT, (rows, 1)), [bound] * rows)
+    def terms(rows: int) -> SamplingTerms:
+        return SamplingTerms(np.tile(UNCERTAINTY, (rows, 1)), [bound] * rows)
 
     choice = drawn(repeated(once, draws), asked(draws).seeds, K, terms(draws))
     for length in range(1, K + 1):
@@ -142,7 +142,7 @@ def test_thompson_says_that_it_estimates_and_its_estimates_are_unbiased() -> Non
 def test_team_drafts_come_as_often_as_their_propensities_say(bound: Constraints | None) -> None:
     question, belief = asked(DRAWS), posterior()
     first, second = (repeated(policy(name).components(asked(1), belief), DRAWS) for name in ("plackett-luce", "exp3"))
-    terms = Terms(np.tile(DOUBT, (DRAWS, 1)), [bound] * DRAWS)
+    terms = SamplingTerms(np.tile(UNCERTAINTY, (DRAWS, 1)), [bound] * DRAWS)
     choice, teams = interleaved(first, second, question.seeds, K, terms)
     assert (teams[:, 1] == 1 - teams[:, 0]).all()
     assert abs((teams[:, 0] == 0).mean() - 0.5) < 5 * 0.5 / np.sqrt(DRAWS)
@@ -251,9 +251,11 @@ def test_upper_confidence_prefers_what_it_is_unsure_of() -> None:
     assert optimistic.argmax() == 2
 
 
-def lesson(features: np.ndarray, reward: list[float], propensity: float = 0.2, context: int = 0) -> Lesson:
+def slate_feedback(
+    features: np.ndarray, reward: list[float], propensity: float = 0.2, context: int = 0
+) -> SlateFeedback:
     chances = np.full(len(reward), propensity)
-    return Lesson("exp3", context, features.astype(np.float32), chances, np.array(reward), 20, 0)
+    return SlateFeedback("exp3", context, features.astype(np.float32), chances, np.array(reward), 20, 0)
 
 
 def test_exp3_comes_to_listen_to_the_model_that_is_rewarded_and_only_in_that_context() -> None:
@@ -263,7 +265,7 @@ def test_exp3_comes_to_listen_to_the_model_that_is_rewarded_and_only_in_that_con
         features[:, : len(MODELS)] = np.log(rng.dirichlet(np.ones(3), len(MODELS)).T * 0.9) / 5
         features[:, 2 * len(MODELS) : 3 * len(MODELS)] = 1.0
         best = features[:, 2].argmax()  # what the third model wants
-        exp3.learn([lesson(features, [0.2 * (place == best) for place in range(3)], context=1)])
+        exp3.learn([slate_feedback(features, [0.2 * (place == best) for place in range(3)], context=1)])
     weights = exp3.weights()
     assert weights.sum(1) == pytest.approx(np.ones(3))
     assert weights[1].argmax() == 2
@@ -277,22 +279,22 @@ def test_exp3_comes_to_listen_to_the_model_that_is_rewarded_and_only_in_that_con
 # Who is asked
 
 
-def deal(decision: Decision, rows: int = 200) -> tuple[Roster, list]:  # type: ignore[type-arg]
-    roster = Roster(policy)
-    return roster, roster.deal(asked(rows), posterior(), [decision] * rows, K)
+def choose(decision: Decision, rows: int = 200) -> tuple[PolicyRegistry, list]:  # type: ignore[type-arg]
+    policies = PolicyRegistry(policy)
+    return policies, policies.choose(asked(rows), posterior(), [decision] * rows, K)
 
 
 @pytest.mark.parametrize("part", ["features", "propensity", "reward"])
 def test_a_number_that_is_none_never_reaches_exp3(part: str) -> None:
     exp3, shares = Exp3("exp3", len(MODELS), 0.0), asked(1).features[0, :K]
     parts = {"features": shares.copy(), "propensity": np.full(K, 0.5), "reward": np.ones(K)}
-    exp3.learn([Lesson("exp3", 0, parts["features"], parts["propensity"], parts["reward"], ITEMS, 0)])
+    exp3.learn([SlateFeedback("exp3", 0, parts["features"], parts["propensity"], parts["reward"], ITEMS, 0)])
     before = exp3.weights()
     parts[part][1] = np.nan
-    exp3.learn([Lesson("exp3", 0, parts["features"], parts["propensity"], parts["reward"], ITEMS, 0)])
+    exp3.learn([SlateFeedback("exp3", 0, parts["features"], parts["propensity"], parts["reward"], ITEMS, 0)])
     assert (exp3.weights() == before).all()
     assert exp3.refused == 1
-    assert Roster(lambda name: exp3).refused() == {}  # nobody was asked yet
+    assert PolicyRegistry(lambda name: exp3).refused() == {}  # nobody was asked yet
 
 
 def test_exp3_goes_on_when_what_it_had_learned_is_no_number_any_more() -> None:
@@ -306,18 +308,18 @@ def test_exp3_goes_on_when_what_it_had_learned_is_no_number_any_more() -> None:
 
 def test_what_others_would_have_done_is_known_beside_every_slate() -> None:
     beside = ("greedy", "uniform", "plackett-luce")
-    _, dealt = deal(Decision("exp3", Mode.ONLINE, beside=beside))
+    _, chosen = choose(Decision("exp3", Mode.ONLINE, beside=beside))
     question = asked(200)
     for name in beside:
         components = policy(name).components(question, posterior())
-        shown = np.stack([one.places for one in dealt])
-        assert np.stack([one.beside[name].propensity for one in dealt]) == pytest.approx(
+        shown = np.stack([one.places for one in chosen])
+        assert np.stack([one.beside[name].propensity for one in chosen]) == pytest.approx(
             propensities(components, shown)
         )
     best = np.argsort(-question.utility[0], kind="stable")[:K].tolist()
-    assert all(one.beside["greedy"].proposal.tolist() == best for one in dealt)
+    assert all(one.beside["greedy"].proposal.tolist() == best for one in chosen)
     # A policy's own draw has nothing to do with the slate that was shown.
-    firsts = np.array([(one.places[0], one.beside["uniform"].proposal[0]) for one in dealt])
+    firsts = np.array([(one.places[0], one.beside["uniform"].proposal[0]) for one in chosen])
     assert 0.02 < (firsts[:, 0] == firsts[:, 1]).mean() < 0.5
 
 
@@ -327,9 +329,9 @@ def test_each_row_is_dealt_as_its_own_decision_says() -> None:
         Decision("uniform", Mode.CANARY, "control", beside=("greedy",)),
         Decision("greedy+uniform", Mode.ONLINE, None, ("greedy", "uniform")),
     ] * 40
-    dealt = Roster(policy).deal(asked(120), posterior(), decisions, K)
+    chosen = PolicyRegistry(policy).choose(asked(120), posterior(), decisions, K)
     best = np.argsort(-asked(1).utility[0], kind="stable").tolist()
-    for one, decision in zip(dealt, decisions, strict=True):
+    for one, decision in zip(chosen, decisions, strict=True):
         assert one.decision is decision
         if decision.publish == "greedy":
             assert one.places.tolist() == best[:K]
@@ -339,19 +341,19 @@ def test_each_row_is_dealt_as_its_own_decision_says() -> None:
             assert picks[0] == best[0] or best[0] in one.places[:1]
         else:
             assert one.teams == (None,) * K
-    alone = Roster(policy).deal(asked(120), posterior(), [Decision("uniform", Mode.CANARY)] * 120, K)
-    assert all((dealt[row].places == alone[row].places).all() for row in range(1, 120, 3))
+    alone = PolicyRegistry(policy).choose(asked(120), posterior(), [Decision("uniform", Mode.CANARY)] * 120, K)
+    assert all((chosen[row].places == alone[row].places).all() for row in range(1, 120, 3))
 
 
 def test_only_what_learned_is_saved_and_comes_back() -> None:
-    roster, _ = deal(Decision("exp3", Mode.ONLINE, beside=("greedy",)))
+    policies, _ = choose(Decision("exp3", Mode.ONLINE, beside=("greedy",)))
     features = np.zeros((2, WIDTH))
     features[:, 2 * len(MODELS) : 3 * len(MODELS)] = 1.0
     features[0, 1] = -0.1
-    roster.learn([lesson(features, [1.0, 0.0])])
-    state = roster.state()
+    policies.learn([slate_feedback(features, [1.0, 0.0])])
+    state = policies.state()
     assert set(state) == {"exp3"}
-    again = Roster(policy)
+    again = PolicyRegistry(policy)
     again.restore(state)
     assert (again.state()["exp3"]["logs"] == state["exp3"]["logs"]).all()
     assert state["exp3"]["logs"].any()

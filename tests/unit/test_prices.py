@@ -10,16 +10,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streamrec.config.groups import Fusion, Learning, Limits
+from streamrec.config.groups import FusionSettings, Learning, Limits
 from streamrec.config.settings import Settings
 from streamrec.engine.arrays.batch import NOTHING, Examples, Queries
 from streamrec.engine.arrays.labels import GAINS
-from streamrec.engine.arrays.logged_event import Arrival
-from streamrec.engine.arrays.timeline import REMEMBER, Step, Steps
-from streamrec.engine.users.price_level import HALF_LIFE_S, Prices, price_named
+from streamrec.engine.arrays.logged_event import LoggedEvent
+from streamrec.engine.arrays.timeline import REMEMBER, Timeline, TimelineStep
+from streamrec.engine.users.price_level import HALF_LIFE_S, PriceLevel, price_named
 from streamrec.events import EVENT_TYPES, TYPE_CODES, Event, EventType, Item
-from streamrec.replay.catalogue_file import Catalogue
-from streamrec.wiring import build_recommender
+from streamrec.replay.catalogue_file import CatalogueItems
+from streamrec.wiring import build_pipeline
 
 CATALOGUE = np.array([2.5, np.nan, 40.0, 0.0, -3.0, 0.01])
 USERS = 2
@@ -38,18 +38,18 @@ visits = st.lists(
 )
 
 
-def folded(log: list[Visit], size: int) -> Prices:
-    family, now = Prices(0, CATALOGUE, GAINS), 1_700_000_000_000
+def folded(log: list[Visit], size: int) -> PriceLevel:
+    family, now = PriceLevel(0, CATALOGUE, GAINS), 1_700_000_000_000
     family.grow(USERS)
     for start in range(0, len(log), size):
-        steps: list[Step] = []
+        steps: list[TimelineStep] = []
         named: dict[int, float] = {}
         for user, gap, kind, item, price in log[start : start + size]:
             now += gap
             if price is not None:
                 named[len(steps)] = price
             steps.append((REMEMBER, user, 0, now, 0, item, TYPE_CODES[kind], NOTHING))
-        family.fold(Steps.of(steps, named), Queries.empty(1), Examples.empty(1))
+        family.fold(Timeline.of(steps, named), Queries.empty(1), Examples.empty(1))
     return family
 
 
@@ -82,7 +82,7 @@ def test_prices_equal_a_recount(log: list[Visit], size: int) -> None:
 @settings(deadline=None)
 @given(visits, st.integers(1, 20), st.integers(1, 20))
 def test_portions_change_nothing_and_what_is_stored_comes_back_as_it_was(log: list[Visit], a: int, b: int) -> None:
-    one, other, back = folded(log, a), folded(log, b), Prices(USERS, CATALOGUE, GAINS)
+    one, other, back = folded(log, a), folded(log, b), PriceLevel(USERS, CATALOGUE, GAINS)
     for row in range(USERS):
         assert one.pack(row, []) == other.pack(row, [])
         back.unpack(row, one.pack(row, []), {})
@@ -90,7 +90,7 @@ def test_portions_change_nothing_and_what_is_stored_comes_back_as_it_was(log: li
 
 
 def test_users_stored_before_prices_were_known_come_back_without() -> None:
-    family = Prices(1, CATALOGUE, GAINS)
+    family = PriceLevel(1, CATALOGUE, GAINS)
     family.unpack(0, {"counts": {"view": 3}}, {})
     assert family.pack(0, []) == {}
 
@@ -113,11 +113,11 @@ def test_the_catalogues_price_of_the_moment_goes_before_the_one_that_an_event_na
         update={
             "limits": Limits(max_items=512, max_users=50),
             "learning": Learning(models=("popularity", "repeats")),
-            "fusion": Fusion(form="linear"),
+            "fusion": FusionSettings(form="linear"),
         }
     )
-    recommender = build_recommender(chosen, Catalogue([Item(item_id="mug", price=4.0)]))
-    users, prices = recommender.knowledge.users, recommender.knowledge.prices
+    pipeline = build_pipeline(chosen, CatalogueItems([Item(item_id="mug", price=4.0)]))
+    users, prices = pipeline.features.users, pipeline.features.prices
     offset = 0
 
     def paid(item: str, named: float) -> float:
@@ -125,12 +125,12 @@ def test_the_catalogues_price_of_the_moment_goes_before_the_one_that_an_event_na
         offset += 1
         event = Event(type=EventType.PURCHASE, user_id=f"u{offset}", ts=1_000, item_id=item, context={"price": named})
         users.admit(users.missing([(0, event.user_id)]), [None], event.ts)
-        list(recommender.portions([Arrival(event, 0, offset)]))
+        list(pipeline.process([LoggedEvent(event, 0, offset)]))
         return math.exp(prices.mean[users.touch((0, event.user_id))])
 
     assert paid("mug", 9.0) == pytest.approx(4.0)
     assert paid("unlisted", 9.0) == pytest.approx(9.0)
-    recommender.knowledge.listing.take(Item(item_id="mug", price=5.0))
+    pipeline.features.catalogue.take(Item(item_id="mug", price=5.0))
     assert paid("mug", 9.0) == pytest.approx(5.0)
-    recommender.knowledge.listing.take(Item(item_id="mug"))
+    pipeline.features.catalogue.take(Item(item_id="mug"))
     assert paid("mug", 9.0) == pytest.approx(9.0)

@@ -12,11 +12,19 @@ import pytest
 from streamrec.config.groups import Learning, Limits
 from streamrec.config.settings import Settings
 from streamrec.engine.arrays.batch import MicroBatch
-from streamrec.engine.arrays.logged_event import Arrival
-from streamrec.engine.learning.prequential import FIRST_BLOCKS, WORST, Drift, Measure, Progress, Standing, Watch
+from streamrec.engine.arrays.logged_event import LoggedEvent
+from streamrec.engine.learning.prequential import (
+    FIRST_BLOCKS,
+    WORST,
+    DriftAlarm,
+    ListStanding,
+    Measure,
+    PrequentialRecord,
+    Watch,
+)
 from streamrec.engine.learning.trial import Trial
 from streamrec.events import Event, EventType
-from streamrec.wiring import build_recommender
+from streamrec.wiring import build_pipeline
 from streamrec.worker.metrics import Metrics
 
 BEGAN = 1_700_000_000_000
@@ -37,42 +45,42 @@ def ranked(scores: list[list[float]], target: int) -> MicroBatch:
 
 def trial(ranks: list[int], kept: bool = True, offset: int = 0) -> Trial:
     event = Event(type=EventType.CLICK, user_id="u", item_id="i", ts=BEGAN + offset)
-    return Trial([Arrival(event, 0, offset)], [True], [0], np.array(ranks, np.int8)[:, None], [kept])
+    return Trial([LoggedEvent(event, 0, offset)], [True], [0], np.array(ranks, np.int8)[:, None], [kept])
 
 
 def test_a_case_worked_by_hand() -> None:
-    progress = Progress(LISTS)
+    progress = PrequentialRecord(LISTS)
     unknown = -math.inf
     batch = ranked([[0.0, math.log(3.0), 0.0], [unknown, 2.0, unknown], [0.0, unknown, 0.0]], target=1)
     assert progress.tried(trial([1, 1, 11]), batch, slice(0, 1)) == []
     assert progress.recent() == progress.overall()
     found = progress.overall()
-    assert found["fused"] == Standing(pytest.approx(-math.log(3 / 5)), 1.0)
-    assert found["first"] == Standing(0.0, 1.0)
-    assert found["second"] == Standing(WORST, 0.0)
+    assert found["fused"] == ListStanding(pytest.approx(-math.log(3 / 5)), 1.0)
+    assert found["first"] == ListStanding(0.0, 1.0)
+    assert found["second"] == ListStanding(WORST, 0.0)
 
 
 def test_a_target_that_nobody_proposed_is_lost_by_all() -> None:
-    progress = Progress(LISTS)
+    progress = PrequentialRecord(LISTS)
     progress.tried(trial([0, 0, 0]), ranked([[1.0, 2.0]] * 3, target=7), slice(0, 1))
-    assert set(progress.overall().values()) == {Standing(WORST, 0.0)}
+    assert set(progress.overall().values()) == {ListStanding(WORST, 0.0)}
 
 
 def test_no_single_target_counts_for_more_than_the_worst() -> None:
-    progress = Progress(LISTS)
+    progress = PrequentialRecord(LISTS)
     progress.tried(trial([2, 2, 2]), ranked([[0.0, 300.0]] * 3, target=0), slice(0, 1))
-    assert set(progress.overall().values()) == {Standing(WORST, 1.0)}
+    assert set(progress.overall().values()) == {ListStanding(WORST, 1.0)}
 
 
 def test_what_teaches_nothing_is_not_counted() -> None:
-    progress = Progress(LISTS)
+    progress = PrequentialRecord(LISTS)
     progress.tried(trial([1, 1, 1], kept=False), ranked([[1.0, 2.0]] * 3, target=0), slice(0, 1))
     assert progress.examples == 0
     assert progress.overall() == progress.recent() == {}
 
 
 def test_recent_means_follow_and_overall_means_remember() -> None:
-    progress = Progress(LISTS)
+    progress = PrequentialRecord(LISTS)
     good, bad = ranked([[9.0, 0.0]] * 3, target=0), ranked([[9.0, 0.0]] * 3, target=1)
     for _ in range(2_000):
         progress.tried(trial([1, 1, 1]), good, slice(0, 1))
@@ -94,7 +102,7 @@ def blocks(count: int, seed: int = 0, loss: float = 5.0, hit_rate: float = 0.4) 
         yield np.array([[loss + noise], [float(np.clip(hit_rate - noise / 10, 0, 1))]])
 
 
-def alarms(watch: Watch, means: Iterator[np.ndarray]) -> list[tuple[int, Standing, Standing]]:
+def alarms(watch: Watch, means: Iterator[np.ndarray]) -> list[tuple[int, ListStanding, ListStanding]]:
     return [(at, before, after) for at, block in enumerate(means) for _, before, after in watch.look(block)]
 
 
@@ -187,15 +195,15 @@ def micro_batch(number: int) -> tuple[MicroBatch, Trial]:
         batch.candidates.scores[1, np.arange(32), targets] = -np.inf
     batch.examples.query[:], batch.examples.item[:] = np.arange(32), targets
     batch.asked = batch.learned = 32
-    arrivals = [
-        Arrival(Event(type=EventType.CLICK, user_id="u", item_id="i", ts=BEGAN), 0, 32 * number + row)
+    logged_events = [
+        LoggedEvent(Event(type=EventType.CLICK, user_id="u", item_id="i", ts=BEGAN), 0, 32 * number + row)
         for row in range(32)
     ]
     kept = (rng.random(32) < 0.9).tolist()
-    return batch, Trial(arrivals, [True] * 32, list(range(32)), rng.integers(0, 21, (3, 32)).astype(np.int8), kept)
+    return batch, Trial(logged_events, [True] * 32, list(range(32)), rng.integers(0, 21, (3, 32)).astype(np.int8), kept)
 
 
-def follow(progress: Progress, numbers: range, portion: int) -> list[Drift]:
+def follow(progress: PrequentialRecord, numbers: range, portion: int) -> list[DriftAlarm]:
     """Take these micro-batches in portions of a size."""
     drifts = []
     for number in numbers:
@@ -203,26 +211,26 @@ def follow(progress: Progress, numbers: range, portion: int) -> list[Drift]:
         for start in range(0, 32, portion):
             part = slice(start, min(start + portion, 32))
             some = Trial(
-                trial.arrivals[part], trial.known[part], trial.rows[part], trial.ranks[:, part], trial.kept[part]
+                trial.logged_events[part], trial.known[part], trial.rows[part], trial.ranks[:, part], trial.kept[part]
             )
             drifts += progress.tried(some, batch, part)
     return drifts
 
 
-def bits(progress: Progress) -> dict[str, bytes]:
+def bits(progress: PrequentialRecord) -> dict[str, bytes]:
     return {name: values.tobytes() for name, values in progress.state().items()}
 
 
 @pytest.mark.parametrize("portion", [1, 5])
 def test_how_the_log_was_cut_changes_nothing(portion: int) -> None:
-    whole, cut = Progress(LISTS), Progress(LISTS)
+    whole, cut = PrequentialRecord(LISTS), PrequentialRecord(LISTS)
     assert follow(whole, range(110), 32) == follow(cut, range(110), portion)
     assert bits(whole) == bits(cut)
 
 
 @pytest.mark.parametrize("place", [3, 41, 91, 105])
 def test_a_restored_progress_goes_on_as_if_nothing_had_happened(place: int) -> None:
-    whole, first, second = Progress(LISTS), Progress(LISTS), Progress(LISTS)
+    whole, first, second = PrequentialRecord(LISTS), PrequentialRecord(LISTS), PrequentialRecord(LISTS)
     expected = follow(whole, range(110), 32)
     before = follow(first, range(place), 32)
     second.restore(first.state())
@@ -233,7 +241,7 @@ def test_a_restored_progress_goes_on_as_if_nothing_had_happened(place: int) -> N
 
 
 def test_a_drift_says_whose_when_and_what() -> None:
-    (drift,) = follow(Progress(LISTS), range(110), 32)
+    (drift,) = follow(PrequentialRecord(LISTS), range(110), 32)
     assert drift.name == "second"
     assert 90 * 32 < int(drift.place.removeprefix("user-events-0-")) < 97 * 32
     assert drift.after.loss == pytest.approx(WORST)
@@ -251,12 +259,12 @@ def test_a_world_that_turns_is_noticed_in_the_models_that_followed_it() -> None:
         ts = BEGAN + 1_000 * offset
         events.append(Event(type=EventType.CLICK, user_id=f"u{user}", item_id=f"i{at[user]}", ts=ts))
     limits = Limits(max_items=500, max_users=500)
-    recommender = build_recommender(Settings(limits=limits, learning=Learning(device="cpu")))
-    progress, drifts = recommender.progress, []
-    users = recommender.knowledge.users
+    pipeline = build_pipeline(Settings(limits=limits, learning=Learning(device="cpu")))
+    progress, drifts = pipeline.progress, []
+    users = pipeline.features.users
     lacking = users.missing((0, event.user_id) for event in events)
     users.admit(lacking, [None] * len(lacking), BEGAN)
-    for portion in recommender.portions([Arrival(event, 0, offset) for offset, event in enumerate(events)]):
+    for portion in pipeline.process([LoggedEvent(event, 0, offset) for offset, event in enumerate(events)]):
         drifts += portion.drifts
     print(*drifts, sep="\n")
     assert {"fused", "transitions", "sequence"} <= {drift.name for drift in drifts}
@@ -265,7 +273,7 @@ def test_a_world_that_turns_is_noticed_in_the_models_that_followed_it() -> None:
     told(Metrics(progress.lists), progress, drifts)
 
 
-def told(metrics: Metrics, progress: Progress, drifts: list[Drift]) -> None:
+def told(metrics: Metrics, progress: PrequentialRecord, drifts: list[DriftAlarm]) -> None:
     """What Prometheus is told of it."""
     metrics.drifted(drifts)
     metrics.stand(progress.recent())
@@ -279,7 +287,9 @@ def told(metrics: Metrics, progress: Progress, drifts: list[Drift]) -> None:
 
 
 def test_a_drift_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
-    drift = Drift("sequence", BEGAN, "user-events-0-812", Standing(3.1, 0.41), Standing(4.2, 0.22), Measure.HIT_RATE)
+    drift = DriftAlarm(
+        "sequence", BEGAN, "user-events-0-812", ListStanding(3.1, 0.41), ListStanding(4.2, 0.22), Measure.HIT_RATE
+    )
     with caplog.at_level(logging.WARNING):
         Metrics(["fused", "sequence"]).drifted([drift])
     assert caplog.messages == [

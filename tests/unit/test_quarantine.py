@@ -16,7 +16,7 @@ def quarantine(patience: int = 4) -> Quarantine:
     return Quarantine(["one", "other"], patience)
 
 
-class Cuts:
+class MicroBatchSchedule:
     """Learning cuts, some of which harm `model.one`."""
 
     def __init__(self, record: Quarantine) -> None:
@@ -34,7 +34,7 @@ class Cuts:
 
 def test_so_many_strikes_and_no_fewer_are_a_sentence() -> None:
     record = quarantine()
-    cuts = Cuts(record)
+    cuts = MicroBatchSchedule(record)
     cuts.harmful(3)
     assert record.sentenced() == ()
     assert not record.out(ONE)
@@ -45,7 +45,7 @@ def test_so_many_strikes_and_no_fewer_are_a_sentence() -> None:
 
 def test_harmless_cuts_take_strikes_back() -> None:
     record = quarantine()
-    cuts = Cuts(record)
+    cuts = MicroBatchSchedule(record)
     for _ in range(20):
         cuts.harmful()
         cuts.harmless(100)
@@ -56,7 +56,7 @@ def test_harmless_cuts_take_strikes_back() -> None:
 
 def test_an_accident_is_suspicious_until_the_next_harmless_cut_and_two_for_longer() -> None:
     record = quarantine()
-    cuts = Cuts(record)
+    cuts = MicroBatchSchedule(record)
     cuts.harmful()
     assert record.suspects() == {ONE}
     cuts.harmless()
@@ -71,7 +71,7 @@ def test_an_accident_is_suspicious_until_the_next_harmless_cut_and_two_for_longe
 
 def test_trust_comes_back_after_probation_and_a_strike_begins_it_anew() -> None:
     record = quarantine()
-    cuts = Cuts(record)
+    cuts = MicroBatchSchedule(record)
     cuts.harmful(4)
     cuts.harmless(2 * PROBATION)
     assert record.sentenced() == (ONE,)  # nobody has rolled it back yet
@@ -90,7 +90,7 @@ def test_trust_comes_back_after_probation_and_a_strike_begins_it_anew() -> None:
 
 def test_a_second_rollback_within_probation_goes_further_back_and_a_later_one_does_not() -> None:
     record = quarantine()
-    cuts = Cuts(record)
+    cuts = MicroBatchSchedule(record)
     cuts.harmful(4)
     assert record.before(ONE) is None
     record.rolled_back(ONE, "0000000007-a", cuts.refused)
@@ -106,7 +106,7 @@ def test_a_second_rollback_within_probation_goes_further_back_and_a_later_one_do
 
 def test_refusals_that_a_rollback_took_back_are_no_strikes() -> None:
     record = quarantine()
-    cuts = Cuts(record)
+    cuts = MicroBatchSchedule(record)
     cuts.harmful(4)
     record.rolled_back(ONE, "0000000007-a", 0)  # the model of then had refused nothing
     cuts.refused = 0

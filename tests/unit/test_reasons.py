@@ -11,12 +11,12 @@ import pytest
 
 from streamrec.cli.commands.explanation import ordinal, placed, wanted
 from streamrec.cli.commands.hindsight import as_of
-from streamrec.config.groups import Fusion, Learning, Limits
+from streamrec.config.groups import FusionSettings, Learning, Limits
 from streamrec.config.settings import Settings
 from streamrec.engine.arrays.batch import CANDIDATES, HISTORY, NOTHING, Array, Queries
-from streamrec.engine.arrays.logged_event import Arrival
-from streamrec.engine.pipeline import Recommender
-from streamrec.engine.scenarios.rules import Ruling
+from streamrec.engine.arrays.logged_event import LoggedEvent
+from streamrec.engine.pipeline import Pipeline
+from streamrec.engine.scenarios.rules import RequestRules
 from streamrec.engine.scenarios.scenario import Scenario
 from streamrec.engine.slates.explanations import (
     FALL_FLOOR,
@@ -31,19 +31,19 @@ from streamrec.engine.slates.explanations import (
 from streamrec.engine.slates.explanations import reasons_of as explained
 from streamrec.engine.slates.responder import Request
 from streamrec.events import Event, EventType, Reason, Slate, SlateItem
-from streamrec.wiring import build_recommender
+from streamrec.wiring import build_pipeline
 
-NO_RULES = Ruling(Scenario(), Event(type=EventType.REQUEST, user_id="u", ts=1), 0, np.empty(0, np.int32))
+NO_RULES = RequestRules(Scenario(), Event(type=EventType.REQUEST, user_id="u", ts=1), 0, np.empty(0, np.int32))
 BEGAN = 1_700_000_000_000
 PAIRS = 12
 
 
-def untaught(**learning: object) -> Recommender:
-    return build_recommender(
+def untaught(**learning: object) -> Pipeline:
+    return build_pipeline(
         Settings(
             limits=Limits(max_items=2_000, max_users=2_000),
             learning=Learning(device="cpu", **learning),
-            fusion=Fusion(policy="greedy"),
+            fusion=FusionSettings(policy="greedy"),
         )
     )
 
@@ -56,14 +56,14 @@ def request(user: str, ts: int, **more: object) -> Event:
     return event(user, None, ts, EventType.REQUEST, **{"k": 5, "explain": True, **more})
 
 
-def handle(recommender: Recommender, events: Sequence[Event], first: int = 0) -> dict[int, Slate]:
+def handle(pipeline: Pipeline, events: Sequence[Event], first: int = 0) -> dict[int, Slate]:
     """Slates by offset."""
-    arrivals = [Arrival(event, 0, first + at) for at, event in enumerate(events)]
-    users = recommender.knowledge.users
-    lacking = users.missing((0, arrival.event.user_id) for arrival in arrivals)
-    users.admit(lacking, [None] * len(lacking), arrivals[0].event.ts)
-    portions = list(recommender.portions(arrivals))
-    return {offset: slate for portion in portions for (_, offset), slate in portion.slates.items()}
+    logged_events = [LoggedEvent(event, 0, first + at) for at, event in enumerate(events)]
+    users = pipeline.features.users
+    lacking = users.missing((0, logged.event.user_id) for logged in logged_events)
+    users.admit(lacking, [None] * len(lacking), logged_events[0].event.ts)
+    portions = list(pipeline.process(logged_events))
+    return {offset: slate for batch_result in portions for (_, offset), slate in batch_result.slates.items()}
 
 
 def planted(count: int = 500) -> list[Event]:
@@ -78,11 +78,11 @@ def planted(count: int = 500) -> list[Event]:
 
 
 @pytest.fixture(scope="module")
-def taught() -> Recommender:
-    recommender = untaught()
-    handle(recommender, planted())
-    recommender.learn()
-    return recommender
+def taught() -> Pipeline:
+    pipeline = untaught()
+    handle(pipeline, planted())
+    pipeline.learn()
+    return pipeline
 
 
 LATER = BEGAN + 10**8
@@ -93,24 +93,24 @@ def bits(state: State) -> dict[str, bytes]:
     return {f"{part}.{name}": array.tobytes() for part, arrays in state.items() for name, array in arrays.items()}
 
 
-def ranked(recommender: Recommender, events: Sequence[Event], first: int = 10_000) -> tuple[int, Arrival]:
+def ranked(pipeline: Pipeline, events: Sequence[Event], first: int = 10_000) -> tuple[int, LoggedEvent]:
     """The query row of the last event, a request, ranked and not yet answered."""
-    arrivals = [Arrival(event, 0, first + at, learned=True) for at, event in enumerate(events)]
-    users = recommender.knowledge.users
-    lacking = users.missing((0, arrival.event.user_id) for arrival in arrivals)
+    logged_events = [LoggedEvent(event, 0, first + at, learned=True) for at, event in enumerate(events)]
+    users = pipeline.features.users
+    lacking = users.missing((0, logged.event.user_id) for logged in logged_events)
     users.admit(lacking, [None] * len(lacking), LATER)
-    begin = recommender.batch.asked
-    requests, _, _ = recommender.remember(arrivals)
-    recommender.rank(slice(begin, recommender.batch.asked))
+    begin = pipeline.batch.asked
+    requests, _, _ = pipeline.remember(logged_events)
+    pipeline.rank(slice(begin, pipeline.batch.asked))
     return requests[-1]
 
 
-def answered(recommender: Recommender, query: int, arrival: Arrival) -> Slate:
-    slates, _ = recommender.answers.slates(recommender.batch, [Request(query, arrival)], recommender.rulings)
-    return slates[0, arrival.offset]
+def answered(pipeline: Pipeline, query: int, logged: LoggedEvent) -> Slate:
+    slates, _ = pipeline.answers.slates(pipeline.batch, [Request(query, logged)], pipeline.rules_by_query)
+    return slates[0, logged.offset]
 
 
-def test_what_always_follows_an_item_is_there_because_of_it(taught: Recommender) -> None:
+def test_what_always_follows_an_item_is_there_because_of_it(taught: Pipeline) -> None:
     named = 0
     for pair in range(PAIRS):
         ts = LATER + 100_000 * pair
@@ -124,18 +124,18 @@ def test_what_always_follows_an_item_is_there_because_of_it(taught: Recommender)
     assert named == PAIRS
 
 
-def test_only_who_asks_why_is_told(taught: Recommender) -> None:
+def test_only_who_asks_why_is_told(taught: Pipeline) -> None:
     slates = handle(taught, [event("a", "left1", LATER), request("a", LATER + 1, explain=False)], 6_000)
     assert slates[6_001].items
     assert slates[6_001].reasons == ()
 
 
-def test_a_user_without_a_past_has_no_reasons_of_their_own(taught: Recommender) -> None:
+def test_a_user_without_a_past_has_no_reasons_of_their_own(taught: Pipeline) -> None:
     slate = handle(taught, [request("stranger", LATER)], 6_100)[6_100]
     assert slate.reasons == (Reason(),) * 5
 
 
-def test_the_item_a_request_names_is_a_reason_like_an_event(taught: Recommender) -> None:
+def test_the_item_a_request_names_is_a_reason_like_an_event(taught: Pipeline) -> None:
     asked = request("stranger too", LATER + 10**6)
     slate = handle(taught, [msgspec.structs.replace(asked, item_id="left4")], 6_200)[6_200]
     assert slate.items[0].item_id == "right4"
@@ -144,13 +144,13 @@ def test_the_item_a_request_names_is_a_reason_like_an_event(taught: Recommender)
 
 def test_explaining_changes_nothing_and_comes_out_the_same_however_the_log_is_cut() -> None:
     def run(explain: bool, poll: int) -> tuple[list[Slate], State]:
-        recommender, slates = untaught(), []
+        pipeline, slates = untaught(), []
         log = planted(60)
         for at in range(9, len(log), 10):
             log[at] = request(log[at].user_id, log[at].ts, explain=explain)
         for start in range(0, len(log), poll):
-            slates += handle(recommender, log[start : start + poll], start).values()
-        return slates, recommender.state()
+            slates += handle(pipeline, log[start : start + poll], start).values()
+        return slates, pipeline.state()
 
     asked, state = run(True, poll=7)
     again, _ = run(True, poll=50)
@@ -161,27 +161,27 @@ def test_explaining_changes_nothing_and_comes_out_the_same_however_the_log_is_cu
     assert bits(state) == bits(untouched)
 
 
-def test_explaining_leaves_the_micro_batch_alone(taught: Recommender) -> None:
-    query, arrival = ranked(taught, [event("b", "left2", LATER), request("b", LATER + 1)])
+def test_explaining_leaves_the_micro_batch_alone(taught: Pipeline) -> None:
+    query, logged = ranked(taught, [event("b", "left2", LATER), request("b", LATER + 1)])
     batch, before = taught.batch, bits(taught.state())
-    shown = answered(taught, query, arrival)
-    scorers = Scorers(taught.models, taught.fusion, taught.knowledge.items)
+    shown = answered(taught, query, logged)
+    scorers = Scorers(taught.models, taught.fusion, taught.features.items)
     candidates = batch.candidates.items[query]
-    applied = Applied(taught.rulings[query])
+    applied = Applied(taught.rules_by_query[query])
     reasons = [explained(shown, batch.queries, query, candidates, scorers, applied) for _ in range(3)]
     assert reasons[0] == reasons[1] == reasons[2] == shown.reasons
     assert bits(taught.state()) == before
 
 
-def test_of_a_long_past_a_bounded_part_is_looked_at(taught: Recommender) -> None:
+def test_of_a_long_past_a_bounded_part_is_looked_at(taught: Pipeline) -> None:
     past = [event("c", f"other{n % 30}", LATER + 1_000 * n) for n in range(90)]
-    query, arrival = ranked(taught, [*past, request("c", LATER + 10**6)], 20_000)
+    query, logged = ranked(taught, [*past, request("c", LATER + 10**6)], 20_000)
     queries, candidates = taught.batch.queries, taught.batch.candidates.items[query]
-    left_out, fall = falls(queries, query, candidates, Scorers(taught.models, taught.fusion, taught.knowledge.items))
+    left_out, fall = falls(queries, query, candidates, Scorers(taught.models, taught.fusion, taught.features.items))
     assert len(left_out) == LOOKED_AT
     assert fall.shape == (LOOKED_AT, int((candidates != NOTHING).sum()))
     assert left_out == queries.items[query, :LOOKED_AT].tolist()
-    for reason in answered(taught, query, arrival).reasons:
+    for reason in answered(taught, query, logged).reasons:
         assert len(reason.because) <= NAMED
         assert all(fell > FALL_FLOOR for _, fell in reason.because)
         assert list(reason.because) == sorted(reason.because, key=lambda pair: -pair[1])
@@ -217,13 +217,13 @@ def test_a_history_of_one_item_alone_can_be_left_out_whole() -> None:
     assert rows.session[1] == 0
 
 
-def test_a_query_without_one_event_is_as_if_it_had_never_been(taught: Recommender) -> None:
+def test_a_query_without_one_event_is_as_if_it_had_never_been(taught: Pipeline) -> None:
     """Up to what is counted of users, which is not rewound."""
     ts = LATER + 10**7
     first, left, last = event("d", "left3", ts), event("d", "other1", ts + 1_000), event("d", "left5", ts + 2_000)
     query, _ = ranked(taught, [first, left, last, request("d", ts + 3_000)], 30_000)
     left_out, rows = without_each(taught.batch.queries, query)
-    at = 1 + left_out.index(taught.knowledge.items.lookup("other1"))
+    at = 1 + left_out.index(taught.features.items.lookup("other1"))
     never = [msgspec.structs.replace(event, user_id="e") for event in (first, last, request("d", ts + 3_000))]
     lacking, _ = ranked(taught, never, 31_000)
     for name in ("items", "ages_s", "steps", "session"):
@@ -231,11 +231,11 @@ def test_a_query_without_one_event_is_as_if_it_had_never_been(taught: Recommende
 
 
 def test_rules_say_how_many_items_were_left_out() -> None:
-    recommender = untaught(exclude_seen=True)
-    handle(recommender, planted(40))
+    pipeline = untaught(exclude_seen=True)
+    handle(pipeline, planted(40))
     ts = LATER + 5_000
     visit = [event("f", "left1", ts), event("f", "left1", ts + 1), event("f", "left2", ts + 2)]
-    slate = handle(recommender, [*visit, request("f", ts + 3)], 9_000)[9_003]
+    slate = handle(pipeline, [*visit, request("f", ts + 3)], 9_000)[9_003]
     assert {rule for reason in slate.reasons for rule in reason.rules} == {
         "2 items left out: the user has touched them before"
     }
@@ -261,9 +261,9 @@ def test_an_explored_place_is_named_where_it_is_likelier_than_merit(
 def test_what_is_doubted_more_was_likelier_explored() -> None:
     item = SlateItem(item_id="i", position=1, score=0.1, propensity=0.002, shares={})
     slate = Slate(rec_id="e-0-1", user_id="u", ts=1, items=(item,), policy="p", version="1", candidates=100)
-    doubt = np.full(CANDIDATES, 0.5)
-    doubt[7] = 3.0
-    known, new = (explored(item, slate, Applied(NO_RULES, 0.02, doubt, np.array([place]))) for place in (3, 7))
+    uncertainty = np.full(CANDIDATES, 0.5)
+    uncertainty[7] = 3.0
+    known, new = (explored(item, slate, Applied(NO_RULES, 0.02, uncertainty, np.array([place]))) for place in (3, 7))
     assert list(known) == []
     assert "with probability 0.57 drawn by doubt" in next(iter(new))  # 0.02 * 3 / (99 * 0.5 + 3) / 0.002
 

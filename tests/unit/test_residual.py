@@ -11,7 +11,7 @@ from streamrec.engine.fusion.residual import PORTION, SHOWN, Residual
 FEATURES, CANDIDATES = 3, 20
 
 
-def lesson(rng: np.random.Generator) -> tuple[Float32, int]:
+def slate_feedback(rng: np.random.Generator) -> tuple[Float32, int]:
     """Candidates with two marks each; the wanted one has exactly one of them, which no weighted sum can tell."""
     features = rng.integers(0, 2, (CANDIDATES, FEATURES)).astype(np.float32)
     features[:, 2] = 1.0
@@ -21,10 +21,10 @@ def lesson(rng: np.random.Generator) -> tuple[Float32, int]:
     return features, place
 
 
-def taught(lessons: int, seed: int = 0) -> Residual:
+def taught(feedback: int, seed: int = 0) -> Residual:
     residual, queries, rng = Residual(FEATURES, seed=seed), Queries.empty(1), np.random.default_rng(3)
-    for _ in range(lessons):
-        features, place = lesson(rng)
+    for _ in range(feedback):
+        features, place = slate_feedback(rng)
         residual.remember(features, queries, 0, [place])
         residual.learn(np.zeros(FEATURES))
     return residual
@@ -33,7 +33,7 @@ def taught(lessons: int, seed: int = 0) -> Residual:
 def found(residual: Residual, questions: int = 200) -> float:
     """How often the wanted candidate is first."""
     queries, rng = Queries.empty(questions), np.random.default_rng(4)
-    asked = [lesson(rng) for _ in range(questions)]
+    asked = [slate_feedback(rng) for _ in range(questions)]
     scores = residual.score(np.stack([features for features, _ in asked]), queries, slice(0, questions))
     return float((scores.argmax(1) == [place for _, place in asked]).mean())
 
@@ -58,12 +58,12 @@ def test_a_score_does_not_depend_on_the_company() -> None:
         )
 
 
-@pytest.mark.parametrize("lessons", [PORTION // 2, 3 * PORTION + 5])
-def test_restored_it_goes_on_as_if_nothing_had_happened(lessons: int) -> None:
-    residual, other, rng = taught(lessons), Residual(FEATURES), np.random.default_rng(7)
+@pytest.mark.parametrize("feedback", [PORTION // 2, 3 * PORTION + 5])
+def test_restored_it_goes_on_as_if_nothing_had_happened(feedback: int) -> None:
+    residual, other, rng = taught(feedback), Residual(FEATURES), np.random.default_rng(7)
     other.restore(residual.state())
     for _ in range(2 * PORTION):
-        features, place = lesson(rng)
+        features, place = slate_feedback(rng)
         for one in (residual, other):
             one.remember(features, Queries.empty(1), 0, [place])
             one.learn(np.zeros(FEATURES))
@@ -76,7 +76,7 @@ def test_restored_it_goes_on_as_if_nothing_had_happened(lessons: int) -> None:
 def test_a_number_that_is_none_never_reaches_the_weights() -> None:
     residual = taught(4 * PORTION)
     before = {name: array for name, array in residual.state().items() if name.startswith("module.")}
-    features, place = lesson(np.random.default_rng(0))
+    features, place = slate_feedback(np.random.default_rng(0))
     features[:] = np.inf
     for _ in range(3):
         residual.remember(features, Queries.empty(1), 0, [place])

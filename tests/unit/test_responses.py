@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from streamrec.engine.arrays.batch import MicroBatch
-from streamrec.engine.arrays.feedback import Lesson
-from streamrec.engine.fusion.choice_model import FIRST_OUTSIDE, Responses
+from streamrec.engine.arrays.feedback import SlateFeedback
+from streamrec.engine.fusion.choice_model import FIRST_OUTSIDE, ChoiceModel
 from streamrec.engine.fusion.fusion import Fusion
 
 MODELS = ("good", "noise")
@@ -44,12 +44,12 @@ class Shoppers:
             reward[at] = 1.0
         return reward
 
-    def lesson(self, *, favouring: float = 0.0) -> Lesson:
+    def slate_feedback(self, *, favouring: float = 0.0) -> SlateFeedback:
         """A slate shown in an order that favours the second model, and what came of it."""
         features = self.features()
         keys = favouring * features[:, 1] + self.rng.gumbel(size=PLACES)
         features = features[np.argsort(-keys)]
-        return Lesson("p", 0, features, np.full(PLACES, 1 / PLACES), self.answer(features), PLACES, 0)
+        return SlateFeedback("p", 0, features, np.full(PLACES, 1 / PLACES), self.answer(features), PLACES, 0)
 
 
 def empty(fusion: Fusion) -> MicroBatch:
@@ -64,7 +64,7 @@ def test_the_weight_behind_answers_is_found_whatever_the_policy_prefers_to_show_
     shoppers = Shoppers(4.0)
     fusion = Fusion(MODELS, forgetting=1.0, weighted=weighted)
     for _ in range(150):
-        fusion.learn(empty(fusion), [shoppers.lesson(favouring=favouring) for _ in range(32)])
+        fusion.learn(empty(fusion), [shoppers.slate_feedback(favouring=favouring) for _ in range(32)])
     slates = np.stack([shoppers.features() for _ in range(200)]).astype(np.float64)
     truth, found = 4.0 * slates[:, :, 0], slates @ fusion.mean
     truth, found = truth - truth.mean(1, keepdims=True), found - found.mean(1, keepdims=True)
@@ -81,7 +81,7 @@ def test_what_is_answered_as_often_anywhere_teaches_nothing_but_how_often() -> N
     shoppers = Shoppers(0.0)
     fusion = Fusion(MODELS, forgetting=1.0, prior={"good": 0.0, "noise": 0.0})
     for _ in range(60):
-        fusion.learn(empty(fusion), [shoppers.lesson() for _ in range(32)])
+        fusion.learn(empty(fusion), [shoppers.slate_feedback() for _ in range(32)])
     assert np.abs(fusion.mean[: len(MODELS)]).max() < 0.35
     found = fusion.responses.offsets[0] + fusion.responses.offsets[1 : 1 + PLACES]
     assert found == pytest.approx(ANSWERED + WORTH, abs=0.6)
@@ -91,11 +91,11 @@ def test_what_is_answered_as_often_anywhere_teaches_nothing_but_how_often() -> N
 
 def test_late_lessons_teach_what_prompt_ones_do() -> None:
     shoppers, prompt, late = Shoppers(4.0), Fusion(MODELS), Fusion(MODELS)
-    lessons = [shoppers.lesson() for _ in range(1_600)]
+    feedback = [shoppers.slate_feedback() for _ in range(1_600)]
     for start in range(0, 1_600, 32):
-        prompt.learn(empty(prompt), lessons[start : start + 32])
+        prompt.learn(empty(prompt), feedback[start : start + 32])
     for start in range(-640, 1_600, 32):  # twenty micro-batches later
-        late.learn(empty(late), lessons[start : start + 32] if start >= 0 else [])
+        late.learn(empty(late), feedback[start : start + 32] if start >= 0 else [])
     assert (late.mean == prompt.mean).all()
     assert late.version == prompt.version  # micro-batches without lessons moved nothing
 
@@ -104,19 +104,22 @@ def test_refusals_push_down_what_was_refused() -> None:
     fusion, shoppers = Fusion(MODELS, forgetting=1.0), Shoppers(0.0)
     before = fusion.mean[0]
     for _ in range(20):
-        lesson = shoppers.lesson()
-        best = lesson.features[:, 0].argmax()
+        slate_feedback = shoppers.slate_feedback()
+        best = slate_feedback.features[:, 0].argmax()
         reward = np.where(np.arange(PLACES) == best, -0.5, 0.0)
-        fusion.learn(empty(fusion), [Lesson("p", 0, lesson.features, lesson.propensity, reward, PLACES, 0)])
+        fusion.learn(
+            empty(fusion),
+            [SlateFeedback("p", 0, slate_feedback.features, slate_feedback.propensity, reward, PLACES, 0)],
+        )
     assert fusion.mean[0] < before - 0.1
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_a_bad_number_in_a_lesson_never_reaches_the_weights(bad: float) -> None:
     fusion, shoppers = Fusion(MODELS), Shoppers(4.0)
-    fusion.learn(empty(fusion), [shoppers.lesson()])
+    fusion.learn(empty(fusion), [shoppers.slate_feedback()])
     before = fusion.state()
-    poisoned = shoppers.lesson()
+    poisoned = shoppers.slate_feedback()
     poisoned.features[1, 2] = bad
     with np.errstate(all="ignore"):
         fusion.learn(empty(fusion), [poisoned])
@@ -126,19 +129,19 @@ def test_a_bad_number_in_a_lesson_never_reaches_the_weights(bad: float) -> None:
 
 
 def test_lessons_that_nobody_wants_teach_nothing() -> None:
-    lesson, apprentice = Shoppers(4.0).lesson(), Fusion(MODELS)
+    slate_feedback, apprentice = Shoppers(4.0).slate_feedback(), Fusion(MODELS)
     apprentice.imitating = True
     for fusion in (Fusion(MODELS, learn_outcomes=False), apprentice):
-        fusion.learn(empty(fusion), [lesson])
+        fusion.learn(empty(fusion), [slate_feedback])
         assert fusion.version == 0
 
 
 def test_places_survive_a_snapshot() -> None:
-    shoppers, first = Shoppers(4.0), Responses()
+    shoppers, first = Shoppers(4.0), ChoiceModel()
     mean = np.zeros(shoppers.fusion.width)
-    first.step([shoppers.lesson() for _ in range(50)], mean)
-    second = Responses()
+    first.step([shoppers.slate_feedback() for _ in range(50)], mean)
+    second = ChoiceModel()
     second.restore(first.state())
-    lessons = [shoppers.lesson() for _ in range(5)]
-    assert (first.step(lessons, mean).gradient == second.step(lessons, mean).gradient).all()
+    feedback = [shoppers.slate_feedback() for _ in range(5)]
+    assert (first.step(feedback, mean).gradient == second.step(feedback, mean).gradient).all()
     assert all((array == second.state()[name]).all() for name, array in first.state().items())

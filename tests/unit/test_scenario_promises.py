@@ -19,20 +19,20 @@ from streamrec.codec import decode
 from streamrec.config.scenarios import BUILT_IN
 from streamrec.config.settings import Settings
 from streamrec.engine.arrays.labels import IMITATED
-from streamrec.engine.arrays.logged_event import Arrival
-from streamrec.engine.pipeline import Recommender
-from streamrec.engine.users.fatigue import Shown
-from streamrec.engine.users.purchases import LIMIT, Bought
+from streamrec.engine.arrays.logged_event import LoggedEvent
+from streamrec.engine.pipeline import Pipeline
+from streamrec.engine.users.fatigue import Fatigue
+from streamrec.engine.users.purchases import LIMIT, Purchases
 from streamrec.errors import BadEvent
 from streamrec.evaluation.ope.outcomes import LOGGED, Outcomes, Wanted
 from streamrec.events import Event, EventType, Filters, Item, Outcome, Slate
-from streamrec.replay.catalogue_file import Catalogue
+from streamrec.replay.catalogue_file import CatalogueItems
 from streamrec.state import Key, Kind
 from streamrec.state.memory import MemoryStore
-from streamrec.state.snapshots import SnapshotShelf
+from streamrec.state.snapshots import SnapshotDirectory
 from streamrec.testing import records
 from streamrec.transport.local import LocalSink, LocalSource
-from streamrec.wiring import build_recommender, build_tolerance, build_worker
+from streamrec.wiring import build_pipeline, build_validation_limits, build_worker
 from streamrec.worker.metrics import Metrics
 from streamrec.worker.validation import event_of
 
@@ -98,18 +98,18 @@ def asking(scenario: str, at: int, user: str, **more: Any) -> Event:
     return Event(type=EventType.REQUEST, user_id=user, ts=at, event_id=f"r{user}-{at}", scenario=scenario, **named)
 
 
-def handle(recommender: Recommender, events: Sequence[Event], first: int = 0) -> list[Slate]:
-    arrivals = [Arrival(event, 0, first + at) for at, event in enumerate(events)]
-    users = recommender.knowledge.users
+def handle(pipeline: Pipeline, events: Sequence[Event], first: int = 0) -> list[Slate]:
+    logged_events = [LoggedEvent(event, 0, first + at) for at, event in enumerate(events)]
+    users = pipeline.features.users
     lacking = users.missing((0, event.user_id) for event in events)
     users.admit(lacking, [None] * len(lacking), events[0].ts)
-    return [slate for portion in recommender.portions(arrivals) for slate in portion.slates.values()]
+    return [slate for batch_result in pipeline.process(logged_events) for slate in batch_result.slates.values()]
 
 
-def taught(scenarios: Mapping[str, Any] | None = None, **groups: Any) -> Recommender:
-    recommender = build_recommender(chosen(scenarios, **groups), Catalogue(ITEMS))
-    handle(recommender, LOG)
-    return recommender
+def taught(scenarios: Mapping[str, Any] | None = None, **groups: Any) -> Pipeline:
+    pipeline = build_pipeline(chosen(scenarios, **groups), CatalogueItems(ITEMS))
+    handle(pipeline, LOG)
+    return pipeline
 
 
 def ids(slate: Slate) -> list[str]:
@@ -120,7 +120,7 @@ def ids(slate: Slate) -> list[str]:
 
 
 def test_what_is_kept_of_a_user_for_rules_is_bounded_in_memory_and_in_the_store() -> None:
-    bought, shown = Bought(), Shown()
+    bought, shown = Purchases(), Fatigue()
     names = [f"a-usual-item-id-{n:06d}" for n in range(2_000)]
     for n in range(LIMIT + 100):
         bought.add(3, n, BEGAN + n)
@@ -137,8 +137,8 @@ def test_what_is_kept_for_rules_comes_back_from_the_store_as_it_was_and_forgets_
     rng = np.random.default_rng(4)
     names = [str(n) for n in range(500)]
     indices = {name: n for n, name in enumerate(names)}
-    first: tuple[Any, Any] = (Bought(), Shown())
-    second: tuple[Any, Any] = (Bought(), Shown())
+    first: tuple[Any, Any] = (Purchases(), Fatigue())
+    second: tuple[Any, Any] = (Purchases(), Fatigue())
     for step in range(200):
         item, ts, slate = int(rng.integers(500)), BEGAN + step * 40_000_000, rng.choice(500, 20, replace=False).tolist()
         for bought, shown in (first, second):
@@ -162,18 +162,18 @@ def test_what_is_kept_for_rules_comes_back_from_the_store_as_it_was_and_forgets_
 
 
 def test_rulings_of_one_portion_are_held_and_no_more() -> None:
-    recommender = taught(RULED)
+    pipeline = taught(RULED)
     requests = [asking("home", NOW + n, f"v{n}") for n in range(200)]
-    handle(recommender, requests, 1_000)
-    assert len(recommender.rulings) <= recommender.tempo.micro_batch
-    bounds = [ruling.constraints for ruling in recommender.rulings.values()]
+    handle(pipeline, requests, 1_000)
+    assert len(pipeline.rules_by_query) <= pipeline.batching.micro_batch
+    bounds = [request_rules.constraints for request_rules in pipeline.rules_by_query.values()]
     assert all(bound is not None and bound.similar.nbytes <= 4 * 100 * 100 for bound in bounds)
 
 
 @pytest.mark.parametrize("name", [*BUILT_IN])
 def test_a_hundred_items_may_be_asked_for_in_every_scenario(name: str) -> None:
-    recommender = taught(fusion={"form": "linear", "explore": 0.1})
-    [slate] = handle(recommender, [asking(name, NOW, "v", k=100, explain=True)], 1_000)
+    pipeline = taught(fusion={"form": "linear", "explore": 0.1})
+    [slate] = handle(pipeline, [asking(name, NOW, "v", k=100, explain=True)], 1_000)
     assert 10 <= len(slate.items) <= slate.candidates <= 100
     assert len(set(ids(slate))) == len(slate.items) == len(slate.reasons)
     assert all(0 < place.propensity <= 1 for place in slate.items)
@@ -188,10 +188,10 @@ def test_values_by_propensity_are_unbiased_under_filters_and_constraints() -> No
     rules = {"home": {"boosts": {"cups": 2.0}, "slates": {"diversity": 1.0, "most_per_category": 2}}}
     other = "exp3"
     rollout, fusion = {"evaluate": (other,)}, {"form": "linear", "explore": 0.3, "policy": "uniform"}
-    recommender = taught(rules, rollout=rollout, fusion=fusion)
+    pipeline = taught(rules, rollout=rollout, fusion=fusion)
     filters = Filters(categories=("cups", "dice"), price_max=40.0)
     requests = [asking("home", NOW, f"v{n % 500}", k=2, filters=filters, item_id=None) for n in range(1_500)]
-    slates = handle(recommender, requests, 1_000)
+    slates = handle(pipeline, requests, 1_000)
     passing = {item.item_id for item in ITEMS if item.categories[0] in ("cups", "dice") and item.price <= 40.0}
     assert all(set(ids(slate)) <= passing for slate in slates)
     proposals = [[one.item_id for one in slate.alternatives[other].proposals] for slate in slates]
@@ -208,8 +208,8 @@ def test_values_by_propensity_are_unbiased_under_filters_and_constraints() -> No
 
 @pytest.mark.parametrize("name", [*BUILT_IN])
 def test_popularity_alone_answers_every_scenario_as_a_baseline(name: str) -> None:
-    recommender = taught(rollout={"mode": "shadow", "baseline": "model:popularity"})
-    [slate] = handle(recommender, [asking(name, NOW, "v")], 1_000)
+    pipeline = taught(rollout={"mode": "shadow", "baseline": "model:popularity"})
+    [slate] = handle(pipeline, [asking(name, NOW, "v")], 1_000)
     assert slate.policy == "model:popularity"
     assert slate.scenario == name
     assert len(slate.items) > 5
@@ -221,9 +221,9 @@ def test_popularity_alone_answers_every_scenario_as_a_baseline(name: str) -> Non
 
 def test_two_policies_take_turns_under_the_same_constraints_and_filters() -> None:
     rules = {"home": {"slates": {"most_per_category": 2}}}
-    recommender = taught(rules, rollout={"interleave": ("greedy", "model:popularity")})
+    pipeline = taught(rules, rollout={"interleave": ("greedy", "model:popularity")})
     filters = Filters(categories=("cups", "dice", "elks"))
-    slates = handle(recommender, [asking("home", NOW, f"v{n}", k=6, filters=filters) for n in range(20)], 1_000)
+    slates = handle(pipeline, [asking("home", NOW, f"v{n}", k=6, filters=filters) for n in range(20)], 1_000)
     for slate in slates:
         kinds = [BY_ID[name].categories[0] for name in ids(slate)]
         assert {kind: kinds.count(kind) for kind in kinds} == {"cups": 2, "dice": 2, "elks": 2}
@@ -236,36 +236,38 @@ APPRENTICE = {"mode": "apprentice", "baseline": "model:popularity", "imitate": "
 
 def test_an_apprentice_is_taught_what_its_master_shows_first_whatever_a_slate_must_be_made_of() -> None:
     rules = {"home": {"slates": {"fresh_share": 1.0, "fresh_s": 30}}}
-    recommender = taught(rules, rollout=APPRENTICE)
+    pipeline = taught(rules, rollout=APPRENTICE)
     for name in ("elks", "cups"):
-        recommender.knowledge.listing.take(Item(item_id=f"{name}-new", categories=(name,), added=NOW - 1_000))
+        pipeline.features.catalogue.take(Item(item_id=f"{name}-new", categories=(name,), added=NOW - 1_000))
     views = [Event(type=EventType.VIEW, user_id="w", item_id="art-0", ts=NOW - 50 + n) for n in range(40)]
-    handle(recommender, views, 1_000)  # beyond a learning cut, from which on what is new is known
+    handle(pipeline, views, 1_000)  # beyond a learning cut, from which on what is new is known
     filters = Filters(categories=("elks", "cups", "dice"))
-    slates = handle(recommender, [asking("home", NOW + n, f"v{n}", filters=filters) for n in range(10)], 1_100)
-    examples, names = recommender.batch.examples, recommender.knowledge.items.ids
-    rows = np.flatnonzero(examples.label[: recommender.batch.learned] == IMITATED)
+    slates = handle(pipeline, [asking("home", NOW + n, f"v{n}", filters=filters) for n in range(10)], 1_100)
+    examples, names = pipeline.batch.examples, pipeline.features.items.ids
+    rows = np.flatnonzero(examples.label[: pipeline.batch.learned] == IMITATED)
     assert [names[item] for item in examples.item[rows]] == [slate.items[0].item_id for slate in slates]
     assert {slate.items[0].item_id for slate in slates} <= {"elks-new", "cups-new"}
 
 
 def test_an_apprentice_does_not_take_for_a_taste_what_a_rule_has_raised() -> None:
-    recommender = taught({"home": {"boosts": {"elks": 100.0}}}, rollout=APPRENTICE)
-    before = recommender.fusion.mean.copy()
+    pipeline = taught({"home": {"boosts": {"elks": 100.0}}}, rollout=APPRENTICE)
+    before = pipeline.fusion.mean.copy()
     filters = Filters(categories=("elks", "cups"), price_min=3.0, price_max=5.0)
     requests = [asking("home", NOW + n, f"v{n}", filters=filters, item_id=None, basket=None) for n in range(64)]
-    slates = handle(recommender, requests, 1_000)
+    slates = handle(pipeline, requests, 1_000)
     assert {tuple(ids(slate)) for slate in slates} == {("elks-4", "cups-2")}
-    assert recommender.fusion.version > 0
-    assert np.abs(recommender.fusion.mean - before).max() < 0.1
+    assert pipeline.fusion.version > 0
+    assert np.abs(pipeline.fusion.mean - before).max() < 0.1
 
 
 # An empty slate
 
 
-def through_a_worker(log: Sequence[Event], store: MemoryStore, shelf: SnapshotShelf | None, settings: Settings) -> Any:
+def through_a_worker(
+    log: Sequence[Event], store: MemoryStore, snapshots: SnapshotDirectory | None, settings: Settings
+) -> Any:
     sink, source = LocalSink(), LocalSource("user-events", records("user-events", log))
-    worker = build_worker(settings, source, sink, store, shelf, catalogue=Catalogue(ITEMS))
+    worker = build_worker(settings, source, sink, store, snapshots, catalogue=CatalogueItems(ITEMS))
     worker.run()
     return worker, sink
 
@@ -293,7 +295,7 @@ def test_an_empty_slate_is_published_counted_and_waits_for_nothing() -> None:
     assert value("streamrec_empty_slates_total", {"scenario": "home"}) == 1
     assert value("streamrec_empty_slates_total", {"scenario": "search"}) == 1
     assert value("streamrec_open_slates") == 0
-    explanation = Explanation(slates[0], log[len(LOG)], None, Catalogue(), 0.0, derived=False)
+    explanation = Explanation(slates[0], log[len(LOG)], None, CatalogueItems(), 0.0, derived=False)
     assert as_plain(explanation)["items"] == []
     console = Console(record=True, file=io.StringIO())
     print_words(console, explanation)
@@ -311,7 +313,7 @@ def test_slates_are_counted_under_names_that_are_configured_alone() -> None:
 
 
 def test_a_request_that_names_no_scenario_is_held_to_what_home_needs() -> None:
-    tolerance = build_tolerance(chosen({"home": {"needs": "item"}}))
+    validation_limits = build_validation_limits(chosen({"home": {"needs": "item"}}))
     bare = Event(type=EventType.REQUEST, user_id="v", ts=NOW)
     [refused, taken, searched] = records(
         "user-events",
@@ -322,9 +324,9 @@ def test_a_request_that_names_no_scenario_is_held_to_what_home_needs() -> None:
         ],
     )
     with pytest.raises(BadEvent, match="a request of scenario 'home' needs it"):
-        event_of(refused, tolerance)
-    assert event_of(taken, tolerance).item_id == "art-0"
-    assert event_of(searched, tolerance).query == "cups"
+        event_of(refused, validation_limits)
+    assert event_of(taken, validation_limits).item_id == "art-0"
+    assert event_of(searched, validation_limits).query == "cups"
 
 
 # Looking back
@@ -332,23 +334,23 @@ def test_a_request_that_names_no_scenario_is_held_to_what_home_needs() -> None:
 
 def test_reasons_of_a_scenario_s_slate_can_be_found_later_with_the_rules_as_they_were(tmp_path: Path) -> None:
     settings = chosen(RULED, checkpoints={"interval_s": 1e9, "directory": tmp_path})
-    store, shelf = MemoryStore(), SnapshotShelf(tmp_path, 3)
+    store, snapshots = MemoryStore(), SnapshotDirectory(tmp_path, 3)
     requests = [asking("home", NOW + 10 * n, "v", k=5, item_id=None) for n in range(4)]
     similar = asking("similar", NOW + 100, "v", k=5, filters=Filters(price_max=30.0))
     later = Event(type=EventType.PURCHASE, user_id="v", item_id="elks-4", ts=NOW + 200)
     log = [*LOG, *requests, similar, later]
-    _, sink = through_a_worker(log, store, shelf, settings)
+    _, sink = through_a_worker(log, store, snapshots, settings)
     slates = [decode(record.value or b"", record.headers, Slate) for record in sink.records("recommendations")]
     [stored] = store.load([Key(0, Kind.USER, "v")])
     assert {"bought", "shown"} <= set(msgpack.unpackb(stored or b""))
-    last = Arrival(similar, 0, len(log) - 2, learned=True)
-    reasons = reasons_now(settings, store, slates[-1], last, Catalogue(ITEMS))
+    last = LoggedEvent(similar, 0, len(log) - 2, learned=True)
+    reasons = reasons_now(settings, store, slates[-1], last, CatalogueItems(ITEMS))
     rules = {rule for reason in reasons for rule in reason.rules}
     assert len(reasons) == len(slates[-1].items)
     assert any("30 or cheaper" in rule for rule in rules)
     assert "3 items left out: the request names them" in rules
-    home = Arrival(requests[0], 0, len(LOG), learned=True)
-    reasons = reasons_now(settings, store, slates[0], home, Catalogue(ITEMS))
+    home = LoggedEvent(requests[0], 0, len(LOG), learned=True)
+    reasons = reasons_now(settings, store, slates[0], home, CatalogueItems(ITEMS))
     assert not any("left out" in rule for reason in reasons for rule in reason.rules)  # at that time, nothing was
 
 

@@ -12,13 +12,13 @@ import pytest
 from streamrec.codec import encode_event
 from streamrec.config.scenarios import BUILT_IN
 from streamrec.config.settings import Settings, load_settings
-from streamrec.engine.arrays.logged_event import Arrival
-from streamrec.engine.pipeline import Recommender
+from streamrec.engine.arrays.logged_event import LoggedEvent
+from streamrec.engine.pipeline import Pipeline
 from streamrec.errors import BadEvent, ConfigError
 from streamrec.events import Event, EventType, Filters, Item, Slate
-from streamrec.replay.catalogue_file import Catalogue
+from streamrec.replay.catalogue_file import CatalogueItems
 from streamrec.transport import Record
-from streamrec.wiring import build_recommender, build_tolerance
+from streamrec.wiring import build_pipeline, build_validation_limits
 from streamrec.worker.validation import event_of
 
 BEGAN = 1_700_000_000_000
@@ -41,7 +41,7 @@ ITEMS = [
 BY_ID = {item.item_id: item for item in ITEMS}
 
 
-def untaught(scenarios: Mapping[str, Any] | None = None, **serving: object) -> Recommender:
+def untaught(scenarios: Mapping[str, Any] | None = None, **serving: object) -> Pipeline:
     settings = Settings.model_validate(
         {
             "limits": {"max_items": 2_000, "max_users": 2_000},
@@ -54,7 +54,7 @@ def untaught(scenarios: Mapping[str, Any] | None = None, **serving: object) -> R
             "scenarios": scenarios or {},
         }
     )
-    return build_recommender(settings, Catalogue(ITEMS))
+    return build_pipeline(settings, CatalogueItems(ITEMS))
 
 
 def log_of(count: int, seed: int = 1) -> list[Event]:
@@ -78,16 +78,18 @@ def asking(ts: int, scenario: str | None = None, user: str = "visitor", **more: 
     return Event(type=EventType.REQUEST, user_id=user, ts=ts, scenario=scenario, explain=True, **more)
 
 
-def handle(recommender: Recommender, events: Sequence[Event], poll: int = 512, first: int = 0) -> dict[int, Slate]:
+def handle(pipeline: Pipeline, events: Sequence[Event], poll: int = 512, first: int = 0) -> dict[int, Slate]:
     """Slates by offset."""
     slates: dict[int, Slate] = {}
-    users = recommender.knowledge.users
+    users = pipeline.features.users
     for start in range(0, len(events), poll):
-        arrivals = [Arrival(event, 0, first + start + at) for at, event in enumerate(events[start : start + poll])]
-        lacking = users.missing((0, arrival.event.user_id) for arrival in arrivals)
-        users.admit(lacking, [None] * len(lacking), arrivals[0].event.ts)
-        for portion in recommender.portions(arrivals):
-            slates |= {offset: slate for (_, offset), slate in portion.slates.items()}
+        logged_events = [
+            LoggedEvent(event, 0, first + start + at) for at, event in enumerate(events[start : start + poll])
+        ]
+        lacking = users.missing((0, logged.event.user_id) for logged in logged_events)
+        users.admit(lacking, [None] * len(lacking), logged_events[0].event.ts)
+        for batch_result in pipeline.process(logged_events):
+            slates |= {offset: slate for (_, offset), slate in batch_result.slates.items()}
     return slates
 
 
@@ -98,23 +100,23 @@ NOW = LOG[-1].ts + MINUTE_MS
 @cache
 def learned() -> dict[str, dict[str, np.ndarray]]:
     """The state of a recommender that learned the log."""
-    recommender = untaught()
-    handle(recommender, LOG)
-    return recommender.state()
+    pipeline = untaught()
+    handle(pipeline, LOG)
+    return pipeline.state()
 
 
-def taught(scenarios: Mapping[str, Any] | None = None) -> Recommender:
+def taught(scenarios: Mapping[str, Any] | None = None) -> Pipeline:
     """A recommender that learned the log."""
-    recommender = untaught(scenarios)
-    recommender.restore(learned())
-    return recommender
+    pipeline = untaught(scenarios)
+    pipeline.restore(learned())
+    return pipeline
 
 
 def answer(request: Event, scenarios: Mapping[str, Any] | None = None, past: Sequence[Event] = ()) -> Slate:
     """What a recommender that learned the log, and then `past`, answers."""
-    recommender = taught(scenarios)
-    handle(recommender, past, first=len(LOG))
-    [slate] = handle(recommender, [request], first=len(LOG) + len(past)).values()
+    pipeline = taught(scenarios)
+    handle(pipeline, past, first=len(LOG))
+    [slate] = handle(pipeline, [request], first=len(LOG) + len(past)).values()
     return slate
 
 
@@ -159,12 +161,12 @@ def test_across_categories_nothing_is_of_the_category_at_hand() -> None:
 
 
 def test_new_items_are_new() -> None:
-    recommender = taught({"new_items": {"leave_out": {"older_than_s": 3_600}}})
-    recommender.knowledge.listing.take(Item(item_id="clock", title="clock", added=NOW - 5_000))
-    handle(recommender, [event("u1", "lamp-red", NOW - 1_000), event("u2", "stool", NOW)], first=1_000)
+    pipeline = taught({"new_items": {"leave_out": {"older_than_s": 3_600}}})
+    pipeline.features.catalogue.take(Item(item_id="clock", title="clock", added=NOW - 5_000))
+    handle(pipeline, [event("u1", "lamp-red", NOW - 1_000), event("u2", "stool", NOW)], first=1_000)
     late = [event("u3", "lamp-red", NOW + 40_000 + n) for n in range(40)]  # the cut, from which on the stool is known
-    handle(recommender, late, first=1_100)
-    [slate] = handle(recommender, [asking(NOW + 60_000, "new_items")], first=1_200).values()
+    handle(pipeline, late, first=1_100)
+    [slate] = handle(pipeline, [asking(NOW + 60_000, "new_items")], first=1_200).values()
     assert set(ids(slate)) == {"clock", "stool"}
     assert "at most 1 h old" in rules(slate)
 
@@ -205,13 +207,13 @@ def test_ads_are_ranked_by_what_they_earn() -> None:
 
 @pytest.mark.parametrize(("scenario", "charged"), [("ads", True), ("sponsored", True), ("home", False)])
 def test_whatever_is_ranked_by_bids_is_charged_for_clicks(scenario: str, charged: bool) -> None:
-    recommender = taught({"sponsored": {"worth": "bid", "retrievers": ["ads"]}})
-    users = recommender.knowledge.users
+    pipeline = taught({"sponsored": {"worth": "bid", "retrievers": ["ads"]}})
+    users = pipeline.features.users
     users.admit(users.missing([(0, "visitor")]), [None], NOW)
-    [portion] = recommender.portions([Arrival(asking(NOW, scenario), 0, len(LOG))])
-    [memo] = portion.memos.values()
-    assert (memo.ads is not None) is charged
-    assert memo.ads is None or (memo.ads.bids > 0).all()
+    [batch_result] = pipeline.process([LoggedEvent(asking(NOW, scenario), 0, len(LOG))])
+    [served] = batch_result.served_slates.values()
+    assert (served.ads is not None) is charged
+    assert served.ads is None or (served.ads.bids > 0).all()
 
 
 def test_under_an_unknown_name_home_is_answered() -> None:
@@ -243,16 +245,16 @@ def test_what_was_bought_is_not_offered_again_for_a_while() -> None:
 
 
 def test_what_was_shown_often_and_never_touched_is_let_be() -> None:
-    recommender = taught({"home": {"leave_out": {"shown_at_most": 3}}})
+    pipeline = taught({"home": {"leave_out": {"shown_at_most": 3}}})
     requests = [asking(NOW + 1_000 * n, user="v", k=4) for n in range(4)]
-    slates = list(handle(recommender, requests, first=1_000).values())
+    slates = list(handle(pipeline, requests, first=1_000).values())
     assert ids(slates[0]) == ids(slates[1]) == ids(slates[2])
     assert not set(ids(slates[3])) & set(ids(slates[0]))
     assert "4 items left out: shown 3 times since they were last touched" in rules(slates[3])
     touched = [event("v", ids(slates[0])[1], NOW + 5_000), asking(NOW + 6_000, user="v", k=24)]
-    [slate] = handle(recommender, touched, first=1_100).values()
+    [slate] = handle(pipeline, touched, first=1_100).values()
     assert ids(slates[0])[1] in ids(slate)
-    [rested] = handle(recommender, [asking(NOW + 2 * DAY_MS, user="v", k=24)], first=1_200).values()
+    [rested] = handle(pipeline, [asking(NOW + 2 * DAY_MS, user="v", k=24)], first=1_200).values()
     assert set(ids(slates[0])) <= set(ids(rested))
 
 
@@ -276,10 +278,10 @@ def test_diversity_spreads_over_categories() -> None:
 
 
 def test_fresh_items_get_their_share_of_every_beginning_of_a_slate() -> None:
-    recommender = taught({"home": {"slates": {"fresh_share": 0.5, "fresh_s": 3_600}}})
+    pipeline = taught({"home": {"slates": {"fresh_share": 0.5, "fresh_s": 3_600}}})
     for name in ("clock", "stool", "bench"):
-        recommender.knowledge.listing.take(Item(item_id=name, title=name, added=LOG[-50].ts))
-    [slate] = handle(recommender, [asking(NOW)], first=1_000).values()
+        pipeline.features.catalogue.take(Item(item_id=name, title=name, added=LOG[-50].ts))
+    [slate] = handle(pipeline, [asking(NOW)], first=1_000).values()
     fresh = [item_id in ("clock", "stool", "bench") for item_id in ids(slate)]
     assert all(sum(fresh[:n]) >= n // 2 for n in range(1, 7))
     assert sum(fresh) == 3
@@ -332,10 +334,10 @@ def test_a_user_from_the_store_is_offered_what_one_in_memory_is() -> None:
     begun = untaught(EVERYTHING)
     handle(begun, events[:half])
     second.restore(begun.state())
-    users = begun.knowledge.users
+    users = begun.features.users
     names = [name for _, name in users._rows]
     stored = users.take_changes(0)
-    second.knowledge.users.admit([(0, name) for name in names], [stored[name] for name in names], BEGAN)
+    second.features.users.admit([(0, name) for name in names], [stored[name] for name in names], BEGAN)
     assert handle(second, events[half:], first=half) == {at: one for at, one in expected.items() if at >= half}
 
 
@@ -356,14 +358,14 @@ def record(request: Event) -> Record:
     ],
 )
 def test_a_request_that_lacks_what_it_is_about_is_no_event(request_: Event, said: str) -> None:
-    tolerance = build_tolerance(Settings())
+    validation_limits = build_validation_limits(Settings())
     with pytest.raises(BadEvent, match=said):
-        event_of(record(request_), tolerance)
+        event_of(record(request_), validation_limits)
 
 
 def test_a_scenario_of_ones_own_is_taken() -> None:
     settings = Settings.model_validate({"scenarios": {"cart": {"needs": "basket", "boosts": {"vase": 2}}}})
-    assert event_of(record(asking(NOW, "cart", basket=("a",))), build_tolerance(settings)).scenario == "cart"
+    assert event_of(record(asking(NOW, "cart", basket=("a",))), build_validation_limits(settings)).scenario == "cart"
     assert settings.scenarios["similar"] == Settings().scenarios["similar"]  # the others are as they were
 
 

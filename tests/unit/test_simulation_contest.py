@@ -15,12 +15,12 @@ from streamrec.cli import app
 from streamrec.cli.commands.simulate import rewards_of, seeds_of
 from streamrec.config.settings import Settings, load_settings
 from streamrec.engine.arrays.batch import NOTHING
-from streamrec.engine.arrays.feedback import Lesson
-from streamrec.engine.policies import CONTEXTS, Asked, Posterior
+from streamrec.engine.arrays.feedback import SlateFeedback
+from streamrec.engine.policies import CONTEXTS, PolicyInput, Posterior
 from streamrec.errors import ConfigError
 from streamrec.evaluation.simulation.contest import DEFAULT, contest, system_of
 from streamrec.evaluation.simulation.loop import Episode, Shown, simulate
-from streamrec.evaluation.simulation.report import Told, write_report
+from streamrec.evaluation.simulation.report import SimulationNotes, write_report
 from streamrec.evaluation.simulation.shopper import Moment, Shoppers
 from streamrec.evaluation.simulation.standings import band, estimate, recoveries, standings
 from streamrec.evaluation.simulation.systems import Shuffle, WorkerSystem
@@ -153,7 +153,7 @@ def test_a_contest_writes_a_page_that_says_what_was_run(tmp_path: Path, fast: Se
     short = replace(SMALL, traffic=Traffic(requests=120, hours=1.5), drift=Drift(DriftKind.TASTES))
     episodes = contest(["oracle", "shuffle"], short, [1, 2], fast)
     assert [len(runs) for runs in episodes.values()] == [2, 2]
-    told = Told("streamrec simulate <x>", [1, 2], short, {"fusion": {"explore": 0.02}}, 1.5)
+    told = SimulationNotes("streamrec simulate <x>", [1, 2], short, {"fusion": {"explore": 0.02}}, 1.5)
     table = write_report(tmp_path, episodes, told)
     assert [standing.name for standing in table] == ["oracle", "shuffle"]
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
@@ -198,9 +198,9 @@ def test_answers_are_worth_what_the_settings_say() -> None:
 # Vowpal Wabbit
 
 
-def asked(seed: int, width: int = 6) -> Asked:
+def asked(seed: int, width: int = 6) -> PolicyInput:
     features = np.eye(width, dtype=np.float32)[None] + np.float32(0.01 * (seed % 89))
-    return Asked(
+    return PolicyInput(
         seeds=np.array([seed], np.uint64),
         items=np.array([[*range(width), NOTHING]], np.int32),
         features=np.concatenate([features, np.zeros((1, 1, width), np.float32)], axis=1),
@@ -208,7 +208,7 @@ def asked(seed: int, width: int = 6) -> Asked:
         scores=np.zeros((1, 1, width + 1), np.float32),
         context=np.array([seed % CONTEXTS]),
         boost=np.zeros((1, width + 1)),
-        doubt=np.ones((1, width + 1)),
+        uncertainty=np.ones((1, width + 1)),
         constraints=(None,),
     )
 
@@ -228,7 +228,7 @@ def test_the_peer_learns_which_action_pays(explorer: str) -> None:
         order = np.argsort(-components.scores[0, :, 0])[:2]
         features = query.features[0, order].astype(np.float16).astype(np.float32)
         reward = (order == 4).astype(np.float64)
-        policy.learn([Lesson("vw", 0, features, np.ones(2), reward, 6, 0)])
+        policy.learn([SlateFeedback("vw", 0, features, np.ones(2), reward, 6, 0)])
     assert policy.unmatched == 0
     firsts = [int(np.argmax(policy.components(asked(seed), POSTERIOR).scores[0, :, 0])) for seed in range(1000, 1050)]
     assert firsts.count(4) > 40

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from streamrec.engine.arrays.batch import NOTHING, MicroBatch
 from streamrec.engine.items.item_table import ItemTable
-from streamrec.evaluation.backtest.lift import Ahead, ahead, slices_ahead
-from streamrec.evaluation.backtest.new_items import NewcomerRecorder, Newcomers
-from streamrec.evaluation.backtest.slices import MomentRecorder, Moments, masks
+from streamrec.evaluation.backtest.lift import Lift, ahead, lift_by_slice
+from streamrec.evaluation.backtest.new_items import NewItemRecorder, NewItems
+from streamrec.evaluation.backtest.slices import MomentRecorder, TargetMoments, masks
 
 counts = st.integers(0, 150)
 
@@ -19,7 +19,7 @@ counts = st.integers(0, 150)
 @given(st.lists(st.tuples(counts, counts, counts, st.floats(0, 1e6, width=32), st.booleans()), max_size=30))
 def test_every_target_is_in_one_slice_of_each_family(rows: list[tuple[int, int, int, float, bool]]) -> None:
     columns = [np.array([row[at] for row in rows]) for at in range(5)]
-    parts = masks(Moments(*columns[:4]), columns[4].astype(bool))
+    parts = masks(TargetMoments(*columns[:4]), columns[4].astype(bool))
     for family in ("session", "item", "user"):
         together = [mask for name, mask in parts.items() if name.startswith(family + ":")]
         assert (np.sum(together, axis=0, dtype=int) == 1).all()
@@ -27,7 +27,7 @@ def test_every_target_is_in_one_slice_of_each_family(rows: list[tuple[int, int, 
 
 def test_a_moment_by_hand() -> None:
     ages_s = np.array([0.0, 3_599.0, 3_600.0, 2e5])
-    moments = Moments(np.array([0, 2, 9, 1]), np.array([0, 5, 64, 1]), np.array([0, 5, 101, 2]), ages_s)
+    moments = TargetMoments(np.array([0, 2, 9, 1]), np.array([0, 5, 64, 1]), np.array([0, 5, 101, 2]), ages_s)
     parts = masks(moments, np.array([False, True, True, True]))
     assert {name: mask.tolist() for name, mask in parts.items() if mask.any()} == {
         "session: 1st event": [True, False, False, False],
@@ -45,7 +45,7 @@ def test_a_moment_by_hand() -> None:
     }
 
 
-def noted(events: list[tuple[int, int]], portions: list[int]) -> Moments:
+def noted(events: list[tuple[int, int]], portions: list[int]) -> TargetMoments:
     """Targets (user, ts) of one item that was first seen at 1,000 ms, noted in portions of these sizes."""
     items, recorder, start = ItemTable(8), MomentRecorder(), 0
     item = items.intern("a", 1_000)
@@ -83,7 +83,7 @@ def test_how_far_a_list_is_ahead_by_hand() -> None:
     assert (found.targets, found.share, found.recall_10, found.popularity_recall_10) == (4, 0.8, 0.5, 0.75)
     assert found.difference == pytest.approx(-0.25)
     assert (found.lower, found.upper) == (-1, 1)  # four targets tell nothing
-    assert ahead(fused, popular, np.zeros(5, bool), of=5) == Ahead(0, 0.0, 0.0, 0.0)
+    assert ahead(fused, popular, np.zeros(5, bool), of=5) == Lift(0, 0.0, 0.0, 0.0)
 
 
 def test_the_interval_holds_the_difference_of_targets_that_depend_on_each_other() -> None:
@@ -103,7 +103,7 @@ def test_the_interval_holds_the_difference_of_targets_that_depend_on_each_other(
 def test_all_targets_come_first_and_shares_of_a_family_add_up() -> None:
     scored = np.array([False, True, True, True, True])
     first = np.array([True, True, False, False, True])
-    parts = slices_ahead(np.ones(5, int), np.zeros(5, int), scored, {"a: one": first, "a: other": ~first})
+    parts = lift_by_slice(np.ones(5, int), np.zeros(5, int), scored, {"a: one": first, "a: other": ~first})
     assert list(parts) == ["all targets", "a: one", "a: other"]
     assert [(part.targets, part.share) for part in parts.values()] == [(4, 1.0), (2, 0.5), (2, 0.5)]
 
@@ -112,10 +112,10 @@ def test_the_share_of_places_with_young_items_by_hand() -> None:
     items = ItemTable(8)
     for name, ts in (("old", 0), ("hour", 100_000), ("young", 100_001)):
         items.intern(name, ts)
-    recorder = NewcomerRecorder(items)
-    assert recorder.newcomers() == Newcomers(0.0, 0.0)
+    recorder = NewItemRecorder(items)
+    assert recorder.newcomers() == NewItems(0.0, 0.0)
     slates = np.array([[2, 1], [0, NOTHING]], np.int32)
     recorder.show(slates, np.array([[0, 1], [1, 0]], np.int32), np.array([3_700_000, 3_700_000]))
-    assert recorder.newcomers() == Newcomers(pytest.approx(1 / 3), 0.0)
+    assert recorder.newcomers() == NewItems(pytest.approx(1 / 3), 0.0)
     recorder.show(slates[:, ::-1], slates, np.array([3_600_000, 0]))
-    assert recorder.newcomers() == Newcomers(pytest.approx(4 / 6), pytest.approx(3 / 7))
+    assert recorder.newcomers() == NewItems(pytest.approx(4 / 6), pytest.approx(3 / 7))

@@ -21,7 +21,7 @@ from hypothesis.extra import numpy as hnp
 
 from streamrec.errors import ConfigError, SnapshotCorrupt, StateError, StateMissing, StateUnavailable
 from streamrec.state import snapshots
-from streamrec.state.snapshots import DTYPES, MANIFEST, TENSORS, Arrays, SnapshotShelf
+from streamrec.state.snapshots import DTYPES, MANIFEST, TENSORS, Arrays, SnapshotDirectory
 
 names = st.text(min_size=1, max_size=8).filter(lambda name: "/" not in name)
 arrays = hnp.arrays(st.sampled_from(DTYPES), hnp.array_shapes(min_dims=0, min_side=0, max_side=4))
@@ -32,15 +32,15 @@ SMALL: Arrays = {
 
 
 @pytest.fixture
-def shelf(tmp_path: Path) -> SnapshotShelf:
-    return SnapshotShelf(tmp_path / "shelf", keep=3)
+def shelf(tmp_path: Path) -> SnapshotDirectory:
+    return SnapshotDirectory(tmp_path / "shelf", keep=3)
 
 
-def save(shelf: SnapshotShelf, n: int, protect: frozenset[str] = frozenset()) -> str:
+def save(shelf: SnapshotDirectory, n: int, protect: frozenset[str] = frozenset()) -> str:
     return shelf.save({"model": {"n": np.array(n)}}, {0: n}, "v1", now_ms=1_000 + n, protect=protect)
 
 
-def number(shelf: SnapshotShelf, reference: str) -> int:
+def number(shelf: SnapshotDirectory, reference: str) -> int:
     return int(shelf.load(reference).arrays["model"]["n"])
 
 
@@ -61,7 +61,7 @@ def assert_same(loaded: Arrays, saved: Arrays) -> None:
 def test_what_was_saved_comes_back(
     tmp_path_factory: pytest.TempPathFactory, saved: Arrays, watermarks: dict[int, int], schema: str
 ) -> None:
-    shelf = SnapshotShelf(tmp_path_factory.getbasetemp() / "round-trip", keep=1)
+    shelf = SnapshotDirectory(tmp_path_factory.getbasetemp() / "round-trip", keep=1)
     reference = shelf.save(saved, watermarks, schema, now_ms=1)
     snapshot = shelf.load(reference, schema)
     assert_same(snapshot.arrays, saved)
@@ -82,14 +82,14 @@ def test_what_was_saved_comes_back(
     ],
     ids=["transposed", "reversed", "fortran", "broadcast", "big-endian", "big-endian-transposed", "number", "empty"],
 )
-def test_an_array_comes_back_however_it_lay_in_memory(shelf: SnapshotShelf, array: Any) -> None:
+def test_an_array_comes_back_however_it_lay_in_memory(shelf: SnapshotDirectory, array: Any) -> None:
     before = array.copy()
     loaded = shelf.load(shelf.save({"m": {"a": array}}, {}, "", now_ms=1)).arrays
     assert_same(loaded, {"m": {"a": before}})
     np.testing.assert_array_equal(array, before)
 
 
-def test_loaded_arrays_are_the_callers_own(shelf: SnapshotShelf) -> None:
+def test_loaded_arrays_are_the_callers_own(shelf: SnapshotDirectory) -> None:
     reference = shelf.save(SMALL, {}, "", now_ms=1)
     shelf.load(reference).arrays["click"]["weights"][:] = -1
     assert_same(shelf.load(reference).arrays, SMALL)
@@ -98,19 +98,19 @@ def test_loaded_arrays_are_the_callers_own(shelf: SnapshotShelf) -> None:
 @pytest.mark.parametrize(
     "array", [np.array(["text"]), np.array([object()]), np.zeros(2, complex), np.zeros(2, "M8[s]")]
 )
-def test_an_array_that_cannot_be_kept_is_refused(shelf: SnapshotShelf, array: Any) -> None:
+def test_an_array_that_cannot_be_kept_is_refused(shelf: SnapshotDirectory, array: Any) -> None:
     with pytest.raises(StateError, match=r"array m/a is of .*, expected one of float16"):
         shelf.save({"m": {"a": array}}, {}, "", now_ms=1)
     assert shelf.references() == ()
 
 
 @pytest.mark.parametrize("component", ["", "a/b"])
-def test_a_component_name_that_would_not_come_back_is_refused(shelf: SnapshotShelf, component: str) -> None:
+def test_a_component_name_that_would_not_come_back_is_refused(shelf: SnapshotDirectory, component: str) -> None:
     with pytest.raises(StateError, match="expected a name without '/'"):
         shelf.save({component: {}}, {}, "", now_ms=1)
 
 
-def test_every_flipped_bit_is_noticed(shelf: SnapshotShelf, tmp_path: Path) -> None:
+def test_every_flipped_bit_is_noticed(shelf: SnapshotDirectory, tmp_path: Path) -> None:
     reference = shelf.save(SMALL, {0: 12, 1: 34}, "v1", now_ms=1)
     for name in (TENSORS, MANIFEST):
         path = tmp_path / "shelf" / reference / name
@@ -125,7 +125,7 @@ def test_every_flipped_bit_is_noticed(shelf: SnapshotShelf, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("name", [TENSORS, MANIFEST])
 @pytest.mark.parametrize("left", [0, 1, 8, 100, -1])
-def test_a_truncated_snapshot_is_corrupt(shelf: SnapshotShelf, tmp_path: Path, name: str, left: int) -> None:
+def test_a_truncated_snapshot_is_corrupt(shelf: SnapshotDirectory, tmp_path: Path, name: str, left: int) -> None:
     reference = shelf.save(SMALL, {}, "v1", now_ms=1)
     path = tmp_path / "shelf" / reference / name
     path.write_bytes(path.read_bytes()[:left])
@@ -135,7 +135,7 @@ def test_a_truncated_snapshot_is_corrupt(shelf: SnapshotShelf, tmp_path: Path, n
 
 @pytest.mark.parametrize("name", [TENSORS, MANIFEST])
 def test_a_snapshot_without_one_of_its_files_is_corrupt_and_not_the_latest(
-    shelf: SnapshotShelf, tmp_path: Path, name: str
+    shelf: SnapshotDirectory, tmp_path: Path, name: str
 ) -> None:
     older, newer = save(shelf, 1), save(shelf, 2)
     (tmp_path / "shelf" / newer / name).unlink()
@@ -145,7 +145,7 @@ def test_a_snapshot_without_one_of_its_files_is_corrupt_and_not_the_latest(
     assert save(shelf, 3) > newer
 
 
-def test_one_snapshots_files_cannot_pass_for_anothers(shelf: SnapshotShelf, tmp_path: Path) -> None:
+def test_one_snapshots_files_cannot_pass_for_anothers(shelf: SnapshotDirectory, tmp_path: Path) -> None:
     one, other = save(shelf, 1), save(shelf, 2)
     shutil.copy(tmp_path / "shelf" / one / TENSORS, tmp_path / "shelf" / other / TENSORS)
     with pytest.raises(SnapshotCorrupt, match="does not match the sha256"):
@@ -155,7 +155,7 @@ def test_one_snapshots_files_cannot_pass_for_anothers(shelf: SnapshotShelf, tmp_
         shelf.load(other)
 
 
-def test_a_foreign_manifest_is_corrupt_even_under_its_own_checksum(shelf: SnapshotShelf, tmp_path: Path) -> None:
+def test_a_foreign_manifest_is_corrupt_even_under_its_own_checksum(shelf: SnapshotDirectory, tmp_path: Path) -> None:
     foreign = b'{"layout": 2, "made_by": "somebody else"}'
     reference = f"0000000001-{sha256(foreign).hexdigest()[:16]}"
     (tmp_path / "shelf" / reference).mkdir()
@@ -164,7 +164,7 @@ def test_a_foreign_manifest_is_corrupt_even_under_its_own_checksum(shelf: Snapsh
         shelf.load(reference)
 
 
-def test_a_snapshot_of_another_schema_is_refused(shelf: SnapshotShelf) -> None:
+def test_a_snapshot_of_another_schema_is_refused(shelf: SnapshotDirectory) -> None:
     reference = save(shelf, 1)
     assert shelf.load(reference, "v1").schema == "v1"
     with pytest.raises(SnapshotCorrupt, match="has schema 'v1', expected 'v2'"):
@@ -174,13 +174,13 @@ def test_a_snapshot_of_another_schema_is_refused(shelf: SnapshotShelf) -> None:
 @pytest.mark.parametrize(
     "reference", ["0000000009-0123456789abcdef", "", "..", "../../etc", "0000000001-ab\n", ".lock"]
 )
-def test_a_reference_that_is_not_here_is_missing(shelf: SnapshotShelf, reference: str) -> None:
+def test_a_reference_that_is_not_here_is_missing(shelf: SnapshotDirectory, reference: str) -> None:
     save(shelf, 1)
     with pytest.raises(StateMissing):
         shelf.load(reference)
 
 
-def test_the_newest_are_kept_and_the_protected(shelf: SnapshotShelf) -> None:
+def test_the_newest_are_kept_and_the_protected(shelf: SnapshotDirectory) -> None:
     first = save(shelf, 1)
     for n in range(2, 6):
         save(shelf, n, protect=frozenset({first}))
@@ -192,12 +192,12 @@ def test_the_newest_are_kept_and_the_protected(shelf: SnapshotShelf) -> None:
     assert number(shelf, latest) == 6
 
 
-def test_an_empty_shelf_has_no_latest(shelf: SnapshotShelf) -> None:
+def test_an_empty_shelf_has_no_latest(shelf: SnapshotDirectory) -> None:
     assert shelf.latest() is None
     assert shelf.references() == ()
 
 
-def test_other_peoples_files_are_left_alone(shelf: SnapshotShelf, tmp_path: Path) -> None:
+def test_other_peoples_files_are_left_alone(shelf: SnapshotDirectory, tmp_path: Path) -> None:
     (tmp_path / "shelf" / "notes").mkdir()
     (tmp_path / "shelf" / "notes" / "a.txt").write_text("mine")
     for n in range(5):
@@ -229,12 +229,12 @@ def crash_while_saving(directory: Path, call: str, turn: int) -> None:
 
     owner: Any = {"fsync": os, "rename": Path, "rmtree": shutil}[call]
     setattr(owner, call, or_die(getattr(owner, call)))
-    save(SnapshotShelf(directory, keep=1), 2)
+    save(SnapshotDirectory(directory, keep=1), 2)
 
 
 @pytest.mark.parametrize(("call", "turn"), CRASH_POINTS)
 def test_a_crash_leaves_the_old_snapshot_or_the_new_one(tmp_path: Path, call: str, turn: int) -> None:
-    shelf = SnapshotShelf(tmp_path, keep=1)
+    shelf = SnapshotDirectory(tmp_path, keep=1)
     save(shelf, 1)
     process = multiprocessing.get_context("fork").Process(target=crash_while_saving, args=(tmp_path, call, turn))
     process.start()
@@ -252,7 +252,7 @@ def test_a_crash_leaves_the_old_snapshot_or_the_new_one(tmp_path: Path, call: st
 
 
 def test_a_failed_write_leaves_nothing_behind(
-    shelf: SnapshotShelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    shelf: SnapshotDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     older = save(shelf, 1)
 
@@ -268,7 +268,7 @@ def test_a_failed_write_leaves_nothing_behind(
 
 def save_with_little_room(directory: Path, answers: Any) -> None:
     """In a process of its own, which no file may let grow beyond what a manifest needs."""
-    shelf = SnapshotShelf(directory, keep=3)
+    shelf = SnapshotDirectory(directory, keep=3)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4_096, resource.RLIM_INFINITY))
     try:
         shelf.save({"model": {"n": np.zeros(10_000)}}, {0: 2}, "v1", now_ms=2)
@@ -280,7 +280,7 @@ def save_with_little_room(directory: Path, answers: Any) -> None:
 
 
 def test_a_disk_that_is_full_is_told_from_a_broken_one_and_the_next_save_works(tmp_path: Path) -> None:
-    shelf = SnapshotShelf(tmp_path, keep=3)
+    shelf = SnapshotDirectory(tmp_path, keep=3)
     older = save(shelf, 1)
     context = multiprocessing.get_context("fork")
     answers = context.Queue()
@@ -297,7 +297,9 @@ def test_a_disk_that_is_full_is_told_from_a_broken_one_and_the_next_save_works(t
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EACCES, errno.EROFS])
-def test_only_what_may_pass_is_said_to_pass(shelf: SnapshotShelf, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+def test_only_what_may_pass_is_said_to_pass(
+    shelf: SnapshotDirectory, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
     def refuse(handle: int) -> None:
         raise OSError(code, os.strerror(code))
 
@@ -307,7 +309,7 @@ def test_only_what_may_pass_is_said_to_pass(shelf: SnapshotShelf, monkeypatch: p
     assert isinstance(raised.value, StateUnavailable) == (code not in (errno.EACCES, errno.EROFS))
 
 
-def test_what_others_put_into_the_directory_is_in_nobodys_way(shelf: SnapshotShelf, tmp_path: Path) -> None:
+def test_what_others_put_into_the_directory_is_in_nobodys_way(shelf: SnapshotDirectory, tmp_path: Path) -> None:
     directory, elsewhere = tmp_path / "shelf", tmp_path / "elsewhere"
     shutil.copytree(directory / save(shelf, 1), elsewhere)
     (directory / "0000000002-0123456789abcdef").symlink_to(elsewhere)
@@ -327,7 +329,7 @@ def test_what_others_put_into_the_directory_is_in_nobodys_way(shelf: SnapshotShe
             shelf.load(f"{foreign:010d}-0123456789abcdef")
 
 
-def test_who_was_in_doubt_is_part_of_what_is_saved(shelf: SnapshotShelf) -> None:
+def test_who_was_in_doubt_is_part_of_what_is_saved(shelf: SnapshotDirectory) -> None:
     reference = shelf.save(SMALL, {0: 1}, "v1", now_ms=1, suspect={"popular", "click"})
     assert shelf.describe(reference).suspect == shelf.load(reference).suspect == ("click", "popular")
     assert shelf.describe(reference).components == {"click": 24, "popular": 8}
@@ -335,7 +337,7 @@ def test_who_was_in_doubt_is_part_of_what_is_saved(shelf: SnapshotShelf) -> None
 
 
 def test_writers_do_not_disturb_one_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    shelf = SnapshotShelf(tmp_path, keep=2)
+    shelf = SnapshotDirectory(tmp_path, keep=2)
     save(shelf, 1)
     monkeypatch.setattr(snapshots, "LOCK_TIMEOUT_S", 0.05)
     draft = tmp_path / ".unfinished-1"
@@ -352,10 +354,10 @@ def test_writers_do_not_disturb_one_another(tmp_path: Path, monkeypatch: pytest.
 
 def test_a_shelf_that_keeps_nothing_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="expected at least 1"):
-        SnapshotShelf(tmp_path, keep=0)
+        SnapshotDirectory(tmp_path, keep=0)
 
 
 def test_a_directory_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StateError, match="making the directory"):
-        SnapshotShelf(tmp_path / "file" / "shelf", keep=1)
+        SnapshotDirectory(tmp_path / "file" / "shelf", keep=1)

@@ -15,8 +15,8 @@ from streamrec.config.settings import Settings
 from streamrec.engine.items.tokens import words
 from streamrec.engine.retrieval.text_index import MOST_MATCHES, TextIndex
 from streamrec.events import Item
-from streamrec.replay.catalogue_file import Catalogue
-from streamrec.wiring import build_recommender
+from streamrec.replay.catalogue_file import CatalogueItems
+from streamrec.wiring import build_pipeline
 
 SHOP = (
     Item(item_id="holder", title="White hanging heart T-light holder", categories=("decoration",)),
@@ -147,13 +147,13 @@ def test_the_listing_tells_the_index_what_is_listed() -> None:
     settings = Settings.model_validate({"preset": "fast"}).model_copy(
         update={"limits": Limits(max_items=512, max_users=50, max_catalogue=3)}
     )
-    listing = build_recommender(settings, Catalogue(SHOP[:2])).knowledge.listing
-    assert listing.index is not None
-    assert listing.index.search("heart", 10)[0] == ["holder", "candle"]
-    listing.withdraw("candle")
-    assert listing.index.search("heart", 10)[0] == ["holder"]
+    catalogue = build_pipeline(settings, CatalogueItems(SHOP[:2])).features.catalogue
+    assert catalogue.index is not None
+    assert catalogue.index.search("heart", 10)[0] == ["holder", "candle"]
+    catalogue.withdraw("candle")
+    assert catalogue.index.search("heart", 10)[0] == ["holder"]
     for item in SHOP[2:5]:  # and the holder is the longest unchanged of four
-        listing.take(item)
-    assert listing.index.search("heart", 10)[0] == ["mug"]
-    without = build_recommender(settings.model_copy(update={"serving": Serving(search=False)}), Catalogue(SHOP))
-    assert without.knowledge.listing.index is None
+        catalogue.take(item)
+    assert catalogue.index.search("heart", 10)[0] == ["mug"]
+    without = build_pipeline(settings.model_copy(update={"serving": Serving(search=False)}), CatalogueItems(SHOP))
+    assert without.features.catalogue.index is None

@@ -16,9 +16,9 @@ from streamrec.config.settings import Settings
 from streamrec.engine.arrays.batch import MicroBatch
 from streamrec.engine.items.item_table import ItemTable
 from streamrec.engine.learning.quarantine import MODEL
-from streamrec.engine.trending.local_counts import TrendCounts
+from streamrec.engine.trending.local_counts import LocalTrendCounts
 from streamrec.engine.trending.table import BEFORE, COUNT, TrendTable
-from streamrec.engine.trending.topic_counts import Statements
+from streamrec.engine.trending.topic_counts import TopicTrendCounts
 from streamrec.engine.trending.windows import Windows, acceleration, rate_per_hour
 from streamrec.errors import TransportError
 from streamrec.events import Event, Slate, Trend, WindowTrend
@@ -75,7 +75,7 @@ CUTS = st.lists(
 @settings(deadline=None)
 @given(CUTS, st.booleans())
 def test_what_is_counted_here_is_what_a_service_would_say(cuts: list[list[tuple[int, int]]], in_order: bool) -> None:
-    here, service, board = TrendCounts(table(), 0.001), PartitionCounts(0, Windows(LENGTHS_S), 1_000), Board()
+    here, service, board = LocalTrendCounts(table(), 0.001), PartitionCounts(0, Windows(LENGTHS_S), 1_000), Board()
     log = [(item, START + ms) for cut in cuts for item, ms in cut]
     if in_order:
         log.sort(key=lambda visit: visit[1])
@@ -116,7 +116,7 @@ def test_statements_add_up_as_the_board_adds_them_whenever_an_item_gets_its_inde
     said: list[tuple[int, int, int, tuple[tuple[int, int], ...] | None]], known_first: int
 ) -> None:
     items, board = named(*(f"i{n}" for n in range(known_first))), Board()
-    statements = Statements(table(), items, 100)
+    statements = TopicTrendCounts(table(), items, 100)
     for partition, item, ms, counts in said:
         name = f"i{item}"
         if counts is None:
@@ -174,7 +174,7 @@ def test_what_never_said_anything_is_absent_and_not_stale() -> None:
 
 def test_a_forgotten_item_has_no_trend_and_finds_its_own_again_when_it_returns() -> None:
     items = named("a", "b")
-    statements = Statements(table(), items, 100)
+    statements = TopicTrendCounts(table(), items, 100)
     statements.take(0, "a", START, [(3, 0), (9, 0)])
     statements.take(1, "a", START, [(1, 0), (1, 0)])
     statements.settle()
@@ -190,7 +190,7 @@ def test_a_forgotten_item_has_no_trend_and_finds_its_own_again_when_it_returns()
 
 
 def test_of_too_many_statements_the_items_longest_unmentioned_leave() -> None:
-    statements = Statements(table(), named("a", "b", "c"), 4)
+    statements = TopicTrendCounts(table(), named("a", "b", "c"), 4)
     for partition, name in [(0, "a"), (0, "b"), (1, "b"), (0, "c"), (1, "a"), (2, "a"), (0, "a")]:
         statements.take(partition, name, START, [(1, 0), (1, 0)])
         assert len(statements) <= 4
@@ -205,7 +205,7 @@ def test_of_too_many_statements_the_items_longest_unmentioned_leave() -> None:
 
 def test_after_a_restoration_statements_are_where_their_items_are_now() -> None:
     items = named("a", "b")
-    statements = Statements(table(), items, 100)
+    statements = TopicTrendCounts(table(), items, 100)
     statements.take(0, "b", START, [(3, 1), (9, 2)])
     statements.settle()
     assert statements.state() == {}
@@ -232,8 +232,8 @@ def trend(item: str, ts: int, *counts: int, lengths_s: Sequence[int] = LENGTHS_S
     return encode(Trend(item_id=item, partition=0, ts=ts, windows=windows))
 
 
-def fed(*said: Record) -> tuple[TrendsFeed, Statements]:
-    statements = Statements(table(), named("a", "b"), 100)
+def fed(*said: Record) -> tuple[TrendsFeed, TopicTrendCounts]:
+    statements = TopicTrendCounts(table(), named("a", "b"), 100)
     feed = TrendsFeed(LocalFollower("item-trends", said), statements, 10_000)
     feed.look()
     return feed, statements
@@ -278,13 +278,13 @@ class Broken(LocalFollower):
 
 
 def test_a_topic_that_cannot_be_read_and_one_without_end_keep_nobody_from_serving() -> None:
-    feed = TrendsFeed(Broken(), Statements(table(), named("a"), 100), 10_000)
+    feed = TrendsFeed(Broken(), TopicTrendCounts(table(), named("a"), 100), 10_000)
     feed.read(0.0, lambda: True)
     feed.look()
     feed.close()
     now = iter(np.arange(0.0, 100.0, 3.0).tolist())
     endless = LocalFollower("item-trends", [record(None)] * 100_000)
-    feed = TrendsFeed(endless, Statements(table(), named("a"), 100), 10_000, clock=lambda: next(now))
+    feed = TrendsFeed(endless, TopicTrendCounts(table(), named("a"), 100), 10_000, clock=lambda: next(now))
     feed.read(0.0, lambda: True)
     assert not endless.whole()
     assert next(now) < START_S + 10
@@ -346,21 +346,21 @@ def test_what_is_said_is_known_though_no_model_scores_by_it() -> None:
     said = LocalFollower("item-trends", [record(trend("item-7", LOG[-1].ts, 90, 90), b"item-7", sent_ms=0)])
     working, sink = worker(LOG, said)
     working.run()
-    knowledge = working.recommender.knowledge
-    assert knowledge.trends is not None
-    assert [knowledge.items.ids[item] for item in knowledge.trends.table.top(5)] == ["item-7"]
-    assert "trends" not in working.recommender.fusion.models
+    features = working.pipeline.features
+    assert features.trends is not None
+    assert [features.items.ids[item] for item in features.trends.table.top(5)] == ["item-7"]
+    assert "trends" not in working.pipeline.fusion.models
     assert not any("trends" in place.scores for slate in slates(sink) for place in slate.items)
 
 
 def test_without_a_topic_trends_are_counted_here_when_somebody_asks_for_them() -> None:
     idle, _ = worker(LOG, None)
-    assert idle.recommender.knowledge.trends is None
+    assert idle.pipeline.features.trends is None
     by_model, _ = worker(LOG, None, ("trends",))
     alone, _ = worker(LOG, None, rehearse=True)
     for working in (by_model, alone):
         working.run()
-        trends = working.recommender.knowledge.trends
+        trends = working.pipeline.features.trends
         assert trends is not None
         assert len(trends.table.top(5)) == 5
         assert trends.table.clock > LOG[-1].ts - 60_000
@@ -369,19 +369,19 @@ def test_without_a_topic_trends_are_counted_here_when_somebody_asks_for_them() -
 def test_counts_made_here_are_in_a_snapshot_and_statements_are_not() -> None:
     counting, _ = worker(LOG, None, ("trends",))
     counting.run()
-    state = counting.recommender.state()
+    state = counting.pipeline.state()
     again, _ = worker(LOG, None, ("trends",))
-    again.recommender.restore(state)
+    again.pipeline.restore(state)
     kept = MODEL + "trends"
-    restored = again.recommender.state()[kept]
+    restored = again.pipeline.state()[kept]
     assert restored.keys() == state[kept].keys()
     assert len(restored) > 3
     assert all(restored[name].tobytes() == state[kept][name].tobytes() for name in restored)
     said = LocalFollower("item-trends", [record(trend("item-7", LOG[-1].ts, 90, 90), b"item-7", sent_ms=0)])
     told, _ = worker([], said, ("trends",))
     told.run()
-    told.recommender.restore(state)  # a warm-up's
-    assert told.recommender.state()[kept] == {}
-    knowledge = told.recommender.knowledge
-    assert knowledge.trends is not None
-    assert [knowledge.items.ids[item] for item in knowledge.trends.table.top(5)] == ["item-7"]
+    told.pipeline.restore(state)  # a warm-up's
+    assert told.pipeline.state()[kept] == {}
+    features = told.pipeline.features
+    assert features.trends is not None
+    assert [features.items.ids[item] for item in features.trends.table.top(5)] == ["item-7"]

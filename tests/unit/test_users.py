@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 
 from streamrec.engine.arrays.batch import NOTHING, Examples, Queries
 from streamrec.engine.arrays.labels import GAINS
-from streamrec.engine.arrays.timeline import ASK, REMEMBER, Step, Steps
+from streamrec.engine.arrays.timeline import ASK, REMEMBER, Timeline, TimelineStep
 from streamrec.engine.items.item_table import ItemTable
 from streamrec.engine.users.affinity import Affinity
 from streamrec.engine.users.counts import Counts
-from streamrec.engine.users.deduplication import Duplicates
+from streamrec.engine.users.deduplication import Deduplication
 from streamrec.engine.users.history import History
-from streamrec.engine.users.price_level import Prices
-from streamrec.engine.users.seen import Seen
+from streamrec.engine.users.price_level import PriceLevel
+from streamrec.engine.users.seen import SeenItems
 from streamrec.engine.users.user_table import UserTable
 from streamrec.events import EVENT_TYPES
 
@@ -36,9 +36,9 @@ class Memory:
         self.history = History(0, 1_800.0, False)
         self.counts = Counts(0)
         self.affinity = Affinity(0, self.items.category, GAINS, self.items.category_names, self.items.category_code)
-        self.duplicates = Duplicates(0)
-        self.seen = Seen()
-        self.prices = Prices(0, np.arange(8_192.0), GAINS)
+        self.duplicates = Deduplication(0)
+        self.seen = SeenItems()
+        self.prices = PriceLevel(0, np.arange(8_192.0), GAINS)
         families = [self.history, self.counts, self.affinity, self.prices, self.duplicates, self.seen]
         self.users = UserTable(capacity, families, self.items)
 
@@ -49,11 +49,13 @@ class Memory:
     def remember(self, user: str, visits: list[tuple[int, int, int, int]], partition: int = 0) -> None:
         """Visits are (ts, session, item, type)."""
         row = self.users.touch((partition, user))
-        steps: list[Step] = [(REMEMBER, row, 0, ts, session, item, kind, NOTHING) for ts, session, item, kind in visits]
+        steps: list[TimelineStep] = [
+            (REMEMBER, row, 0, ts, session, item, kind, NOTHING) for ts, session, item, kind in visits
+        ]
         if steps:
             queries, examples = Queries.empty(1), Examples.empty(1)
             for family in (self.history, self.counts, self.affinity, self.prices):
-                family.fold(Steps.of(steps), queries, examples)
+                family.fold(Timeline.of(steps), queries, examples)
         for ts, _, item, _ in visits:
             self.seen.add(row, item)
             self.duplicates.first_time(np.array([row], np.int32), np.array([ts], np.uint64))
@@ -62,9 +64,9 @@ class Memory:
         """Everything that is known of a user at a time."""
         row = self.users.touch((partition, user))
         queries = Queries.empty(1)
-        steps: list[Step] = [(ASK, row, 0, ts, 0, NOTHING, 0, NOTHING)]
+        steps: list[TimelineStep] = [(ASK, row, 0, ts, 0, NOTHING, 0, NOTHING)]
         for family in (self.history, self.counts, self.affinity, self.prices):
-            family.fold(Steps.of(steps), queries, Examples.empty(1))
+            family.fold(Timeline.of(steps), queries, Examples.empty(1))
         known: dict[str, object] = {field.name: getattr(queries, field.name).tobytes() for field in fields(queries)}
         known["counts"] = self.counts.counts[row].tolist()
         known["times"] = self.counts.first_ts[row], self.counts.last_ts[row]

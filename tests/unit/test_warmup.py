@@ -18,14 +18,14 @@ from streamrec.cli.commands.warmup import end_of
 from streamrec.codec import decode_slate
 from streamrec.config.groups import Checkpointing, Learning, Limits
 from streamrec.config.settings import Settings
-from streamrec.engine.batch_result import Portion
+from streamrec.engine.batch_result import BatchResult
 from streamrec.errors import ConfigError, LogError, StaleEpoch, StateError, TransportError
 from streamrec.events import Event, EventType, Slate
 from streamrec.replay.logs import Log, open_log
 from streamrec.replay.warmup import HandedOver, Past, rehearse, warm_up
 from streamrec.state import Checkpoint, Kind, Mark
 from streamrec.state.memory import MemoryStore
-from streamrec.state.snapshots import SnapshotShelf
+from streamrec.state.snapshots import SnapshotDirectory
 from streamrec.testing import partition_of, records, recount, requests, shop
 from streamrec.transport import Record
 from streamrec.transport.local import LocalSink, LocalSource
@@ -90,8 +90,8 @@ class Ground:
     slates: list[Slate] = field(default_factory=list)
 
     @property
-    def shelf(self) -> SnapshotShelf:
-        return SnapshotShelf(self.directory, 3)
+    def snapshots(self) -> SnapshotDirectory:
+        return SnapshotDirectory(self.directory, 3)
 
     @property
     def settings(self) -> Settings:
@@ -109,16 +109,16 @@ class Ground:
         held = Counter(self.place(event.user_id) for event in PAST)
         return {partition: held[partition] for partition in range(self.partitions)}
 
-    def warm_up(self, log: Log, observer: Callable[[Portion], None] | None = None, passes: int = 1) -> HandedOver:
+    def warm_up(self, log: Log, observer: Callable[[BatchResult], None] | None = None, passes: int = 1) -> HandedOver:
         past = Past(log, TOPIC, self.partitions, self.place, END_MS)
         worker = build_warmup(self.settings, past, self.store, observer)
-        return warm_up(worker, self.store, self.shelf, self.partitions, self.starts, passes=passes, now_ms=1)
+        return warm_up(worker, self.store, self.snapshots, self.partitions, self.starts, passes=passes, now_ms=1)
 
     def live(self) -> Worker:
         """A worker on a topic that holds all events, after it has read them to their end."""
         topic = records(TOPIC, EVENTS, self.partitions)
         source = LocalSource(TOPIC, topic, partitions=self.partitions)
-        worker = build_worker(self.settings, source, LocalSink(self.note), self.store, self.shelf)
+        worker = build_worker(self.settings, source, LocalSink(self.note), self.store, self.snapshots)
         source.subscribe(worker)
         source.poll(0, 0.0)  # joins
         while not source.exhausted():
@@ -147,8 +147,8 @@ class Ground:
 
 def learned(worker: Worker) -> int:
     """How many wanted items the models were taught, those of the open micro-batch included."""
-    repeats = next(model for model in worker.recommender.models if model.name == "repeats")
-    batch = worker.recommender.batch
+    repeats = next(model for model in worker.pipeline.models if model.name == "repeats")
+    batch = worker.pipeline.batch
     waiting = int((batch.examples.label[: batch.learned] == 1).sum())
     return int(repeats.events.sum()) + waiting  # type: ignore[attr-defined]
 
@@ -197,7 +197,7 @@ def test_events_that_memory_could_not_hold_were_written_on_the_way(log: Log, tmp
     ground, commits = Ground(tmp_path), []
     ground.warm_up(log, lambda portion: commits.append(ground.store.marks()[0].watermark))
     assert len(set(commits)) > 10
-    assert len(ground.shelf.references()) == 1
+    assert len(ground.snapshots.references()) == 1
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -216,8 +216,8 @@ def test_a_power_cut_at_any_commit_is_made_good_by_the_next_warm_up(log: Log, tm
 def test_a_failure_leaves_nothing_behind_and_workers_may_start_without_a_past(log: Log, tmp_path: Path) -> None:
     ground = Ground(tmp_path, 2)
 
-    def fails(portion: Portion) -> None:
-        if portion.arrivals[-1].offset > 400:
+    def fails(portion: BatchResult) -> None:
+        if portion.logged_events[-1].offset > 400:
             assert ground.store.find(Kind.USER, "user-0")
             raise SystemExit(130)  # as Ctrl-C does
 
@@ -234,8 +234,8 @@ def test_a_failure_leaves_nothing_behind_and_workers_may_start_without_a_past(lo
 def test_a_warm_up_that_another_one_overtook_touches_nothing_of_it(log: Log, tmp_path: Path) -> None:
     ground = Ground(tmp_path)
 
-    def overtaken(portion: Portion) -> None:
-        if portion.arrivals[0].offset > 300 and ground.store.marks()[0].snapshot is None:
+    def overtaken(portion: BatchResult) -> None:
+        if portion.logged_events[0].offset > 300 and ground.store.marks()[0].snapshot is None:
             ground.warm_up(log)
 
     with pytest.raises(StaleEpoch):
@@ -267,7 +267,7 @@ def test_models_that_can_go_over_their_memory_are_asked_to(log: Log, tmp_path: P
             asked.append((self.name, passes))
 
     worker = build_warmup(Ground(tmp_path).settings, Past(log, TOPIC, 1, lambda user_id: 0), MemoryStore())
-    worker.recommender.models = (*worker.recommender.models[:1], Diligent())  # type: ignore[assignment]
+    worker.pipeline.models = (*worker.pipeline.models[:1], Diligent())  # type: ignore[assignment]
     rehearse(worker, 1)
     assert asked == []
     rehearse(worker, 3)

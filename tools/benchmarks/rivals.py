@@ -16,17 +16,17 @@ import numpy as np
 
 from streamrec.config.settings import Settings
 from streamrec.engine.arrays.batch import Int8, Int64
-from streamrec.engine.arrays.logged_event import Arrival
+from streamrec.engine.arrays.logged_event import LoggedEvent
 from streamrec.engine.fusion.fusion import Fusion
-from streamrec.engine.learning.prequential import Progress
+from streamrec.engine.learning.prequential import PrequentialRecord
 from streamrec.engine.learning.trial import Trial
-from streamrec.engine.pipeline import Recommender
+from streamrec.engine.pipeline import Pipeline
 from streamrec.engine.retrieval.neighbours import Neighbours
-from streamrec.engine.slates.responder import Answers
+from streamrec.engine.slates.responder import SlateResponder
 from streamrec.evaluation.backtest.metrics import RankingMetrics, ranking_metrics
 from streamrec.events import Event
 from streamrec.replay.logs import Log
-from streamrec.wiring import BASELINE, build_recommender
+from streamrec.wiring import BASELINE, build_pipeline
 from tools.benchmarks.peers import Method
 from tools.benchmarks.peers.ease import Ease
 from tools.benchmarks.peers.implicit_factors import AlternatingLeastSquares, PairwiseRanking
@@ -95,47 +95,47 @@ def try_out(method: Method, events: Iterable[tuple[int, Event]], train_at: Seque
         settings: see `run_rival`.
     """
     peer = Peer("peer", method, settings.limits.max_items)
-    recommender = beside_popularity(peer, settings)
+    pipeline = beside_popularity(peer, settings)
     rows: list[int] = []
     ranks = [np.empty((2, 0), np.int8)]
     for part, of_part in groupby(events, lambda numbered: bisect_right(train_at, numbered[0])):
         if part:
             peer.train()
-        while arrivals := [Arrival(event, 0, row) for row, event in islice(of_part, POLL)]:
-            for trial in _trials(recommender, arrivals):
-                rows += [arrival.offset for arrival, kept in zip(trial.arrivals, trial.kept, strict=True) if kept]
+        while logged_events := [LoggedEvent(event, 0, row) for row, event in islice(of_part, POLL)]:
+            for trial in _trials(pipeline, logged_events):
+                rows += [logged.offset for logged, kept in zip(trial.logged_events, trial.kept, strict=True) if kept]
                 ranks.append(trial.ranks[1:, trial.kept])
     of_peer, of_popularity = np.concatenate(ranks, axis=1)
     return Trials(np.array(rows, np.int64), of_peer, of_popularity)
 
 
-def _trials(recommender: Recommender, arrivals: Sequence[Arrival]) -> Iterator[Trial]:
-    users = recommender.knowledge.users
-    lacking = users.missing((arrival.partition, arrival.event.user_id) for arrival in arrivals)
-    users.admit(lacking, [None] * len(lacking), arrivals[0].event.ts)
-    for portion in recommender.portions(arrivals):
-        yield portion.trial
+def _trials(pipeline: Pipeline, logged_events: Sequence[LoggedEvent]) -> Iterator[Trial]:
+    users = pipeline.features.users
+    lacking = users.missing((logged.partition, logged.event.user_id) for logged in logged_events)
+    users.admit(lacking, [None] * len(lacking), logged_events[0].event.ts)
+    for batch_result in pipeline.process(logged_events):
+        yield batch_result.trial
 
 
-def beside_popularity(peer: Peer, settings: Settings) -> Recommender:
+def beside_popularity(peer: Peer, settings: Settings) -> Pipeline:
     """A recommender of two models: a peer, and the popularity that fills its lists up."""
     learning = settings.learning.model_copy(update={"models": (BASELINE,)})
     limits = settings.limits.model_copy(update={"max_users": NOBODY_LEAVES})
-    alone = build_recommender(settings.model_copy(update={"learning": learning, "limits": limits}))
+    alone = build_pipeline(settings.model_copy(update={"learning": learning, "limits": limits}))
     models = [peer, *alone.models]
     names = [model.name for model in models]
     fusion = Fusion(names)
-    boost = alone.knowledge.listing.boost
-    return Recommender(
-        alone.knowledge,
+    boost = alone.features.catalogue.boost
+    return Pipeline(
+        alone.features,
         models,
         [Neighbours(peer.name, peer), *alone.retrievers],
         fusion,
-        Answers(models, fusion, alone.knowledge.items, boost, alone.answers.roster, alone.answers.plan),
+        SlateResponder(models, fusion, alone.features.items, boost, alone.answers.policies, alone.answers.plan),
         alone.rules,
         alone.interest,
-        alone.tempo,
-        Progress(["fused", *names]),
-        alone.contribution,
+        alone.batching,
+        PrequentialRecord(["fused", *names]),
+        alone.rate_limits,
         fill=BASELINE,
     )

@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from streamrec.events import Event, EventType, Item
-from streamrec.replay.catalogue_file import Catalogue, read_catalogue
+from streamrec.replay.catalogue_file import CatalogueItems, read_catalogue
 from streamrec.replay.logs import Log, open_log
 from streamrec.replay.selection import EVERYTHING, Selection
 
@@ -37,7 +37,7 @@ class Asked:
     targets: frozenset[str]
 
 
-Asking = Callable[[Sequence[Event], Catalogue, random.Random], Iterator[Asked]]
+Asking = Callable[[Sequence[Event], CatalogueItems, random.Random], Iterator[Asked]]
 """Every moment of a log at which something could be asked."""
 
 
@@ -80,15 +80,15 @@ class Task:
             selection=self.selection,
         )
 
-    def catalogue(self, data: Path) -> Catalogue:
+    def catalogue(self, data: Path) -> CatalogueItems:
         """What is said of its items."""
         if self.listed is None:
-            return Catalogue()
-        return Catalogue(map(self.listed, read_catalogue(data / self.log / "items.parquet").values()))
+            return CatalogueItems()
+        return CatalogueItems(map(self.listed, read_catalogue(data / self.log / "items.parquet").values()))
 
 
 def moments(
-    events: Sequence[Event], catalogue: Catalogue, asking: Asking, count: int, draw: random.Random
+    events: Sequence[Event], catalogue: CatalogueItems, asking: Asking, count: int, draw: random.Random
 ) -> list[Asked]:
     """At most `count` moments, drawn evenly from all after the first quarter of the log, in its order."""
     begin = int(LEARNED_FIRST * len(events))
@@ -99,7 +99,7 @@ def moments(
 # When and what is asked
 
 
-def after_each_item(events: Sequence[Event], catalogue: Catalogue, draw: random.Random) -> Iterator[Asked]:
+def after_each_item(events: Sequence[Event], catalogue: CatalogueItems, draw: random.Random) -> Iterator[Asked]:
     """Somebody unknown looks at what a session has just touched; right is what that session touches next."""
     latest: dict[str, tuple[int, Event]] = {}
     for at, event in enumerate(events):
@@ -113,7 +113,7 @@ def after_each_item(events: Sequence[Event], catalogue: Catalogue, draw: random.
 def in_each_basket(held: int, field_name: str) -> Asking:
     """With so many items of a basket in hand, by its user before any of it is known; right is the rest of it."""
 
-    def asking(events: Sequence[Event], catalogue: Catalogue, draw: random.Random) -> Iterator[Asked]:
+    def asking(events: Sequence[Event], catalogue: CatalogueItems, draw: random.Random) -> Iterator[Asked]:
         for at, basket in _baskets(events):
             items = list(dict.fromkeys(event.item_id for event in basket))
             if len(items) <= held:
@@ -126,7 +126,7 @@ def in_each_basket(held: int, field_name: str) -> Asking:
     return asking
 
 
-def by_title(events: Sequence[Event], catalogue: Catalogue, draw: random.Random) -> Iterator[Asked]:
+def by_title(events: Sequence[Event], catalogue: CatalogueItems, draw: random.Random) -> Iterator[Asked]:
     """Two words of the title of something in a basket, by its user before any of it is known."""
     for at, basket in _baskets(events):
         event = draw.choice(basket)
@@ -136,13 +136,13 @@ def by_title(events: Sequence[Event], catalogue: Catalogue, draw: random.Random)
             yield _asked(at, event.ts, event.user_id, [event], query=query)
 
 
-def at_each_event(events: Sequence[Event], catalogue: Catalogue, draw: random.Random) -> Iterator[Asked]:
+def at_each_event(events: Sequence[Event], catalogue: CatalogueItems, draw: random.Random) -> Iterator[Asked]:
     """Somebody unknown asks at the moment of an event; right is its item."""
     for at, event in enumerate(events):
         yield _asked(at, event.ts, f"visitor-{at}", [event])
 
 
-def at_each_young(events: Sequence[Event], catalogue: Catalogue, draw: random.Random) -> Iterator[Asked]:
+def at_each_young(events: Sequence[Event], catalogue: CatalogueItems, draw: random.Random) -> Iterator[Asked]:
     """The same where the item came less than NEWS_S ago, by the log, and is known already."""
     first: dict[str | None, int] = {}
     for asked, event in zip(at_each_event(events, catalogue, draw), events, strict=True):
@@ -151,7 +151,7 @@ def at_each_young(events: Sequence[Event], catalogue: Catalogue, draw: random.Ra
             yield asked
 
 
-def into_another_category(events: Sequence[Event], catalogue: Catalogue, draw: random.Random) -> Iterator[Asked]:
+def into_another_category(events: Sequence[Event], catalogue: CatalogueItems, draw: random.Random) -> Iterator[Asked]:
     """By a user at the item liked last, where the next one liked shares no category with it."""
     latest: dict[str, Event] = {}
     for at, event in enumerate(events):

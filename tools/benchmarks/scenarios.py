@@ -16,10 +16,10 @@ import numpy as np
 
 from streamrec.config.settings import Settings, load_settings
 from streamrec.engine.arrays.batch import NOBODY, NOTHING, Excluded
-from streamrec.engine.arrays.logged_event import Arrival
-from streamrec.engine.pipeline import Recommender
+from streamrec.engine.arrays.logged_event import LoggedEvent
+from streamrec.engine.pipeline import Pipeline
 from streamrec.events import Event
-from streamrec.wiring import build_recommender
+from streamrec.wiring import build_pipeline
 from tools.benchmarks.estimates import short
 from tools.benchmarks.scenario_tasks import Asked, Task, moments, numbered
 
@@ -74,8 +74,8 @@ def measure(
     catalogue = task.catalogue(data)
     events = [event for _, event in task.open(data, rows).events()]
     every = moments(events, catalogue, task.asking, count, random.Random(SEED))
-    recommender = build_recommender(settings_of(task, changed), catalogue, eager=False)
-    run = _Run(recommender, task.plain, {})
+    pipeline = build_pipeline(settings_of(task, changed), catalogue, eager=False)
+    run = _Run(pipeline, task.plain, {})
     run.over(events, every, scenarios or (task.scenario,))
     return run.figures
 
@@ -93,7 +93,7 @@ def settings_of(task: Task, changed: Mapping[str, Any] | None = None) -> Setting
 class _Run:
     """One pass."""
 
-    recommender: Recommender
+    pipeline: Pipeline
     plain: Sequence[str]
     figures: dict[str, Figures]
     _asked: dict[str, Asked] = field(default_factory=dict)  # by the request's name, until it is answered
@@ -101,14 +101,14 @@ class _Run:
     def over(self, events: Sequence[Event], every: Sequence[Asked], scenarios: Sequence[str]) -> None:
         self.figures |= {name: Figures() for name in (*scenarios, *self.plain)}
         log = list(self._log(events, every, scenarios))
-        users = self.recommender.knowledge.users
+        users = self.pipeline.features.users
         for start in range(0, len(log), POLL):
-            arrivals = [Arrival(event, 0, start + at) for at, event in enumerate(log[start : start + POLL])]
-            lacking = users.missing((0, arrival.event.user_id) for arrival in arrivals)
-            users.admit(lacking, [None] * len(lacking), arrivals[0].event.ts)
-            for portion in self.recommender.portions(arrivals):
-                requests = {offset: log[offset] for _, offset in portion.slates}
-                for (_, offset), slate in portion.slates.items():
+            logged_events = [LoggedEvent(event, 0, start + at) for at, event in enumerate(log[start : start + POLL])]
+            lacking = users.missing((0, logged.event.user_id) for logged in logged_events)
+            users.admit(lacking, [None] * len(lacking), logged_events[0].event.ts)
+            for batch_result in self.pipeline.process(logged_events):
+                requests = {offset: log[offset] for _, offset in batch_result.slates}
+                for (_, offset), slate in batch_result.slates.items():
                     asked = self._asked[str(requests[offset].event_id)]
                     self.figures[slate.scenario].add([place.item_id for place in slate.items], asked.targets)
                 self._compare(scenarios[0])
@@ -129,29 +129,29 @@ class _Run:
 
     def _compare(self, scenario: str) -> None:
         """What the others would have shown to whoever asked in this portion; nobody has learned of it yet."""
-        recommender = self.recommender
-        items = recommender.knowledge.items
-        for query, ruling in recommender.rulings.items():
-            if ruling.scenario.name != scenario:
+        pipeline = self.pipeline
+        items = pipeline.features.items
+        for query, request_rules in pipeline.rules_by_query.items():
+            if request_rules.scenario.name != scenario:
                 continue
-            asked = self._asked[str(ruling.event.event_id)]
-            hidden = recommender.rules.hidden(ruling, recommender.batch.queries, query, NOBODY)
-            excluded = Excluded.of([ruling.excluded], hidden, lasting=False)
+            asked = self._asked[str(request_rules.event.event_id)]
+            hidden = pipeline.rules.hidden(request_rules, pipeline.batch.queries, query, NOBODY)
+            excluded = Excluded.of([request_rules.excluded], hidden, lasting=False)
             for name in self.plain:
                 if name == PLAIN_SEARCH:
-                    shown = self._searched(str(ruling.event.query))
+                    shown = self._searched(str(request_rules.event.query))
                 else:
-                    [retriever] = [one for one in recommender.retrievers if one.name == name]
+                    [retriever] = [one for one in pipeline.retrievers if one.name == name]
                     rows = slice(query, query + 1)
-                    best = retriever.candidates(recommender.batch.queries, rows, SHOWN, excluded)[0]
+                    best = retriever.candidates(pipeline.batch.queries, rows, SHOWN, excluded)[0]
                     shown = [items.ids[item] for item in best.tolist() if item != NOTHING]
                 self.figures[name].add(shown, asked.targets)
 
     def _searched(self, text: str) -> list[str]:
         """By words alone, of the items that the log has brought already."""
-        index = self.recommender.knowledge.listing.index
+        index = self.pipeline.features.catalogue.index
         names = [] if index is None else index.search(text, SHOWN * SHOWN)[0]
-        return [name for name in names if self.recommender.knowledge.items.lookup(name) != NOTHING]
+        return [name for name in names if self.pipeline.features.items.lookup(name) != NOTHING]
 
 
 def heading() -> list[str]:

@@ -15,7 +15,7 @@ from streamrec.config.settings import Settings
 from streamrec.replay.catalogue_file import read_catalogue
 
 
-class Changes(NamedTuple):
+class Ablations(NamedTuple):
     """What is to be changed, one thing at a time."""
 
     delays: Sequence[int] = ()
@@ -26,7 +26,7 @@ class Changes(NamedTuple):
     """Models to leave out, or `each`."""
 
 
-def run(part: LogPart, settings: Settings, changes: Changes, *, out: Path, warmup: float) -> None:
+def run(part: LogPart, settings: Settings, changes: Ablations, *, out: Path, warmup: float) -> None:
     """Check the log, run over it once per change, print and write the tables.
 
     Raises:

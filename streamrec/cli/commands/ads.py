@@ -16,7 +16,7 @@ from streamrec.config.settings import Settings
 from streamrec.engine.ads.accounts import DAY_MS, DIRECTORY, total, unpacked
 from streamrec.engine.items.bids import MILLION
 from streamrec.errors import StateError
-from streamrec.replay.catalogue_file import Catalogue, read_catalogue
+from streamrec.replay.catalogue_file import CatalogueItems, read_catalogue
 from streamrec.state import Kind, Store
 from streamrec.state.inspection import Known
 from streamrec.wiring import build_store
@@ -31,7 +31,7 @@ def run(settings: Settings, *, as_json: bool) -> None:
         StateError: nothing was charged yet, or the store does not answer.
         TableError: the catalogue cannot be read.
     """
-    catalogue = Catalogue() if settings.items is None else read_catalogue(settings.items)
+    catalogue = CatalogueItems() if settings.items is None else read_catalogue(settings.items)
     with closing(build_store(settings)) as store:
         known = spending(store, catalogue)
     if known is None:
@@ -45,7 +45,7 @@ def run(settings: Settings, *, as_json: bool) -> None:
         Console().print(_table(known))
 
 
-def spending(store: Store, catalogue: Catalogue) -> Known | None:
+def spending(store: Store, catalogue: CatalogueItems) -> Known | None:
     """What was spent on the newest day that anything was charged, and on whom; None when nothing ever was.
 
     An ad of the catalogue that nobody clicked is there with 0.

@@ -19,13 +19,13 @@ from streamrec.config.settings import Settings
 from streamrec.engine.scenarios.scenario import HOME
 from streamrec.errors import BadEvent, ConfigError, LogError
 from streamrec.events import Event, EventType, Slate
-from streamrec.replay.catalogue_file import Catalogue, read_catalogue
+from streamrec.replay.catalogue_file import CatalogueItems, read_catalogue
 from streamrec.replay.logs import Log
 from streamrec.state import inspection as inspect
 from streamrec.state.memory import MemoryStore
 from streamrec.transport import Record
 from streamrec.transport.local import LocalSink, LocalSource
-from streamrec.wiring import build_tolerance, build_worker
+from streamrec.wiring import build_validation_limits, build_worker
 from streamrec.worker.validation import event_of
 
 MOMENT_MS = 1_000
@@ -40,7 +40,7 @@ def run(part: LogPart, settings: Settings, wanted: Event, *, as_json: bool) -> N
         ConfigError: a setting does not fit, or no worker takes such a request.
     """
     log = part.open()
-    catalogue = read_catalogue(settings.items) if settings.items is not None else Catalogue()
+    catalogue = read_catalogue(settings.items) if settings.items is not None else CatalogueItems()
     summary = checked(log, Console(stderr=True))
     if summary.last_ts is None:
         raise LogError(f"{part.path}: there is no event to learn; is the part asked for empty?")
@@ -56,7 +56,9 @@ def run(part: LogPart, settings: Settings, wanted: Event, *, as_json: bool) -> N
     print_words(console, explanation)
 
 
-def answered(log: Log, settings: Settings, request: Event, catalogue: Catalogue) -> tuple[Slate, inspect.Known | None]:
+def answered(
+    log: Log, settings: Settings, request: Event, catalogue: CatalogueItems
+) -> tuple[Slate, inspect.Known | None]:
     """The slate for a request at a log's end, and what is known of who asked.
 
     Raises:
@@ -65,7 +67,7 @@ def answered(log: Log, settings: Settings, request: Event, catalogue: Catalogue)
     topic = settings.topics.events
     asking = Record(topic, 0, 0, request.user_id.encode(), encode_event(request))
     try:
-        event_of(asking, build_tolerance(settings))
+        event_of(asking, build_validation_limits(settings))
     except BadEvent as error:
         raise ConfigError(f"the request cannot be answered: {error.detail}") from None
 

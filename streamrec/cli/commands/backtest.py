@@ -9,7 +9,7 @@ from rich.table import Table
 
 from streamrec.cli.commands.logs import LogPart, checked
 from streamrec.config.settings import Settings
-from streamrec.evaluation.backtest.report import BacktestResult, against_popularity, newcomers_in_words, report_figures
+from streamrec.evaluation.backtest.report import BacktestResult, against_popularity, new_items_in_words, report_figures
 from streamrec.replay.catalogue_file import read_catalogue
 
 
@@ -28,7 +28,7 @@ def run(part: LogPart, settings: Settings, *, out: Path, warmup: float) -> None:
     result = backtest(log, settings, out, warmup=warmup, catalogue=catalogue)
     Console().print(figures(result))
     Console().print(served(result))
-    print(newcomers_in_words(result))
+    print(new_items_in_words(result))
     print(f"{result.events:,} events in {result.seconds:.0f} s; slates.parquet, report.json and report.html in {out}")
 
 

@@ -25,9 +25,9 @@ from streamrec.codec import brief
 from streamrec.config.settings import Settings
 from streamrec.errors import BadEvent, ConfigError, StateError
 from streamrec.transport import Record
-from streamrec.transport.positions import Surveyor
-from streamrec.wiring import build_tolerance
-from streamrec.worker.dead_letters import Letter, opened
+from streamrec.transport.positions import TopicReader
+from streamrec.wiring import build_validation_limits
+from streamrec.worker.dead_letters import DeadLetter, opened
 from streamrec.worker.validation import event_of
 
 MOST_KINDS = 1_000
@@ -39,19 +39,19 @@ _NAME_CHARS = 80
 
 
 @dataclass(frozen=True, slots=True)
-class Selection:
+class DeadLetterSelection:
     """Which letters: with one of `reasons` (none: any), put aside from `since` to before `until` (ms)."""
 
     reasons: frozenset[str] = frozenset()
     since: int | None = None
     until: int | None = None
 
-    def holds(self, letter: Letter) -> bool:
+    def holds(self, dead_letter: DeadLetter) -> bool:
         """Whether the letter is one of them."""
         return (
-            (not self.reasons or letter.reason in self.reasons)
-            and (self.since is None or letter.sent_ms >= self.since)
-            and (self.until is None or letter.sent_ms < self.until)
+            (not self.reasons or dead_letter.reason in self.reasons)
+            and (self.since is None or dead_letter.sent_ms >= self.since)
+            and (self.until is None or dead_letter.sent_ms < self.until)
         )
 
 
@@ -60,36 +60,36 @@ class Overview:
     """Counts of all letters, and the newest of them without their values. Its size does not grow with the topic."""
 
     keep: int
-    letters: int = 0
+    dead_letters: int = 0
     strangers: int = 0
     kinds: Counter[tuple[str, str]] = field(default_factory=Counter)
-    _newest: list[tuple[int, int, int, Letter]] = field(default_factory=list)
+    _newest: list[tuple[int, int, int, DeadLetter]] = field(default_factory=list)
 
-    def add(self, letter: Letter) -> None:
+    def add(self, dead_letter: DeadLetter) -> None:
         """Count one more."""
-        self.letters += 1
-        kind = letter.reason, letter.field
+        self.dead_letters += 1
+        kind = dead_letter.reason, dead_letter.field
         self.kinds[kind if kind in self.kinds or len(self.kinds) < MOST_KINDS else OTHERS] += 1
-        light = replace(letter, key=None, value=None, headers=())
-        entry = (letter.sent_ms, letter.place.offset, letter.place.partition, light)
+        light = replace(dead_letter, key=None, value=None, headers=())
+        entry = (dead_letter.sent_ms, dead_letter.place.offset, dead_letter.place.partition, light)
         if len(self._newest) < self.keep:
             heapq.heappush(self._newest, entry)
         elif self.keep:
             heapq.heappushpop(self._newest, entry)
 
-    def newest(self) -> list[Letter]:
+    def newest(self) -> list[DeadLetter]:
         """Newest first."""
-        return [letter for *_, letter in sorted(self._newest, key=lambda entry: entry[:3], reverse=True)]
+        return [dead_letter for *_, dead_letter in sorted(self._newest, key=lambda entry: entry[:3], reverse=True)]
 
 
-def show_all(settings: Settings, selection: Selection, *, limit: int, as_json: bool) -> None:
+def show_all(settings: Settings, selection: DeadLetterSelection, *, limit: int, as_json: bool) -> None:
     """Print counts by reason and field, and the `limit` newest letters.
 
     Raises:
         TransportError: no broker answers, or there is no such topic.
     """
     overview = Overview(limit)
-    with closing(Surveyor(settings.topics.dead_letters, settings.kafka)) as topic:
+    with closing(TopicReader(settings.topics.dead_letters, settings.kafka)) as topic:
         overview.strangers = read(topic, selection, overview.add)
     if as_json:
         print(_json(_plain_overview(settings.topics.dead_letters, overview)))
@@ -105,24 +105,24 @@ def show(settings: Settings, address: str, *, as_json: bool) -> None:
         StateError: there is no such letter.
         TransportError: no broker answers, or there is no such topic.
     """
-    with closing(Surveyor(settings.topics.dead_letters, settings.kafka)) as topic:
-        letter = at(topic, address)
-    plain = _plain_letter(letter, settings)
+    with closing(TopicReader(settings.topics.dead_letters, settings.kafka)) as topic:
+        dead_letter = at(topic, address)
+    plain = _plain_letter(dead_letter, settings)
     if as_json:
         print(_json(plain))
         return
     for name, said in plain.items():
         if name not in ("value", "headers"):
             print(f"{name}: {'-' if said in (None, '') else said}")
-    for name, content in letter.headers:
+    for name, content in dead_letter.headers:
         print(f"header {brief(name, _NAME_CHARS)}: {brief(content.decode('utf-8', 'replace'), _DETAIL_CHARS)}")
     print(f"value:\n{plain['value']}")
 
 
 def read(
-    topic: Surveyor,
-    selection: Selection,
-    take: Callable[[Letter], None],
+    topic: TopicReader,
+    selection: DeadLetterSelection,
+    take: Callable[[DeadLetter], None],
     meanwhile: Callable[[], None] = lambda: None,
 ) -> int:
     """Hand every letter selected to `take`, up to where the topic ends now; how many records were no letters.
@@ -137,11 +137,11 @@ def read(
     def each(record: Record) -> None:
         nonlocal strangers
         meanwhile()
-        letter = opened(record)
-        if letter is None:
+        dead_letter = opened(record)
+        if dead_letter is None:
             strangers += 1
-        elif selection.holds(letter):
-            take(letter)
+        elif selection.holds(dead_letter):
+            take(dead_letter)
 
     ends = topic.end()
     starts = topic.beginning() if selection.since is None else topic.since(selection.since, lambda r: r.timestamp_ms)
@@ -149,7 +149,7 @@ def read(
     return strangers
 
 
-def at(topic: Surveyor, address: str) -> Letter:
+def at(topic: TopicReader, address: str) -> DeadLetter:
     """The letter at an address.
 
     Raises:
@@ -160,19 +160,19 @@ def at(topic: Surveyor, address: str) -> Letter:
     if named is None:
         raise ConfigError(f"{brief(address, _NAME_CHARS)!r} is no letter, expected PARTITION-OFFSET as 3-1041")
     record = topic.record(int(named[1]), int(named[2]))
-    letter = None if record is None else opened(record)
-    if letter is None:
+    dead_letter = None if record is None else opened(record)
+    if dead_letter is None:
         what = "nothing there: it has expired, or was never written" if record is None else "no letter of a worker"
         raise StateError(f"topic {topic.topic!r}, {address}: {what}; see `streamrec dlq list`")
-    return letter
+    return dead_letter
 
 
-def refused_now(letter: Letter, settings: Settings, now_ms: int) -> BadEvent | None:
+def refused_now(dead_letter: DeadLetter, settings: Settings, now_ms: int) -> BadEvent | None:
     """Why a worker with these settings would refuse the message, were it sent now; None when it would not."""
-    topic, partition, offset = letter.origin
-    record = Record(topic, partition, offset, letter.key, letter.value, letter.headers, now_ms)
+    topic, partition, offset = dead_letter.origin
+    record = Record(topic, partition, offset, dead_letter.key, dead_letter.value, dead_letter.headers, now_ms)
     try:
-        event_of(record, build_tolerance(settings))
+        event_of(record, build_validation_limits(settings))
     except BadEvent as error:
         return error
     return None
@@ -181,59 +181,68 @@ def refused_now(letter: Letter, settings: Settings, now_ms: int) -> BadEvent | N
 def _plain_overview(topic: str, overview: Overview) -> dict[str, Any]:
     return {
         "topic": topic,
-        "letters": overview.letters,
+        "letters": overview.dead_letters,
         "strangers": overview.strangers,
         "counts": [
             {"reason": reason, "field": name, "letters": count}
             for (reason, name), count in overview.kinds.most_common()
         ],
-        "newest": [_summary(letter) for letter in overview.newest()],
+        "newest": [_summary(dead_letter) for dead_letter in overview.newest()],
     }
 
 
-def _summary(letter: Letter) -> dict[str, Any]:
+def _summary(dead_letter: DeadLetter) -> dict[str, Any]:
     return {
-        "address": letter.address,
-        "ts": letter.sent_ms,
-        "reason": letter.reason,
-        "field": letter.field,
-        "detail": letter.detail,
-        "topic": letter.origin.topic,
-        "partition": letter.origin.partition,
-        "offset": letter.origin.offset,
-        "redriven_from": letter.redriven_from,
+        "address": dead_letter.address,
+        "ts": dead_letter.sent_ms,
+        "reason": dead_letter.reason,
+        "field": dead_letter.field,
+        "detail": dead_letter.detail,
+        "topic": dead_letter.origin.topic,
+        "partition": dead_letter.origin.partition,
+        "offset": dead_letter.origin.offset,
+        "redriven_from": dead_letter.redriven_from,
     }
 
 
-def _plain_letter(letter: Letter, settings: Settings) -> dict[str, Any]:
-    refusal = refused_now(letter, settings, int(time.time() * 1000))
-    texts = {name: brief(said, 500) if isinstance(said, str) else said for name, said in _summary(letter).items()}
+def _plain_letter(dead_letter: DeadLetter, settings: Settings) -> dict[str, Any]:
+    refusal = refused_now(dead_letter, settings, int(time.time() * 1000))
+    texts = {name: brief(said, 500) if isinstance(said, str) else said for name, said in _summary(dead_letter).items()}
     return {
         **texts,
-        "when": _time(letter.sent_ms),
-        "bytes": letter.cut_bytes or len(letter.value or b""),
-        "kept_bytes": len(letter.value or b""),
+        "when": _time(dead_letter.sent_ms),
+        "bytes": dead_letter.cut_bytes or len(dead_letter.value or b""),
+        "kept_bytes": len(dead_letter.value or b""),
         "now": "accepted" if refusal is None else f"refused: {refusal.reason}: {refusal.detail}",
-        "key": None if letter.key is None else brief(letter.key.decode("utf-8", "backslashreplace"), 500),
-        "headers": [[name, content.decode("utf-8", "backslashreplace")] for name, content in letter.headers],
-        "value": excerpt(letter.value, letter.headers),
+        "key": None if dead_letter.key is None else brief(dead_letter.key.decode("utf-8", "backslashreplace"), 500),
+        "headers": [[name, content.decode("utf-8", "backslashreplace")] for name, content in dead_letter.headers],
+        "value": excerpt(dead_letter.value, dead_letter.headers),
     }
 
 
 def _print_overview(console: Console, topic: str, overview: Overview) -> None:
-    console.print(f"{topic}: {overview.letters:,} letters", highlight=False, markup=False)
+    console.print(f"{topic}: {overview.dead_letters:,} letters", highlight=False, markup=False)
     if overview.strangers:
         console.print(f"{overview.strangers:,} records there are no letters of a worker", highlight=False)
-    if not overview.letters:
+    if not overview.dead_letters:
         return
     counts = Table("reason", "field", "letters", title="by reason", title_justify="left")
     for (reason, name), count in overview.kinds.most_common(20):
         counts.add_row(*map(_cell, (reason, name)), f"{count:,}")
     console.print(counts)
     newest = Table("address", "when", "reason", "field", "from", "detail", title="newest", title_justify="left")
-    for letter in overview.newest():
-        where = str(letter.origin) + (f", redriven from {letter.redriven_from}" if letter.redriven_from else "")
-        cells = (letter.address, _time(letter.sent_ms), letter.reason, letter.field, where, letter.detail)
+    for dead_letter in overview.newest():
+        where = str(dead_letter.origin) + (
+            f", redriven from {dead_letter.redriven_from}" if dead_letter.redriven_from else ""
+        )
+        cells = (
+            dead_letter.address,
+            _time(dead_letter.sent_ms),
+            dead_letter.reason,
+            dead_letter.field,
+            where,
+            dead_letter.detail,
+        )
         newest.add_row(*map(_cell, cells))
     if newest.row_count:
         console.print(newest)

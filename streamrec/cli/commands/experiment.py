@@ -15,14 +15,14 @@ from streamrec.cli.commands.outcomes import ROLLOUT, OutcomeRange
 from streamrec.config.settings import Settings
 from streamrec.engine.rollout.revisions import Revision
 from streamrec.errors import ConfigError
-from streamrec.evaluation.experiments.arms import DEFAULT_TERMS, Experiment, Terms, judge
+from streamrec.evaluation.experiments.arms import DEFAULT_TERMS, Experiment, SignificanceTerms, judge
 from streamrec.evaluation.experiments.confidence import Interval
 from streamrec.evaluation.experiments.imitation import Imitation, imitation
-from streamrec.evaluation.experiments.interleaving import Duel, duel
+from streamrec.evaluation.experiments.interleaving import InterleavedPair, duel
 from streamrec.evaluation.experiments.report import figures
 from streamrec.evaluation.experiments.slates import Settlement
 from streamrec.events import Outcome
-from streamrec.wiring import build_book, settled_revision
+from streamrec.wiring import build_rollout_store, settled_revision
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ class Question:
     until: str | None = None
     file: Path | None = None
     bound: float = 1.0
-    terms: Terms = DEFAULT_TERMS
+    terms: SignificanceTerms = DEFAULT_TERMS
     control: str | None = None
 
 
@@ -81,8 +81,8 @@ def _current(settings: Settings, since: str | None) -> Revision:
     """The revision in force. Redis is only asked where the answer depends on it."""
     if since != ROLLOUT:
         return settled_revision(settings)
-    with closing(build_book(settings)) as book:
-        latest = book.latest()
+    with closing(build_rollout_store(settings)) as rollouts:
+        latest = rollouts.latest()
     if latest is None:
         raise ConfigError("--since rollout: the rollout was never changed, the settings alone count; give a time")
     return latest
@@ -107,7 +107,7 @@ def _repeats(settlement: Settlement, unreadable: int) -> str:
     return "".join(f"; {word}" for word in words)
 
 
-def _print_arms(console: Console, experiment: Experiment, terms: Terms) -> None:
+def _print_arms(console: Console, experiment: Experiment, terms: SignificanceTerms) -> None:
     if not experiment.arms:
         return
     share = f"{100 * (1 - terms.alpha):g}%"
@@ -142,7 +142,7 @@ def _print_arms(console: Console, experiment: Experiment, terms: Terms) -> None:
         _say(console, f"no user's window of {hours:g} h is over: wait, or ask with a shorter --window")
 
 
-def _print_duel(console: Console, pair: Duel | None) -> None:
+def _print_duel(console: Console, pair: InterleavedPair | None) -> None:
     if pair is None:
         return
     wins = f"{pair.wins:,} won, {pair.losses:,} lost, {pair.ties:,} ties of {pair.slates:,} slates"

@@ -15,15 +15,15 @@ from rich.console import Console
 from streamrec.cli.commands.explanation import Explanation, as_plain, print_words
 from streamrec.codec import decode_event, decode_slate
 from streamrec.config.settings import Settings
-from streamrec.engine.arrays.logged_event import Arrival
+from streamrec.engine.arrays.logged_event import LoggedEvent
 from streamrec.errors import BadEvent, ConfigError, StateError
 from streamrec.events import Slate
-from streamrec.replay.catalogue_file import Catalogue, read_catalogue
+from streamrec.replay.catalogue_file import CatalogueItems, read_catalogue
 from streamrec.state import Store
 from streamrec.state import inspection as inspect
 from streamrec.state.inspection import Known
 from streamrec.transport import Record
-from streamrec.transport.positions import Surveyor
+from streamrec.transport.positions import TopicReader
 from streamrec.wiring import build_store
 
 REC_ID = re.compile(r"(?P<topic>[A-Za-z0-9._-]+)-(?P<partition>\d{1,9})-(?P<offset>\d{1,18})")
@@ -48,27 +48,27 @@ def run(settings: Settings, rec_id: str, *, as_json: bool, derive: bool) -> None
         StateError: there is no such slate any more, there never was one, or reasons cannot be derived here.
         TransportError: no broker answers, or there is no such topic.
     """
-    catalogue = read_catalogue(settings.items) if settings.items is not None else Catalogue()
+    catalogue = read_catalogue(settings.items) if settings.items is not None else CatalogueItems()
     with closing(build_store(settings)) as store:
-        arrival, sent_ms = asked(settings, rec_id)
-        user = inspect.user(store, arrival.event.user_id)
-        slate = answered(settings, store, arrival, sent_ms, user)
+        logged, sent_ms = asked(settings, rec_id)
+        user = inspect.user(store, logged.event.user_id)
+        slate = answered(settings, store, logged, sent_ms, user)
         derived = derive and not slate.reasons and len(slate.items) > 0
         if derived:
             from streamrec.cli.commands.hindsight import (
                 reasons_now,  # and with it the models, which take seconds to load
             )
 
-            reasons = reasons_now(settings, store, slate, arrival, catalogue)
+            reasons = reasons_now(settings, store, slate, logged, catalogue)
             slate = msgspec.structs.replace(slate, reasons=reasons)
-    explanation = Explanation(slate, arrival.event, user, catalogue, settings.fusion.explore, derived)
+    explanation = Explanation(slate, logged.event, user, catalogue, settings.fusion.explore, derived)
     if as_json:
         print(msgspec.json.encode(as_plain(explanation)).decode())
     else:
         print_words(Console(), explanation)
 
 
-def asked(settings: Settings, rec_id: str) -> tuple[Arrival, int]:
+def asked(settings: Settings, rec_id: str) -> tuple[LoggedEvent, int]:
     """The event that a slate of this name answers, and when it was sent, in ms by the sender's clock.
 
     Raises:
@@ -80,7 +80,7 @@ def asked(settings: Settings, rec_id: str) -> tuple[Arrival, int]:
     if named is None:
         raise ConfigError(f"{rec_id!r} is no rec_id, expected TOPIC-PARTITION-OFFSET as user-events-3-1041")
     partition, offset = int(named["partition"]), int(named["offset"])
-    with closing(Surveyor(named["topic"], settings.kafka)) as topic:
+    with closing(TopicReader(named["topic"], settings.kafka)) as topic:
         record = topic.record(partition, offset)
         if record is None:
             raise StateError(_no_record(topic, partition, offset))
@@ -94,10 +94,10 @@ def asked(settings: Settings, rec_id: str) -> tuple[Arrival, int]:
     if event.type not in settings.serving.recommend_on:
         answers = ", ".join(sorted(settings.serving.recommend_on))
         raise StateError(f"{rec_id}: the event there is a {event.type.value}; serving.recommend_on answers {answers}")
-    return Arrival(event, partition, offset, learned=True, topic=named["topic"]), record.timestamp_ms
+    return LoggedEvent(event, partition, offset, learned=True, topic=named["topic"]), record.timestamp_ms
 
 
-def _no_record(topic: Surveyor, partition: int, offset: int) -> str:
+def _no_record(topic: TopicReader, partition: int, offset: int) -> str:
     place = f"topic {topic.topic!r} partition {partition} offset {offset}"
     if partition >= topic.partitions:
         return f"{place}: the topic has {topic.partitions} partitions, counted from 0"
@@ -107,7 +107,7 @@ def _no_record(topic: Surveyor, partition: int, offset: int) -> str:
     return f"{place}: no record has been written there yet"
 
 
-def answered(settings: Settings, store: Store, arrival: Arrival, sent_ms: int, user: Known | None) -> Slate:
+def answered(settings: Settings, store: Store, logged: LoggedEvent, sent_ms: int, user: Known | None) -> Slate:
     """The slate that answers an event: the user's latest, else what was published since the event was sent.
 
     Raises:
@@ -115,14 +115,14 @@ def answered(settings: Settings, store: Store, arrival: Arrival, sent_ms: int, u
         TransportError: no broker answers, or there is no such topic.
     """
     latest = None if user is None else user["slate"]
-    if latest is not None and latest["rec_id"] == arrival.place:
+    if latest is not None and latest["rec_id"] == logged.place:
         return msgspec.convert(latest, Slate)
     since, span_ms = max(sent_ms - CLOCKS_APART_MS, 0), ANSWERED_WITHIN_MS + CLOCKS_APART_MS
-    with closing(Surveyor(settings.topics.recommendations, settings.kafka)) as topic:
-        found = topic.find(since, span_ms, lambda record: _named(record, arrival.place) is not None)
-    slate = None if found is None else _named(found, arrival.place)
+    with closing(TopicReader(settings.topics.recommendations, settings.kafka)) as topic:
+        found = topic.find(since, span_ms, lambda record: _named(record, logged.place) is not None)
+    slate = None if found is None else _named(found, logged.place)
     if slate is None:
-        raise StateError(_no_slate(settings, store, arrival))
+        raise StateError(_no_slate(settings, store, logged))
     return slate
 
 
@@ -138,12 +138,12 @@ def _named(record: Record, rec_id: str) -> Slate | None:
     return slate if slate.rec_id == rec_id else None
 
 
-def _no_slate(settings: Settings, store: Store, arrival: Arrival) -> str:
-    mark = store.marks().get(arrival.partition)
-    if mark is None or mark.watermark is None or mark.watermark <= arrival.offset:
+def _no_slate(settings: Settings, store: Store, logged: LoggedEvent) -> str:
+    mark = store.marks().get(logged.partition)
+    if mark is None or mark.watermark is None or mark.watermark <= logged.offset:
         stands = "none has started" if mark is None or mark.watermark is None else f"they stand at {mark.watermark}"
-        return f"{arrival.place}: not answered yet: workers have not saved a checkpoint beyond it ({stands})"
+        return f"{logged.place}: not answered yet: workers have not saved a checkpoint beyond it ({stands})"
     return (
-        f"{arrival.place}: no slate of this name, neither the latest of user {arrival.event.user_id!r} nor in topic "
+        f"{logged.place}: no slate of this name, neither the latest of user {logged.event.user_id!r} nor in topic "
         f"{settings.topics.recommendations!r}: it has expired there, or the event repeated an event_id and was ignored"
     )

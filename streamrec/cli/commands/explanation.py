@@ -10,7 +10,7 @@ from rich.console import Console
 from streamrec.cli.user_profile import span
 from streamrec.engine.scenarios.scenario import seeds_of
 from streamrec.events import Event, Reason, Slate, SlateItem
-from streamrec.replay.catalogue_file import Catalogue
+from streamrec.replay.catalogue_file import CatalogueItems
 from streamrec.state.inspection import Known
 
 SHARES_SHOWN = 5
@@ -25,7 +25,7 @@ class Explanation:
     slate: Slate
     request: Event
     user: Known | None  # as `inspect.user` knows them now
-    catalogue: Catalogue
+    catalogue: CatalogueItems
     explore: float  # `fusion.explore` as configured now
     derived: bool  # the reasons are the models' of now
 

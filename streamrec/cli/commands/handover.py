@@ -16,7 +16,7 @@ from streamrec.events import Event
 from streamrec.state import Store
 from streamrec.transport import Record
 from streamrec.transport.partitioners import LIBRDKAFKA, PARTITIONERS
-from streamrec.transport.positions import Surveyor, group_is_live
+from streamrec.transport.positions import TopicReader, group_is_live
 
 EARLIEST, LATEST, END_OF_LOG = "earliest", "latest", "end-of-log"
 
@@ -100,7 +100,7 @@ def moment_of(text: str, option: str) -> int:
 
 
 def positions(
-    topic: Surveyor, start: str | int, end: int, event_of: Callable[[Record], Event], console: Console
+    topic: TopicReader, start: str | int, end: int, event_of: Callable[[Record], Event], console: Console
 ) -> dict[int, int]:
     """For every partition, the first live event: at `start`, or the first after the log's `end` (ms).
 
@@ -130,7 +130,7 @@ def positions(
     return found
 
 
-def still_kept(topic: Surveyor, starts: Mapping[int, int], console: Console) -> dict[int, int]:
+def still_kept(topic: TopicReader, starts: Mapping[int, int], console: Console) -> dict[int, int]:
     """The same positions, but for records that the topic has deleted in the meantime."""
     kept = topic.beginning()
     for partition, start in starts.items():

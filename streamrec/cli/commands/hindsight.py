@@ -13,38 +13,38 @@ import numpy as np
 
 from streamrec.config.settings import Settings
 from streamrec.engine.arrays.batch import CANDIDATES, NOTHING, Int32
-from streamrec.engine.arrays.logged_event import Arrival
-from streamrec.engine.pipeline import Recommender
+from streamrec.engine.arrays.logged_event import LoggedEvent
+from streamrec.engine.pipeline import Pipeline
 from streamrec.engine.slates.explanations import Applied, Scorers, reasons_of
 from streamrec.errors import StateMissing
 from streamrec.events import Reason, Slate
-from streamrec.replay.catalogue_file import Catalogue
+from streamrec.replay.catalogue_file import CatalogueItems
 from streamrec.state import Key, Kind, Store
-from streamrec.state.snapshots import SnapshotShelf
-from streamrec.wiring import build_recommender
+from streamrec.state.snapshots import SnapshotDirectory
+from streamrec.wiring import build_pipeline
 
 
 def reasons_now(
-    settings: Settings, store: Store, slate: Slate, arrival: Arrival, catalogue: Catalogue
+    settings: Settings, store: Store, slate: Slate, logged: LoggedEvent, catalogue: CatalogueItems
 ) -> tuple[Reason, ...]:
-    """The reasons of each item of `slate`, which answered `arrival`, as the models see it now.
+    """The reasons of each item of `slate`, which answered `logged`, as the models see it now.
 
     Raises:
         StateMissing: there is no snapshot here.
         StateError: a snapshot or the store cannot be read, or is of other settings.
     """
-    recommender = _restored(settings, slate, arrival, catalogue)
-    users, user = recommender.knowledge.users, (arrival.partition, slate.user_id)
-    [stored] = store.load([Key(arrival.partition, Kind.USER, slate.user_id)])
+    pipeline = _restored(settings, slate, logged, catalogue)
+    users, user = pipeline.features.users, (logged.partition, slate.user_id)
+    [stored] = store.load([Key(logged.partition, Kind.USER, slate.user_id)])
     users.missing([user])
     users.admit([user], [None if stored is None else as_of(stored, slate.ts)], slate.ts)
-    batch = recommender.batch
+    batch = pipeline.batch
     first = batch.asked
-    [(query, _)], _, _ = recommender.remember([arrival])
-    recommender.rank(slice(first, batch.asked))
-    candidates = _candidates(slate, batch.candidates.items[query], recommender)
-    scorers = Scorers(recommender.models, recommender.fusion, recommender.knowledge.items)
-    applied = Applied(recommender.rulings[query], settings.fusion.explore)
+    [(query, _)], _, _ = pipeline.remember([logged])
+    pipeline.rank(slice(first, batch.asked))
+    candidates = _candidates(slate, batch.candidates.items[query], pipeline)
+    scorers = Scorers(pipeline.models, pipeline.fusion, pipeline.features.items)
+    applied = Applied(pipeline.rules_by_query[query], settings.fusion.explore)
     return reasons_of(slate, batch.queries, query, candidates, scorers, applied)
 
 
@@ -67,25 +67,25 @@ def as_of(stored: bytes, ts: int) -> bytes:
     return bytes(msgpack.packb(user))
 
 
-def _restored(settings: Settings, slate: Slate, arrival: Arrival, catalogue: Catalogue) -> Recommender:
+def _restored(settings: Settings, slate: Slate, logged: LoggedEvent, catalogue: CatalogueItems) -> Pipeline:
     directory = settings.checkpoints.directory
     # Asked first: a shelf makes its directory.
-    shelf = SnapshotShelf(directory, settings.checkpoints.keep) if directory.is_dir() else None
-    newest = None if shelf is None else shelf.latest()
-    if shelf is None or newest is None:
+    snapshots = SnapshotDirectory(directory, settings.checkpoints.keep) if directory.is_dir() else None
+    newest = None if snapshots is None else snapshots.latest()
+    if snapshots is None or newest is None:
         raise StateMissing(
             f"slate {slate.rec_id} was published without reasons (its request did not ask), and to derive them takes a "
             f"model snapshot, of which there is none in {directory}: run where a worker keeps its own, or --no-derive"
         )
-    serving = settings.serving.model_copy(update={"recommend_on": frozenset({arrival.event.type})})
-    recommender = build_recommender(settings.model_copy(update={"serving": serving}), catalogue)
-    recommender.restore(shelf.load(newest, recommender.schema).arrays)
-    return recommender
+    serving = settings.serving.model_copy(update={"recommend_on": frozenset({logged.event.type})})
+    pipeline = build_pipeline(settings.model_copy(update={"serving": serving}), catalogue)
+    pipeline.restore(snapshots.load(newest, pipeline.schema).arrays)
+    return pipeline
 
 
-def _candidates(slate: Slate, proposed: Int32, recommender: Recommender) -> Int32:
+def _candidates(slate: Slate, proposed: Int32, pipeline: Pipeline) -> Int32:
     """What the slate holds, then what is proposed today, (CANDIDATES,): the slate's own candidates nobody kept."""
-    lookup = recommender.knowledge.items.lookup
+    lookup = pipeline.features.items.lookup
     shown = [index for item in slate.items if (index := lookup(item.item_id)) != NOTHING]
     others = proposed[(proposed != NOTHING) & ~np.isin(proposed, shown)]
     candidates = np.full(CANDIDATES, NOTHING, np.int32)

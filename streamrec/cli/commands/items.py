@@ -25,7 +25,7 @@ from streamrec.config.groups import HASHED
 from streamrec.config.settings import Settings
 from streamrec.errors import BadEvent, ConfigError, TableError, TransportError
 from streamrec.events import Item
-from streamrec.replay.catalogue_file import Catalogue, read_catalogue
+from streamrec.replay.catalogue_file import CatalogueItems, read_catalogue
 from streamrec.transport import Record
 from streamrec.worker.catalogue_feed import id_of, item_of
 
@@ -63,7 +63,7 @@ def load(
         TransportError: no broker answers, there is no such topic, or something was not stored.
     """
     from streamrec.transport.confluent import KafkaSink
-    from streamrec.transport.positions import Surveyor
+    from streamrec.transport.positions import TopicReader
 
     catalogue = read_catalogue(file)
     embedding = _embedding(settings, catalogue, embed)
@@ -71,7 +71,7 @@ def load(
     _refuse_too_large(file, wanted, embedding, settings.limits.max_message_bytes)
     if withdraw and not wanted:
         raise ConfigError(f"{file} holds no item, and --withdraw would withdraw all there are; give the right file")
-    with closing(Surveyor(settings.topics.items, settings.kafka)) as topic:
+    with closing(TopicReader(settings.topics.items, settings.kafka)) as topic:
         said = _said(topic.read_whole, settings, embedding)
     messages, difference = compared(wanted, said, withdraw=withdraw)
     if not dry_run:
@@ -95,7 +95,7 @@ def show(settings: Settings, item_id: str, *, as_json: bool) -> None:
     Raises:
         TransportError: no broker answers, there is no such topic, or it says nothing of the item.
     """
-    from streamrec.transport.positions import Surveyor
+    from streamrec.transport.positions import TopicReader
 
     found: list[Record] = []
 
@@ -103,7 +103,7 @@ def show(settings: Settings, item_id: str, *, as_json: bool) -> None:
         if record.key == item_id.encode():
             found[:] = [record]
 
-    with closing(Surveyor(settings.topics.items, settings.kafka)) as topic:
+    with closing(TopicReader(settings.topics.items, settings.kafka)) as topic:
         topic.read_whole(keep)
     if not found or not found[0].value:
         state = "was withdrawn" if found else "is not there"
@@ -151,7 +151,7 @@ def digest(value: bytes) -> bytes:
     return blake2b(value, digest_size=16).digest()
 
 
-def _embedding(settings: Settings, catalogue: Catalogue, embed: bool | None) -> Embedding | None:
+def _embedding(settings: Settings, catalogue: CatalogueItems, embed: bool | None) -> Embedding | None:
     from streamrec.wiring import build_encoder
 
     hashed = settings.learning.encoder == HASHED

@@ -19,7 +19,7 @@ from streamrec.engine.rollout.plan import Decision, Plan
 from streamrec.errors import ConfigError, StateError
 from streamrec.state import inspection as inspect
 from streamrec.state.inspection import Known
-from streamrec.wiring import build_book, build_store, settled_revision
+from streamrec.wiring import build_rollout_store, build_store, settled_revision
 
 MOST_CHARS = 1_500
 """Of a line."""
@@ -75,8 +75,8 @@ def item(settings: Settings, item_id: str, *, as_json: bool) -> None:
 
 def _decision(settings: Settings, user_id: str) -> Decision | None:
     """Who answers the user, by the rollout in force; None where the settings here fit no rollout."""
-    with closing(build_book(settings)) as book:
-        revision = book.latest() or settled_revision(settings)
+    with closing(build_rollout_store(settings)) as rollouts:
+        revision = rollouts.latest() or settled_revision(settings)
     try:
         return Plan.of(revision).decide(user_id)
     except ConfigError:

@@ -56,7 +56,7 @@ def read(settings: Settings, part: OutcomeRange, take: Take) -> int:
 
 
 def _of_topic(settings: Settings, part: OutcomeRange, take: Take) -> int:
-    from streamrec.transport.positions import Surveyor
+    from streamrec.transport.positions import TopicReader
 
     unreadable = 0
 
@@ -72,7 +72,7 @@ def _of_topic(settings: Settings, part: OutcomeRange, take: Take) -> int:
         outcome = _outcome(record)
         return None if outcome is None else outcome.shown_ts or outcome.ts
 
-    with closing(Surveyor(settings.topics.outcomes, settings.kafka)) as topic:
+    with closing(TopicReader(settings.topics.outcomes, settings.kafka)) as topic:
         # What became of a slate is sent after the slate was shown.
         topic.read(topic.beginning() if part.since is None else topic.since(part.since, shown), each)
     return unreadable

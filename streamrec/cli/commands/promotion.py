@@ -19,7 +19,7 @@ from streamrec.config.settings import Settings
 from streamrec.engine.rollout.plan import CONTROL
 from streamrec.engine.rollout.revisions import Mode, Revision
 from streamrec.errors import ConfigError, PromotionRefused
-from streamrec.evaluation.experiments.arms import DEFAULT_TERMS, Terms, judge
+from streamrec.evaluation.experiments.arms import DEFAULT_TERMS, SignificanceTerms, judge
 from streamrec.evaluation.experiments.gates import (
     LADDER,
     Gate,
@@ -33,7 +33,7 @@ from streamrec.evaluation.experiments.gates import (
 from streamrec.evaluation.experiments.imitation import imitation
 from streamrec.evaluation.experiments.slates import Settlement
 from streamrec.events import Outcome
-from streamrec.wiring import build_book, build_plan, settled_revision
+from streamrec.wiring import build_plan, build_rollout_store, settled_revision
 
 Appraisal = Callable[[Sequence[Outcome], str], Valuation | None]
 """What the policy of this name is worth by these outcomes; None where nothing can be said."""
@@ -50,7 +50,7 @@ class Promotion:
     why: str = ""
     since: str | None = None
     required: Mapping[str, float] | None = None  # thresholds in place of the defaults
-    terms: Terms = DEFAULT_TERMS
+    terms: SignificanceTerms = DEFAULT_TERMS
 
 
 def promote(settings: Settings, asked: Promotion, appraise: Appraisal) -> None:
@@ -63,8 +63,8 @@ def promote(settings: Settings, asked: Promotion, appraise: Appraisal) -> None:
         TransportError: the outcomes cannot be read.
     """
     console = Console()
-    with closing(build_book(settings)) as book:
-        current = book.latest() or settled_revision(settings)
+    with closing(build_rollout_store(settings)) as rollouts:
+        current = rollouts.latest() or settled_revision(settings)
         to = _step(current, asked)
         following = _following(current, to, asked)
         build_plan(settings, following)  # before anything is written
@@ -81,7 +81,7 @@ def promote(settings: Settings, asked: Promotion, appraise: Appraisal) -> None:
             say(console, "nothing was changed: --check")
             return
         following = msgspec.structs.replace(following, forced=gate is None or not gate.passed)
-        book.append(following)
+        rollouts.append(following)
     say(console, f"{named(following)}: {described(following)}; workers follow at their next checkpoint")
 
 

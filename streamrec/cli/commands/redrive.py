@@ -15,16 +15,16 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from streamrec.cli.commands.dead_letters import Selection, at, read, refused_now
+from streamrec.cli.commands.dead_letters import DeadLetterSelection, at, read, refused_now
 from streamrec.config.settings import Settings
 from streamrec.errors import BadEvent
 from streamrec.state.redriven import Redriven
 from streamrec.transport import Record
 from streamrec.transport.confluent import KafkaSink
 from streamrec.transport.confluent_sink import PARTITIONER_CHOOSES
-from streamrec.transport.positions import Surveyor
+from streamrec.transport.positions import TopicReader
 from streamrec.wiring import build_redriven
-from streamrec.worker.dead_letters import Letter, origin_of, returned
+from streamrec.worker.dead_letters import DeadLetter, origin_of, returned
 
 BATCH_LETTERS = 500
 BATCH_BYTES = 8 * 1024 * 1024
@@ -67,8 +67,8 @@ class Redrive:
         self,
         topic: str,
         memory: Memory,
-        refused: Callable[[Letter], BadEvent | None],
-        send: Callable[[Letter], None],
+        refused: Callable[[DeadLetter], BadEvent | None],
+        send: Callable[[DeadLetter], None],
         stored: Callable[[], None],
     ) -> None:
         self.tally = Tally()
@@ -77,47 +77,53 @@ class Redrive:
         self._refused = refused
         self._send = send
         self._stored = stored
-        self._batch: list[Letter] = []
+        self._batch: list[DeadLetter] = []
         self._bytes = 0
 
-    def take(self, letter: Letter) -> None:
+    def take(self, dead_letter: DeadLetter) -> None:
         """One more letter; a full batch is sent."""
-        self._batch.append(letter)
-        self._bytes += letter.size_bytes
+        self._batch.append(dead_letter)
+        self._bytes += dead_letter.size_bytes
         if len(self._batch) >= BATCH_LETTERS or self._bytes >= BATCH_BYTES:
             self.send()
 
     def send(self) -> None:
         """Send what was taken and not sent yet; counted as sent once it is stored and marked."""
         batch, self._batch, self._bytes = self._batch, [], 0
-        origins = [str(letter.origin) for letter in batch]
+        origins = [str(dead_letter.origin) for dead_letter in batch]
         sent: dict[str, None] = {}
-        for letter, origin, known in zip(batch, origins, self._memory.known(origins), strict=True):
+        for dead_letter, origin, known in zip(batch, origins, self._memory.known(origins), strict=True):
             if known or origin in sent:
                 self.tally.sent_before += 1
-            elif self._may_go(letter):
-                self._send(letter)
+            elif self._may_go(dead_letter):
+                self._send(dead_letter)
                 sent[origin] = None
         if sent:
             self._stored()
             self._memory.mark(list(sent))
             self.tally.sent += len(sent)
 
-    def _may_go(self, letter: Letter) -> bool:
-        if letter.origin.topic != self._topic:
+    def _may_go(self, dead_letter: DeadLetter) -> bool:
+        if dead_letter.origin.topic != self._topic:
             self.tally.elsewhere += 1
             return False
-        if letter.cut_bytes:
+        if dead_letter.cut_bytes:
             self.tally.cut += 1
             return False
-        refusal = self._refused(letter)
+        refusal = self._refused(dead_letter)
         if refusal is not None:
             self.tally.refused[refusal.reason] += 1
         return refusal is None
 
 
 def run(
-    settings: Settings, selection: Selection, addresses: Sequence[str], *, dry_run: bool, force: bool, as_json: bool
+    settings: Settings,
+    selection: DeadLetterSelection,
+    output_topics: Sequence[str],
+    *,
+    dry_run: bool,
+    force: bool,
+    as_json: bool,
 ) -> None:
     """Send the letters selected, as far as the dead-letter topic reaches now; print what became of them.
 
@@ -136,66 +142,66 @@ def run(
     """
     topic = settings.topics.events
 
-    def refused(letter: Letter) -> BadEvent | None:
-        return None if force else refused_now(letter, settings, int(time.time() * 1000))
+    def refused(dead_letter: DeadLetter) -> BadEvent | None:
+        return None if force else refused_now(dead_letter, settings, int(time.time() * 1000))
 
     with (
-        closing(Surveyor(settings.topics.dead_letters, settings.kafka)) as letters,
-        closing(Surveyor(topic, settings.kafka)) as events,
+        closing(TopicReader(settings.topics.dead_letters, settings.kafka)) as dead_letters,
+        closing(TopicReader(topic, settings.kafka)) as events,
         closing(build_redriven(settings)) as memory,
     ):
         if dry_run:
-            redrive = Redrive(topic, _Unchanged(memory), refused, lambda letter: None, lambda: None)
-            _take(redrive, letters, selection, addresses)
+            redrive = Redrive(topic, _Unchanged(memory), refused, lambda dead_letter: None, lambda: None)
+            _take(redrive, dead_letters, selection, output_topics)
         else:
-            redrive = _sent_back(settings, memory, refused, letters, events, selection, addresses)
+            redrive = _sent_back(settings, memory, refused, dead_letters, events, selection, output_topics)
     print(_as_json(redrive.tally) if as_json else in_words(redrive.tally, topic, dry_run))
 
 
 def _sent_back(
     settings: Settings,
     memory: Redriven,
-    refused: Callable[[Letter], BadEvent | None],
-    letters: Surveyor,
-    events: Surveyor,
-    selection: Selection,
-    addresses: Sequence[str],
+    refused: Callable[[DeadLetter], BadEvent | None],
+    dead_letters: TopicReader,
+    events: TopicReader,
+    selection: DeadLetterSelection,
+    output_topics: Sequence[str],
 ) -> Redrive:
     topic = settings.topics.events
     with memory.held(), closing(KafkaSink(settings.kafka)) as sink:
         _find_unmarked(memory, events)
         memory.begin(events.end())
 
-        def send(letter: Letter) -> None:
+        def send(dead_letter: DeadLetter) -> None:
             # Where it came from: whoever sent it may have spread users another way than this producer would.
-            there = letter.origin.partition < events.partitions
-            partition = letter.origin.partition if there else PARTITIONER_CHOOSES
+            there = dead_letter.origin.partition < events.partitions
+            partition = dead_letter.origin.partition if there else PARTITIONER_CHOOSES
             memory.go_on()
-            sink.publish(topic, letter.key, letter.value, returned(letter), partition=partition)
+            sink.publish(topic, dead_letter.key, dead_letter.value, returned(dead_letter), partition=partition)
 
         redrive = Redrive(topic, memory, refused, send, lambda: sink.flush(FLUSH_TIMEOUT_S))
-        _take(redrive, letters, selection, addresses, memory.go_on)
+        _take(redrive, dead_letters, selection, output_topics, memory.go_on)
         memory.finish()
     return redrive
 
 
 def _take(
     redrive: Redrive,
-    letters: Surveyor,
-    selection: Selection,
-    addresses: Sequence[str],
+    dead_letters: TopicReader,
+    selection: DeadLetterSelection,
+    output_topics: Sequence[str],
     meanwhile: Callable[[], None] = lambda: None,
 ) -> None:
-    if addresses:
-        for letter in [at(letters, address) for address in dict.fromkeys(addresses)]:
-            if selection.holds(letter):
-                redrive.take(letter)
+    if output_topics:
+        for dead_letter in [at(dead_letters, address) for address in dict.fromkeys(output_topics)]:
+            if selection.holds(dead_letter):
+                redrive.take(dead_letter)
     else:
-        read(letters, selection, redrive.take, meanwhile)
+        read(dead_letters, selection, redrive.take, meanwhile)
     redrive.send()
 
 
-def _find_unmarked(memory: Redriven, events: Surveyor) -> None:
+def _find_unmarked(memory: Redriven, events: TopicReader) -> None:
     """Mark what a run that was cut short has sent: it lies past where the topic ended when that run began."""
     noted = memory.unfinished()
     if noted is None:

@@ -12,9 +12,9 @@ from rich.console import Console
 from rich.table import Table
 
 from streamrec.config.settings import Settings
-from streamrec.engine.rollout.revisions import Book, Mode, Revision
+from streamrec.engine.rollout.revisions import Mode, Revision, RolloutStore
 from streamrec.errors import ConfigError
-from streamrec.wiring import build_book, build_plan, settled_revision
+from streamrec.wiring import build_plan, build_rollout_store, settled_revision
 
 
 def show(settings: Settings, *, as_json: bool) -> None:
@@ -23,8 +23,8 @@ def show(settings: Settings, *, as_json: bool) -> None:
     Raises:
         StateError: Redis does not answer.
     """
-    with closing(build_book(settings)) as book:
-        history = book.history()
+    with closing(build_rollout_store(settings)) as rollouts:
+        history = rollouts.history()
     settled = settled_revision(settings)
     if as_json:
         found = {"current": (history or [settled])[0], "settings": settled, "history": history}
@@ -45,10 +45,10 @@ def rollback(settings: Settings, number: int | None, *, why: str) -> None:
         ConfigError: there is no such revision.
         StateError: Redis does not answer, or somebody else changed the rollout meanwhile.
     """
-    with closing(build_book(settings)) as book:
-        following = _restoring(book, settings, number, why)
+    with closing(build_rollout_store(settings)) as rollouts:
+        following = _restoring(rollouts, settings, number, why)
         build_plan(settings, following)  # before anything is written
-        book.append(following)
+        rollouts.append(following)
     say(
         Console(),
         f"{named(following)}: back to {following.restores}, {described(following)}; workers follow at their next "
@@ -71,9 +71,9 @@ def described(revision: Revision) -> str:
     return f"{revision.mode.value}, {revision.baseline} answers in the place of {revision.policy}"
 
 
-def _restoring(book: Book, settings: Settings, number: int | None, why: str) -> Revision:
+def _restoring(rollouts: RolloutStore, settings: Settings, number: int | None, why: str) -> Revision:
     """The revision that returns to `number`, or to the one before what is in force."""
-    history = book.history()
+    history = rollouts.history()
     if not history:
         raise ConfigError("there is nothing to return from: the rollout was never changed, the settings alone count")
     by_number = {revision.number: revision for revision in [*history, settled_revision(settings)]}

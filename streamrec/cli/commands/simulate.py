@@ -57,7 +57,7 @@ def contest(
         ConfigError: there is no such contender.
     """
     from streamrec.evaluation.simulation import contest as contests
-    from streamrec.evaluation.simulation.report import Told, write_report
+    from streamrec.evaluation.simulation.report import SimulationNotes, write_report
     from streamrec.evaluation.simulation.standings import pushed, standings
 
     notes = Console(stderr=True)
@@ -74,7 +74,7 @@ def contest(
         for name, runs in contests.contest(names, world, [seed], settings, note).items():
             episodes[name] += runs
         if out is not None:  # after every seed: what is interrupted has its report so far
-            told = Told(command, seeds[:number], world, _told(settings), time.perf_counter() - began)
+            told = SimulationNotes(command, seeds[:number], world, _told(settings), time.perf_counter() - began)
             write_report(out, episodes, told)
     terminal = Console()
     shown_on = terminal if terminal.is_terminal else Console(width=120)

@@ -16,13 +16,13 @@ from streamrec.engine.arrays.labels import Interest
 from streamrec.engine.trending.windows import Windows
 from streamrec.errors import ConfigError
 from streamrec.transport import Record
-from streamrec.transport.positions import Surveyor
+from streamrec.transport.positions import TopicReader
 from streamrec.trends.app import Gap, Trends, make_app
 from streamrec.trends.app import run as run_app
 from streamrec.trends.credentials import credentials
 from streamrec.trends.page import trends_page
 from streamrec.trends.watchdog import Watchdog
-from streamrec.wiring import build_tolerance
+from streamrec.wiring import build_validation_limits
 
 LOOKS = 6
 """How often the watchdog looks within its limit."""
@@ -54,8 +54,8 @@ def group_of(settings: Settings) -> str:
 
 def _partitions(settings: Settings) -> int:
     """Of the events topic; the trends topic has one for each."""
-    with closing(Surveyor(settings.topics.events, settings.kafka)) as events:
-        with closing(Surveyor(settings.topics.trends, settings.kafka)) as says:
+    with closing(TopicReader(settings.topics.events, settings.kafka)) as events:
+        with closing(TopicReader(settings.topics.trends, settings.kafka)) as says:
             if says.partitions < events.partitions:
                 raise ConfigError(
                     f"topic {says.topic!r} has {says.partitions} partitions, expected {events.partitions}, as many as "
@@ -69,7 +69,7 @@ async def _count(settings: Settings, partitions: int, kind: type[Trends]) -> Non
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     trends = assemble(settings, partitions, kind)
-    survey = Surveyor(settings.topics.events, settings.kafka)  # the watchdog's own: it must not wait for anybody
+    survey = TopicReader(settings.topics.events, settings.kafka)  # the watchdog's own: it must not wait for anybody
     watchdog = Watchdog(
         lambda: (survey.beginning(), survey.end()), lambda: trends.stored, trends.give_up, settings.trends.stall_s
     )
@@ -101,7 +101,7 @@ def assemble(settings: Settings, partitions: int, kind: type[Trends] = Trends) -
         partitions,
         windows,
         wanted.max_items,
-        build_tolerance(settings),
+        build_validation_limits(settings),
         Interest(settings.learning.positives),
         partial(_records_in, settings),
     )
@@ -129,6 +129,6 @@ def _records_in(settings: Settings, gaps: Sequence[Gap]) -> int:
         if any(gap.first <= record.offset < gap.end for gap in by_partition[record.partition]):
             missing.add((record.partition, record.offset))
 
-    with closing(Surveyor(settings.topics.events, settings.kafka)) as survey:
+    with closing(TopicReader(settings.topics.events, settings.kafka)) as survey:
         survey.read(starts, look, ends)
     return len(missing)

@@ -31,14 +31,14 @@ from streamrec.config.settings import Settings
 from streamrec.errors import LogError
 from streamrec.replay.catalogue_file import read_catalogue
 from streamrec.replay.logs import Log
-from streamrec.state.snapshots import SnapshotShelf
+from streamrec.state.snapshots import SnapshotDirectory
 from streamrec.transport.partitioners import PARTITIONERS
-from streamrec.transport.positions import Surveyor
-from streamrec.wiring import build_store, build_tolerance, build_warmup
+from streamrec.transport.positions import TopicReader
+from streamrec.wiring import build_store, build_validation_limits, build_warmup
 from streamrec.worker.validation import event_of
 
 if TYPE_CHECKING:
-    from streamrec.engine.batch_result import Portion
+    from streamrec.engine.batch_result import BatchResult
 
 SAMPLE = 100
 """Records of each partition by which the partitioner is told."""
@@ -74,7 +74,7 @@ def run(part: LogPart, settings: Settings, plan: Plan) -> None:
     start = plan.start if plan.start in (EARLIEST, LATEST, END_OF_LOG) else moment_of(plan.start, "--from")
     log = part.open()
     catalogue = read_catalogue(settings.items) if settings.items is not None else None
-    with closing(Surveyor(settings.topics.events, settings.kafka)) as topic, closing(build_store(settings)) as store:
+    with closing(TopicReader(settings.topics.events, settings.kafka)) as topic, closing(build_store(settings)) as store:
         refuse_live_workers(settings)
         refuse_checkpoints(store, settings.redis.prefix, plan.fresh)
         spread = PARTITIONERS[partitioner_of(plan.partitioner, settings, topic.oldest(SAMPLE), topic.partitions)]
@@ -87,12 +87,12 @@ def run(part: LogPart, settings: Settings, plan: Plan) -> None:
         with Progress(*columns, console=console) as bar:
             learned = Learned(log, bar)
             worker = build_warmup(settings, past, store, learned, catalogue)
-            judge = partial(event_of, tolerance=build_tolerance(settings))
+            judge = partial(event_of, validation_limits=build_validation_limits(settings))
             starts = positions(topic, start, end, judge, console)
             handed_over = warm_up(
                 worker,
                 store,
-                SnapshotShelf(settings.checkpoints.directory, settings.checkpoints.keep),
+                SnapshotDirectory(settings.checkpoints.directory, settings.checkpoints.keep),
                 topic.partitions,
                 lambda: still_kept(topic, starts, console),
                 passes=plan.passes,
@@ -100,7 +100,7 @@ def run(part: LogPart, settings: Settings, plan: Plan) -> None:
             )
     print(
         f"learned {learned.events:,} events of {past.rows:,} rows up to {_time(end)}: {worker.newcomers:,} users, "
-        f"{worker.recommender.knowledge.items.known:,} items"
+        f"{worker.pipeline.features.items.known:,} items"
     )
     print(f"models in {settings.checkpoints.directory / handed_over.snapshot}")
     print(f"next: start `streamrec worker` with the same configuration; in {topic.topic} it goes on at")
@@ -130,10 +130,10 @@ class Learned:
         self._bar = bar
         self._task = bar.add_task("learning", total=len(log))
 
-    def __call__(self, portion: Portion) -> None:
+    def __call__(self, result: BatchResult) -> None:
         """After a portion of the log."""
-        self.events += len(portion.arrivals)
-        self._bar.update(self._task, completed=portion.arrivals[-1].offset + 1 - self._first_row)
+        self.events += len(result.logged_events)
+        self._bar.update(self._task, completed=result.logged_events[-1].offset + 1 - self._first_row)
 
 
 class Rate(ProgressColumn):

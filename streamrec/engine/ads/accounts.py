@@ -41,7 +41,7 @@ Sums = list[int]
 
 
 @dataclass(slots=True)
-class _Partition:
+class _PartitionAccounts:
     """One partition's accounts: item id, then day."""
 
     newest: int = 0
@@ -52,13 +52,13 @@ class _Partition:
     version: int = 0  # of what counts for ranking
 
 
-class Accounts:
+class AdAccounts:
     """Of the partitions held."""
 
     def __init__(self) -> None:
         self.refused = 0  # clicks that were not charged because too many ads had an account
         self.beyond = 0  # millionths that were not charged because they lay beyond a limit
-        self._partitions: dict[int, _Partition] = {}
+        self._partitions: dict[int, _PartitionAccounts] = {}
 
     def charge(self, partition: int, due: Due) -> None:
         """An ad was clicked. What is later than DAYS_KEPT days counts for the oldest that is kept."""
@@ -110,8 +110,8 @@ class Accounts:
     def take_over(self, partition: int, directory: bytes | None) -> list[str]:
         """Become the owner of a partition; returns the names of its ads, for `fill`."""
         known: dict[str, Any] = msgspec.msgpack.decode(directory) if directory else {}
-        before = self._partitions.get(partition, _Partition())
-        self._partitions[partition] = _Partition(known.get("newest", 0), version=before.version + 1)
+        before = self._partitions.get(partition, _PartitionAccounts())
+        self._partitions[partition] = _PartitionAccounts(known.get("newest", 0), version=before.version + 1)
         return list(known.get("ads", ()))
 
     def fill(self, partition: int, names: Sequence[str], values: Sequence[bytes | None]) -> None:
@@ -137,18 +137,18 @@ class Accounts:
         """Forget partitions that belong to somebody else now."""
         for partition in partitions:
             if partition in self._partitions:
-                self._partitions[partition] = _Partition(version=self._partitions[partition].version + 1)
+                self._partitions[partition] = _PartitionAccounts(version=self._partitions[partition].version + 1)
 
-    def _held(self, partition: int) -> _Partition:
-        return self._partitions.setdefault(partition, _Partition())
+    def _held(self, partition: int) -> _PartitionAccounts:
+        return self._partitions.setdefault(partition, _PartitionAccounts())
 
-    def _account(self, held: _Partition, item_id: str) -> dict[int, Sums]:
+    def _account(self, held: _PartitionAccounts, item_id: str) -> dict[int, Sums]:
         if item_id not in held.ads:
             held.ads[item_id] = {}
             held.listed = False
         return held.ads[item_id]
 
-    def _turn(self, held: _Partition, day: int) -> None:
+    def _turn(self, held: _PartitionAccounts, day: int) -> None:
         """A new day: the oldest leave."""
         held.newest = day
         held.listed = False

@@ -18,15 +18,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from streamrec.engine.ads import pacing
-from streamrec.engine.ads.accounts import DAY_MS, Accounts, Due
+from streamrec.engine.ads.accounts import DAY_MS, AdAccounts, Due
 from streamrec.engine.arrays.batch import Array, Float64, Int32, Int64
 from streamrec.engine.arrays.feedback import ShownAds
 from streamrec.engine.items.bids import MILLION, Bids
 from streamrec.engine.items.item_table import ItemTable
 
 if TYPE_CHECKING:
-    from streamrec.engine.ads.click_probability import ClickChance
-    from streamrec.engine.arrays.feedback import Lesson
+    from streamrec.engine.ads.click_probability import ClickProbability
+    from streamrec.engine.arrays.feedback import SlateFeedback
 
 ADS = "ads"
 """What a snapshot has of ads."""
@@ -34,7 +34,7 @@ HOURS, CHANCE = "hours.", "chance."
 
 
 @dataclass(frozen=True, slots=True)
-class _Standing:
+class _AdStanding:
     """Where the ads stand in one partition on one day."""
 
     key: tuple[int, int, int]  # revision of the bids, version of the accounts, day
@@ -47,17 +47,17 @@ class Ads:
     """The ads among the items, by index; `paced` spreads spending over the day, else only the budget holds."""
 
     def __init__(
-        self, items: ItemTable, bids: Bids, chance: ClickChance, partitions: int, *, paced: bool = True
+        self, items: ItemTable, bids: Bids, chance: ClickProbability, partitions: int, *, paced: bool = True
     ) -> None:
         """`partitions` of the input: each may spend its part of a budget."""
-        self.accounts = Accounts()
+        self.accounts = AdAccounts()
         self.hours = pacing.Hours()
         self.chance = chance
         self._items = items
         self._bids = bids
         self._partitions = partitions
         self._paced = paced
-        self._standings: dict[int, _Standing] = {}  # by partition
+        self._standings: dict[int, _AdStanding] = {}  # by partition
         self._taught: tuple[tuple[int, int], Float64] = (-1, -1), np.empty(0)
 
     # What is asked
@@ -127,17 +127,17 @@ class Ads:
         """A click costs something. Counts for ranking from the next learning cut on."""
         self.accounts.charge(partition, due)
 
-    def learn(self, lessons: Sequence[Lesson]) -> None:
+    def learn(self, feedback: Sequence[SlateFeedback]) -> None:
         """The cut: what was charged counts, and what came of slates with ads is learned."""
         self.accounts.settle()
-        for lesson in lessons:
-            if lesson.ads is None:
+        for slate_feedback in feedback:
+            if slate_feedback.ads is None:
                 continue
-            self.hours.note(lesson.ts)
-            seen = np.flatnonzero(lesson.ads.bids)
-            names = [lesson.items[place] for place in seen.tolist()]
-            clicked = lesson.ads.clicked[seen].tolist()
-            self.chance.learn(names, (seen + 1).tolist(), lesson.ads.utilities[seen], clicked)
+            self.hours.note(slate_feedback.ts)
+            seen = np.flatnonzero(slate_feedback.ads.bids)
+            names = [slate_feedback.items[place] for place in seen.tolist()]
+            clicked = slate_feedback.ads.clicked[seen].tolist()
+            self.chance.learn(names, (seen + 1).tolist(), slate_feedback.ads.utilities[seen], clicked)
 
     def state(self) -> dict[str, Array]:
         """What a snapshot holds: accounts are not in it, they live in the store."""
@@ -152,14 +152,14 @@ class Ads:
         self.chance.restore({name.removeprefix(CHANCE): arrays[name] for name in arrays if name.startswith(CHANCE)})
         self._taught = (-1, -1), np.empty(0)
 
-    def _lead(self, standing: _Standing, ts: int) -> Float64:
+    def _lead(self, standing: _AdStanding, ts: int) -> Float64:
         """How far each ad is ahead of its plan, in budgets, (ads,)."""
         if not self._paced:
             return np.zeros(len(standing.clicks))
         lead: Float64 = standing.clicks / standing.bought - self.hours.passed(ts)
         return lead
 
-    def _standing(self, partition: int, day: int) -> _Standing:
+    def _standing(self, partition: int, day: int) -> _AdStanding:
         key = self._bids.revision, self.accounts.version(partition), day
         standing = self._standings.get(partition)
         if standing is None or standing.key != key:
@@ -170,9 +170,9 @@ class Ads:
             firsts = np.array([zlib.crc32(name.encode("utf-8", "surrogatepass")) for name in names], np.int64)
             turns = (firsts + day + partition) % self._partitions
             bids, budgets = self._bids.bid[ads], self._bids.budget[ads]
-            standing = self._standings[partition] = _Standing(
+            standing = self._standings[partition] = _AdStanding(
                 key,
-                *pacing.dealt(bids, budgets, spent, turns, self._partitions),
+                *pacing.allotted(bids, budgets, spent, turns, self._partitions),
                 pacing.limits(bids, budgets, turns, self._partitions),
             )
         return standing

@@ -34,7 +34,7 @@ MAX_TAUGHT = 16_384
 """Ads with a weight of their own; of more, those that were shown least go back to the average."""
 
 
-class ClickChance:
+class ClickProbability:
     """Untaught it gives small chances in the order of utilities."""
 
     def __init__(self) -> None:
@@ -105,7 +105,7 @@ class ClickChance:
 
     def restore(self, arrays: Mapping[str, Array]) -> None:
         """The inverse of `state`."""
-        fresh = ClickChance()
+        fresh = ClickProbability()
         self._river, self._ftrl = fresh._river, fresh._ftrl
         names = [*PRIOR, *unpacked_strings("ads", arrays)]
         for name, (weight, z, n) in zip(names, arrays["weights"].tolist(), strict=True):

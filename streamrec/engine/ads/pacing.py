@@ -36,7 +36,7 @@ KEPT = 0.8
 """Of what earlier days said of the hours, by each day: three days count half."""
 
 
-def dealt(bids: Int64, budgets: Int64, spent: Int64, turns: Int64, partitions: int) -> tuple[Int64, Int64]:
+def allotted(bids: Int64, budgets: Int64, spent: Int64, turns: Int64, partitions: int) -> tuple[Int64, Int64]:
     """The next click of a partition for each ad, and how many the budget buys, (ads,) each.
 
     Args:
@@ -51,7 +51,7 @@ def dealt(bids: Int64, budgets: Int64, spent: Int64, turns: Int64, partitions: i
 
 
 def limits(bids: Int64, budgets: Int64, turns: Int64, partitions: int) -> Int64:
-    """What a partition may spend on each ad in a day: the clicks it is dealt, (ads,). Arguments as of `dealt`."""
+    """What a partition may spend on each ad in a day: the clicks it is dealt, (ads,). Arguments as of `allotted`."""
     bought = budgets // bids
     return (bought - turns + partitions - 1) // partitions * bids
 

@@ -28,7 +28,7 @@ class ShownAds:
 
 
 @dataclass(frozen=True, slots=True)
-class Lesson:
+class SlateFeedback:
     """What came of a slate: its items that were seen, from the top."""
 
     policy: str
@@ -53,7 +53,7 @@ class Lesson:
 
 
 @runtime_checkable
-class Refusing(Protocol):
+class CountsRefusals(Protocol):
     """What those do that may refuse to learn: for a number that is none, or a loss that exploded."""
 
     @property

@@ -9,7 +9,7 @@ from streamrec.engine.arrays.compiled import mixed
 from streamrec.events import Event
 
 
-class Arrival(NamedTuple):
+class LoggedEvent(NamedTuple):
     """One event as it came."""
 
     event: Event

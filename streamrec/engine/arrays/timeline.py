@@ -13,8 +13,8 @@ import numpy as np
 
 from streamrec.engine.arrays.batch import Float64, Int8, Int32, Int64, Uint64
 
-Step = tuple[int, int, int, int, int, int, int, int]
-"""One step: the fields of `Steps` but the price, in their order."""
+TimelineStep = tuple[int, int, int, int, int, int, int, int]
+"""One step: the fields of `Timeline` but the price, in their order."""
 
 REMEMBER = 0
 ASK = 1
@@ -22,7 +22,7 @@ _NO_PRICES: Mapping[int, float] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
-class Steps:
+class Timeline:
     """Arrays of one length, in log order."""
 
     kind: Int8  # REMEMBER or ASK
@@ -36,7 +36,7 @@ class Steps:
     price: Float64  # REMEMBER: what the event itself says that the item costs, NaN where it does not
 
     @classmethod
-    def of(cls, rows: list[Step], prices: Mapping[int, float] = _NO_PRICES) -> Steps:
+    def of(cls, rows: list[TimelineStep], prices: Mapping[int, float] = _NO_PRICES) -> Timeline:
         """From tuples in the order of the fields, and prices by place in the list."""
         price = np.full(len(rows), np.nan)
         price[list(prices)] = list(prices.values())

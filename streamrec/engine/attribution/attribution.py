@@ -24,7 +24,7 @@ import numpy as np
 
 from streamrec.engine.ads.accounts import Due
 from streamrec.engine.arrays.batch import Float32, Int32
-from streamrec.engine.arrays.feedback import Lesson, ShownAds
+from streamrec.engine.arrays.feedback import ShownAds, SlateFeedback
 from streamrec.engine.items.bids import MILLION
 from streamrec.events import EVENT_TYPES, TYPE_CODES, Counterfactual, Event, EventType, Evidence, Outcome, Slate
 
@@ -49,7 +49,7 @@ class RewardRule(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Rules:
+class AttributionRules:
     """How slates are judged."""
 
     window_ms: int
@@ -60,7 +60,7 @@ class Rules:
 
 
 @dataclass(frozen=True, slots=True)
-class Memo:
+class ServedSlate:
     """What must be kept of a slate, beside what is published, to learn from what comes of it."""
 
     context: int
@@ -112,7 +112,7 @@ class OpenSlate(msgspec.Struct, array_like=True):
     clicked: list[int] = []  # positions of ads that were clicked, and have been charged
 
     @classmethod
-    def of(cls, slate: Slate, memo: Memo) -> OpenSlate:
+    def of(cls, slate: Slate, served: ServedSlate) -> OpenSlate:
         """A slate as it was just shown."""
         plain = msgspec.structs.replace(
             slate, items=tuple(msgspec.structs.replace(item, shares={}) for item in slate.items), reasons=()
@@ -122,22 +122,22 @@ class OpenSlate(msgspec.Struct, array_like=True):
             ts=slate.ts,
             items=tuple(item.item_id for item in slate.items),
             slate=_ENCODER.encode(plain),
-            context=memo.context,
-            schema=memo.schema,
-            features=memo.features.astype(np.float16).tobytes(),
-            traces={name: trace.astype(np.int32).tobytes() for name, trace in memo.traces.items()},
-            bids=() if memo.ads is None else tuple(memo.ads.bids.tolist()),
-            limits=() if memo.ads is None else tuple(memo.ads.limits.tolist()),
-            utilities=b"" if memo.ads is None else memo.ads.utilities.tobytes(),
+            context=served.context,
+            schema=served.schema,
+            features=served.features.astype(np.float16).tobytes(),
+            traces={name: trace.astype(np.int32).tobytes() for name, trace in served.traces.items()},
+            bids=() if served.ads is None else tuple(served.ads.bids.tolist()),
+            limits=() if served.ads is None else tuple(served.ads.limits.tolist()),
+            utilities=b"" if served.ads is None else served.ads.utilities.tobytes(),
         )
 
-    def concerned(self, event: Event, rules: Rules) -> bool:
+    def concerned(self, event: Event, rules: AttributionRules) -> bool:
         """Whether the event is about this slate: it comes within the window, and names it or an item of it."""
         if event.rec_id not in (None, self.rec_id) or not 0 <= event.ts - self.ts <= rules.window_ms:
             return False
         return event.item_id in self.items
 
-    def credit(self, event: Event, rules: Rules) -> bool:
+    def credit(self, event: Event, rules: AttributionRules) -> bool:
         """Take an event that concerns this slate; False when it says nothing of it."""
         assert event.item_id is not None
         position = self.items.index(event.item_id) + 1
@@ -161,7 +161,7 @@ class OpenSlate(msgspec.Struct, array_like=True):
         self.clicked.append(position)
         return Due(event.item_id, self.ts, self.bids[position - 1], self.limits[position - 1])
 
-    def depth(self, rules: Rules) -> int:
+    def depth(self, rules: AttributionRules) -> int:
         """How many of its places were seen, from the top."""
         if self.seen_to > 0:
             return max(self.seen_to, self.answered_to)
@@ -185,10 +185,10 @@ class Closed:
     """What came of a slate: an outcome for each item that was seen, and the lesson, None when nobody saw it."""
 
     outcomes: tuple[Outcome, ...]
-    lesson: Lesson | None
+    slate_feedback: SlateFeedback | None
 
 
-def closed(waiting: OpenSlate, rules: Rules) -> Closed:
+def closed(waiting: OpenSlate, rules: AttributionRules) -> Closed:
     """The last word on a slate."""
     depth = waiting.depth(rules)
     if depth == 0:
@@ -196,7 +196,7 @@ def closed(waiting: OpenSlate, rules: Rules) -> Closed:
     slate = _DECODER.decode(waiting.slate)
     outcomes = tuple(_outcome(waiting, slate, position, rules) for position in range(1, depth + 1))
     count = len(waiting.items)
-    lesson = Lesson(
+    slate_feedback = SlateFeedback(
         policy=slate.policy,
         context=waiting.context,
         features=np.frombuffer(waiting.features, np.float16).reshape(count, -1)[:depth].astype(np.float32),
@@ -212,7 +212,7 @@ def closed(waiting: OpenSlate, rules: Rules) -> Closed:
         items=waiting.items[:depth],
         ads=_ads(waiting, depth),
     )
-    return Closed(outcomes, lesson)
+    return Closed(outcomes, slate_feedback)
 
 
 def _ads(waiting: OpenSlate, depth: int) -> ShownAds | None:
@@ -226,7 +226,7 @@ def _ads(waiting: OpenSlate, depth: int) -> ShownAds | None:
     )
 
 
-def _outcome(waiting: OpenSlate, slate: Slate, position: int, rules: Rules) -> Outcome:
+def _outcome(waiting: OpenSlate, slate: Slate, position: int, rules: AttributionRules) -> Outcome:
     shown = slate.items[position - 1]
     reward, ts, kind = _worth(waiting.credits.get(position), rules.reward, slate.ts)
     return Outcome(

@@ -19,8 +19,8 @@ from typing import Any
 import msgspec
 
 from streamrec.engine.ads.accounts import Due
-from streamrec.engine.arrays.logged_event import Arrival
-from streamrec.engine.attribution.attribution import Closed, Memo, OpenSlate, Rules, closed
+from streamrec.engine.arrays.logged_event import LoggedEvent
+from streamrec.engine.attribution.attribution import AttributionRules, Closed, OpenSlate, ServedSlate, closed
 from streamrec.events import Slate
 
 MINUTE_MS = 60_000
@@ -41,7 +41,7 @@ Load = Callable[[Sequence[User]], Sequence[bytes | None]]
 
 
 @dataclass(frozen=True, slots=True)
-class Room:
+class OpenSlateLimits:
     """How many slates may wait."""
 
     users: int
@@ -51,7 +51,7 @@ class Room:
 
 
 @dataclass(slots=True)
-class _Partition:
+class _PartitionSlates:
     """One partition's clock, and the users whose slates fall due in each minute."""
 
     clock_ms: int = 0
@@ -62,7 +62,7 @@ class _Partition:
 
 
 @dataclass(frozen=True, slots=True)
-class Changes:
+class SlateChanges:
     """What is new in a partition, by name; NOTHING_LEFT where there is nothing any more."""
 
     open: Mapping[str, bytes]
@@ -74,7 +74,11 @@ class OpenSlates:
     """Open slates of the partitions held."""
 
     def __init__(
-        self, rules: Rules, lateness_ms: int, room: Room, charge: Charge = lambda partition, due: None
+        self,
+        rules: AttributionRules,
+        lateness_ms: int,
+        room: OpenSlateLimits,
+        charge: Charge = lambda partition, due: None,
     ) -> None:
         """`charge` is told what clicks on ads cost."""
         self.rules = rules
@@ -87,7 +91,7 @@ class OpenSlates:
         self._slates: OrderedDict[User, list[OpenSlate]] = OrderedDict()
         self._changed: dict[User, None] = {}
         self._latest: dict[User, bytes] = {}
-        self._partitions: dict[int, _Partition] = {}
+        self._partitions: dict[int, _PartitionSlates] = {}
         self._wanted: set[User] = set()  # asked for last: these do not make room for others
 
     # In and out of memory
@@ -124,7 +128,7 @@ class OpenSlates:
     def take_over(self, partition: int, directory: bytes | None) -> list[str]:
         """Become the owner of a partition; returns the names of its minutes, for `fill`."""
         known: dict[str, Any] = msgspec.msgpack.decode(directory) if directory else {}
-        self._partitions[partition] = _Partition(known.get("clock_ms", 0), known.get("count", 0))
+        self._partitions[partition] = _PartitionSlates(known.get("clock_ms", 0), known.get("count", 0))
         return [str(minute) for minute in known.get("minutes", ())]
 
     def fill(self, partition: int, names: Sequence[str], values: Sequence[bytes | None]) -> None:
@@ -133,19 +137,19 @@ class OpenSlates:
             users = msgspec.msgpack.decode(value, type=list[str]) if value else []
             self._partitions[partition].minutes[int(name)] = dict.fromkeys(users)
 
-    def take_changes(self, partition: int) -> Changes:
+    def take_changes(self, partition: int) -> SlateChanges:
         """What is new in a partition since the last time."""
         users = [user for user in self._changed if user[0] == partition]
         for user in users:
             del self._changed[user]
         fresh = [user for user in self._latest if user[0] == partition]
-        held = self._partitions.get(partition, _Partition())
+        held = self._partitions.get(partition, _PartitionSlates())
         due = {str(minute): self._encoded_minute(held, minute) for minute in sorted(held.changed)}
         held.changed.clear()
         if users or due:
             directory = {"clock_ms": held.clock_ms, "count": held.count, "minutes": list(held.minutes)}
             due[DIRECTORY] = _ENCODER.encode(directory)
-        return Changes(
+        return SlateChanges(
             open={
                 user[1]: _ENCODER.encode(self._slates[user]) if self._slates[user] else NOTHING_LEFT for user in users
             },
@@ -166,7 +170,7 @@ class OpenSlates:
 
     # What happens
 
-    def shown(self, partition: int, slate: Slate, memo: Memo) -> None:
+    def shown(self, partition: int, slate: Slate, served: ServedSlate) -> None:
         """A slate was published and waits from now on."""
         user = partition, slate.user_id
         self._latest[user] = _ENCODER.encode(slate)
@@ -174,26 +178,26 @@ class OpenSlates:
         if not slate.items:
             return
         waiting = self._slates.setdefault(user, [])
-        waiting.append(OpenSlate.of(slate, memo))
+        waiting.append(OpenSlate.of(slate, served))
         held = self._held(partition)
         held.count += 1
         self._list(held, self._minute(slate.ts), slate.user_id)
         if len(waiting) > self.room.per_user:
             self._list(held, AT_ONCE, slate.user_id)
 
-    def credit(self, arrival: Arrival) -> bool:
+    def credit(self, logged: LoggedEvent) -> bool:
         """Count the event for the slate it concerns, the newest of several; False when there is none."""
-        event = arrival.event
+        event = logged.event
         if event.item_id is None:
             return False
-        for waiting in reversed(self._slates.get((arrival.partition, event.user_id), ())):
+        for waiting in reversed(self._slates.get((logged.partition, event.user_id), ())):
             if waiting.concerned(event, self.rules):
                 due = waiting.charge(event)
                 if due is not None:
-                    self._charge(arrival.partition, due)
+                    self._charge(logged.partition, due)
                 credited = waiting.credit(event, self.rules)
                 if credited or due is not None:
-                    self._changed[arrival.partition, event.user_id] = None
+                    self._changed[logged.partition, event.user_id] = None
                 return credited
         self.late += event.rec_id is not None
         return False
@@ -217,7 +221,9 @@ class OpenSlates:
             yield from self._close_minute(number, held, min(held.minutes), load)
             self.early += before - held.count
 
-    def _close_minute(self, number: int, held: _Partition, minute: int, load: Load) -> Iterator[tuple[Closed, bool]]:
+    def _close_minute(
+        self, number: int, held: _PartitionSlates, minute: int, load: Load
+    ) -> Iterator[tuple[Closed, bool]]:
         names = list(held.minutes.pop(minute))
         held.changed.add(minute)
         for start in range(0, len(names), LOADED_TOGETHER):
@@ -230,7 +236,7 @@ class OpenSlates:
                 for waiting in self._leaving(user, minute):
                     held.count -= 1
                     came = closed(waiting, self.rules)
-                    self.unseen += came.lesson is None
+                    self.unseen += came.slate_feedback is None
                     yield came, held.learned
             self._make_room()
 
@@ -252,14 +258,14 @@ class OpenSlates:
     def _minute(self, shown_ts: int) -> int:
         return max((shown_ts + self._wait_ms) // MINUTE_MS, AT_ONCE + 1)
 
-    def _held(self, partition: int) -> _Partition:
-        return self._partitions.setdefault(partition, _Partition())
+    def _held(self, partition: int) -> _PartitionSlates:
+        return self._partitions.setdefault(partition, _PartitionSlates())
 
-    def _list(self, held: _Partition, minute: int, user_id: str) -> None:
+    def _list(self, held: _PartitionSlates, minute: int, user_id: str) -> None:
         held.minutes.setdefault(minute, {})[user_id] = None
         held.changed.add(minute)
 
-    def _encoded_minute(self, held: _Partition, minute: int) -> bytes:
+    def _encoded_minute(self, held: _PartitionSlates, minute: int) -> bytes:
         users = held.minutes.get(minute)
         return _ENCODER.encode(list(users)) if users else NOTHING_LEFT
 

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from streamrec.engine.arrays.batch import Array, Float64
-from streamrec.engine.arrays.feedback import Lesson
+from streamrec.engine.arrays.feedback import SlateFeedback
 
 PLACES = 100
 """Places of a slate at most; each has a worth of its own."""
@@ -37,40 +37,40 @@ USUAL_RATE = 0.01
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class LearningStep:
     """What lessons ask of the weights: the gradient of the log-likelihood, and its curvature."""
 
     gradient: Float64  # (features,)
     curvature: Float64  # (features, features)
-    lessons: int
+    feedback: int
 
 
-class Responses:
+class ChoiceModel:
     """The worth of places, and the steps that slates ask for."""
 
     def __init__(self, weighted: bool = False) -> None:
-        """`weighted`: an item counts by how unlikely it was to be where it was, as `Lesson.importance`."""
+        """`weighted`: an item counts by how unlikely it was to be where it was, as `SlateFeedback.importance`."""
         self.weighted = weighted
         self.offsets = np.zeros(1 + PLACES)  # b, then a of each place; the first place's stays 0
         self.offsets[0] = FIRST_OUTSIDE
         self._certainty = np.ones(1 + PLACES)  # curvature met so far, a little of it forgotten
         self._usual: Float64 = np.empty(0)  # (features,) the mean over slates of late
 
-    def step(self, lessons: Sequence[Lesson], mean: Float64) -> Step:
+    def step(self, feedback: Sequence[SlateFeedback], mean: Float64) -> LearningStep:
         """The sum over lessons at these weights, (features,); the places' worths move by it."""
         gradient, curvature = np.zeros(len(mean)), np.zeros((len(mean), len(mean)))
-        for lesson in lessons:
-            x = self._unusual(lesson.features.astype(np.float64))  # (seen, features)
+        for slate_feedback in feedback:
+            x = self._unusual(slate_feedback.features.astype(np.float64))  # (seen, features)
             chance = self._chances(x @ mean)  # (seen,)
-            weight = lesson.importance if self.weighted else np.ones(len(x))
-            missed = weight * (lesson.reward - chance)  # (seen,)
+            weight = slate_feedback.importance if self.weighted else np.ones(len(x))
+            missed = weight * (slate_feedback.reward - chance)  # (seen,)
             gradient += missed @ x
             scaled = x * np.sqrt(weight)[:, None]
             pulled = chance @ scaled
             curvature += (scaled * chance[:, None]).T @ scaled - np.outer(pulled, pulled)
             if np.isfinite(missed @ x).all():  # else the fusion refuses the step, and counts it
-                self._move(lesson.reward - chance, chance)
-        return Step(gradient, curvature, len(lessons))
+                self._move(slate_feedback.reward - chance, chance)
+        return LearningStep(gradient, curvature, len(feedback))
 
     def _unusual(self, features: Float64) -> Float64:
         """Features as differences to the usual ones, which follow."""

@@ -28,12 +28,12 @@ import scipy.linalg
 
 from streamrec.engine.arrays.batch import NOTHING, Array, Candidates, Float32, Float64, Int64, MicroBatch, Queries
 from streamrec.engine.arrays.compiled import standard_normal
-from streamrec.engine.arrays.feedback import Lesson
+from streamrec.engine.arrays.feedback import SlateFeedback
 from streamrec.engine.arrays.labels import IMITATED, WANTED
 from streamrec.engine.arrays.log_shares import BY_MODEL
-from streamrec.engine.fusion.choice_model import Responses
+from streamrec.engine.fusion.choice_model import ChoiceModel
 from streamrec.engine.fusion.features import contexts, describe, names
-from streamrec.engine.policies import Asked, Constraints, Posterior
+from streamrec.engine.policies import Constraints, PolicyInput, Posterior
 
 if TYPE_CHECKING:
     from streamrec.engine.fusion.residual import Residual
@@ -85,7 +85,7 @@ class Fusion:
             self.names += (RESIDUAL,)
         self.width = len(self.names)
         self.schema = zlib.crc32("/".join(self.names).encode())  # of what features are: lessons must have it
-        self.responses = Responses(weighted)
+        self.responses = ChoiceModel(weighted)
         self._prior_mean = np.zeros(self.width)
         self._prior_mean[self.plain :] = 1.0
         self._prior_mean[:count] = [(prior or {}).get(model, PRIOR_WEIGHT) for model in self.models]
@@ -136,14 +136,15 @@ class Fusion:
         rows: Int64,
         candidates: Candidates,
         boost: Float64,
-        doubt: Float64,
+        uncertainty: Float64,
         constraints: Sequence[Constraints | None],
-    ) -> Asked:
+    ) -> PolicyInput:
         """What policies see of these query rows.
 
-        `boost` (rows, candidates) is in the candidates' utility already; `doubt` is likewise, `constraints` (rows,).
+        `boost` (rows, candidates) is in the candidates' utility already; `uncertainty` has the same shape;
+        `constraints` (rows,).
         """
-        return Asked(
+        return PolicyInput(
             seeds=queries.seed[rows],
             items=candidates.items[rows],
             features=candidates.features[rows],
@@ -151,7 +152,7 @@ class Fusion:
             scores=candidates.scores[:, rows],
             context=contexts(queries, rows),
             boost=boost,
-            doubt=doubt,
+            uncertainty=uncertainty,
             constraints=tuple(constraints),
         )
 
@@ -169,7 +170,7 @@ class Fusion:
         by_model = parts[:, : BY_MODEL * count].reshape(len(parts), BY_MODEL, count).sum(1)
         return np.concatenate([by_model, parts[:, BY_MODEL * count :].sum(1, keepdims=True)], axis=1)
 
-    def learn(self, batch: MicroBatch, lessons: Sequence[Lesson] = ()) -> None:
+    def learn(self, batch: MicroBatch, feedback: Sequence[SlateFeedback] = ()) -> None:
         """One Laplace step on the queries of a micro-batch that were followed by a wanted item, and on lessons."""
         gradient = np.zeros(self.width)
         curvature = np.zeros((self.width, self.width))
@@ -186,9 +187,9 @@ class Fusion:
             learned += 1
             if self.residual is not None:
                 self.residual.remember(batch.candidates.features[q, :used, : self.plain], batch.queries, q, wanted)
-        if lessons and self.learn_outcomes and not self.imitating:
-            step = self.responses.step(lessons, self.mean)
-            gradient, curvature, learned = gradient + step.gradient, curvature + step.curvature, learned + step.lessons
+        if feedback and self.learn_outcomes and not self.imitating:
+            step = self.responses.step(feedback, self.mean)
+            gradient, curvature, learned = gradient + step.gradient, curvature + step.curvature, learned + step.feedback
         if learned == 0:
             return
         kept = self.forgetting**learned

@@ -9,7 +9,7 @@ import heapq
 from collections.abc import Mapping
 
 from streamrec.engine.arrays.batch import NOTHING
-from streamrec.engine.items.entry import Entry
+from streamrec.engine.items.entry import CatalogueEntry
 from streamrec.engine.items.item_table import FORGOTTEN_SHARE, ItemTable
 
 SPARE_SHARE = 8
@@ -17,14 +17,14 @@ MOST_SPARE = 2_048
 """Indices that are left for what is new in the log: one in SPARE_SHARE, this many at most."""
 
 
-class Newcomers:
+class ItemAdmission:
     """Who of the catalogue's `entries`, by item id, waits for an index.
 
     `eager`: an item that does not say when it was added is new as soon as it is told of; else it is known when the log
     first names it (a backtest: the file says what will be, not when).
     """
 
-    def __init__(self, items: ItemTable, entries: Mapping[str, Entry], *, eager: bool) -> None:
+    def __init__(self, items: ItemTable, entries: Mapping[str, CatalogueEntry], *, eager: bool) -> None:
         self.cut_ms = 0  # the log's clock at the last learning cut
         self._items = items
         self._entries = entries

@@ -2,7 +2,7 @@
 
 By item index, so that a filter is answered for every item at once. Prices are an array; of each category and each tag
 it is kept which items carry it, so a label costs as much as it has items and not as much as there are. What is said of
-an item is told to it when it gets an index, and taken back when its index is (`Listing` does both).
+an item is told to it when it gets an index, and taken back when its index is (`Catalogue` does both).
 
 Where the catalogue names no category of an item, the item table's counts: the one that events named. Knows nothing of
 topics, models or requests.
@@ -49,7 +49,7 @@ def description_of(item: Item) -> Description:
     return Description(item.price, _shared(item.categories), _distinct(item.tags))
 
 
-class Facts:
+class ItemAttributes:
     """Of every item that has an index."""
 
     def __init__(self, items: ItemTable) -> None:

@@ -17,16 +17,16 @@ import numpy as np
 
 from streamrec.engine.arrays.batch import NOBODY, NOTHING, Array, Bool, Float32, Int32, Int64
 from streamrec.engine.arrays.packing import packed_strings, unpacked_strings
-from streamrec.engine.items.admission import Newcomers
-from streamrec.engine.items.attributes import NOTHING_SAID, Facts
+from streamrec.engine.items.admission import ItemAdmission
+from streamrec.engine.items.attributes import NOTHING_SAID, ItemAttributes
 from streamrec.engine.items.bids import Bids
-from streamrec.engine.items.entry import ALWAYS, Entry
+from streamrec.engine.items.entry import ALWAYS, CatalogueEntry
 from streamrec.engine.items.item_table import ItemTable
 from streamrec.engine.items.text_encoders import TextVectors
 from streamrec.events import Item
 
 
-class Index(Protocol):
+class SearchIndex(Protocol):
     """Finds items by the words that the catalogue says of them."""
 
     def __len__(self) -> int:
@@ -42,10 +42,10 @@ class Index(Protocol):
         """At most `k` items by id, best first, and their scores, above zero."""
 
 
-class Listing:
+class Catalogue:
     """At most `capacity` items of the catalogue; of more, the longest unchanged are as if they were not in it.
 
-    `eager` as in `Newcomers`. `listed_only`: nothing else may be shown.
+    `eager` as in `ItemAdmission`. `listed_only`: nothing else may be shown.
     `texts` makes content vectors of items, and of what people search for; None: nobody asks for any. `index` is told
     what is listed; None: nobody searches.
     """
@@ -58,7 +58,7 @@ class Listing:
         eager: bool = True,
         listed_only: bool = False,
         texts: TextVectors | None = None,
-        index: Index | None = None,
+        index: SearchIndex | None = None,
     ) -> None:
         self.items = items
         self.capacity = capacity
@@ -70,10 +70,10 @@ class Listing:
         self.bids = Bids(items.capacity)
         self.born: Bool = np.zeros(items.capacity, np.bool_)  # came in by the catalogue, before anybody touched it
         self.shown: Int32 = np.zeros(items.capacity, np.int32)  # times on a slate, of those
-        self.facts = Facts(items)
+        self.attributes = ItemAttributes(items)
         self._listed_only = listed_only
-        self._entries: dict[str, Entry] = {}  # in the order of their last change
-        self._newcomers = Newcomers(items, self._entries, eager=eager)
+        self._entries: dict[str, CatalogueEntry] = {}  # in the order of their last change
+        self._newcomers = ItemAdmission(items, self._entries, eager=eager)
         self._withdrawn: dict[str, None] = {}
         self._opens: Int64 = np.zeros(items.capacity, np.int64)
         self._closes: Int64 = np.full(items.capacity, ALWAYS, np.int64)
@@ -94,7 +94,7 @@ class Listing:
         name = item.item_id
         self._withdrawn.pop(name, None)
         self._entries.pop(name, None)
-        self._entries[name] = Entry.of(item, sent_ms, self.texts)
+        self._entries[name] = CatalogueEntry.of(item, sent_ms, self.texts)
         if self.index is not None:
             self.index.take(item)
         while len(self._entries) > self.capacity:
@@ -171,7 +171,7 @@ class Listing:
     # New items
 
     def arrive(self, now_ms: int, reserved: int) -> None:
-        """What is new is given an index, as far as there is room beside the `reserved` ones: see `Newcomers`."""
+        """What is new is given an index, as far as there is room beside the `reserved` ones: see `ItemAdmission`."""
         self._bear(self._newcomers.arrive(now_ms, reserved))
 
     def arrive_expected(self, now_ms: int, reserved: int) -> None:
@@ -196,7 +196,7 @@ class Listing:
         """These indices will name other items soon."""
         self.born[items] = False
         self.shown[items] = 0
-        self.facts.forget(items)
+        self.attributes.forget(items)
         self._set(items, None, False)
 
     def _name(self, index: int, item_id: str) -> None:
@@ -219,11 +219,11 @@ class Listing:
             self.items.content.set(index, None if entry is None else entry.content)
         if entry is not None and entry.category is not None:
             self.items.categorise(index, entry.category)
-        elif entry is not None and self.facts.named_category(index):  # and names it no more
+        elif entry is not None and self.attributes.named_category(index):  # and names it no more
             self.items.uncategorise(index)
-        self.facts.tell(index, NOTHING_SAID if entry is None else entry.said)
+        self.attributes.tell(index, NOTHING_SAID if entry is None else entry.said)
 
-    def _set(self, index: int | Int32, entry: Entry | None, withdrawn: bool) -> None:
+    def _set(self, index: int | Int32, entry: CatalogueEntry | None, withdrawn: bool) -> None:
         self._opens[index] = 0 if entry is None else entry.opens
         self._closes[index] = ALWAYS if entry is None else entry.closes
         self.boost[index] = 0.0 if entry is None else entry.log_boost
@@ -277,7 +277,7 @@ class Listing:
         self.shown[:] = 0
         every = np.arange(self.items.capacity, dtype=np.int32)
         self._set(every, None, False)
-        self.facts.forget(every)
+        self.attributes.forget(every)
         self.items.content.forget(every)
         for name in [*self._entries, *self._withdrawn]:
             self._tell(name)

@@ -15,7 +15,7 @@ ALWAYS = LATEST_TS_MS + 1
 """When an item closes that does not say when."""
 
 
-class Entry(NamedTuple):
+class CatalogueEntry(NamedTuple):
     """Times are in ms, in the log's time."""
 
     said: Description
@@ -29,7 +29,7 @@ class Entry(NamedTuple):
     budget: int = 0
 
     @classmethod
-    def of(cls, item: Item, sent_ms: int, texts: TextVectors | None) -> Entry:
+    def of(cls, item: Item, sent_ms: int, texts: TextVectors | None) -> CatalogueEntry:
         """What an item says of itself; `texts` makes its content vector, None: nobody asks for one."""
         return cls(
             said=description_of(item),

@@ -31,7 +31,7 @@ class ItemEntry:
         self.category: str | None = None
 
 
-class Ledger:
+class ItemCounts:
     """At most `capacity` entries in memory, by (partition, item id); unchanged ones leave in order of arrival."""
 
     def __init__(self, capacity: int) -> None:

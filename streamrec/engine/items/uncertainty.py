@@ -29,7 +29,7 @@ HALF_LIFE_S = 7 * 24 * 3600.0
 HALF_LIFE_MS = HALF_LIFE_S * 1000.0
 
 
-class Doubt:
+class Uncertainty:
     """Of items with an index below `capacity`; 16 bytes each."""
 
     def __init__(self, capacity: int) -> None:
@@ -45,7 +45,7 @@ class Doubt:
             ts: (rows,) when they are asked for, ms.
         """
         out = np.ones(items.shape)
-        _doubt(self._told, self._as_of, items, ts, out)
+        _uncertainty(self._told, self._as_of, items, ts, out)
         return out
 
     def note_shown(self, items: Iterable[int], ts: int) -> None:
@@ -103,7 +103,7 @@ def _tell(told, as_of, items, ts):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _doubt(told, as_of, items, ts, out):  # type: ignore[no-untyped-def]
+def _uncertainty(told, as_of, items, ts, out):  # type: ignore[no-untyped-def]
     for row in range(len(items)):
         for c in range(items.shape[1]):
             item = items[row, c]

@@ -62,7 +62,7 @@ LEAST_SPREADS: Mapping[Measure, float] = {Measure.LOSS: 0.05, Measure.HIT_RATE: 
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class ListStanding:
     """How well a list does."""
 
     loss: float  # nats per example
@@ -70,7 +70,7 @@ class Standing:
 
 
 @dataclass(frozen=True, slots=True)
-class Drift:
+class DriftAlarm:
     """A list does lastingly worse than it used to."""
 
     name: str
@@ -79,9 +79,9 @@ class Drift:
     """When it was noticed: time of the last example of the block, ms."""
     place: str
     """Where it was noticed: topic, partition and offset of that example."""
-    before: Standing
+    before: ListStanding
     """What was usual."""
-    after: Standing
+    after: ListStanding
     """The mean since the change began."""
     measure: Measure = Measure.LOSS
     """By which it was noticed."""
@@ -94,7 +94,7 @@ class Drift:
         )
 
 
-class Progress:
+class PrequentialRecord:
     """Progressive figures of some lists, the fused one first, in the order of `Trial.ranks`."""
 
     def __init__(self, lists: Sequence[str]) -> None:
@@ -106,7 +106,7 @@ class Progress:
         self._block = np.zeros((3, count))  # the same, over the block that is not full yet
         self._watches = tuple(Watch(count, measure) for measure in Measure)
 
-    def tried(self, trial: Trial, batch: MicroBatch, examples: slice) -> list[Drift]:
+    def tried(self, trial: Trial, batch: MicroBatch, examples: slice) -> list[DriftAlarm]:
         """Take a portion's rankings, whose targets are these examples of the batch, before they are learned.
 
         Returns the drifts that came to light, in log order.
@@ -123,25 +123,27 @@ class Progress:
         self.examples += len(kept)
         drifts = []
         for block, end in zip(blocks[:full], ends[:full].tolist(), strict=True):
-            arrival = trial.arrivals[int(kept[end])]
+            logged = trial.logged_events[int(kept[end])]
             for watch in self._watches:
                 for at, before, after in watch.look(block[1:] / BLOCK):
-                    drifts.append(Drift(self.lists[at], arrival.event.ts, arrival.place, before, after, watch.measure))
+                    drifts.append(
+                        DriftAlarm(self.lists[at], logged.event.ts, logged.place, before, after, watch.measure)
+                    )
         return drifts
 
-    def recent(self) -> dict[str, Standing]:
+    def recent(self) -> dict[str, ListStanding]:
         """The decayed means by list; empty before the first example."""
         return self._standings(self._recent)
 
-    def overall(self) -> dict[str, Standing]:
+    def overall(self) -> dict[str, ListStanding]:
         """The means over all examples by list; empty before the first example."""
         return self._standings(self._total)
 
-    def _standings(self, sums: Float64) -> dict[str, Standing]:
+    def _standings(self, sums: Float64) -> dict[str, ListStanding]:
         if self.examples == 0:
             return {}
         means = (sums[1:] / sums[0]).T.tolist()
-        return {name: Standing(*mean) for name, mean in zip(self.lists, means, strict=True)}
+        return {name: ListStanding(*mean) for name, mean in zip(self.lists, means, strict=True)}
 
     def state(self) -> dict[str, Array]:
         return {
@@ -172,7 +174,7 @@ class Watch:
         self._since = np.zeros((3, lists))  # the part of them since it may have become worse
         self._tests = [PageHinkley(FIRST_BLOCKS, alpha=1.0) for _ in range(lists)]
 
-    def look(self, means: Float64) -> list[tuple[int, Standing, Standing]]:
+    def look(self, means: Float64) -> list[tuple[int, ListStanding, ListStanding]]:
         """Take a block's mean losses and hit rates, (2, lists).
 
         Returns the lists that do lastingly worse: their place, what was usual, and what is now.
@@ -192,7 +194,9 @@ class Watch:
         tested = zip(self._tests, worse.tolist(), spreads.tolist(), strict=True)
         return [(at, *found) for at, test in enumerate(tested) if (found := self._tested(at, *test)) is not None]
 
-    def _tested(self, at: int, test: PageHinkley, worse: float, spread: float) -> tuple[Standing, Standing] | None:
+    def _tested(
+        self, at: int, test: PageHinkley, worse: float, spread: float
+    ) -> tuple[ListStanding, ListStanding] | None:
         test.delta, test.threshold = SLACK * spread, ALARM * spread
         test.update(worse)  # type: ignore[no-untyped-call]
         rise = test._sum_increase - test._min_increase
@@ -222,9 +226,9 @@ class Watch:
             _recall(test, numbers)
 
 
-def _standing(sums: Float64) -> Standing:
+def _standing(sums: Float64) -> ListStanding:
     count, loss, hit_rate = sums.tolist()
-    return Standing(loss / count, hit_rate / count)
+    return ListStanding(loss / count, hit_rate / count)
 
 
 def _numbers(test: PageHinkley) -> list[float]:

@@ -48,7 +48,7 @@ class Phase(IntEnum):
 
 
 @dataclass(slots=True)
-class Case:
+class PartyRecord:
     """What is on record of one party."""
 
     phase: Phase = Phase.TRUSTED
@@ -80,9 +80,9 @@ class Quarantine:
     """The record of everybody who learns; `models` in the order of their scores."""
 
     def __init__(self, models: Sequence[str], patience: int = PATIENCE) -> None:
-        self._patience = patience
+        self._retry = patience
         self._models = tuple(MODEL + model for model in models)
-        self._cases: dict[str, Case] = {}
+        self._cases: dict[str, PartyRecord] = {}
 
     # At rankings and at cuts
 
@@ -109,7 +109,7 @@ class Quarantine:
         for name in refused:
             self._case(name)
         for name, case in self._cases.items():
-            case.judge(refused.get(name, 0), self._patience)
+            case.judge(refused.get(name, 0), self._retry)
 
     def condemn(self, names: Iterable[str]) -> None:
         """These hold arrays that are no numbers, which no harmless cut will mend.
@@ -133,7 +133,7 @@ class Quarantine:
     def rolled_back(self, name: str, reference: str | None, refused: int) -> None:
         """This one is what it was in that snapshot, or untaught; from here on it is on probation."""
         rollbacks = self._case(name).rollbacks + 1
-        self._cases[name] = Case(Phase.PROBATION, refused=refused, rollbacks=rollbacks, back_at=reference or "")
+        self._cases[name] = PartyRecord(Phase.PROBATION, refused=refused, rollbacks=rollbacks, back_at=reference or "")
 
     # What is asked of it
 
@@ -152,8 +152,8 @@ class Quarantine:
         """Whether each is out, by name; only of those that there is a record of."""
         return {name: self.out(name) for name in self._cases}
 
-    def _case(self, name: str) -> Case:
-        return self._cases.setdefault(name, Case())
+    def _case(self, name: str) -> PartyRecord:
+        return self._cases.setdefault(name, PartyRecord())
 
     # Snapshots
 
@@ -174,7 +174,9 @@ class Quarantine:
         for name, at, (phase, strikes, *counts) in zip(names, back_at, arrays["cases"].tolist(), strict=True):
             harmless, nonsense, refused, rollbacks = map(int, counts)
             back = None if at == NEVER else at
-            self._cases[name] = Case(Phase(int(phase)), strikes, harmless, bool(nonsense), refused, rollbacks, back)
+            self._cases[name] = PartyRecord(
+                Phase(int(phase)), strikes, harmless, bool(nonsense), refused, rollbacks, back
+            )
 
 
 HALF_EXPONENT = 0x7C00
@@ -183,7 +185,7 @@ NEVER = "-"
 """In place of a snapshot's name: nobody was rolled back."""
 
 
-def _counts(case: Case) -> tuple[int, bool, int, int]:
+def _counts(case: PartyRecord) -> tuple[int, bool, int, int]:
     return case.harmless, case.nonsense, case.refused, case.rollbacks
 
 

@@ -62,7 +62,7 @@ REMEMBERED_MS = 7 * 24 * HOUR_MS
 """Everybody is new to an item once in so long: so the room for what many like again and again grows with how many."""
 
 
-class Contribution:
+class RateLimits:
     """Decides what teaches, for items with an index below `capacity`."""
 
     def __init__(
@@ -71,19 +71,19 @@ class Contribution:
         user: Allowance = USER,
         pair: Allowance = PAIR,
         item: Allowance = ITEM,
-        lessons: Allowance = LESSONS,
+        feedback: Allowance = LESSONS,
         users: int = 2**16,
         pairs: int = 2**17,
     ) -> None:
         """`users` and `pairs` are how many of them are remembered at once; a power of two, at least WAYS.
 
-        `lessons` is what a user has for lessons in the place of `user`.
+        `feedback` is what a user has for lessons in the place of `user`.
         """
         self._examples = _Purse.empty((user, pair, item), users, pairs, capacity)
-        self._lessons = _Purse.empty((lessons, pair, item), users, pairs, capacity)
+        self._lessons = _Purse.empty((feedback, pair, item), users, pairs, capacity)
 
     @classmethod
-    def unlimited(cls, capacity: int) -> Contribution:
+    def unlimited(cls, capacity: int) -> RateLimits:
         """Everything teaches."""
         any_ = Allowance(np.inf, 0.0)
         return cls(capacity, any_, any_, any_, any_, WAYS, WAYS)
@@ -98,7 +98,7 @@ class Contribution:
         """
         return self._examples.admit(users, items, np.arange(len(items) + 1), ts)
 
-    def admit_lessons(self, users: Uint64, answered: Sequence[Int32], ts: Int64) -> Bool:
+    def admit_feedback(self, users: Uint64, answered: Sequence[Int32], ts: Int64) -> Bool:
         """Which of some lessons may teach, (lessons,).
 
         Args:
@@ -111,9 +111,9 @@ class Contribution:
 
     def held_back(self) -> dict[str, int]:
         """What did not teach, by the first bucket that had no room for it."""
-        examples, lessons = self._examples.held_back.tolist(), self._lessons.held_back.tolist()
+        examples, feedback = self._examples.held_back.tolist(), self._lessons.held_back.tolist()
         return dict(zip(BUCKETS, examples, strict=True)) | dict(
-            zip([f"lessons: {name}" for name in BUCKETS], lessons, strict=True)
+            zip([f"lessons: {name}" for name in BUCKETS], feedback, strict=True)
         )
 
     def forget(self, items: Int32) -> None:
@@ -123,8 +123,8 @@ class Contribution:
 
     def state(self) -> dict[str, Array]:
         """What a snapshot holds."""
-        lessons = {OF_LESSONS + name: array for name, array in self._lessons.state().items()}
-        return self._examples.state() | lessons
+        feedback = {OF_LESSONS + name: array for name, array in self._lessons.state().items()}
+        return self._examples.state() | feedback
 
     def restore(self, arrays: Mapping[str, Array]) -> None:
         """The inverse of `state`; a snapshot from before lessons were paid for leaves their buckets empty."""

@@ -8,19 +8,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from streamrec.engine.arrays.batch import Array
-from streamrec.engine.arrays.feedback import Refusing
+from streamrec.engine.arrays.feedback import CountsRefusals
 from streamrec.engine.fusion.fusion import Fusion
 from streamrec.engine.items.item_table import ItemTable, renamed
 from streamrec.engine.learning.quarantine import FUSION, MODEL, POLICY, Quarantine, unsound
 from streamrec.engine.models import Model
-from streamrec.engine.policies.registry import Roster
+from streamrec.engine.policies.registry import PolicyRegistry
 
 QUARANTINE = "quarantine"
 """What a snapshot has of who is trusted."""
 Components = Mapping[str, Mapping[str, Array]]
 
 
-class Learners:
+class RollbackControl:
     """Models, fusion and policies, and the record of who of them may be trusted."""
 
     def __init__(
@@ -28,7 +28,7 @@ class Learners:
         models: Sequence[Model],
         unheard: Sequence[Model],
         fusion: Fusion,
-        roster: Roster,
+        policies: PolicyRegistry,
         items: ItemTable,
         rollback_after: int,
     ) -> None:
@@ -37,13 +37,13 @@ class Learners:
         Nobody judges the models that are `unheard` by the fusion: there is nobody to be saved from them.
         """
         self.quarantine = Quarantine([model.name for model in models], rollback_after)
-        self._roster = roster
+        self._policies = policies
         self._items = items
         self._fusion = fusion
         self._models = {MODEL + model.name: model for model in models}
         self._unheard = {MODEL + model.name: model for model in unheard}
         self._parts: dict[str, Model | Fusion] = {**self._models, FUSION: fusion}
-        self._refusing = {name: part for name, part in self._parts.items() if isinstance(part, Refusing)}
+        self._refusing = {name: part for name, part in self._parts.items() if isinstance(part, CountsRefusals)}
         self._untaught = {name: part.state() for name, part in self._parts.items()}
 
     def judge(self) -> None:
@@ -65,7 +65,7 @@ class Learners:
         Items whose places others have taken since then are forgotten by it.
         """
         if name.startswith(POLICY):
-            policy = self._roster.renewed(name[len(POLICY) :])
+            policy = self._policies.renewed(name[len(POLICY) :])
             if arrays is not None:
                 policy.restore(arrays[name])
         else:
@@ -83,7 +83,7 @@ class Learners:
             FUSION: self._fusion.state(),
             QUARANTINE: self.quarantine.state(),
             **{name: model.state() for name, model in (self._models | self._unheard).items()},
-            **{POLICY + name: state for name, state in self._roster.state().items()},
+            **{POLICY + name: state for name, state in self._policies.state().items()},
         }
 
     def restore(self, arrays: Components) -> None:
@@ -95,9 +95,9 @@ class Learners:
             model.restore(arrays[name])
         for name, model in self._unheard.items():  # snapshots are not refused for want of them
             model.restore(arrays.get(name, {}))
-        self._roster.restore({name[len(POLICY) :]: arrays[name] for name in arrays if name.startswith(POLICY)})
+        self._policies.restore({name[len(POLICY) :]: arrays[name] for name in arrays if name.startswith(POLICY)})
 
     def _refused(self) -> dict[str, int]:
         """How many updates each has refused since it began."""
-        policies = {POLICY + name: count for name, count in self._roster.refused().items()}
+        policies = {POLICY + name: count for name, count in self._policies.refused().items()}
         return {name: part.refused for name, part in self._refusing.items()} | policies

@@ -12,7 +12,7 @@ import numpy as np
 
 from streamrec.engine.arrays.batch import Int8, MicroBatch
 from streamrec.engine.arrays.labels import IMITATED, WANTED
-from streamrec.engine.arrays.logged_event import Arrival
+from streamrec.engine.arrays.logged_event import LoggedEvent
 from streamrec.engine.arrays.top_k import ranks
 
 
@@ -20,7 +20,7 @@ from streamrec.engine.arrays.top_k import ranks
 class Trial:
     """One portion's examples beside their rankings, made before they were learned: the stuff of prequential figures."""
 
-    arrivals: list[Arrival]  # one per example
+    logged_events: list[LoggedEvent]  # one per example
     known: list[bool]  # the item had been seen before in the log
     rows: list[int]  # query rows of the batch
     ranks: Int8  # (1 + models, examples): the fused list first; 1 to 20, 0 further down
@@ -28,7 +28,7 @@ class Trial:
     imitated: Sequence[bool] = ()  # somebody else's choice, which an apprentice is taught
 
 
-def tried(taught: list[Arrival], known: list[bool], batch: MicroBatch, rows: slice, fill: int) -> Trial:
+def tried(taught: list[LoggedEvent], known: list[bool], batch: MicroBatch, rows: slice, fill: int) -> Trial:
     """Where each example's item stood in the fused list and in every model's own.
 
     Args:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 from streamrec.engine.arrays.batch import Array, Float32, Int32, MicroBatch, Queries
-from streamrec.engine.arrays.feedback import Lesson
+from streamrec.engine.arrays.feedback import SlateFeedback
 
 
 class Model(Protocol):
@@ -47,5 +47,5 @@ class Tracing(Protocol):
     def trace(self, queries: Queries, query: int, items: Int32) -> Int32:
         """What to keep of these items of one query, (items, any)."""
 
-    def learn_outcomes(self, lessons: Sequence[Lesson]) -> None:
+    def learn_outcomes(self, feedback: Sequence[SlateFeedback]) -> None:
         """Take what came of slates, in log order; a lesson carries the traces of what was seen, by model."""

@@ -21,7 +21,7 @@ from streamrec.engine.arrays.compiled import compiled, mixed
 from streamrec.engine.arrays.labels import IMITATED, REFUSED, WANTED
 
 if TYPE_CHECKING:
-    from streamrec.engine.arrays.feedback import Lesson
+    from streamrec.engine.arrays.feedback import SlateFeedback
     from streamrec.engine.items.item_table import ItemTable
 
 SPACE = 2**18
@@ -74,16 +74,16 @@ class ClickModel:
         """The features of some items of one query, to learn what comes of showing them, (items, FEATURES)."""
         return self._features_of(queries, np.full(len(items), query, np.int64), items)
 
-    def learn_outcomes(self, lessons: Sequence[Lesson]) -> None:
+    def learn_outcomes(self, feedback: Sequence[SlateFeedback]) -> None:
         """Take what came of slates whose `traces` this model left behind, in log order."""
-        for lesson in lessons:
-            reward = lesson.reward
+        for slate_feedback in feedback:
+            reward = slate_feedback.reward
             answered = np.flatnonzero(reward > 0)
             if not len(answered):
                 continue
             passed = np.flatnonzero(reward[: answered[-1]] <= 0)[-self.negatives :]
-            weights = lesson.importance if self.weighted else np.ones(len(reward))
-            chosen, traces = np.concatenate([answered, passed]), lesson.traces[self.name]
+            weights = slate_feedback.importance if self.weighted else np.ones(len(reward))
+            chosen, traces = np.concatenate([answered, passed]), slate_feedback.traces[self.name]
             for place, kept in zip(chosen.tolist(), self._sound(traces[chosen], weights[chosen]), strict=True):
                 if kept:
                     self._learn_one(traces[place].tolist(), reward[place] > 0, float(weights[place]))

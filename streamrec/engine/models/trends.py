@@ -13,16 +13,16 @@ from collections.abc import Mapping
 import numpy as np
 
 from streamrec.engine.arrays.batch import NOBODY, NOTHING, Array, Bool, Float32, Int32, MicroBatch, Queries
-from streamrec.engine.trending.table import Teller
+from streamrec.engine.trending.table import TrendSource
 
 
 class TrendModel:
-    """Scores by the table that `teller` tells; the teller is told, saved and restored through this."""
+    """Scores by the table that `source` tells; the teller is told, saved and restored through this."""
 
-    def __init__(self, name: str, teller: Teller) -> None:
+    def __init__(self, name: str, source: TrendSource) -> None:
         self.name = name
-        self._teller = teller
-        self._table = teller.table
+        self._teller = source
+        self._table = source.table
 
     def score(self, queries: Queries, rows: slice, items: Int32) -> Float32:
         unknown = (items == NOTHING) | self._table.stale_at(queries.ts[rows])[:, None]

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from streamrec.engine.arrays.batch import Array, Bool, Float32, Float64, Int32, Int64, Uint64
-from streamrec.engine.arrays.feedback import Lesson
+from streamrec.engine.arrays.feedback import SlateFeedback
 
 CONTEXTS = 3
 """How much is known of who asks: nothing, little, more."""
@@ -41,7 +41,7 @@ class Constraints:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class PolicyInput:
     """What a policy sees of some queries."""
 
     seeds: Uint64  # (rows,) every random draw for a row follows from it
@@ -51,7 +51,7 @@ class Asked:
     scores: Float32  # (models, rows, candidates) each model's log mass, -inf where it knows nothing
     context: Int64  # (rows,) below CONTEXTS
     boost: Float64  # (rows, candidates) what is added to every score by rule, and has been added to the utility
-    doubt: Float64  # (rows, candidates) above 0: in proportion to this, places reserved for exploration are given
+    uncertainty: Float64  # (rows, candidates) above 0: in proportion to this, places reserved for exploration are given
     constraints: tuple[Constraints | None, ...]  # (rows,)
 
 
@@ -94,10 +94,10 @@ class Policy(Protocol):
     name: str
     estimated_from: int
 
-    def components(self, asked: Asked, posterior: Posterior) -> Components:
+    def components(self, asked: PolicyInput, posterior: Posterior) -> Components:
         """The policy's distribution over slates for each of some queries."""
 
-    def learn(self, lessons: Sequence[Lesson]) -> None:
+    def learn(self, feedback: Sequence[SlateFeedback]) -> None:
         """Take what came of slates, of whichever policy, in log order."""
 
     def state(self) -> dict[str, Array]:

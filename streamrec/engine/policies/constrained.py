@@ -23,10 +23,10 @@ from streamrec.engine.policies.sampling import (
     RESERVED,
     SECOND,
     best_left,
-    by_doubt,
+    by_uncertainty,
     chance_in_draft,
     component_drawn,
-    doubt_of,
+    uncertainty_of,
     whose_turn,
 )
 
@@ -66,10 +66,10 @@ def _lowered(scores, like, lowered_by, out):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _next(scores, chosen, hard, explore, doubt, doubted, may, seed, shift, at):  # type: ignore[no-untyped-def]
+def _next(scores, chosen, hard, explore, uncertainty, uncertain, may, seed, shift, at):  # type: ignore[no-untyped-def]
     """The candidate that takes place `at`, by the component that was chosen."""
     if explore > 0.0 and uniform(seed, shift + RESERVED + at) < explore:
-        return by_doubt(may, doubt, doubted, uniform(seed, shift + EVENLY + at))
+        return by_uncertainty(may, uncertainty, uncertain, uniform(seed, shift + EVENLY + at))
     keys = scores[chosen].copy()
     if not hard:
         for c in range(len(keys)):
@@ -110,7 +110,7 @@ def _note(like, similar, weight, left, c):  # type: ignore[no-untyped-def]
 
 @compiled
 def constrained_slate(  # type: ignore[no-untyped-def]
-    weights, scores, hard, explore, scale, doubt, similar, group, young, weight, most_per_group, young_share,
+    weights, scores, hard, explore, scale, uncertainty, similar, group, young, weight, most_per_group, young_share,
     seed, given, places, propensity,
 ):  # fmt: skip
     """Draw one slate into `places`, or take it as it is `given` there; its propensities either way."""
@@ -123,14 +123,14 @@ def constrained_slate(  # type: ignore[no-untyped-def]
             return
         may = _may_come(left, places[:at], group, young, most_per_group, young_share)
         _lowered(scores, like, scale * weight, now)
-        doubted = doubt_of(may, doubt)
+        uncertain = uncertainty_of(may, uncertainty)
         if given:
             c = places[at]
             if not may[c]:  # no policy makes such a slate
                 return
         else:
-            c = _next(now, chosen, hard, explore, doubt, doubted, may, seed, 0, at)
-        total = _chances(belief, now, hard, explore, doubt[c] / doubted, may, c, each)
+            c = _next(now, chosen, hard, explore, uncertainty, uncertain, may, seed, 0, at)
+        total = _chances(belief, now, hard, explore, uncertainty[c] / uncertain, may, c, each)
         places[at], propensity[at] = c, total
         if total <= 0.0:
             return
@@ -140,7 +140,7 @@ def constrained_slate(  # type: ignore[no-untyped-def]
 
 @compiled
 def constrained_draft(  # type: ignore[no-untyped-def]
-    weights_0, scores_0, hard_0, explore_0, weights_1, scores_1, hard_1, explore_1, scale_0, scale_1, doubt,
+    weights_0, scores_0, hard_0, explore_0, weights_1, scores_1, hard_1, explore_1, scale_0, scale_1, uncertainty,
     similar, group, young, weight, most_per_group, young_share, seed, places, propensity, teams,
 ):  # fmt: skip
     """Team draft by two policies, each place under the same constraints."""
@@ -156,13 +156,13 @@ def constrained_draft(  # type: ignore[no-untyped-def]
         may = _may_come(left, places[:at], group, young, most_per_group, young_share)
         _lowered(scores_0, like, scale_0 * weight, now_0)
         _lowered(scores_1, like, scale_1 * weight, now_1)
-        doubted = doubt_of(may, doubt)
+        uncertain = uncertainty_of(may, uncertainty)
         team = whose_turn(teams, seed, at)
         if team == 0:
-            c = _next(now_0, chosen_0, hard_0, explore_0, doubt, doubted, may, seed, 0, at)
+            c = _next(now_0, chosen_0, hard_0, explore_0, uncertainty, uncertain, may, seed, 0, at)
         else:
-            c = _next(now_1, chosen_1, hard_1, explore_1, doubt, doubted, may, seed, SECOND, at)
-        reserved = doubt[c] / doubted
+            c = _next(now_1, chosen_1, hard_1, explore_1, uncertainty, uncertain, may, seed, SECOND, at)
+        reserved = uncertainty[c] / uncertain
         total_0 = _chances(belief_0, now_0, hard_0, explore_0, reserved, may, c, each_0)
         total_1 = _chances(belief_1, now_1, hard_1, explore_1, reserved, may, c, each_1)
         propensity[at] = chance_in_draft(team, at, total_0, total_1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from streamrec.engine.arrays.batch import Float64
-from streamrec.engine.policies import Asked, Components, Posterior
+from streamrec.engine.policies import Components, PolicyInput, Posterior
 from streamrec.engine.policies.stateless import Unlearned
 
 BEHIND = 1e3
@@ -20,7 +20,7 @@ class Greedy(Unlearned):
     def __init__(self, name: str) -> None:
         self.name = name
 
-    def components(self, asked: Asked, posterior: Posterior) -> Components:
+    def components(self, asked: PolicyInput, posterior: Posterior) -> Components:
         return ranking(asked.utility)
 
 
@@ -37,7 +37,7 @@ class ModelAlone(Unlearned):
         self._model = model
         self._fill = fill
 
-    def components(self, asked: Asked, posterior: Posterior) -> Components:
+    def components(self, asked: PolicyInput, posterior: Posterior) -> Components:
         own, fill = (
             asked.scores[model].astype(np.float64) for model in (self._model, self._fill)
         )  # (rows, candidates)
@@ -54,7 +54,7 @@ class Uniform(Unlearned):
     def __init__(self, name: str) -> None:
         self.name = name
 
-    def components(self, asked: Asked, posterior: Posterior) -> Components:
+    def components(self, asked: PolicyInput, posterior: Posterior) -> Components:
         even = np.where(np.isfinite(asked.utility), 0.0, -np.inf)[:, :, None]
         return Components(np.ones((len(even), 1)), even, scale=0.0)
 

@@ -17,9 +17,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from streamrec.engine.arrays.batch import Array, Float32, Float64
-from streamrec.engine.arrays.feedback import Lesson
+from streamrec.engine.arrays.feedback import SlateFeedback
 from streamrec.engine.arrays.log_shares import FLOOR, log_shares
-from streamrec.engine.policies import CONTEXTS, Asked, Components, Posterior
+from streamrec.engine.policies import CONTEXTS, Components, PolicyInput, Posterior
 
 MIXING = 0.1
 """Share of slates whose model is drawn evenly (gamma)."""
@@ -48,21 +48,21 @@ class Exp3:
         weights: Float64 = (1 - MIXING) * raised / raised.sum(1, keepdims=True) + MIXING / self._logs.shape[1]
         return weights
 
-    def components(self, asked: Asked, posterior: Posterior) -> Components:
+    def components(self, asked: PolicyInput, posterior: Posterior) -> Components:
         shares = self._floored(asked.features) + asked.boost[:, :, None]  # (rows, candidates, models)
         scores = np.where(np.isfinite(asked.utility)[:, :, None], shares, -np.inf)
         return Components(self.weights()[asked.context], scores, explore=self.explore)
 
-    def learn(self, lessons: Sequence[Lesson]) -> None:
-        for lesson in lessons:
-            shares = np.exp(self._floored(lesson.features))  # (seen, models)
+    def learn(self, feedback: Sequence[SlateFeedback]) -> None:
+        for slate_feedback in feedback:
+            shares = np.exp(self._floored(slate_feedback.features))  # (seen, models)
             left = np.maximum(1.0 - (np.cumsum(shares, 0) - shares), 1e-3)  # of a model's mass, when its turn came
-            ratio = np.minimum(shares / left, 1.0) / np.maximum(lesson.propensity, 1e-9)[:, None]
-            gain = (lesson.reward[:, None] * np.minimum(ratio, LARGEST_RATIO)).sum(0)  # (models,)
-            if not (np.isfinite(gain).all() and np.isfinite(lesson.features).all()):
+            ratio = np.minimum(shares / left, 1.0) / np.maximum(slate_feedback.propensity, 1e-9)[:, None]
+            gain = (slate_feedback.reward[:, None] * np.minimum(ratio, LARGEST_RATIO)).sum(0)  # (models,)
+            if not (np.isfinite(gain).all() and np.isfinite(slate_feedback.features).all()):
                 self.refused += 1
                 continue
-            self._logs[lesson.context] = MEMORY * self._logs[lesson.context] + RATE * gain
+            self._logs[slate_feedback.context] = MEMORY * self._logs[slate_feedback.context] + RATE * gain
 
     def state(self) -> dict[str, Array]:
         return {"logs": self._logs.copy()}

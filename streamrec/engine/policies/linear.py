@@ -7,7 +7,7 @@ import scipy.linalg
 
 from streamrec.engine.arrays.batch import Float64
 from streamrec.engine.arrays.compiled import standard_normal
-from streamrec.engine.policies import Asked, Components, Posterior
+from streamrec.engine.policies import Components, PolicyInput, Posterior
 from streamrec.engine.policies.deterministic import ranking
 from streamrec.engine.policies.stateless import Unlearned
 
@@ -50,7 +50,7 @@ class Thompson(Unlearned):
         self.estimated_from = draws
         self._factor = _Factored()
 
-    def components(self, asked: Asked, posterior: Posterior) -> Components:
+    def components(self, asked: PolicyInput, posterior: Posterior) -> Components:
         rows, draws, width = len(asked.seeds), self.estimated_from, len(posterior.mean)
         scores = np.empty((*asked.utility.shape, draws), np.float64)  # (rows, candidates, draws)
         for row in range(rows):  # one product per query: its bits do not depend on how many came with it
@@ -80,7 +80,7 @@ class UpperConfidence(Unlearned):
         self.width = width
         self._factor = _Factored()
 
-    def components(self, asked: Asked, posterior: Posterior) -> Components:
+    def components(self, asked: PolicyInput, posterior: Posterior) -> Components:
         bounds = np.full(asked.utility.shape, -np.inf)
         for row in range(len(bounds)):
             there = np.isfinite(asked.utility[row])

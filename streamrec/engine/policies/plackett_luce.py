@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from streamrec.engine.policies import Asked, Components, Posterior
+from streamrec.engine.policies import Components, PolicyInput, Posterior
 from streamrec.engine.policies.stateless import Unlearned
 
 
@@ -22,7 +22,7 @@ class PlackettLuce(Unlearned):
         self.temperature = temperature
         self.explore = explore
 
-    def components(self, asked: Asked, posterior: Posterior) -> Components:
+    def components(self, asked: PolicyInput, posterior: Posterior) -> Components:
         scores = asked.features @ posterior.particles.T.astype(np.float32)  # (rows, candidates, particles)
         scores = scores + asked.boost.astype(np.float32)[:, :, None]
         scores = np.where(np.isfinite(asked.utility)[:, :, None], scores / self.temperature, -np.inf)

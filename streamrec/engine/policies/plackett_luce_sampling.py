@@ -35,10 +35,10 @@ from streamrec.engine.policies.sampling import (
     RESERVED,
     SECOND,
     best_left,
-    by_doubt,
+    by_uncertainty,
     chance_in_draft,
     component_drawn,
-    doubt_of,
+    uncertainty_of,
     whose_turn,
 )
 
@@ -48,19 +48,19 @@ EXHAUSTED = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
-class Terms:
+class SamplingTerms:
     """What holds whoever makes the slates: see `policies.Asked`."""
 
-    doubt: Float64  # (rows, candidates)
+    uncertainty: Float64  # (rows, candidates)
     constraints: Sequence[Constraints | None]  # (rows,)
 
     @classmethod
-    def of(cls, components: Components) -> Terms:
+    def of(cls, components: Components) -> SamplingTerms:
         """No candidate is doubted more than another, and a slate may be made of anything."""
         return cls(np.ones(components.scores.shape[:2]), [None] * len(components.weights))
 
 
-def drawn(components: Components, seeds: Uint64, k: int, terms: Terms | None = None) -> Choice:
+def drawn(components: Components, seeds: Uint64, k: int, terms: SamplingTerms | None = None) -> Choice:
     """A slate of at most `k` for each row, and the probability of each of its places given the ones before.
 
     Args:
@@ -74,11 +74,11 @@ def drawn(components: Components, seeds: Uint64, k: int, terms: Terms | None = N
     propensity = np.zeros((rows, k))
     for row in range(rows):
         seed = np.int64(seeds[row] & np.uint64(SEED_BITS))
-        _fill(components, row, terms or Terms.of(components), seed, False, places[row], propensity[row])
+        _fill(components, row, terms or SamplingTerms.of(components), seed, False, places[row], propensity[row])
     return Choice(places, np.minimum(propensity, 1.0))  # sums of many parts may end a last digit above
 
 
-def propensities(components: Components, places: Int64, terms: Terms | None = None) -> Float64:
+def propensities(components: Components, places: Int64, terms: SamplingTerms | None = None) -> Float64:
     """The probability of each place of these slates given the ones before it, (rows, k); 0 past a slate's end.
 
     Args:
@@ -88,12 +88,12 @@ def propensities(components: Components, places: Int64, terms: Terms | None = No
     """
     found = np.zeros(places.shape)
     for row in range(len(places)):
-        _fill(components, row, terms or Terms.of(components), np.int64(0), True, places[row], found[row])
+        _fill(components, row, terms or SamplingTerms.of(components), np.int64(0), True, places[row], found[row])
     return np.minimum(found, 1.0)
 
 
 def interleaved(
-    first: Components, second: Components, seeds: Uint64, k: int, terms: Terms | None = None
+    first: Components, second: Components, seeds: Uint64, k: int, terms: SamplingTerms | None = None
 ) -> tuple[Choice, Int8]:
     """Slates that two policies pick in turns, and who picked each place: 0, 1, NOTHING past the end, (rows, k).
 
@@ -105,34 +105,34 @@ def interleaved(
     places = np.full((rows, k), NOTHING, np.int64)
     propensity = np.zeros((rows, k))
     teams = np.full((rows, k), NOTHING, np.int8)
-    terms = terms or Terms.of(first)
+    terms = terms or SamplingTerms.of(first)
     for row in range(rows):
         seed = np.int64(seeds[row] & np.uint64(SEED_BITS))
         one, other, bound = _of(first, row), _of(second, row), terms.constraints[row]
         out = places[row], propensity[row], teams[row]
         if bound is None:
-            _team_draft(*one, *other, terms.doubt[row], seed, *out)
+            _team_draft(*one, *other, terms.uncertainty[row], seed, *out)
         else:
             scales = first.scale, second.scale
-            constrained_draft(*one, *other, *scales, terms.doubt[row], *_plain(bound), seed, *out)
+            constrained_draft(*one, *other, *scales, terms.uncertainty[row], *_plain(bound), seed, *out)
     return Choice(places, np.minimum(propensity, 1.0)), teams
 
 
 def _fill(
     components: Components,
     row: int,
-    terms: Terms,
+    terms: SamplingTerms,
     seed: np.int64,
     given: bool,
     places: Int64,
     propensity: Float64,
 ) -> None:
     """Draw one slate into `places`, or take it as it is `given` there; its propensities either way."""
-    mixture, doubt, bound = _of(components, row), terms.doubt[row], terms.constraints[row]
+    mixture, uncertainty, bound = _of(components, row), terms.uncertainty[row], terms.constraints[row]
     if bound is None:
-        _slate(*mixture, doubt, seed, given, places, propensity)
+        _slate(*mixture, uncertainty, seed, given, places, propensity)
     else:
-        constrained_slate(*mixture, components.scale, doubt, *_plain(bound), seed, given, places, propensity)
+        constrained_slate(*mixture, components.scale, uncertainty, *_plain(bound), seed, given, places, propensity)
 
 
 def _of(components: Components, row: int) -> tuple[Float64, Float64, bool, float]:
@@ -170,10 +170,10 @@ def _keys(weights, scores, hard, seed, shift):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _picked(keys, left, doubt, doubted, explore, seed, at):  # type: ignore[no-untyped-def]
+def _picked(keys, left, uncertainty, uncertain, explore, seed, at):  # type: ignore[no-untyped-def]
     """The next of an order, or one of those left drawn by doubt where the place is reserved."""
     if explore > 0.0 and uniform(seed, RESERVED + at) < explore:
-        return by_doubt(left, doubt, doubted, uniform(seed, EVENLY + at))
+        return by_uncertainty(left, uncertainty, uncertain, uniform(seed, EVENLY + at))
     return best_left(keys, left)
 
 
@@ -214,7 +214,7 @@ def _taken(scores, tops, mass, summed, left, c):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _slate(weights, scores, hard, explore, doubt, seed, given, places, propensity):  # type: ignore[no-untyped-def]
+def _slate(weights, scores, hard, explore, uncertainty, seed, given, places, propensity):  # type: ignore[no-untyped-def]
     left = scores[0] > -np.inf
     remaining = left.sum()
     belief, tops, mass, summed = _begun(weights, scores)
@@ -223,9 +223,9 @@ def _slate(weights, scores, hard, explore, doubt, seed, given, places, propensit
     for at in range(len(places)):
         if remaining == 0 or (given and places[at] == NOTHING):
             return
-        doubted = doubt_of(left, doubt)
-        c = places[at] if given else _picked(keys, left, doubt, doubted, explore, seed, at)
-        total = _chance(belief, scores, tops, mass, hard, explore, left, doubt[c] / doubted, c, each)
+        uncertain = uncertainty_of(left, uncertainty)
+        c = places[at] if given else _picked(keys, left, uncertainty, uncertain, explore, seed, at)
+        total = _chance(belief, scores, tops, mass, hard, explore, left, uncertainty[c] / uncertain, c, each)
         places[at], propensity[at] = c, total
         if total <= 0.0:  # this policy never makes such a slate, so what comes after has no probability either
             return
@@ -237,7 +237,7 @@ def _slate(weights, scores, hard, explore, doubt, seed, given, places, propensit
 
 @compiled
 def _team_draft(  # type: ignore[no-untyped-def]
-    weights_0, scores_0, hard_0, explore_0, weights_1, scores_1, hard_1, explore_1, doubt,
+    weights_0, scores_0, hard_0, explore_0, weights_1, scores_1, hard_1, explore_1, uncertainty,
     seed, places, propensity, teams,
 ):  # fmt: skip
     left = scores_0[0] > -np.inf
@@ -250,13 +250,13 @@ def _team_draft(  # type: ignore[no-untyped-def]
     for at in range(len(places)):
         if remaining == 0:
             return
-        doubted = doubt_of(left, doubt)
+        uncertain = uncertainty_of(left, uncertainty)
         team = whose_turn(teams, seed, at)
         if team == 0:
-            c = _picked(keys_0, left, doubt, doubted, explore_0, seed, at)
+            c = _picked(keys_0, left, uncertainty, uncertain, explore_0, seed, at)
         else:
-            c = _picked(keys_1, left, doubt, doubted, explore_1, seed, SECOND + at)
-        reserved = doubt[c] / doubted
+            c = _picked(keys_1, left, uncertainty, uncertain, explore_1, seed, SECOND + at)
+        reserved = uncertainty[c] / uncertain
         total_0 = _chance(belief_0, scores_0, tops_0, mass_0, hard_0, explore_0, left, reserved, c, each_0)
         total_1 = _chance(belief_1, scores_1, tops_1, mass_1, hard_1, explore_1, left, reserved, c, each_1)
         propensity[at] = chance_in_draft(team, at, total_0, total_1)

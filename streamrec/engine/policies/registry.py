@@ -12,15 +12,15 @@ import numpy as np
 
 from streamrec.engine.arrays.batch import NOTHING, Array, Float64, Int64, Uint64
 from streamrec.engine.arrays.compiled import mixed
-from streamrec.engine.arrays.feedback import Lesson, Refusing
+from streamrec.engine.arrays.feedback import CountsRefusals, SlateFeedback
 from streamrec.engine.arrays.logged_event import name_hash
-from streamrec.engine.policies import Asked, Policy, Posterior
-from streamrec.engine.policies.plackett_luce_sampling import SEED_BITS, Terms, drawn, interleaved, propensities
+from streamrec.engine.policies import Policy, PolicyInput, Posterior
+from streamrec.engine.policies.plackett_luce_sampling import SEED_BITS, SamplingTerms, drawn, interleaved, propensities
 from streamrec.engine.rollout.plan import Decision
 
 
 @dataclass(frozen=True, slots=True)
-class Beside:
+class CounterfactualChoice:
     """What a policy that was not asked would have done."""
 
     propensity: Float64  # (k,) of the places that were shown, each given the shown ones before
@@ -28,7 +28,7 @@ class Beside:
 
 
 @dataclass(frozen=True, slots=True)
-class Dealt:
+class ChosenSlate:
     """One slate as it was chosen."""
 
     decision: Decision
@@ -37,10 +37,10 @@ class Dealt:
     places: Int64  # (k,) among the candidates, NOTHING past the end
     propensity: Float64  # (k,)
     teams: tuple[str | None, ...]  # (k,) who picked each place, where two did
-    beside: Mapping[str, Beside]
+    beside: Mapping[str, CounterfactualChoice]
 
 
-class Roster:
+class PolicyRegistry:
     """Makes policies when they are first asked, and keeps them."""
 
     def __init__(self, make: Callable[[str], Policy]) -> None:
@@ -60,11 +60,13 @@ class Roster:
 
     def refused(self) -> dict[str, int]:
         """How many lessons each has refused, for a number in them that was none; of those alone that learn."""
-        return {name: policy.refused for name, policy in self._policies.items() if isinstance(policy, Refusing)}
+        return {name: policy.refused for name, policy in self._policies.items() if isinstance(policy, CountsRefusals)}
 
-    def deal(self, asked: Asked, posterior: Posterior, decisions: Sequence[Decision], k: int) -> list[Dealt]:
+    def choose(
+        self, asked: PolicyInput, posterior: Posterior, decisions: Sequence[Decision], k: int
+    ) -> list[ChosenSlate]:
         """A slate of at most `k` for each row, made as its decision says."""
-        dealt: list[Dealt | None] = [None] * len(decisions)
+        chosen: list[ChosenSlate | None] = [None] * len(decisions)
         for makers, rows in _grouped([decision.interleaved or (decision.publish,) for decision in decisions]).items():
             some = _rows(asked, rows)
             parts = [self.policy(name).components(some, posterior) for name in makers]
@@ -77,31 +79,33 @@ class Roster:
                 choice, named = drawn(parts[0], some.seeds, k, _terms(some)), [(None,) * k] * len(rows)
             for at, row in enumerate(rows.tolist()):
                 places, chances = choice.places[at], choice.propensity[at]
-                dealt[row] = Dealt(decisions[row], estimated_from, explore, places, chances, named[at], {})
-        return self._with_others(asked, posterior, [one for one in dealt if one is not None], k)
+                chosen[row] = ChosenSlate(decisions[row], estimated_from, explore, places, chances, named[at], {})
+        return self._with_others(asked, posterior, [one for one in chosen if one is not None], k)
 
-    def _with_others(self, asked: Asked, posterior: Posterior, dealt: list[Dealt], k: int) -> list[Dealt]:
-        beside: list[dict[str, Beside]] = [{} for _ in dealt]
-        for name in dict.fromkeys(name for one in dealt for name in one.decision.beside):
-            rows = np.array([row for row, one in enumerate(dealt) if name in one.decision.beside], np.int64)
+    def _with_others(
+        self, asked: PolicyInput, posterior: Posterior, chosen: list[ChosenSlate], k: int
+    ) -> list[ChosenSlate]:
+        beside: list[dict[str, CounterfactualChoice]] = [{} for _ in chosen]
+        for name in dict.fromkeys(name for one in chosen for name in one.decision.beside):
+            rows = np.array([row for row, one in enumerate(chosen) if name in one.decision.beside], np.int64)
             some = _rows(asked, rows)
             components = self.policy(name).components(some, posterior)
-            chances = propensities(components, np.stack([dealt[row].places for row in rows.tolist()]), _terms(some))
+            chances = propensities(components, np.stack([chosen[row].places for row in rows.tolist()]), _terms(some))
             own = drawn(components, _seeds_of(name, some.seeds), k, _terms(some))
             for at, row in enumerate(rows.tolist()):
-                beside[row][name] = Beside(chances[at], own.places[at])
-        return [replace(one, beside=others) for one, others in zip(dealt, beside, strict=True)]
+                beside[row][name] = CounterfactualChoice(chances[at], own.places[at])
+        return [replace(one, beside=others) for one, others in zip(chosen, beside, strict=True)]
 
-    def favourites(self, name: str, asked: Asked, posterior: Posterior) -> Int64:
+    def favourites(self, name: str, asked: PolicyInput, posterior: Posterior) -> Int64:
         """The place that the policy of that name puts first, NOTHING without candidates, (rows,)."""
         components = self.policy(name).components(asked, posterior)
         places: Int64 = drawn(components, asked.seeds, 1, _terms(asked)).places[:, 0]
         return places
 
-    def learn(self, lessons: Sequence[Lesson]) -> None:
+    def learn(self, feedback: Sequence[SlateFeedback]) -> None:
         """Everybody takes what came of slates."""
         for policy in self._policies.values():
-            policy.learn(lessons)
+            policy.learn(feedback)
 
     def state(self) -> dict[str, dict[str, Array]]:
         """What those that learn have learned, by name."""
@@ -121,16 +125,16 @@ def _grouped(keys: Sequence[tuple[str, ...]]) -> dict[tuple[str, ...], Int64]:
     return {key: np.array(found, np.int64) for key, found in rows.items()}
 
 
-def _rows(asked: Asked, rows: Int64) -> Asked:
+def _rows(asked: PolicyInput, rows: Int64) -> PolicyInput:
     """Some of the rows."""
     parts = {part.name: getattr(asked, part.name) for part in fields(asked)}
     some = {name: part[rows] for name, part in parts.items() if name not in ("scores", "constraints")}
     constraints = tuple(asked.constraints[row] for row in rows.tolist())
-    return Asked(**some, scores=asked.scores[:, rows], constraints=constraints)
+    return PolicyInput(**some, scores=asked.scores[:, rows], constraints=constraints)
 
 
-def _terms(asked: Asked) -> Terms:
-    return Terms(asked.doubt, asked.constraints)
+def _terms(asked: PolicyInput) -> SamplingTerms:
+    return SamplingTerms(asked.uncertainty, asked.constraints)
 
 
 def _seeds_of(name: str, seeds: Uint64) -> Uint64:

@@ -37,24 +37,24 @@ def best_left(keys, left):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def doubt_of(left, doubt):  # type: ignore[no-untyped-def]
+def uncertainty_of(left, uncertainty):  # type: ignore[no-untyped-def]
     """The doubt about all that are left."""
-    doubted = 0.0
+    uncertain = 0.0
     for c in range(len(left)):
         if left[c]:
-            doubted += doubt[c]
-    return doubted
+            uncertain += uncertainty[c]
+    return uncertain
 
 
 @compiled
-def by_doubt(left, doubt, doubted, at):  # type: ignore[no-untyped-def]
+def by_uncertainty(left, uncertainty, uncertain, at):  # type: ignore[no-untyped-def]
     """The one of those left whose share of the doubt the number `at`, in (0, 1), falls into."""
     last, reached = NOTHING, 0.0
     for c in range(len(left)):
         if left[c]:
             last = c
-            reached += doubt[c]
-            if at * doubted < reached:
+            reached += uncertainty[c]
+            if at * uncertain < reached:
                 break
     return last
 

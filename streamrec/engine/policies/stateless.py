@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from streamrec.engine.arrays.batch import Array
-from streamrec.engine.arrays.feedback import Lesson
+from streamrec.engine.arrays.feedback import SlateFeedback
 
 
 class Unlearned:
     """Has no state of its own."""
 
-    def learn(self, lessons: Sequence[Lesson]) -> None:
+    def learn(self, feedback: Sequence[SlateFeedback]) -> None:
         """The fusion learns; this only reads its posterior."""
 
     def state(self) -> dict[str, Array]:

@@ -29,7 +29,7 @@ class Retriever(Protocol):
         """Take the examples of a micro-batch; a retriever that searches a model's own state has nothing to do."""
 
 
-class Union:
+class CandidateUnion:
     """Joins proposals of items with an index below `capacity`."""
 
     def __init__(self, capacity: int) -> None:

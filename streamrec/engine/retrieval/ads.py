@@ -24,7 +24,7 @@ class Offered(Protocol):
         """The ads that bring most when a user likes them as much as is usual, best first, at most `k`."""
 
 
-class Affordable:
+class AdRetriever:
     """Looked up whenever bids or chances changed; at most `most` ads are looked at."""
 
     def __init__(self, name: str, ads: Offered, most: int = 4_096) -> None:

@@ -17,7 +17,7 @@ CHANCES = 100
 """Times on a slate."""
 
 
-class Arrivals(Protocol):
+class NewArrivals(Protocol):
     """Something that knows what is new."""
 
     revision: int
@@ -30,7 +30,7 @@ class Arrivals(Protocol):
 class Fresh:
     """Looked up once per learning cut."""
 
-    def __init__(self, name: str, arrivals: Arrivals) -> None:
+    def __init__(self, name: str, arrivals: NewArrivals) -> None:
         self.name = name
         self._arrivals = arrivals
         self._newest: Int32 | None = None

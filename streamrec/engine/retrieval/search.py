@@ -23,7 +23,7 @@ Found = tuple[Int32, Float32]
 NONE: Found = np.empty(0, np.int32), np.empty(0, np.float32)
 
 
-class Index(Protocol):
+class WordIndex(Protocol):
     """Something that finds items by words."""
 
     def __len__(self) -> int:
@@ -33,10 +33,10 @@ class Index(Protocol):
         """At most `k` items by id, best first, and their scores, above zero."""
 
 
-class Worded:
+class WordSearch:
     """By the words of the catalogue; an item suits by its share of the best one's score."""
 
-    def __init__(self, name: str, index: Index, items: ItemTable) -> None:
+    def __init__(self, name: str, index: WordIndex, items: ItemTable) -> None:
         self.name = name
         self._index = index
         self._items = items
@@ -58,7 +58,7 @@ class Worded:
         return indices, np.log(falling / falling[0]).astype(np.float32)
 
 
-class Meant:
+class MeaningSearch:
     """By content vectors: near to a text, or to the items that the request names."""
 
     def __init__(self, name: str, items: ItemTable, vector_of: Callable[[str], Float32] | None = None) -> None:

@@ -47,7 +47,7 @@ class Revision(msgspec.Struct, frozen=True, kw_only=True):
     restores: int | None = None
 
 
-class Book(Protocol):
+class RolloutStore(Protocol):
     """The revisions of one topic's rollout.
 
     Guarantee: numbers go up by one, and of two who append the same number only one succeeds.

@@ -10,10 +10,10 @@ import numpy as np
 from streamrec.engine.arrays.batch import NOTHING, Float32, Int32, MicroBatch
 from streamrec.engine.items.item_table import ItemTable
 from streamrec.engine.policies import Constraints
-from streamrec.engine.scenarios.scenario import Mix
+from streamrec.engine.scenarios.scenario import SlateMix
 
 
-def constraints_of(mix: Mix, items: ItemTable, batch: MicroBatch, query: int) -> Constraints | None:
+def constraints_of(mix: SlateMix, items: ItemTable, batch: MicroBatch, query: int) -> Constraints | None:
     """The constraints of the slate that answers a ranked query; None where anything goes."""
     if mix.free:
         return None

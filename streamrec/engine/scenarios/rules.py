@@ -14,7 +14,7 @@ import numpy as np
 
 from streamrec.engine.arrays.batch import CANDIDATES, NOTHING, Bool, Float32, Float64, Int32, MicroBatch, Queries
 from streamrec.engine.arrays.log_shares import FLOOR, log_shares
-from streamrec.engine.features import Knowledge
+from streamrec.engine.features import FeatureStore
 from streamrec.engine.policies import Constraints
 from streamrec.engine.retrieval import Retriever
 from streamrec.engine.scenarios.diversity import constraints_of
@@ -49,7 +49,7 @@ class Searcher(Protocol):
 
 
 @dataclass(slots=True)
-class Ruling:
+class RequestRules:
     """One request and the rules that hold for it."""
 
     scenario: Scenario
@@ -86,20 +86,20 @@ class Ruling:
         return np.sum([*self.raised.values()], axis=0, dtype=np.float32) if self.raised else NO_BOOST
 
 
-class Rules:
+class ScenarioRules:
     """Makes rulings."""
 
     def __init__(
         self,
         scenarios: Mapping[str, Scenario],
-        knowledge: Knowledge,
+        features: FeatureStore,
         models: Sequence[str],
         scorers: Mapping[str, Scorer],
         searchers: Sequence[Searcher],
     ) -> None:
         """`models` are named in the order of their scores; `scorers` are what else a scenario may lean on."""
         self._scenarios = scenarios
-        self._knowledge = knowledge
+        self._features = features
         self._models = list(models)
         self._scorers = scorers
         self._searchers = searchers
@@ -108,14 +108,14 @@ class Rules:
         """The scenario that an event asks for; under a name that nobody knows, the rules of HOME hold."""
         return self._scenarios.get(scenario_of(event)) or self._scenarios.get(HOME) or Scenario()
 
-    def begin(self, event: Event, partition: int, row: int) -> Ruling:
+    def begin(self, event: Event, partition: int, row: int) -> RequestRules:
         """The rules for a request, with what is known of its user (`row`) now."""
         scenario = self.scenario(event)
-        seen, bought, shown = self._knowledge.seen, self._knowledge.bought, self._knowledge.shown
+        seen, bought, shown = self._features.seen, self._features.bought, self._features.shown
         named = seeds_of(event) if event.type is EventType.REQUEST else ()
-        seeds = np.array([i for i in map(self._knowledge.items.lookup, named) if i != NOTHING], np.int32)
-        ruling = Ruling(scenario, event, partition, seeds)
-        rules, out = scenario.left_out, ruling.left_out
+        seeds = np.array([i for i in map(self._features.items.lookup, named) if i != NOTHING], np.int32)
+        request_rules = RequestRules(scenario, event, partition, seeds)
+        rules, out = scenario.left_out, request_rules.left_out
         if seen is not None:
             out["the user has touched {them} before"] = seen.of(row)
         if len(seeds) and scenario.name != HOME:
@@ -126,92 +126,96 @@ class Rules:
         if rules.shown_at_most and shown is not None:
             why = f"shown {rules.shown_at_most:g} times since {{they}} {{were}} last touched"
             out[why] = shown.above(row, rules.shown_at_most, event.ts)
-        ruling.filters = tuple(one for one in (rules.filters, event.filters) if one not in (None, Filters()))
-        return ruling
+        request_rules.filters = tuple(one for one in (rules.filters, event.filters) if one not in (None, Filters()))
+        return request_rules
 
     # While its candidates are ranked
 
-    def hidden(self, ruling: Ruling, queries: Queries, query: int, barred: Bool) -> Bool:
+    def hidden(self, request_rules: RequestRules, queries: Queries, query: int, barred: Bool) -> Bool:
         """The items that this request must not be shown, by index; `barred` are those that nobody may be."""
-        items, listing, ads = self._knowledge.items, self._knowledge.listing, self._knowledge.ads
+        items, catalogue, ads = self._features.items, self._features.catalogue, self._features.ads
         count = len(items)
         hidden: Bool = np.zeros(count, np.bool_)
         hidden[: len(barred)] = barred[:count]
-        hidden[listing.unheard()] = True
+        hidden[catalogue.unheard()] = True
         hidden[items.free] = True
-        for filters in ruling.filters:
-            hidden |= ~listing.facts.matching(filters)[:count]
-        rules = ruling.scenario.left_out
+        for filters in request_rules.filters:
+            hidden |= ~catalogue.attributes.matching(filters)[:count]
+        rules = request_rules.scenario.left_out
         if rules.older_than_s:
             hidden |= items.first_ts[:count] < queries.ts[query] - int(rules.older_than_s * 1000)
         if rules.kinship is not Kinship.ANY:
-            hidden |= ~self._akin(ruling, queries, query)
-        if ruling.scenario.worth is Worth.BID:
+            hidden |= ~self._akin(request_rules, queries, query)
+        if request_rules.scenario.worth is Worth.BID:
             no_ad = np.ones(count, np.bool_)
             no_ad[ads.known()] = False
             hidden |= no_ad
-            hidden[ads.barred(ruling.event.ts, ruling.partition)] = True
-        ruling.passed = int(count - hidden.sum())
+            hidden[ads.barred(request_rules.event.ts, request_rules.partition)] = True
+        request_rules.passed = int(count - hidden.sum())
         return hidden
 
-    def _akin(self, ruling: Ruling, queries: Queries, query: int) -> Bool:
+    def _akin(self, request_rules: RequestRules, queries: Queries, query: int) -> Bool:
         """Items of the categories asked for; all of them where it is not known beside what."""
-        beside = ruling.seeds if len(ruling.seeds) else queries.items[query, :1]
-        items, facts = self._knowledge.items, self._knowledge.listing.facts
+        beside = request_rules.seeds if len(request_rules.seeds) else queries.items[query, :1]
+        items, attributes = self._features.items, self._features.catalogue.attributes
         category = items.category[: len(items)]
-        names = {name for item in beside.tolist() if item != NOTHING for name in facts.categories(item)}
+        names = {name for item in beside.tolist() if item != NOTHING for name in attributes.categories(item)}
         if not names:
             return np.ones(len(category), np.bool_)
-        same = facts.within(sorted(names))
-        akin: Bool = same if ruling.scenario.left_out.kinship is Kinship.SAME else ~same & (category != NOTHING)
+        same = attributes.within(sorted(names))
+        akin: Bool = same if request_rules.scenario.left_out.kinship is Kinship.SAME else ~same & (category != NOTHING)
         return akin
 
     def retrievers(
-        self, ruling: Ruling, everybody: Sequence[Retriever], special: Sequence[Retriever]
+        self, request_rules: RequestRules, everybody: Sequence[Retriever], special: Sequence[Retriever]
     ) -> list[Retriever]:
         """Who proposes: `everybody` where the scenario names nobody who is there."""
-        names = ruling.scenario.retrievers
+        names = request_rules.scenario.retrievers
         named = [retriever for retriever in (*everybody, *special) if retriever.name in names]
-        return named if named or self._searching(ruling) else list(everybody)
+        return named if named or self._searching(request_rules) else list(everybody)
 
-    def _searching(self, ruling: Ruling) -> list[Searcher]:
+    def _searching(self, request_rules: RequestRules) -> list[Searcher]:
         """Who looks for what the request names."""
-        names = ruling.scenario.retrievers
+        names = request_rules.scenario.retrievers
         return [searcher for searcher in self._searchers if searcher.name in names and len(searcher)]
 
-    def proposed(self, ruling: Ruling, hidden: Bool) -> list[Int32]:
+    def proposed(self, request_rules: RequestRules, hidden: Bool) -> list[Int32]:
         """What is found by what the request names, (1, found) each, where the scenario asks for it."""
-        for searcher in self._searching(ruling):
-            ruling.found[searcher.name] = searcher.found(ruling.event.query, ruling.seeds, CANDIDATES, hidden)
-        return [found[None] for found, _ in ruling.found.values()]
+        for searcher in self._searching(request_rules):
+            request_rules.found[searcher.name] = searcher.found(
+                request_rules.event.query, request_rules.seeds, CANDIDATES, hidden
+            )
+        return [found[None] for found, _ in request_rules.found.values()]
 
-    def weigh(self, ruling: Ruling, batch: MicroBatch, query: int) -> None:
+    def weigh(self, request_rules: RequestRules, batch: MicroBatch, query: int) -> None:
         """Say what is added to each candidate's score, and what the slate must be made of."""
         items = batch.candidates.items[query]
         used = int((items != NOTHING).sum())
         if used == 0:
             return
-        there, scenario = items[:used], ruling.scenario
+        there, scenario = items[:used], request_rules.scenario
         for name, weight in scenario.lean.items():
-            suits = self._suits(name, ruling, batch, query, there)
+            suits = self._suits(name, request_rules, batch, query, there)
             if suits is not None and weight:
-                ruling.raised[f"{scenario.name} leans on {name}"] = _padded(weight * suits)
+                request_rules.raised[f"{scenario.name} leans on {name}"] = _padded(weight * suits)
         for category, factor in scenario.boosts.items():
-            of_it = self._knowledge.listing.facts.within([category])[there]
+            of_it = self._features.catalogue.attributes.within([category])[there]
             if of_it.any():
-                ruling.raised[f"boosted {factor:g} times: {category}"] = _padded(np.log(factor) * of_it)
+                request_rules.raised[f"boosted {factor:g} times: {category}"] = _padded(np.log(factor) * of_it)
         if scenario.worth is Worth.BID:
             score = batch.candidates.utility[query, :used].astype(np.float64)
-            utilities = score - self._knowledge.listing.boost[there]
-            value = self._knowledge.ads.log_value(there, utilities, ruling.event.ts, ruling.partition)
-            ruling.raised["ranked by what it earns"] = _padded(np.maximum(value, WORTHLESS) - score)
-        ruling.constraints = constraints_of(scenario.mix, self._knowledge.items, batch, query)
+            utilities = score - self._features.catalogue.boost[there]
+            value = self._features.ads.log_value(there, utilities, request_rules.event.ts, request_rules.partition)
+            request_rules.raised["ranked by what it earns"] = _padded(np.maximum(value, WORTHLESS) - score)
+        request_rules.constraints = constraints_of(scenario.mix, self._features.items, batch, query)
 
-    def _suits(self, name: str, ruling: Ruling, batch: MicroBatch, query: int, items: Int32) -> Float32 | None:
+    def _suits(
+        self, name: str, request_rules: RequestRules, batch: MicroBatch, query: int, items: Int32
+    ) -> Float32 | None:
         """The log of each item's share of what `name` says of them all, FLOOR where it says nothing, (items,)."""
-        if name in ruling.found:
-            found, closeness = ruling.found[name]
-            suits = np.full(len(self._knowledge.items), UNFOUND, np.float32)
+        if name in request_rules.found:
+            found, closeness = request_rules.found[name]
+            suits = np.full(len(self._features.items), UNFOUND, np.float32)
             suits[found] = np.maximum(closeness, UNFOUND)
             matched: Float32 = suits[items]
             return matched

@@ -63,7 +63,7 @@ class LeftOut:
 
 
 @dataclass(frozen=True, slots=True)
-class Mix:
+class SlateMix:
     """What a slate must be made of: see `policies.Constraints`."""
 
     diversity: float = 0.0  # taken from an item's score where one of its category, or one just like it, stands above
@@ -88,7 +88,7 @@ class Scenario:
     lean: Mapping[str, float] = field(default_factory=dict)
     boosts: Mapping[str, float] = field(default_factory=dict)
     left_out: LeftOut = field(default_factory=LeftOut)
-    mix: Mix = field(default_factory=Mix)
+    mix: SlateMix = field(default_factory=SlateMix)
 
 
 def scenario_of(event: Event) -> str:

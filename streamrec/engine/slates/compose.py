@@ -12,18 +12,18 @@ import numpy as np
 
 from streamrec.engine.arrays.batch import NOTHING, Float32, Float64, Int64, MicroBatch
 from streamrec.engine.arrays.log_shares import log_shares
-from streamrec.engine.arrays.logged_event import Arrival
+from streamrec.engine.arrays.logged_event import LoggedEvent
 from streamrec.engine.fusion.fusion import Fusion
-from streamrec.engine.policies.registry import Beside, Dealt
+from streamrec.engine.policies.registry import ChosenSlate, CounterfactualChoice
 from streamrec.engine.scenarios.scenario import scenario_of
 from streamrec.events import Alternative, Proposal, Slate, SlateItem
 
 
 def composed(
-    arrival: Arrival,
+    logged: LoggedEvent,
     query: int,
     batch: MicroBatch,
-    dealt: Dealt,
+    chosen: ChosenSlate,
     fusion: Fusion,
     ids: Sequence[str],
     k: int,
@@ -41,8 +41,8 @@ def composed(
         k: items at most.
         stale: what was too old to be used.
     """
-    event, candidates = arrival.event, batch.candidates
-    places = shown(dealt, k)
+    event, candidates = logged.event, batch.candidates
+    places = shown(chosen, k)
     used = int((candidates.items[query] != NOTHING).sum())
     features, utility = candidates.features[query, :used], candidates.utility[query, :used]
     ranks = np.empty(used, np.int64)
@@ -62,46 +62,46 @@ def composed(
             zip(
                 candidates.items[query, places].tolist(),
                 np.round(utility[places].astype(np.float64), 5).tolist(),
-                dealt.propensity[: len(places)].tolist(),
+                chosen.propensity[: len(places)].tolist(),
                 _named((*fusion.models, "item"), np.round(fusion.shares(features, places), 3)),
                 _scores(fusion, features[places]),
                 ranks[places].tolist(),
-                dealt.teams[: len(places)],
+                chosen.teams[: len(places)],
                 strict=True,
             ),
             1,
         )
     )
     return Slate(
-        rec_id=arrival.place,
+        rec_id=logged.place,
         user_id=event.user_id,
         ts=event.ts,
         items=items,
-        policy=dealt.decision.publish,
+        policy=chosen.decision.publish,
         version=str(fusion.version),
         candidates=used,
         scenario=scenario_of(event),
         session_id=event.session_id,
         request_id=event.event_id,
-        estimated_from=dealt.estimated_from,
-        mode=dealt.decision.mode,
-        arm=dealt.decision.arm,
+        estimated_from=chosen.estimated_from,
+        mode=chosen.decision.mode,
+        arm=chosen.decision.arm,
         alternatives={
-            name: _alternative(other, query, batch, fusion, ids, len(places)) for name, other in dealt.beside.items()
+            name: _alternative(other, query, batch, fusion, ids, len(places)) for name, other in chosen.beside.items()
         },
         stale=stale,
     )
 
 
-def shown(dealt: Dealt, k: int) -> Int64:
+def shown(chosen: ChosenSlate, k: int) -> Int64:
     """The places among the candidates that are published, (at most k,)."""
-    places = dealt.places[:k]
+    places = chosen.places[:k]
     published: Int64 = places[places != NOTHING]
     return published
 
 
 def _alternative(
-    other: Beside, query: int, batch: MicroBatch, fusion: Fusion, ids: Sequence[str], length: int
+    other: CounterfactualChoice, query: int, batch: MicroBatch, fusion: Fusion, ids: Sequence[str], length: int
 ) -> Alternative:
     places = other.proposal[:length]
     places = places[places != NOTHING]

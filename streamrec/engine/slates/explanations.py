@@ -25,7 +25,7 @@ from streamrec.engine.arrays.compiled import mixed
 from streamrec.engine.fusion.fusion import Fusion
 from streamrec.engine.items.item_table import ItemTable
 from streamrec.engine.models import Model
-from streamrec.engine.scenarios.rules import Ruling
+from streamrec.engine.scenarios.rules import RequestRules
 from streamrec.engine.scenarios.scenario import Kinship
 from streamrec.events import Filters, Reason, Slate, SlateItem
 
@@ -54,9 +54,9 @@ class Scorers:
 class Applied:
     """What was decided by rule when the slate was made."""
 
-    ruling: Ruling
+    request_rules: RequestRules
     explore: float = 0.0  # the policy's share of places that are reserved for exploration
-    doubt: Float64 = field(default_factory=lambda: np.ones(CANDIDATES))  # (candidates,)
+    uncertainty: Float64 = field(default_factory=lambda: np.ones(CANDIDATES))  # (candidates,)
     places: Int64 = field(default_factory=lambda: np.empty(0, np.int64))  # of the slate's items among the candidates
 
 
@@ -144,7 +144,7 @@ Rule = Callable[[SlateItem, Slate, Applied], Iterable[str]]
 
 def left_out(item: SlateItem, slate: Slate, applied: Applied) -> Iterable[str]:
     """What was bought, seen, tired of or named in the request, and is not on the slate for it."""
-    for why, items in applied.ruling.left_out.items():
+    for why, items in applied.request_rules.left_out.items():
         count = len(np.unique(items[items != NOTHING]))
         if count:
             words = {"them": "it", "they": "it", "were": "was"} if count == 1 else _PLURAL
@@ -153,21 +153,21 @@ def left_out(item: SlateItem, slate: Slate, applied: Applied) -> Iterable[str]:
 
 def filtered(item: SlateItem, slate: Slate, applied: Applied) -> Iterable[str]:
     """Filters of the request and of its scenario, and how many items they let through."""
-    ruling = applied.ruling
-    asked = [words for filters in ruling.filters for words in filters_in_words(filters)]
-    rules = ruling.scenario.left_out
+    request_rules = applied.request_rules
+    asked = [words for filters in request_rules.filters for words in filters_in_words(filters)]
+    rules = request_rules.scenario.left_out
     if rules.kinship is not Kinship.ANY:
         asked.append(f"{rules.kinship.value} categories")
     if rules.older_than_s:
         asked.append(f"at most {rules.older_than_s / 3600:g} h old")
-    if asked and ruling.passed is not None:
-        yield f"filtered: {ruling.passed:,} items are {', '.join(asked)}"
+    if asked and request_rules.passed is not None:
+        yield f"filtered: {request_rules.passed:,} items are {', '.join(asked)}"
 
 
 def raised(item: SlateItem, slate: Slate, applied: Applied) -> Iterable[str]:
     """What a scenario's leaning, a boost or a bid did to the score, beside the average candidate."""
     place = applied.places[item.position - 1] if item.position <= len(applied.places) else NOTHING
-    for why, added in applied.ruling.raised.items():
+    for why, added in applied.request_rules.raised.items():
         beside_average = added[place] - added[: slate.candidates].mean()
         if place != NOTHING and abs(beside_average) >= LEAST_RAISE:
             yield f"{why}, {beside_average:+.2f}"
@@ -175,7 +175,7 @@ def raised(item: SlateItem, slate: Slate, applied: Applied) -> Iterable[str]:
 
 def mixed_in(item: SlateItem, slate: Slate, applied: Applied) -> Iterable[str]:
     """What the slate must be made of."""
-    bound, place = applied.ruling.constraints, item.position - 1
+    bound, place = applied.request_rules.constraints, item.position - 1
     if bound is None or place >= len(applied.places):
         return
     above, own = applied.places[:place], applied.places[place]
@@ -200,9 +200,9 @@ def explored(item: SlateItem, slate: Slate, applied: Applied) -> Iterable[str]:
         return
     part = 1.0 / left
     if item.position <= len(applied.places):
-        doubt = applied.doubt[: slate.candidates].copy()
-        doubt[applied.places[: item.position - 1]] = 0.0
-        part = float(doubt[applied.places[item.position - 1]] / doubt.sum())
+        uncertainty = applied.uncertainty[: slate.candidates].copy()
+        uncertainty[applied.places[: item.position - 1]] = 0.0
+        part = float(uncertainty[applied.places[item.position - 1]] / uncertainty.sum())
     chance = min(applied.explore * part / item.propensity, 1.0)
     if chance >= LIKELY:
         yield (

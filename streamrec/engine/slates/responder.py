@@ -13,18 +13,18 @@ import numpy as np
 
 from streamrec.engine.ads.ads import Ads
 from streamrec.engine.arrays.batch import NOTHING, Float32, Int32, Int64, MicroBatch
-from streamrec.engine.arrays.feedback import Lesson, ShownAds
-from streamrec.engine.arrays.logged_event import Arrival
-from streamrec.engine.attribution.attribution import Memo
+from streamrec.engine.arrays.feedback import ShownAds, SlateFeedback
+from streamrec.engine.arrays.logged_event import LoggedEvent
+from streamrec.engine.attribution.attribution import ServedSlate
 from streamrec.engine.fusion.fusion import Fusion
 from streamrec.engine.items.item_table import ItemTable
-from streamrec.engine.items.uncertainty import Doubt
+from streamrec.engine.items.uncertainty import Uncertainty
 from streamrec.engine.models import Model, Tracing
-from streamrec.engine.policies import Asked
-from streamrec.engine.policies.registry import Roster
+from streamrec.engine.policies import PolicyInput
+from streamrec.engine.policies.registry import PolicyRegistry
 from streamrec.engine.rollout.plan import Plan
 from streamrec.engine.rollout.revisions import Mode
-from streamrec.engine.scenarios.rules import Ruling
+from streamrec.engine.scenarios.rules import RequestRules
 from streamrec.engine.scenarios.scenario import Worth
 from streamrec.engine.slates.compose import composed, shown
 from streamrec.engine.slates.explanations import Applied, Scorers, reasons_of
@@ -33,7 +33,7 @@ from streamrec.events import Reason, Slate
 SITE = "site"
 """Whom an apprentice imitates: the order of the site's own impressions."""
 
-Place = tuple[int, int]
+LogPlace = tuple[int, int]
 """The partition and offset of what asked."""
 
 
@@ -41,10 +41,10 @@ class Request(NamedTuple):
     """What asks for a slate, and the query row that was ranked for it."""
 
     query: int
-    arrival: Arrival
+    logged: LoggedEvent
 
 
-class Answers:
+class SlateResponder:
     """Turns ranked queries into slates."""
 
     def __init__(
@@ -53,25 +53,25 @@ class Answers:
         fusion: Fusion,
         items: ItemTable,
         boost: Float32,
-        roster: Roster,
+        policies: PolicyRegistry,
         plan: Plan,
         k: int = 20,
         imitate: str = SITE,
-        doubt: Doubt | None = None,
+        uncertainty: Uncertainty | None = None,
         stale: Callable[[int], tuple[str, ...]] = lambda now_ms: (),
         ads: Ads | None = None,
     ) -> None:
         """`boost` is what the catalogue adds to an item's score, by item index.
 
-        `k` items when a request does not say; `imitate` is whom an apprentice is taught by, SITE or a policy; `doubt`
-        says how little is known of items; `stale` names what is too old to be used at a time, ms.
+        `k` items when a request does not say; `imitate` is whom an apprentice is taught by, SITE or a policy;
+        `uncertainty` says how little is known of items; `stale` names what is too old to be used at a time, ms.
         """
         self.models = tuple(models)
         self.fusion = fusion
         self.items = items
         self._boost = boost
-        self._doubt = doubt or Doubt(items.capacity)
-        self.roster = roster
+        self._uncertainty = uncertainty or Uncertainty(items.capacity)
+        self.policies = policies
         self.k = k
         self._imitate = imitate
         self._stale = stale
@@ -91,8 +91,8 @@ class Answers:
         return self._imitate if self.plan.mode is Mode.APPRENTICE else None
 
     def slates(
-        self, batch: MicroBatch, requests: Sequence[Request], rulings: Mapping[int, Ruling]
-    ) -> tuple[dict[Place, Slate], dict[Place, Memo]]:
+        self, batch: MicroBatch, requests: Sequence[Request], rules_by_query: Mapping[int, RequestRules]
+    ) -> tuple[dict[LogPlace, Slate], dict[LogPlace, ServedSlate]]:
         """A slate for each request, and what to keep of it to learn from what comes.
 
         Args:
@@ -100,70 +100,72 @@ class Answers:
             requests: in log order.
             rulings: the rules for each, by query row.
         """
-        slates: dict[Place, Slate] = {}
-        memos: dict[Place, Memo] = {}
+        slates: dict[LogPlace, Slate] = {}
+        served_slates: dict[LogPlace, ServedSlate] = {}
         if not requests:
-            return slates, memos
-        asked = self._asked(batch, requests, rulings)
-        decisions = [self.plan.decide(arrival.event.user_id) for _, arrival in requests]
-        longest = max(arrival.event.k or self.k for _, arrival in requests)
-        dealt = self.roster.deal(asked, self.fusion.posterior, decisions, longest)
-        for row, ((query, arrival), one, context) in enumerate(
-            zip(requests, dealt, asked.context.tolist(), strict=True)
+            return slates, served_slates
+        asked = self._asked(batch, requests, rules_by_query)
+        decisions = [self.plan.decide(logged.event.user_id) for _, logged in requests]
+        longest = max(logged.event.k or self.k for _, logged in requests)
+        chosen = self.policies.choose(asked, self.fusion.posterior, decisions, longest)
+        for row, ((query, logged), one, context) in enumerate(
+            zip(requests, chosen, asked.context.tolist(), strict=True)
         ):
-            k = arrival.event.k or self.k
-            place, places = (arrival.partition, arrival.offset), shown(one, k)
-            slate = composed(arrival, query, batch, one, self.fusion, self.items.ids, k, self._stale(arrival.event.ts))
-            if arrival.event.explain:
-                applied = Applied(rulings[query], one.explore, asked.doubt[row], places)
+            k = logged.event.k or self.k
+            place, places = (logged.partition, logged.offset), shown(one, k)
+            slate = composed(logged, query, batch, one, self.fusion, self.items.ids, k, self._stale(logged.event.ts))
+            if logged.event.explain:
+                applied = Applied(rules_by_query[query], one.explore, asked.uncertainty[row], places)
                 slate = msgspec.structs.replace(slate, reasons=self._reasons(slate, batch, query, applied))
             slates[place] = slate
             features, traces = batch.candidates.features[query, places], self._traces(batch, query, places)
-            offered = self._offered(rulings[query], batch.candidates.items[query, places], features)
-            memos[place] = Memo(context, self.fusion.schema, features, traces, offered)
-        return slates, memos
+            offered = self._offered(rules_by_query[query], batch.candidates.items[query, places], features)
+            served_slates[place] = ServedSlate(context, self.fusion.schema, features, traces, offered)
+        return slates, served_slates
 
     def imitable(
-        self, batch: MicroBatch, requests: Sequence[Request], rulings: Mapping[int, Ruling]
+        self, batch: MicroBatch, requests: Sequence[Request], rules_by_query: Mapping[int, RequestRules]
     ) -> list[tuple[Request, int]]:
         """What the policy that is imitated would put first for each request, by item index; NOTHING is left out."""
         if not requests or self.imitated in (None, SITE):
             return []
-        asked = self._asked(batch, requests, rulings)
-        places = self.roster.favourites(str(self.imitated), asked, self.fusion.posterior)
+        asked = self._asked(batch, requests, rules_by_query)
+        places = self.policies.favourites(str(self.imitated), asked, self.fusion.posterior)
         items = [
             (request, int(batch.candidates.items[request.query, place]))
             for request, place in zip(requests, places.tolist(), strict=True)
         ]
         return [(request, item) for request, item in items if item >= 0]
 
-    def learn(self, lessons: Sequence[Lesson]) -> None:
+    def learn(self, feedback: Sequence[SlateFeedback]) -> None:
         """Models that look back at slates, and policies, take what came of them. The fusion learns by itself."""
         if self.fusion.learn_outcomes:
             for model in self._tracing:
-                model.learn_outcomes(lessons)
-        self.roster.learn(lessons)
+                model.learn_outcomes(feedback)
+        self.policies.learn(feedback)
 
-    def _asked(self, batch: MicroBatch, requests: Sequence[Request], rulings: Mapping[int, Ruling]) -> Asked:
+    def _asked(
+        self, batch: MicroBatch, requests: Sequence[Request], rules_by_query: Mapping[int, RequestRules]
+    ) -> PolicyInput:
         rows = np.array([request.query for request in requests], np.int64)
         items = batch.candidates.items[rows]
         listed = np.where(items == NOTHING, np.float32(0), self._boost[items])
-        ruled = np.stack([rulings[row].boost for row in rows.tolist()])
-        doubt = self._doubt.of(items, batch.queries.ts[rows])
-        constraints = [rulings[row].constraints for row in rows.tolist()]
+        ruled = np.stack([rules_by_query[row].boost for row in rows.tolist()])
+        uncertainty = self._uncertainty.of(items, batch.queries.ts[rows])
+        constraints = [rules_by_query[row].constraints for row in rows.tolist()]
         boost = (listed + ruled).astype(np.float64)
-        return self.fusion.asked(batch.queries, rows, batch.candidates, boost, doubt, constraints)
+        return self.fusion.asked(batch.queries, rows, batch.candidates, boost, uncertainty, constraints)
 
     def _traces(self, batch: MicroBatch, query: int, places: Int64) -> dict[str, Int32]:
         """What models ask to be told again when it is known what came of these places."""
         items = batch.candidates.items[query, places]
         return {model.name: model.trace(batch.queries, query, items) for model in self._tracing}
 
-    def _offered(self, ruling: Ruling, items: Int32, features: Float32) -> ShownAds | None:
+    def _offered(self, request_rules: RequestRules, items: Int32, features: Float32) -> ShownAds | None:
         """What to keep of a slate whose clicks cost something: it was ranked by bids, whatever its scenario's name."""
-        if self._ads is None or ruling.scenario.worth is not Worth.BID:
+        if self._ads is None or request_rules.scenario.worth is not Worth.BID:
             return None
-        return self._ads.shown(items, features @ self.fusion.mean, ruling.event.ts, ruling.partition)
+        return self._ads.shown(items, features @ self.fusion.mean, request_rules.event.ts, request_rules.partition)
 
     def _reasons(self, slate: Slate, batch: MicroBatch, query: int, applied: Applied) -> tuple[Reason, ...]:
         scorers = Scorers(self.models, self.fusion, self.items)

@@ -25,7 +25,7 @@ RING = 2 * PARTS
 """Parts that matter: the window's, and those of the window before it."""
 
 
-class TrendCounts:
+class LocalTrendCounts:
     """Counts of at most as many items as the table has, 4 bytes for each part of each."""
 
     def __init__(self, table: TrendTable, emit_every_s: float) -> None:

@@ -86,7 +86,7 @@ class TrendTable:
         return best(self.log_momentum[: self.rows], k, hidden, -np.inf)
 
 
-class Teller(Protocol):
+class TrendSource(Protocol):
     """Who tells a table; it is told what a model is told, and is saved as one."""
 
     @property

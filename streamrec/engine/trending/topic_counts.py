@@ -20,7 +20,7 @@ from streamrec.engine.items.item_table import ItemTable
 from streamrec.engine.trending.table import TrendTable
 
 
-class Statements:
+class TopicTrendCounts:
     """At most `capacity` statements; when there are more, the items longest unmentioned leave."""
 
     def __init__(self, table: TrendTable, items: ItemTable, capacity: int) -> None:

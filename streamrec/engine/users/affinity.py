@@ -9,7 +9,7 @@ import numpy as np
 
 from streamrec.engine.arrays.batch import CATEGORIES, NOTHING, Examples, Int32, Queries
 from streamrec.engine.arrays.compiled import compiled
-from streamrec.engine.arrays.timeline import REMEMBER, Steps
+from streamrec.engine.arrays.timeline import REMEMBER, Timeline
 
 HALF_LIFE_S = 14 * 24 * 3600.0
 
@@ -33,7 +33,7 @@ class Affinity:
         self._names = names
         self._code = code
 
-    def fold(self, steps: Steps, queries: Queries, examples: Examples) -> None:
+    def fold(self, steps: Timeline, queries: Queries, examples: Examples) -> None:
         """Queries see the decayed weights before their moment; events add to their item's category."""
         _fold(
             steps.kind,

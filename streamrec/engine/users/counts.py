@@ -12,7 +12,7 @@ import numpy as np
 
 from streamrec.engine.arrays.batch import Examples, Int32, Queries
 from streamrec.engine.arrays.compiled import compiled
-from streamrec.engine.arrays.timeline import REMEMBER, Steps
+from streamrec.engine.arrays.timeline import REMEMBER, Timeline
 from streamrec.events import EVENT_TYPES, TYPE_CODES, EventType
 
 ACTIVITY_HALF_LIFE_S = 7 * 24 * 3600.0
@@ -27,7 +27,7 @@ class Counts:
         self.last_ts = np.zeros(rows, np.int64)
         self.activity = np.zeros(rows, np.float64)  # decayed count as of last_ts
 
-    def fold(self, steps: Steps, queries: Queries, examples: Examples) -> None:
+    def fold(self, steps: Timeline, queries: Queries, examples: Examples) -> None:
         """Queries see the decayed activity before their moment; events are counted."""
         _fold(
             steps.kind,

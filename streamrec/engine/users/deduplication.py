@@ -16,7 +16,7 @@ from streamrec.engine.arrays.compiled import compiled
 REMEMBERED = 32
 
 
-class Duplicates:
+class Deduplication:
     """One row per user of the user table."""
 
     def __init__(self, rows: int) -> None:

@@ -40,7 +40,7 @@ class _Showings(NamedTuple):
 NONE = _Showings(np.empty(0, np.int32), np.empty(0, np.float64), np.empty(0, np.int64))
 
 
-class Shown:
+class Fatigue:
     """(count, ms) of each item, by row of the user table."""
 
     def __init__(self) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 
 from streamrec.engine.arrays.batch import HISTORY, NOTHING, Examples, Int32, Queries
 from streamrec.engine.arrays.compiled import compiled
-from streamrec.engine.arrays.timeline import REMEMBER, Steps
+from streamrec.engine.arrays.timeline import REMEMBER, Timeline
 from streamrec.events import EVENT_TYPES, TYPE_CODES, EventType
 
 TOUCHES = frozenset(
@@ -46,7 +46,7 @@ class History:
         self.session_items = np.zeros(rows, np.int32)
         self._touches = np.array([code in TOUCHES for code in range(len(EVENT_TYPES))])
 
-    def fold(self, steps: Steps, queries: Queries, examples: Examples) -> None:
+    def fold(self, steps: Timeline, queries: Queries, examples: Examples) -> None:
         """Walk the steps in order: queries and examples see the past, then the event joins it."""
         _fold(
             steps.kind,

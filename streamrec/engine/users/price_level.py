@@ -19,7 +19,7 @@ import numpy as np
 
 from streamrec.engine.arrays.batch import NOTHING, Examples, Float64, Int32, Queries
 from streamrec.engine.arrays.compiled import compiled
-from streamrec.engine.arrays.timeline import REMEMBER, Steps
+from streamrec.engine.arrays.timeline import REMEMBER, Timeline
 
 HALF_LIFE_S = 30 * 24 * 3600.0
 
@@ -32,7 +32,7 @@ def price_named(context: Mapping[str, object] | None) -> float | None:
     return float(said)
 
 
-class Prices:
+class PriceLevel:
     """One row per user of the user table. `price` has the catalogue's price of each item index, NaN: none."""
 
     def __init__(self, rows: int, price: Float64, gain: Sequence[float]) -> None:
@@ -44,7 +44,7 @@ class Prices:
         self._price = price
         self._gain = np.array(gain, np.float64)  # (event types,)
 
-    def fold(self, steps: Steps, queries: Queries, examples: Examples) -> None:
+    def fold(self, steps: Timeline, queries: Queries, examples: Examples) -> None:
         """Events add the price of their item; queries see nothing of it."""
         _fold(
             steps.kind,

@@ -26,7 +26,7 @@ class _Purchases(NamedTuple):
 NONE = _Purchases(np.empty(0, np.int32), np.empty(0, np.int64))
 
 
-class Bought:
+class Purchases:
     """When each item was last bought, ms, by row of the user table."""
 
     def __init__(self) -> None:

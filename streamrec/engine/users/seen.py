@@ -15,7 +15,7 @@ from streamrec.engine.arrays.batch import NOTHING, Int32
 LIMIT = 4_096
 
 
-class Seen:
+class SeenItems:
     """A growing array of item indices per row of the user table."""
 
     def __init__(self) -> None:

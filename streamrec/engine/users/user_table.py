@@ -24,7 +24,7 @@ _SPARE_ITEMS = 2_048
 """Item indices that stay free for what is new in the log, more than a micro-batch can bring."""
 
 
-class Family(Protocol):
+class UserFeature(Protocol):
     """A family of features: what it remembers of each user."""
 
     def grow(self, rows: int) -> None:
@@ -46,7 +46,7 @@ class Family(Protocol):
 class UserTable:
     """At most `capacity` users by (partition, user id)."""
 
-    def __init__(self, capacity: int, families: Sequence[Family], items: ItemTable) -> None:
+    def __init__(self, capacity: int, families: Sequence[UserFeature], items: ItemTable) -> None:
         self.capacity = capacity
         self._families = families
         self._items = items

@@ -16,11 +16,11 @@ import numpy as np
 
 from streamrec.config.settings import Settings, shown
 from streamrec.engine.arrays.batch import Int8
-from streamrec.engine.batch_result import Portion
+from streamrec.engine.batch_result import BatchResult
 from streamrec.errors import ConfigError
 from streamrec.evaluation.backtest.delays import LateLearning, StaleContext
 from streamrec.evaluation.backtest.metrics import RankingMetrics, ranking_metrics
-from streamrec.replay.catalogue_file import Catalogue
+from streamrec.replay.catalogue_file import CatalogueItems
 from streamrec.replay.logs import Log
 from streamrec.wiring import BASELINE, build_rehearsal
 from streamrec.worker.loop import Worker
@@ -58,13 +58,13 @@ class Variant:
             learning = learning.model_copy(update={"models": kept})
         return settings.model_copy(update={"learning": learning})
 
-    def lags(self, worker: Worker) -> list[Callable[[Portion], None]]:
+    def lags(self, worker: Worker) -> list[Callable[[BatchResult], None]]:
         """Put what lags behind into a worker; what comes back wants to see every portion."""
-        found: list[Callable[[Portion], None]] = []
+        found: list[Callable[[BatchResult], None]] = []
         if self.learning_delay is not None:
-            found.append(LateLearning(worker.recommender, self.learning_delay))
+            found.append(LateLearning(worker.pipeline, self.learning_delay))
         if self.context_delay is not None:
-            found.append(StaleContext(worker.recommender, self.context_delay))
+            found.append(StaleContext(worker.pipeline, self.context_delay))
         return found
 
 
@@ -129,11 +129,11 @@ class Scorekeeper:
         self._ranks: list[Int8] = []
         self._scored: list[bool] = []
 
-    def __call__(self, portion: Portion) -> None:
-        trial = portion.trial
+    def __call__(self, batch_result: BatchResult) -> None:
+        trial = batch_result.trial
         kept = np.flatnonzero(trial.kept)
         self._ranks.append(trial.ranks[:, kept])
-        self._scored += [trial.arrivals[at].offset >= self._scored_from for at in kept]
+        self._scored += [trial.logged_events[at].offset >= self._scored_from for at in kept]
 
     def metrics(self, lists: Sequence[str]) -> dict[str, RankingMetrics]:
         """By list, in the order of `Trial.ranks`."""
@@ -149,7 +149,7 @@ def run(
     models: Sequence[str],
     *,
     warmup: float,
-    catalogue: Catalogue | None = None,
+    catalogue: CatalogueItems | None = None,
     heard: Callable[[int], None] = lambda events: None,
 ) -> Finding:
     """One backtest, changed as the variant says.
@@ -169,18 +169,18 @@ def run(
     """
     began, events = time.perf_counter(), 0
     scores = Scorekeeper(log.start + warmup * len(log))
-    observers: list[Callable[[Portion], None]] = []
+    observers: list[Callable[[BatchResult], None]] = []
 
-    def observe(portion: Portion) -> None:
+    def observe(batch_result: BatchResult) -> None:
         nonlocal events
-        events += len(portion.arrivals)
+        events += len(batch_result.logged_events)
         for observer in observers:
-            observer(portion)
-        heard(len(portion.arrivals))
+            observer(batch_result)
+        heard(len(batch_result.logged_events))
 
     topic = settings.topics.events
     worker = build_rehearsal(variant.settings(settings, models), lambda: log.records(topic), observe, catalogue)
-    lists = (FUSED, *worker.recommender.fusion.models)
+    lists = (FUSED, *worker.pipeline.fusion.models)
     observers += [scores, *variant.lags(worker)]
     worker.run()
     return Finding(variant, scores.metrics(lists), events, time.perf_counter() - began)
@@ -188,8 +188,8 @@ def run(
 
 def model_names(settings: Settings) -> tuple[str, ...]:
     """Every model that these settings build."""
-    worker = build_rehearsal(settings, lambda: iter(()), lambda portion: None)
-    return worker.recommender.fusion.models
+    worker = build_rehearsal(settings, lambda: iter(()), lambda batch_result: None)
+    return worker.pipeline.fusion.models
 
 
 # What is written down

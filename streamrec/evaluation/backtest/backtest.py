@@ -16,18 +16,18 @@ import numpy as np
 
 from streamrec.config.settings import Settings, shown
 from streamrec.engine.arrays.batch import NOTHING, Int8, Int32, Int64
-from streamrec.engine.arrays.logged_event import Arrival
+from streamrec.engine.arrays.logged_event import LoggedEvent
 from streamrec.engine.arrays.top_k import ranked
-from streamrec.engine.batch_result import Portion
-from streamrec.engine.pipeline import Recommender
+from streamrec.engine.batch_result import BatchResult
+from streamrec.engine.pipeline import Pipeline
 from streamrec.evaluation.backtest.calibration import CalibrationRecorder, pairs
 from streamrec.evaluation.backtest.metrics import SLATE_LENGTH
-from streamrec.evaluation.backtest.new_items import NewcomerRecorder
+from streamrec.evaluation.backtest.new_items import NewItemRecorder
 from streamrec.evaluation.backtest.report import BacktestResult
 from streamrec.evaluation.backtest.slates import SlateWriter
 from streamrec.evaluation.backtest.slices import MomentRecorder
 from streamrec.evaluation.backtest.variety import PLACES, VarietyRecorder
-from streamrec.replay.catalogue_file import Catalogue
+from streamrec.replay.catalogue_file import CatalogueItems
 from streamrec.replay.logs import Log
 from streamrec.wiring import build_rehearsal
 from streamrec.worker.profiling import Stopwatch, watch_worker
@@ -42,7 +42,7 @@ CLICK_MODEL = "clicks"
 class Targets(NamedTuple):
     """The targets of one portion, in log order."""
 
-    arrivals: list[Arrival]
+    logged_events: list[LoggedEvent]
     rows: Int64  # (targets,) query rows of the batch
     examples: Int64  # (targets,) example rows of the batch
     items: Int32  # (targets,)
@@ -54,15 +54,15 @@ class Targets(NamedTuple):
 class Observer:
     """Writes down every ranking of a worker, and samples how it goes."""
 
-    def __init__(self, recommender: Recommender, writer: SlateWriter, rows: int, first_row: int, warmup: float) -> None:
-        self._recommender = recommender
+    def __init__(self, pipeline: Pipeline, writer: SlateWriter, rows: int, first_row: int, warmup: float) -> None:
+        self._pipeline = pipeline
         self._writer = writer
         self._scored_from = first_row + warmup * rows
         self._every = max(1, rows // SAMPLES)
         self._next_sample = 0
         self._began = time.perf_counter()
         self._now_ms, self._counted = 0, set[str]()  # users whose slate of this very time was counted already
-        models = recommender.fusion.models
+        models = pipeline.fusion.models
         self._clicks = models.index(CLICK_MODEL) if CLICK_MODEL in models else None
         self.events = 0
         self.ts: list[int] = []
@@ -70,20 +70,20 @@ class Observer:
         self.scored: list[bool] = []
         self.ranks: list[Int8] = []
         self.moments = MomentRecorder()
-        self.variety = VarietyRecorder(recommender.knowledge.items)
-        self.newcomers = NewcomerRecorder(recommender.knowledge.items)
+        self.variety = VarietyRecorder(pipeline.features.items)
+        self.newcomers = NewItemRecorder(pipeline.features.items)
         self.calibration = CalibrationRecorder()
         self.weights: list[tuple[int, dict[str, float]]] = []
         self.throughput: list[tuple[int, float]] = []
 
-    def __call__(self, portion: Portion) -> None:
-        self.events += len(portion.arrivals)
+    def __call__(self, batch_result: BatchResult) -> None:
+        self.events += len(batch_result.logged_events)
         if self.events >= self._next_sample:
             self._next_sample += self._every
-            self.weights.append((self.events, self._recommender.fusion.weights()))
+            self.weights.append((self.events, self._pipeline.fusion.weights()))
             self.throughput.append((self.events, self.seconds))
-        targets = self._targets(portion)
-        if targets.arrivals:
+        targets = self._targets(batch_result)
+        if targets.logged_events:
             self._record(targets)
             self._write(targets)
 
@@ -92,60 +92,60 @@ class Observer:
         """Since the start."""
         return time.perf_counter() - self._began
 
-    def _targets(self, portion: Portion) -> Targets:
-        trial, batch = portion.trial, self._recommender.batch
+    def _targets(self, batch_result: BatchResult) -> Targets:
+        trial, batch = batch_result.trial, self._pipeline.batch
         kept = np.flatnonzero(trial.kept)
-        arrivals = [trial.arrivals[at] for at in kept]
+        logged_events = [trial.logged_events[at] for at in kept]
         examples = batch.learned - len(trial.kept) + kept  # the portion's are the newest
         return Targets(
-            arrivals,
+            logged_events,
             np.array(trial.rows, np.int64)[kept],
             examples,
             batch.examples.item[examples],
             [trial.known[at] for at in kept],
-            [arrival.offset >= self._scored_from for arrival in arrivals],
+            [logged.offset >= self._scored_from for logged in logged_events],
             trial.ranks[:, kept],
         )
 
     def _record(self, targets: Targets) -> None:
         """What the figures are made of."""
-        batch, scored = self._recommender.batch, np.array(targets.scored)
-        self.ts += [arrival.event.ts for arrival in targets.arrivals]
+        batch, scored = self._pipeline.batch, np.array(targets.scored)
+        self.ts += [logged.event.ts for logged in targets.logged_events]
         self.known += targets.known
         self.scored += targets.scored
         self.ranks.append(targets.ranks)
-        self.moments.add(batch, targets.rows, targets.examples, self._recommender.knowledge.items)
+        self.moments.add(batch, targets.rows, targets.examples, self._pipeline.features.items)
         if self._clicks is not None and scored.any():
             scores = batch.candidates.scores[self._clicks]
             self.calibration.add(*pairs(batch, scores, targets.rows[scored], targets.items[scored]))
 
     def _write(self, targets: Targets) -> None:
         """The slates, each made once for all targets that share it."""
-        arrivals = targets.arrivals
+        logged_events = targets.logged_events
         asked, first, place = np.unique(targets.rows, return_index=True, return_inverse=True)
         slates, ids, scores = self._slates(asked)
         scored = np.bincount(place, targets.scored) > 0  # (slates,)
-        fresh = [n for n, at in enumerate(first) if scored[n] and self._is_fresh(arrivals[at])]
+        fresh = [n for n, at in enumerate(first) if scored[n] and self._is_fresh(logged_events[at])]
         self.variety.show(slates[fresh, :PLACES], [ids[n] for n in fresh])
         self.newcomers.show(
-            slates[fresh, :PLACES], self._popular(asked[fresh]), self._recommender.batch.queries.ts[asked[fresh]]
+            slates[fresh, :PLACES], self._popular(asked[fresh]), self._pipeline.batch.queries.ts[asked[fresh]]
         )
         self.variety.want(targets.items)
         self._writer.append(
-            rows=[arrival.offset for arrival in arrivals],
-            ts=[arrival.event.ts for arrival in arrivals],
-            user_ids=[arrival.event.user_id for arrival in arrivals],
-            targets=[arrival.event.item_id or "" for arrival in arrivals],
+            rows=[logged.offset for logged in logged_events],
+            ts=[logged.event.ts for logged in logged_events],
+            user_ids=[logged.event.user_id for logged in logged_events],
+            targets=[logged.event.item_id or "" for logged in logged_events],
             known=targets.known,
             scored=targets.scored,
             items=[ids[at] for at in place],
             scores=[scores[at] for at in place],
-            ranks=dict(zip(self._recommender.fusion.models, targets.ranks[1:], strict=True)),
+            ranks=dict(zip(self._pipeline.fusion.models, targets.ranks[1:], strict=True)),
         )
 
     def _slates(self, rows: Int64) -> tuple[Int32, Sequence[Sequence[str]], Sequence[Sequence[float]]]:
         """The fused slate of each query row, best first: item indices (rows, SLATE_LENGTH), ids and scores."""
-        candidates, ids = self._recommender.batch.candidates, self._recommender.knowledge.items.ids
+        candidates, ids = self._pipeline.batch.candidates, self._pipeline.features.items.ids
         utility = candidates.utility[rows]
         best = ranked(utility, SLATE_LENGTH)
         there, at = best != NOTHING, np.maximum(best, 0)
@@ -156,24 +156,24 @@ class Observer:
 
     def _popular(self, rows: Int64) -> Int32:
         """What popularity alone would have put first for each query row, item indices (rows, PLACES)."""
-        candidates = self._recommender.batch.candidates
-        best = ranked(candidates.scores[self._recommender.fill, rows], PLACES)
+        candidates = self._pipeline.batch.candidates
+        best = ranked(candidates.scores[self._pipeline.fill, rows], PLACES)
         return np.where(
             best == NOTHING, NOTHING, np.take_along_axis(candidates.items[rows], np.maximum(best, 0), axis=1)
         )
 
-    def _is_fresh(self, arrival: Arrival) -> bool:
+    def _is_fresh(self, logged: LoggedEvent) -> bool:
         """False when this slate was counted in an earlier portion: a basket may be longer than one."""
-        if arrival.event.ts != self._now_ms:
-            self._now_ms = arrival.event.ts
+        if logged.event.ts != self._now_ms:
+            self._now_ms = logged.event.ts
             self._counted.clear()
-        fresh = arrival.event.user_id not in self._counted
-        self._counted.add(arrival.event.user_id)
+        fresh = logged.event.user_id not in self._counted
+        self._counted.add(logged.event.user_id)
         return fresh
 
 
 def backtest(
-    log: Log, settings: Settings, out: Path, *, warmup: float = 0.1, catalogue: Catalogue | None = None
+    log: Log, settings: Settings, out: Path, *, warmup: float = 0.1, catalogue: CatalogueItems | None = None
 ) -> BacktestResult:
     """Run over a log and write `slates.parquet`, `report.json` and `report.html` into `out`.
 
@@ -191,17 +191,19 @@ def backtest(
     out.mkdir(parents=True, exist_ok=True)
     topic = settings.topics.events
     observed: list[Observer] = []
-    worker = build_rehearsal(settings, lambda: log.records(topic), lambda portion: observed[0](portion), catalogue)
+    worker = build_rehearsal(
+        settings, lambda: log.records(topic), lambda batch_result: observed[0](batch_result), catalogue
+    )
     stopwatch = Stopwatch()
     watch_worker(worker, stopwatch)
     stopwatch.watch(worker.fold, "_observer", "write slates.parquet")
-    names = worker.recommender.fusion.models
+    names = worker.pipeline.fusion.models
     with SlateWriter(out / SLATES, names) as writer:
-        observer = Observer(worker.recommender, writer, len(log), log.start, warmup)
+        observer = Observer(worker.pipeline, writer, len(log), log.start, warmup)
         observed.append(observer)
         worker.run()
         seconds = observer.seconds
-    result = _result(log, settings, observer, worker.recommender, warmup, seconds, stopwatch)
+    result = _result(log, settings, observer, worker.pipeline, warmup, seconds, stopwatch)
     from streamrec.evaluation.backtest.report_files import write_report  # matplotlib is slow to load
 
     write_report(out, result)
@@ -212,13 +214,13 @@ def _result(
     log: Log,
     settings: Settings,
     observer: Observer,
-    recommender: Recommender,
+    pipeline: Pipeline,
     warmup: float,
     seconds: float,
     stopwatch: Stopwatch,
 ) -> BacktestResult:
-    known_items = recommender.knowledge.items.known
-    lists = 1 + len(recommender.fusion.models)
+    known_items = pipeline.features.items.known
+    lists = 1 + len(pipeline.fusion.models)
     ranks = np.concatenate(observer.ranks, axis=1) if observer.ranks else np.zeros((lists, 0), np.int8)
     return BacktestResult(
         log=log.table.path.parent.name + "/" + log.table.path.name,
@@ -231,7 +233,7 @@ def _result(
         known=np.array(observer.known, bool),
         scored=np.array(observer.scored, bool),
         ranks=ranks[0],
-        model_ranks=dict(zip(recommender.fusion.models, ranks[1:], strict=True)),
+        model_ranks=dict(zip(pipeline.fusion.models, ranks[1:], strict=True)),
         moments=observer.moments.moments(),
         variety=observer.variety.variety(known_items),
         newcomers=observer.newcomers.newcomers(),

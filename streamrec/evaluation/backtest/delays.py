@@ -13,12 +13,12 @@ from typing import Any, TypeVar, cast
 import numpy as np
 
 from streamrec.engine.arrays.batch import HISTORY, NOTHING, Int32, MicroBatch
-from streamrec.engine.arrays.feedback import Lesson
+from streamrec.engine.arrays.feedback import SlateFeedback
 from streamrec.engine.arrays.logged_event import name_hash
-from streamrec.engine.batch_result import Portion
+from streamrec.engine.batch_result import BatchResult
 from streamrec.engine.fusion.fusion import Fusion
 from streamrec.engine.models import Model
-from streamrec.engine.pipeline import Recommender
+from streamrec.engine.pipeline import Pipeline
 from streamrec.engine.retrieval import Retriever
 
 Learner = Model | Fusion | Retriever
@@ -31,22 +31,22 @@ class LateLearning:
     Users' own state moves at once, as always. A micro-batch is learned whole, so its first examples wait for longer.
     """
 
-    def __init__(self, recommender: Recommender, delay: int) -> None:
+    def __init__(self, pipeline: Pipeline, delay: int) -> None:
         self._delay = delay
-        self._learners: list[Learner] = [*recommender.models, recommender.fusion, *recommender.retrievers]
+        self._learners: list[Learner] = [*pipeline.models, pipeline.fusion, *pipeline.retrievers]
         self._waiting: deque[tuple[int, MicroBatch]] = deque()  # and how many events had come by its end
         self._events = 0
-        recommender.models = tuple(
-            _stand_in(model, learn=_not_now, forget=partial(self._forget, model.forget)) for model in recommender.models
+        pipeline.models = tuple(
+            _stand_in(model, learn=_not_now, forget=partial(self._forget, model.forget)) for model in pipeline.models
         )
-        recommender.retrievers = tuple(_stand_in(retriever, learn=_not_now) for retriever in recommender.retrievers)
-        recommender.fusion = _stand_in(recommender.fusion, learn=self._learn)  # between models and retrievers
+        pipeline.retrievers = tuple(_stand_in(retriever, learn=_not_now) for retriever in pipeline.retrievers)
+        pipeline.fusion = _stand_in(pipeline.fusion, learn=self._learn)  # between models and retrievers
 
-    def __call__(self, portion: Portion) -> None:
+    def __call__(self, batch_result: BatchResult) -> None:
         """Count a portion's events, before it is learned."""
-        self._events += len(portion.arrivals)
+        self._events += len(batch_result.logged_events)
 
-    def _learn(self, batch: MicroBatch, lessons: Sequence[Lesson] = ()) -> None:
+    def _learn(self, batch: MicroBatch, feedback: Sequence[SlateFeedback] = ()) -> None:
         # Nothing is shown to anybody here, so there are no lessons.
         self._waiting.append((self._events, _copied(batch)))
         while self._waiting and self._events - self._waiting[0][0] >= self._delay - 1:
@@ -70,21 +70,21 @@ class StaleContext:
     Counts events one by one, so the recommender must learn after each (`learning.micro_batch` 1).
     """
 
-    def __init__(self, recommender: Recommender, delay: int) -> None:
+    def __init__(self, pipeline: Pipeline, delay: int) -> None:
         self._delay = delay
-        self._knowledge, self._queries = recommender.knowledge, recommender.batch.queries
-        self._rank = recommender.rank
+        self._features, self._queries = pipeline.features, pipeline.batch.queries
+        self._rank = pipeline.rank
         self._pushed: dict[int, int] = {}  # by user hash, what its history has taken in so far
         self._latest: deque[tuple[int, int]] = deque()  # user hash of each of the latest events, and what it pushed
         self._hidden: Counter[int] = Counter()  # the same, summed by user
-        recommender.rank = self._rank_as_it_was  # type: ignore[method-assign]
+        pipeline.rank = self._rank_as_it_was  # type: ignore[method-assign]
 
-    def __call__(self, portion: Portion) -> None:
+    def __call__(self, batch_result: BatchResult) -> None:
         """Take a portion's events, after they were ranked."""
-        for arrival in portion.arrivals:
-            user = name_hash(arrival.event.user_id)
-            row = self._knowledge.users.touch((arrival.partition, arrival.event.user_id))
-            pushed = int(self._knowledge.history.pushed[row])
+        for logged in batch_result.logged_events:
+            user = name_hash(logged.event.user_id)
+            row = self._features.users.touch((logged.partition, logged.event.user_id))
+            pushed = int(self._features.history.pushed[row])
             self._latest.append((user, pushed - self._pushed.get(user, 0)))
             self._hidden[user] += self._latest[-1][1]
             self._pushed[user] = pushed

@@ -25,7 +25,7 @@ SURE = 0.95
 
 
 @dataclass(frozen=True, slots=True)
-class Ahead:
+class Lift:
     """Of some scored targets; rates and shares in [0, 1], the difference in [-1, 1]."""
 
     targets: int
@@ -46,7 +46,7 @@ class Ahead:
         return f"{self.difference:+.3f} ({self.lower:+.3f}, {self.upper:+.3f})"
 
 
-def ahead(fused: Ranks, popularity: Ranks, chosen: Mask, of: int) -> Ahead:
+def ahead(fused: Ranks, popularity: Ranks, chosen: Mask, of: int) -> Lift:
     """How far `fused` is ahead of `popularity` on the targets that are `chosen`, out of `of` scored ones.
 
     Args:
@@ -57,13 +57,13 @@ def ahead(fused: Ranks, popularity: Ranks, chosen: Mask, of: int) -> Ahead:
     """
     ours, theirs = hits(fused[chosen], PLACES), hits(popularity[chosen], PLACES)
     if not len(ours):
-        return Ahead(0, 0.0, 0.0, 0.0)
+        return Lift(0, 0.0, 0.0, 0.0)
     sequence = EmpiricalBernstein(alpha=1 - SURE)
     sequence.extend(ours - theirs)
-    return Ahead(len(ours), len(ours) / of, float(ours.mean()), float(theirs.mean()), *sequence.interval())
+    return Lift(len(ours), len(ours) / of, float(ours.mean()), float(theirs.mean()), *sequence.interval())
 
 
-def slices_ahead(fused: Ranks, popularity: Ranks, scored: Mask, parts: Mapping[str, Mask]) -> dict[str, Ahead]:
+def lift_by_slice(fused: Ranks, popularity: Ranks, scored: Mask, parts: Mapping[str, Mask]) -> dict[str, Lift]:
     """The same for all scored targets, and for those of each slice, (targets,) each."""
     whole = {"all targets": np.ones(len(scored), bool), **parts}
     return {name: ahead(fused, popularity, scored & mask, int(scored.sum())) for name, mask in whole.items()}

@@ -16,14 +16,14 @@ from streamrec.evaluation.backtest.slices import HOUR_S
 
 
 @dataclass(frozen=True, slots=True)
-class Newcomers:
+class NewItems:
     """Shares of recommended places that held an item younger than an hour, each in [0, 1]."""
 
     fused: float = 0.0
     popularity: float = 0.0
 
 
-class NewcomerRecorder:
+class NewItemRecorder:
     """Counts places as rankings come."""
 
     def __init__(self, items: ItemTable) -> None:
@@ -45,7 +45,7 @@ class NewcomerRecorder:
             self._young[at] += np.count_nonzero(there & (age_ms < HOUR_S * 1000))
             self._places[at] += np.count_nonzero(there)
 
-    def newcomers(self) -> Newcomers:
+    def newcomers(self) -> NewItems:
         """The shares so far."""
         fused, popularity = (self._young / np.maximum(self._places, 1)).tolist()
-        return Newcomers(fused, popularity)
+        return NewItems(fused, popularity)

@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamrec.evaluation.backtest.calibration import Calibration
-from streamrec.evaluation.backtest.lift import Ahead, slices_ahead
+from streamrec.evaluation.backtest.lift import Lift, lift_by_slice
 from streamrec.evaluation.backtest.metrics import RankingMetrics, ranking_metrics
-from streamrec.evaluation.backtest.new_items import Newcomers
-from streamrec.evaluation.backtest.slices import HOUR_S, YOUNG, Moments, masks
+from streamrec.evaluation.backtest.new_items import NewItems
+from streamrec.evaluation.backtest.slices import HOUR_S, YOUNG, TargetMoments, masks
 from streamrec.evaluation.backtest.variety import Variety
 
 FUSED = "fused"
@@ -48,11 +48,11 @@ class BacktestResult:
     """Events handled, whether ranked or not."""
     seconds: float
     """How long handling them took, reading the log included."""
-    moments: Moments | None = None
+    moments: TargetMoments | None = None
     """What was known when each target was ranked; None reports no slices."""
     variety: Variety = field(default_factory=Variety)
     """Of the fused slates of scored targets."""
-    newcomers: Newcomers = field(default_factory=Newcomers)
+    newcomers: NewItems = field(default_factory=NewItems)
     """How much of those slates is new items."""
     calibration: Calibration | None = None
     """Of the click model's probabilities, where there is a click model."""
@@ -122,10 +122,10 @@ def slices(result: BacktestResult) -> Mapping[str, NDArray[np.bool_]]:
     return {} if result.moments is None else masks(result.moments, result.known)
 
 
-def against_popularity(result: BacktestResult) -> dict[str, Ahead]:
+def against_popularity(result: BacktestResult) -> dict[str, Lift]:
     """How far the fused list is ahead, over all scored targets and by slice; nothing where popularity did not rank."""
     popular = result.model_ranks.get(POPULARITY)
-    return {} if popular is None else slices_ahead(result.ranks, popular, result.scored, slices(result))
+    return {} if popular is None else lift_by_slice(result.ranks, popular, result.scored, slices(result))
 
 
 def newcomers(result: BacktestResult) -> dict[str, object] | None:
@@ -141,7 +141,7 @@ def newcomers(result: BacktestResult) -> dict[str, object] | None:
     }
 
 
-def newcomers_in_words(result: BacktestResult) -> str:
+def new_items_in_words(result: BacktestResult) -> str:
     """The same in a sentence; empty where there is nothing to say."""
     young, shown = against_popularity(result).get(YOUNG), result.newcomers
     if young is None or not int(result.scored.sum()):

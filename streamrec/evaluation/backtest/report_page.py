@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamrec.evaluation.backtest import plots
-from streamrec.evaluation.backtest.lift import Ahead
+from streamrec.evaluation.backtest.lift import Lift
 from streamrec.evaluation.backtest.metrics import RankingMetrics, hits, reciprocal_ranks, rolling_mean
 from streamrec.evaluation.backtest.report import (
     FUSED,
@@ -19,7 +19,7 @@ from streamrec.evaluation.backtest.report import (
     against_popularity,
     all_metrics,
     microseconds_per_event,
-    newcomers_in_words,
+    new_items_in_words,
     rankers,
 )
 from streamrec.evaluation.pages import filled, table_row
@@ -47,7 +47,7 @@ def report_page(result: BacktestResult, figures: Mapping[str, object]) -> str:
         hit_rate=plots.over_time("Hit rate at 10", rolling_lines(times, scored, lambda ranks: hits(ranks, 10))),
         mrr=plots.over_time("MRR at 20", rolling_lines(times, scored, lambda ranks: reciprocal_ranks(ranks, 20))),
         slices=_slices_table(against_popularity(result)),
-        newcomers=escape(newcomers_in_words(result)),
+        newcomers=escape(new_items_in_words(result)),
         variety=_pairs_table(_variety(result)),
         calibration=_calibration(result),
         weights=plots.weights(result.weights, list(whole)),
@@ -122,7 +122,7 @@ def _metrics_table(metrics: Mapping[str, RankingMetrics]) -> str:
     return "".join(rows)
 
 
-def _slices_table(parts: Mapping[str, Ahead]) -> str:
+def _slices_table(parts: Mapping[str, Lift]) -> str:
     """One row per slice that has targets: how many, both hit rates, and how far they lie apart."""
     return "".join(
         table_row(

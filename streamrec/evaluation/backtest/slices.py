@@ -24,7 +24,7 @@ YOUNG = "item: first seen within an hour"
 
 
 @dataclass(frozen=True, slots=True)
-class Moments:
+class TargetMoments:
     """What was known when each target was ranked: (targets,) each."""
 
     session_items: Int32
@@ -37,7 +37,7 @@ class Moments:
     """Since the log first showed the item, in its own time; 0 when it never had."""
 
 
-def masks(moments: Moments, known: NDArray[np.bool_]) -> Mapping[str, NDArray[np.bool_]]:
+def masks(moments: TargetMoments, known: NDArray[np.bool_]) -> Mapping[str, NDArray[np.bool_]]:
     """The targets of every slice, (targets,) each, by the slice's name.
 
     `known` says whether the log had shown the target before.
@@ -68,7 +68,7 @@ class MomentRecorder:
     def __init__(self) -> None:
         self._user_targets = np.zeros(HASHED_USERS, np.int32)
         self._now_ms, self._ranked = 0, dict[int, int]()  # by user: targets before the ranking made at this time
-        self._parts: list[Moments] = []
+        self._parts: list[TargetMoments] = []
 
     def add(self, batch: MicroBatch, rows: Int64, examples: Int64, items: ItemTable) -> None:
         """Note some targets.
@@ -82,7 +82,7 @@ class MomentRecorder:
         queries = batch.queries
         age_ms = batch.examples.ts[examples] - items.first_ts[batch.examples.item[examples]]
         self._parts.append(
-            Moments(
+            TargetMoments(
                 session_items=queries.session[rows].astype(np.int32),
                 user_items=(queries.items[rows] != NOTHING).sum(1, dtype=np.int32),
                 user_targets=self._counted(queries.user[rows], queries.ts[rows]),
@@ -102,13 +102,13 @@ class MomentRecorder:
             self._user_targets[bucket] += 1
         return before
 
-    def moments(self) -> Moments:
+    def moments(self) -> TargetMoments:
         """Everything noted so far, in log order."""
 
         def joined(name: str, dtype: type[np.generic]) -> NDArray[Any]:
             return np.concatenate([np.empty(0, dtype), *(getattr(part, name) for part in self._parts)])
 
-        return Moments(
+        return TargetMoments(
             session_items=joined("session_items", np.int32),
             user_items=joined("user_items", np.int32),
             user_targets=joined("user_targets", np.int32),

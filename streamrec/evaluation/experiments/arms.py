@@ -32,7 +32,7 @@ from streamrec.evaluation.experiments.confidence import (
     asymptotic_difference,
     difference,
 )
-from streamrec.evaluation.experiments.significance import Verdict, verdict
+from streamrec.evaluation.experiments.significance import Significance, verdict
 from streamrec.evaluation.experiments.slates import SettledSlate, Settlement
 
 DAY_MS = 24 * 3_600_000
@@ -46,7 +46,7 @@ class Method(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Terms:
+class SignificanceTerms:
     """How an experiment is judged: settled before it is looked at."""
 
     alpha: float = 0.05  # the chance that any of its verdicts is ever wrong
@@ -95,7 +95,7 @@ class Comparison:
     arm: str
     control: str
     difference: Interval
-    verdict: Verdict
+    verdict: Significance
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,10 +107,10 @@ class Experiment:
     moved_slates: int  # left out, because their users had been met in another arm
 
 
-DEFAULT_TERMS = Terms()
+DEFAULT_TERMS = SignificanceTerms()
 
 
-def judge(settlement: Settlement, terms: Terms, preferred_control: Sequence[str] = ()) -> Experiment:
+def judge(settlement: Settlement, terms: SignificanceTerms, preferred_control: Sequence[str] = ()) -> Experiment:
     """Judge the arms that slates were shown in; interleaved slates belong to none.
 
     Args:
@@ -186,7 +186,7 @@ def _arm(
     everybody: int,
     values: NDArray[np.float64],
     bound: float,
-    terms: Terms,
+    terms: SignificanceTerms,
 ) -> Arm:
     sequence = _sequence(terms.method, bound, terms.alpha)
     path = sequence.extend(values)

@@ -24,7 +24,7 @@ import numpy as np
 
 from streamrec.evaluation.experiments.arms import Trace
 from streamrec.evaluation.experiments.confidence import EmpiricalBernstein, Floats, Interval, Path
-from streamrec.evaluation.experiments.significance import Verdict, verdict
+from streamrec.evaluation.experiments.significance import Significance, verdict
 from streamrec.evaluation.experiments.slates import Settlement
 
 TIGHT_AT = 50.0
@@ -32,7 +32,7 @@ TIGHT_AT = 50.0
 
 
 @dataclass(frozen=True, slots=True)
-class Duel:
+class InterleavedPair:
     """How often each of two policies won; the preference and the verdict are the first one's."""
 
     first: str
@@ -42,11 +42,11 @@ class Duel:
     losses: int
     ties: int
     preference: Interval
-    verdict: Verdict
+    verdict: Significance
     trace: Trace
 
 
-def duel(settlement: Settlement, alpha: float = 0.05, order: Sequence[str] = ()) -> Duel | None:
+def duel(settlement: Settlement, alpha: float = 0.05, order: Sequence[str] = ()) -> InterleavedPair | None:
     """The duel of the two policies that were interleaved, None where none were.
 
     `order` says which of the two is looked at as the first. Where several pairs were interleaved one after the other,
@@ -64,7 +64,7 @@ def duel(settlement: Settlement, alpha: float = 0.05, order: Sequence[str] = ())
     sequence = EmpiricalBernstein(-1.0, 1.0, alpha, TIGHT_AT)
     path = Path(*(_preference(part) for part in sequence.extend(won)))
     preference = Interval(*(float(part[-1]) for part in path))
-    return Duel(
+    return InterleavedPair(
         first,
         second,
         slates=len(shared),

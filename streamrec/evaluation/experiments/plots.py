@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from streamrec.evaluation.experiments.arms import Experiment, Trace
-from streamrec.evaluation.experiments.interleaving import Duel
+from streamrec.evaluation.experiments.interleaving import InterleavedPair
 from streamrec.evaluation.plotting import (
     EMPTY,
     INK,
@@ -27,7 +27,7 @@ POINTS = 400
 """Of a line in a plot."""
 
 
-def pictures(experiment: Experiment, duel: Duel | None) -> Mapping[str, str]:
+def pictures(experiment: Experiment, duel: InterleavedPair | None) -> Mapping[str, str]:
     """SVG files by name: the sequences over time."""
     drawn = {}
     if any(arm.users for arm in experiment.arms):

@@ -8,16 +8,20 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from streamrec.evaluation.experiments.arms import Arm, Comparison, Experiment, Terms
+from streamrec.evaluation.experiments.arms import Arm, Comparison, Experiment, SignificanceTerms
 from streamrec.evaluation.experiments.confidence import Interval
 from streamrec.evaluation.experiments.imitation import Imitation
-from streamrec.evaluation.experiments.interleaving import Duel
-from streamrec.evaluation.experiments.significance import Verdict
+from streamrec.evaluation.experiments.interleaving import InterleavedPair
+from streamrec.evaluation.experiments.significance import Significance
 from streamrec.evaluation.experiments.slates import Settlement
 
 
 def figures(
-    settlement: Settlement, terms: Terms, experiment: Experiment, duel: Duel | None, imitation: Imitation | None
+    settlement: Settlement,
+    terms: SignificanceTerms,
+    experiment: Experiment,
+    duel: InterleavedPair | None,
+    imitation: Imitation | None,
 ) -> dict[str, Any]:
     """Everything that `streamrec experiment --json` prints."""
     times = [slate.ts for slate in settlement.slates()]
@@ -62,7 +66,7 @@ def _comparison(compared: Comparison) -> dict[str, Any]:
     }
 
 
-def _duel(duel: Duel) -> dict[str, Any]:
+def _duel(duel: InterleavedPair) -> dict[str, Any]:
     return {
         "first": duel.first,
         "second": duel.second,
@@ -85,7 +89,7 @@ def _imitation(imitation: Imitation) -> dict[str, Any]:
     }
 
 
-def _verdict(verdict: Verdict) -> dict[str, Any]:
+def _verdict(verdict: Significance) -> dict[str, Any]:
     return {"verdict": verdict.standing.value, "slates_needed": verdict.slates_needed, "in_words": str(verdict)}
 
 

@@ -17,7 +17,7 @@ MOST = 1e6
 """Times the data there are: beyond that the two are alike for all that matters."""
 
 
-class Standing(StrEnum):
+class SignificanceTest(StrEnum):
     """How one side stands to the other."""
 
     BETTER = "better"
@@ -26,21 +26,21 @@ class Standing(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class Significance:
     """A standing and, while it is unknown, about how many more slates it would take; None where nobody can say."""
 
-    standing: Standing
+    standing: SignificanceTest
     slates_needed: int | None = None
 
     def __str__(self) -> str:
-        if self.standing is not Standing.UNKNOWN:
+        if self.standing is not SignificanceTest.UNKNOWN:
             return self.standing.value
         if self.slates_needed is None:
             return f"{self.standing.value}: there is too little to say how much more is needed"
         return f"{self.standing.value}: needs about {self.slates_needed:,} more slates"
 
 
-def verdict(difference: Interval, nothing: float, values: int, slates: int) -> Verdict:
+def verdict(difference: Interval, nothing: float, values: int, slates: int) -> Significance:
     """What a difference says.
 
     Args:
@@ -50,14 +50,14 @@ def verdict(difference: Interval, nothing: float, values: int, slates: int) -> V
         slates: on both sides together.
     """
     if difference.lower > nothing:
-        return Verdict(Standing.BETTER)
+        return Significance(SignificanceTest.BETTER)
     if difference.upper < nothing:
-        return Verdict(Standing.WORSE)
+        return Significance(SignificanceTest.WORSE)
     margin, distance = (difference.upper - difference.lower) / 2, abs(difference.mean - nothing)
     if values < FEW or not math.isfinite(margin) or distance == 0:
-        return Verdict(Standing.UNKNOWN)
+        return Significance(SignificanceTest.UNKNOWN)
     factor = _factor(values, margin / distance)
-    return Verdict(Standing.UNKNOWN, _rounded((factor - 1) * slates) if factor < MOST else None)
+    return Significance(SignificanceTest.UNKNOWN, _rounded((factor - 1) * slates) if factor < MOST else None)
 
 
 def _factor(values: int, shrink: float) -> float:

@@ -20,7 +20,7 @@ SMALL_SHARE = 0.01
 FEW_REWARDS = 30
 HEAVY_SLATE = 0.1
 NEVER_SHOWN = 0.05
-DOUBT = 0.01
+UNCERTAINTY = 0.01
 """The mean weight is doubted when its interval of this error, over all steps together, leaves out 1."""
 
 
@@ -41,7 +41,7 @@ def warnings(rounds: Rounds, weights: Float64, steps: Sequence[StepWeights], ori
     return [*_support(steps, origin), *_size(rounds, weights, steps), *_clipping(weights, clip), *_reading(origin)]
 
 
-def mean_interval(step: StepWeights, error: float = DOUBT) -> tuple[float, float]:
+def mean_interval(step: StepWeights, error: float = UNCERTAINTY) -> tuple[float, float]:
     """Where the mean weight lies, by the normal distribution."""
     reach = float(norm.ppf(1.0 - error / 2.0)) * step.standard_error
     return step.mean - reach, step.mean + reach
@@ -50,7 +50,7 @@ def mean_interval(step: StepWeights, error: float = DOUBT) -> tuple[float, float
 def _support(steps: Sequence[StepWeights], origin: Origin) -> list[str]:
     found = []
     for step in steps:
-        low, high = mean_interval(step, DOUBT / len(steps))
+        low, high = mean_interval(step, UNCERTAINTY / len(steps))
         if low <= 1.0 <= high or step.rows < 2:
             continue
         where = f"at place {step.step}" if len(steps) > 1 else "on average"

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from streamrec.config.settings import Settings
-from streamrec.engine.learning.rate_limits import Contribution
+from streamrec.engine.learning.rate_limits import RateLimits
 from streamrec.errors import ConfigError
 from streamrec.evaluation.simulation.loop import Episode, System, simulate
 from streamrec.evaluation.simulation.systems import Oracle, Shuffle, WorkerSystem
@@ -77,8 +77,8 @@ def system_of(name: str, settings: Settings, seed: int) -> System:
 
 
 def _uncap(worker: Worker) -> None:
-    recommender = worker.recommender
-    recommender.contribution = Contribution.unlimited(recommender.knowledge.items.capacity)
+    pipeline = worker.pipeline
+    pipeline.rate_limits = RateLimits.unlimited(pipeline.features.items.capacity)
 
 
 def with_policy(settings: Settings, name: str) -> Settings:

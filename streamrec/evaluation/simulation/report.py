@@ -34,7 +34,7 @@ COLUMNS = ("reward", "last_quarter", "share_of_best", "behind_first", "regret", 
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class SimulationNotes:
     """What the page says of how it came about."""
 
     command: str
@@ -44,7 +44,7 @@ class Told:
     seconds: float
 
 
-def write_report(out: Path, episodes: Episodes, told: Told) -> list[Standing]:
+def write_report(out: Path, episodes: Episodes, told: SimulationNotes) -> list[Standing]:
     """Write `report.html`, `contest.json`, `episodes.npz` and the plots into `out`; returns the table.
 
     Args:
@@ -97,7 +97,7 @@ def _page(
     table: Sequence[Standing],
     special: tuple[Sequence[Recovery], Sequence[Pushed]],
     plots: Mapping[str, str],
-    told: Told,
+    told: SimulationNotes,
 ) -> str:
     recovered, bought = special
     return filled(

@@ -3,8 +3,8 @@
 VW runs `--cb_explore_adf` with an explorer (Bietti, Agarwal, Langford: A contextual bandit bake-off, JMLR 2021). Slates
 are made the way its own `--ccb_explore_adf` makes them: place after place, each an exploration over the candidates that
 are left. Every place that was seen is a lesson with the action set of that place, the chosen action's cost (its reward,
-negative) and the exact probability with which VW chose it. VW gets more than `Lesson` holds, on purpose: whole action
-sets, where the fusion is told only what was seen.
+negative) and the exact probability with which VW chose it. VW gets more than `SlateFeedback` holds, on purpose: whole
+action sets, where the fusion is told only what was seen.
 
 What is remembered of a slate waits for its lesson; it is found again by the features of its first item, in the half
 precision that lessons come in.
@@ -22,10 +22,10 @@ import numpy as np
 from streamrec.config.settings import Settings
 from streamrec.engine.arrays.batch import NOTHING, Array, Float32, Float64
 from streamrec.engine.arrays.compiled import uniform
-from streamrec.engine.arrays.feedback import Lesson
-from streamrec.engine.policies import Asked, Components, Posterior
+from streamrec.engine.arrays.feedback import SlateFeedback
+from streamrec.engine.policies import Components, PolicyInput, Posterior
 from streamrec.engine.policies.plackett_luce_sampling import SEED_BITS
-from streamrec.engine.policies.registry import Roster
+from streamrec.engine.policies.registry import PolicyRegistry
 from streamrec.errors import ConfigError
 from streamrec.evaluation.simulation.systems import WorkerSystem
 from streamrec.worker.loop import Worker
@@ -83,7 +83,7 @@ class VowpalWabbit:
         self.unmatched = 0  # lessons whose slate was not remembered
         self._waiting: OrderedDict[bytes, Waiting] = OrderedDict()
 
-    def components(self, asked: Asked, posterior: Posterior) -> Components:
+    def components(self, asked: PolicyInput, posterior: Posterior) -> Components:
         rows, width = asked.items.shape
         scores = np.full((rows, width, 1), -np.inf)
         for row in range(rows):
@@ -96,13 +96,13 @@ class VowpalWabbit:
                 scores[row, chosen, 0] = width - np.arange(len(chosen))
         return Components(np.ones((rows, 1)), scores, hard=True)
 
-    def learn(self, lessons: Sequence[Lesson]) -> None:
-        for lesson in lessons:
-            waiting = self._waiting.pop(lesson.features[0].tobytes(), None)
+    def learn(self, feedback: Sequence[SlateFeedback]) -> None:
+        for slate_feedback in feedback:
+            waiting = self._waiting.pop(slate_feedback.features[0].tobytes(), None)
             if waiting is None:
                 self.unmatched += 1
                 continue
-            for slot, reward in enumerate(lesson.reward.tolist()[: len(waiting.chosen)]):
+            for slot, reward in enumerate(slate_feedback.reward.tolist()[: len(waiting.chosen)]):
                 self._teach(waiting, slot, reward)
 
     def state(self) -> dict[str, Array]:
@@ -146,7 +146,7 @@ def vw_system(explorer: str, settings: Settings) -> WorkerSystem:
     policy = VowpalWabbit(f"vw:{explorer}", EXPLORERS.get(explorer, explorer), settings.learning.seed)
 
     def prepare(worker: Worker) -> None:
-        worker.recommender.answers.roster = Roster(lambda name: policy)
+        worker.pipeline.answers.policies = PolicyRegistry(lambda name: policy)
 
     return WorkerSystem(settings, prepare)
 

@@ -13,7 +13,7 @@ from streamrec.config.settings import Settings
 from streamrec.events import Event, Outcome, Slate
 from streamrec.state import Checkpoint, Store
 from streamrec.state.memory import MemoryStore
-from streamrec.state.snapshots import SnapshotShelf
+from streamrec.state.snapshots import SnapshotDirectory
 from streamrec.testing import records
 from streamrec.transport import Record
 from streamrec.transport.local import LocalSink, LocalSource
@@ -76,8 +76,8 @@ class Ground:
             checkpoints=Checkpointing(interval_s=1e9),
         )
         source = LocalSource(self.topic, self.log, partitions=self.partitions)
-        shelf = SnapshotShelf(self.directory, 3)
-        worker = build_worker(settings, source, LocalSink(self.note), self.store, shelf)
+        snapshots = SnapshotDirectory(self.directory, 3)
+        worker = build_worker(settings, source, LocalSink(self.note), self.store, snapshots)
         source.subscribe(worker)
         return worker, source
 
@@ -107,8 +107,8 @@ class Ground:
 
 def learned(worker: Worker) -> int:
     """How many wanted items the models were taught, those of the open micro-batch included."""
-    repeats = next(model for model in worker.recommender.models if model.name == "repeats")
-    batch = worker.recommender.batch
+    repeats = next(model for model in worker.pipeline.models if model.name == "repeats")
+    batch = worker.pipeline.batch
     waiting = int((batch.examples.label[: batch.learned] == 1).sum())
     return int(repeats.events.sum()) + waiting  # type: ignore[attr-defined]
 
