@@ -16,6 +16,7 @@ Knows nothing of Kafka, Redis, files or the wall clock.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -47,49 +48,68 @@ PROPOSALS = 30
 FIRST_PLACE = 1
 
 
+@dataclass(frozen=True, slots=True)
+class Rankers:
+    """The models and retrievers of a pipeline."""
+
+    models: Sequence[Model]
+    """Those that the fusion hears."""
+    retrievers: Sequence[Retriever]
+    """Those that propose candidates for every request, unless its scenario names others."""
+    fill: str
+    """The popularity model that fills short lists up."""
+    unranked: Sequence[Model] = ()
+    """Models that learn for retrievers and scenarios alone: the fusion does not hear them."""
+    special: Sequence[Retriever] = ()
+    """Those that propose only where a scenario names them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Safety:
+    """What keeps learning honest and safe."""
+
+    progress: PrequentialRecord
+    rate_limits: RateLimits
+    rollback_after: int = PATIENCE
+    """Learning cuts in which a model may do harm before it is rolled back."""
+
+
 class Pipeline:
     """Models, retrievers and fusion over one memory of users and items."""
 
     def __init__(
         self,
+        *,
         features: FeatureStore,
-        models: Sequence[Model],
-        retrievers: Sequence[Retriever],
+        rankers: Rankers,
         fusion: Fusion,
         answers: SlateResponder,
         rules: ScenarioRules,
         interest: Interest,
         batching: Batching,
-        progress: PrequentialRecord,
-        rate_limits: RateLimits,
-        fill: str,
-        rollback_after: int = PATIENCE,
-        special: Sequence[Retriever] = (),
-        unranked: Sequence[Model] = (),
+        safety: Safety,
     ) -> None:
-        """`special` retrievers propose only where a scenario names them.
-
-        `unranked` are models that learn for retrievers and scenarios alone: the fusion does not hear them.
-        """
         self.features = features
-        self.models = tuple(models)
-        self.unranked = tuple(unranked)
-        self.retrievers = tuple(retrievers)
-        self.special = tuple(special)
+        self.models = tuple(rankers.models)
+        self.unranked = tuple(rankers.unranked)
+        self.retrievers = tuple(rankers.retrievers)
+        self.special = tuple(rankers.special)
         self.fusion = fusion
         self.answers = answers
         self.rules = rules
         self.interest = interest
         self.batching = batching
-        self.progress = progress
-        self.rate_limits = rate_limits
-        self.fill = [model.name for model in models].index(fill)  # the popularity that fills short lists up
+        self.progress = safety.progress
+        self.rate_limits = safety.rate_limits
+        self.fill = [model.name for model in self.models].index(
+            rankers.fill
+        )  # the popularity that fills short lists up
         self.rollback = RollbackControl(
-            self.models, self.unranked, fusion, answers.policies, features.items, rollback_after
+            self.models, self.unranked, fusion, answers.policies, features.items, safety.rollback_after
         )
         self.quarantine = self.rollback.quarantine
         # Per event at most an example and two queries; as many rows again for rankings that stay open over a cut.
-        self.batch = MicroBatch.empty(4 * batching.micro_batch, batching.micro_batch, len(models), fusion.width)
+        self.batch = MicroBatch.empty(4 * batching.micro_batch, batching.micro_batch, len(self.models), fusion.width)
         self._queries = PointInTimeQueries(self.batch, batching.seed)
         self.rules_by_query = self._queries.rules_by_query
         self._schedule = MicroBatchSchedule(batching)

@@ -63,15 +63,24 @@ def give_up(reason: str) -> NoReturn:
     os._exit(EXIT_FAILED)
 
 
+@dataclass(frozen=True, slots=True)
+class TrendTopics:
+    """What is read and where counts are published."""
+
+    events: str
+    trends: str
+    partitions: int
+    """Of the events topic."""
+
+
 class Trends:
     """The app, its counts and what happens to them."""
 
     def __init__(
         self,
+        *,
         app: faust.App,
-        events: str,
-        says: str,
-        partitions: int,
+        topics: TrendTopics,
         windows: Windows,
         max_subjects: int,
         validation_limits: ValidationLimits,
@@ -79,19 +88,16 @@ class Trends:
         records_in: Callable[[Sequence[Gap]], int],
         give_up: Callable[[str], NoReturn] = give_up,
     ) -> None:
-        """`events` and `says` name topics; `partitions` are those of the first.
-
-        `records_in` says how many records the log holds in some gaps; it may block. `give_up` must not return.
-        """
+        """`records_in` says how many records the log holds in some gaps; it may block. `give_up` must not return."""
         self.give_up = give_up
         self.app = app
-        self.events = events
+        self.events = topics.events
         self.windows = windows
         self.skipped: Counter[str] = Counter()
         """Unusable messages by reason; the worker puts them aside."""
         self.counts: dict[int, PartitionCounts] = {}
         self._stored: Mapping[int, int] | None = None
-        self._says = says
+        self._says = topics.trends
         self._max_subjects = max_subjects
         self._validation_limits = validation_limits
         self._interest = interest
@@ -102,8 +108,8 @@ class Trends:
         self._flushing = asyncio.Lock()
         # Other windows, other counts: a changelog of their own.
         name = "-".join(["counts", *map(str, windows.lengths_s)])
-        self.table = app.Table(name, key_type=bytes, value_type=bytes, partitions=partitions)
-        topic = app.topic(events, key_type=bytes, value_type=bytes, key_serializer="raw", value_serializer="raw")
+        self.table = app.Table(name, key_type=bytes, value_type=bytes, partitions=topics.partitions)
+        topic = app.topic(topics.events, key_type=bytes, value_type=bytes, key_serializer="raw", value_serializer="raw")
         app.agent(topic, concurrency=1, name="count")(self._count)
         app.on_partitions_revoked.connect(self._revoked)
         app.on_rebalance_complete.connect(self._assigned)

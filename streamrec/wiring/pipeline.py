@@ -48,7 +48,7 @@ def build_pipeline(
     from streamrec.engine.learning.rate_limits import RateLimits
     from streamrec.engine.micro_batches import Batching
     from streamrec.engine.models.trends import TrendModel
-    from streamrec.engine.pipeline import Pipeline
+    from streamrec.engine.pipeline import Pipeline, Rankers, Safety
     from streamrec.engine.scenarios.rules import ScenarioRules
     from streamrec.engine.trending.table import TRENDS
 
@@ -67,21 +67,22 @@ def build_pipeline(
     unranked = {TRENDS: TrendModel(TRENDS, trends)} if trends is not None and TRENDS not in by_name else {}
     fusion = build_fusion(settings, list(by_name))
     steady_arithmetic()
+    searchers = build_searchers(items, features.catalogue, texts)
     return Pipeline(
-        features,
-        models,
-        build_retrievers(by_name, features.catalogue),
-        fusion,
-        build_responder(settings, features, models, fusion),
-        ScenarioRules(scenarios, features, list(by_name), unranked, build_searchers(items, features.catalogue, texts)),
-        interest,
-        Batching(learning.micro_batch, learning.micro_batch_s, learning.seed, settings.serving.recommend_on),
-        PrequentialRecord(["fused", *by_name]),
-        RateLimits(limits.max_items),
-        fill=BASELINE,
-        rollback_after=learning.rollback_after,
-        special=build_special_retrievers(features, unranked),
-        unranked=list(unranked.values()),
+        features=features,
+        rankers=Rankers(
+            models=models,
+            retrievers=build_retrievers(by_name, features.catalogue),
+            fill=BASELINE,
+            unranked=list(unranked.values()),
+            special=build_special_retrievers(features, unranked),
+        ),
+        fusion=fusion,
+        answers=build_responder(settings, features, models, fusion),
+        rules=ScenarioRules(scenarios, features, list(by_name), unranked, searchers),
+        interest=interest,
+        batching=Batching(learning.micro_batch, learning.micro_batch_s, learning.seed, settings.serving.recommend_on),
+        safety=Safety(PrequentialRecord(["fused", *by_name]), RateLimits(limits.max_items), learning.rollback_after),
     )
 
 
@@ -116,17 +117,14 @@ def build_responder(
 
     trends = features.trends
     return SlateResponder(
-        models,
-        fusion,
-        features.items,
-        features.catalogue.boost,
-        PolicyRegistry(partial(build_policy, settings)),
-        build_plan(settings),
-        settings.serving.k,
-        settings.rollout.imitate,
-        features.uncertainty,
-        lambda now_ms: (TRENDS,) if trends is not None and trends.table.stale(now_ms) else (),
-        features.ads,
+        models=models,
+        fusion=fusion,
+        features=features,
+        policies=PolicyRegistry(partial(build_policy, settings)),
+        plan=build_plan(settings),
+        k=settings.serving.k,
+        imitate=settings.rollout.imitate,
+        stale=lambda now_ms: (TRENDS,) if trends is not None and trends.table.stale(now_ms) else (),
     )
 
 

@@ -43,13 +43,12 @@ def build_worker(
     `catalogue` is what is known of items at the start, `follower` the topic that says more; `trends` is the topic that
     says what is gaining; `eager` as in `build_pipeline`.
     """
-    import time
-
     from streamrec.engine.items.item_counts import ItemCounts
     from streamrec.engine.trending.topic_counts import TopicTrendCounts
     from streamrec.worker.checkpoints import CheckpointPace, Checkpoints
     from streamrec.worker.health import Health
-    from streamrec.worker.loop import Worker
+    from streamrec.worker.loop import Handling, Hooks, Ports, Worker
+    from streamrec.worker.memory import Clocks, Memory
     from streamrec.worker.metrics import Metrics
     from streamrec.worker.step import OutputTopics
     from streamrec.worker.trends_feed import TrendsFeed
@@ -57,30 +56,27 @@ def build_worker(
     limits, topics = settings.limits, settings.topics
     pipeline = build_pipeline(settings, catalogue, eager=eager, told=trends is not None)
     statements = pipeline.features.trends
-    item_counts = ItemCounts(limits.max_users)
-    open_slates = build_open_slates(settings, pipeline.features.ads.charge)
+    memory = Memory(pipeline, ItemCounts(limits.max_users), build_open_slates(settings, pipeline.features.ads.charge))
+    clocks = Clocks()
     pace = CheckpointPace(settings.checkpoints.interval_s, settings.checkpoints.share)
-    return Worker(
-        pipeline,
-        item_counts,
-        open_slates,
-        Checkpoints(
-            pipeline, item_counts, open_slates, store, snapshots, pace, time.monotonic, lambda: int(time.time() * 1000)
-        ),
-        source,
-        sink,
-        store,
-        OutputTopics(topics.recommendations, topics.outcomes, topics.dead_letters),
-        build_validation_limits(settings),
-        Metrics(["fused", *pipeline.fusion.models], settings.scenarios),
-        Health(settings.stuck_s),
-        settings.checkpoints.handover_s,
-        observer,
-        revised,
-        follower,
+    trends_feed = (
         TrendsFeed(trends, statements, limits.max_message_bytes)
         if trends is not None and isinstance(statements, TopicTrendCounts)
-        else None,
+        else None
+    )
+    return Worker(
+        memory=memory,
+        checkpoints=Checkpoints(memory=memory, store=store, snapshots=snapshots, pace=pace, clocks=clocks),
+        ports=Ports(source, sink, store, follower, trends_feed),
+        handling=Handling(
+            OutputTopics(topics.recommendations, topics.outcomes, topics.dead_letters),
+            build_validation_limits(settings),
+            settings.checkpoints.handover_s,
+        ),
+        metrics=Metrics(["fused", *pipeline.fusion.models], settings.scenarios),
+        health=Health(settings.stuck_s),
+        hooks=Hooks(observer, revised),
+        clocks=clocks,
     )
 
 

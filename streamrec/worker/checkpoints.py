@@ -13,11 +13,10 @@ from dataclasses import dataclass
 from itertools import islice
 
 from streamrec.engine.ads import accounts
-from streamrec.engine.attribution.open_slates import DIRECTORY, OpenSlates
-from streamrec.engine.items.item_counts import ItemCounts
-from streamrec.engine.pipeline import Pipeline
+from streamrec.engine.attribution.open_slates import DIRECTORY
 from streamrec.errors import StaleEpoch, StateMissing
 from streamrec.state import Checkpoint, Key, Kind, Mark, Saved, SnapshotStore, Store
+from streamrec.worker.memory import Clocks, Memory
 from streamrec.worker.recovery import begin, good_ones, last_good
 
 LOG = logging.getLogger("streamrec.worker.checkpoints")
@@ -52,20 +51,18 @@ class Checkpoints:
 
     def __init__(
         self,
-        pipeline: Pipeline,
-        item_counts: ItemCounts,
-        open_slates: OpenSlates,
+        *,
+        memory: Memory,
         store: Store,
         snapshots: SnapshotStore | None,
         pace: CheckpointPace,
-        clock: Callable[[], float],
-        wall_ms: Callable[[], int],
+        clocks: Clocks,
     ) -> None:
-        """`snapshots` None keeps no models (a backtest); `clock` counts seconds, `wall_ms` dates snapshots."""
-        self.pipeline = pipeline
-        self.item_counts = item_counts
-        self.open_slates = open_slates
-        self.accounts = pipeline.features.ads.accounts
+        """`snapshots` None keeps no models (a backtest)."""
+        self.pipeline = memory.pipeline
+        self.item_counts = memory.item_counts
+        self.open_slates = memory.open_slates
+        self.accounts = memory.pipeline.features.ads.accounts
         self.store = store
         self.snapshots = snapshots
         self.positions: dict[int, int] = {}  # per partition held: the next offset its state has not seen
@@ -76,10 +73,10 @@ class Checkpoints:
         self._marks: dict[int, Mark] = {}
         self._round: _Round | None = None
         self._pace = pace
-        self._clock = clock
-        self._wall_ms = wall_ms
+        self._clock = clocks.monotonic_s
+        self._wall_ms = clocks.wall_ms
         self._restored = False
-        self._last_at = clock()
+        self._last_at = self._clock()
         self._last_took = 0.0
 
     # Owning partitions

@@ -8,14 +8,11 @@ next one.
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 
-from streamrec.engine.attribution.open_slates import OpenSlates
 from streamrec.engine.batch_result import BatchResult
-from streamrec.engine.items.item_counts import ItemCounts
-from streamrec.engine.pipeline import Pipeline
 from streamrec.engine.rollout.plan import Plan
 from streamrec.errors import StaleEpoch, StateError, StateUnavailable, StreamrecError
 from streamrec.state import Key, Store
@@ -24,6 +21,7 @@ from streamrec.worker.backpressure import Brake
 from streamrec.worker.catalogue_feed import CatalogueFeed
 from streamrec.worker.checkpoints import Checkpoints
 from streamrec.worker.health import Health, Need
+from streamrec.worker.memory import Clocks, Memory
 from streamrec.worker.metrics import Metrics
 from streamrec.worker.retry import AWAY, Retry
 from streamrec.worker.step import OutputTopics, StateAccess, StepProcessor
@@ -41,64 +39,81 @@ LAST_WORDS_S = 5.0
 """How long a worker that cannot go on tries to publish what it had to say."""
 
 
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """What a worker reads from, publishes to and saves to."""
+
+    source: Source
+    sink: Sink
+    store: Store
+    catalogue: Follower | None = None
+    """Read whole before the first event, and followed between steps."""
+    trends: TrendsFeed | None = None
+    """Likewise, but it is not waited for long."""
+
+
+@dataclass(frozen=True, slots=True)
+class Handling:
+    """How messages are judged, where results go, and how long a handover may take."""
+
+    output_topics: OutputTopics
+    validation_limits: ValidationLimits
+    handover_s: float
+    """Bounds the checkpoint of partitions that leave."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hooks:
+    """What is called from the loop."""
+
+    observer: Callable[[BatchResult], None] | None = None
+    """Sees every batch result after it was published and before it is learned (reports, tests)."""
+    revised: Callable[[], Plan | None] = lambda: None
+    """Asked at the start and after each checkpoint for a new plan of which policy answers whom; None: as before."""
+
+
 class Worker:
     """Reads a source, as the owner of some of its partitions."""
 
     def __init__(
         self,
-        pipeline: Pipeline,
-        item_counts: ItemCounts,
-        open_slates: OpenSlates,
+        *,
+        memory: Memory,
         checkpoints: Checkpoints,
-        source: Source,
-        sink: Sink,
-        store: Store,
-        output_topics: OutputTopics,
-        validation_limits: ValidationLimits,
+        ports: Ports,
+        handling: Handling,
         metrics: Metrics,
         health: Health,
-        handover_s: float,
-        observer: Callable[[BatchResult], None] | None = None,
-        revised: Callable[[], Plan | None] = lambda: None,
-        catalogue: Follower | None = None,
-        trends: TrendsFeed | None = None,
-        wall_ms: Callable[[], int] = lambda: int(time.time() * 1000),
-        clock: Callable[[], float] = time.monotonic,
+        hooks: Hooks,
+        clocks: Clocks,
     ) -> None:
-        """`observer` sees every portion after it was answered and before it is learned (reports, tests).
-
-        `handover_s` bounds the checkpoint of partitions that leave. `revised` says at the start and after each
-        checkpoint whether a new plan tells who gets which policy. `catalogue` is read whole before the first event, and
-        followed between steps; so are `trends`, but nobody waits for them long.
-        """
-        self.pipeline = pipeline
+        self.pipeline = memory.pipeline
         self.metrics = metrics
         self.health = health
-        self._open_slates = open_slates
+        self._open_slates = memory.open_slates
         self._checkpoints = checkpoints
-        self._source = source
-        self._sink = sink
-        self._store = store
-        self._handover_s = handover_s
-        self._revised = revised
-        self._clock = clock
-        access = StateAccess(store.load, self._load_surely, self._save)
+        self._source = ports.source
+        self._sink = ports.sink
+        self._store = ports.store
+        self._trends = ports.trends
+        self._handover_s = handling.handover_s
+        self._revised = hooks.revised
+        self._clock = clocks.monotonic_s
         self.fold = StepProcessor(
-            pipeline,
-            item_counts,
-            open_slates,
-            access,
-            sink,
-            output_topics,
-            validation_limits,
-            metrics,
-            observer,
-            wall_ms,
+            memory=memory,
+            access=StateAccess(ports.store.load, self._load_surely, self._save),
+            sink=ports.sink,
+            output_topics=handling.output_topics,
+            validation_limits=handling.validation_limits,
+            metrics=metrics,
+            observer=hooks.observer,
+            wall_ms=clocks.wall_ms,
         )
+        catalogue, validation_limits = ports.catalogue, handling.validation_limits
         self._catalogue = (
             CatalogueFeed(
                 catalogue,
-                pipeline.features.catalogue,
+                self.pipeline.features.catalogue,
                 self.fold.dead_letter,
                 validation_limits.max_message_bytes,
                 validation_limits.max_depth,
@@ -108,9 +123,8 @@ class Worker:
         )
         if catalogue is not None:
             health.lack(Need.CATALOGUE, f"topic {catalogue.topic!r} is not read to its end yet")
-        self._trends = trends
-        self._brake = Brake(source, metrics)
-        self._retry = Retry(source, self._brake, health, clock)
+        self._brake = Brake(ports.source, metrics)
+        self._retry = Retry(ports.source, self._brake, health, self._clock)
         self._disowned_at: dict[int, float] = {}  # partitions that are another's, until the group says so too
         self._poll_records = min(POLL_RECORDS, self.fold.most_records)
 

@@ -19,15 +19,14 @@ import numpy as np
 from streamrec.codec import CONTENT_TYPE, JSON, encode
 from streamrec.engine.arrays.feedback import SlateFeedback
 from streamrec.engine.arrays.logged_event import LoggedEvent, name_hash
-from streamrec.engine.attribution.open_slates import OpenSlates, User
+from streamrec.engine.attribution.open_slates import User
 from streamrec.engine.batch_result import BatchResult
-from streamrec.engine.items.item_counts import ItemCounts
-from streamrec.engine.pipeline import Pipeline
 from streamrec.errors import BadEvent
 from streamrec.events import Outcome, Slate
 from streamrec.state import Key, Kind
 from streamrec.transport import Record, Sink
 from streamrec.worker.dead_letters import dead_letter_message
+from streamrec.worker.memory import Memory
 from streamrec.worker.metrics import Metrics
 from streamrec.worker.validation import EventValidator, ValidationLimits
 
@@ -62,9 +61,8 @@ class StepProcessor:
 
     def __init__(
         self,
-        pipeline: Pipeline,
-        item_counts: ItemCounts,
-        open_slates: OpenSlates,
+        *,
+        memory: Memory,
         access: StateAccess,
         sink: Sink,
         output_topics: OutputTopics,
@@ -74,11 +72,11 @@ class StepProcessor:
         wall_ms: Callable[[], int] = lambda: int(time.time() * 1000),
     ) -> None:
         """`observer` sees every portion after it was answered and before it is learned (reports, tests)."""
-        self.pipeline = pipeline
-        self.open_slates = open_slates
+        self.pipeline = memory.pipeline
+        self.open_slates = memory.open_slates
         self.validator = EventValidator(validation_limits, self.dead_letter, output_topics.dead_letters)
         self.newcomers = 0  # users met of whom the store knew nothing
-        self._item_counts = item_counts
+        self._item_counts = memory.item_counts
         self._access = access
         self._sink = sink
         self._output_topics = output_topics
@@ -86,7 +84,9 @@ class StepProcessor:
         self._observer = observer
         self._wall_ms = wall_ms
         # The users and items of one step are in memory together.
-        self.most_records = min(pipeline.features.users.capacity, item_counts.capacity, open_slates.room.users)
+        self.most_records = min(
+            memory.pipeline.features.users.capacity, memory.item_counts.capacity, memory.open_slates.room.users
+        )
 
     def step(self, records: Sequence[Record], taught: Mapping[int, int]) -> dict[int, int]:
         """Handle at most `most_records` records, in order; returns where each partition may be left behind.

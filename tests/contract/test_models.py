@@ -18,7 +18,7 @@ from streamrec.engine.models import Model
 from streamrec.engine.models.clicks import ClickModel
 from streamrec.engine.models.factors import Factorisation
 from streamrec.engine.models.guards import StepGuard
-from streamrec.engine.models.sequence import SequenceModel
+from streamrec.engine.models.sequence import SequenceModel, Training
 from streamrec.events import Item
 from streamrec.wiring import HALF_LIVES_S, build_models, steady_arithmetic
 
@@ -496,7 +496,7 @@ def careless(name: str, guard: StepGuard) -> Model:
     """A model at a hundred times its learning rate."""
     if name == "factors":
         return Factorisation(name, CAPACITY, learning_rate=8.0, guard=guard)
-    return SequenceModel(name, CAPACITY, learning_rate=0.3, row_learning_rate=30.0, guard=guard)
+    return SequenceModel(name, CAPACITY, training=Training(learning_rate=0.3, row_learning_rate=30.0), guard=guard)
 
 
 @pytest.mark.parametrize("name", ["factors", "sequence"])

@@ -109,7 +109,7 @@ def test_what_the_log_tells_of_items_lessens_their_doubt_and_policies_are_told(m
     heard: list[PolicyInput] = []
     choose = pipeline.answers.policies.choose
     monkeypatch.setattr(
-        pipeline.answers.policies, "deal", lambda asked, *rest: heard.append(asked) or choose(asked, *rest)
+        pipeline.answers.policies, "choose", lambda asked, *rest: heard.append(asked) or choose(asked, *rest)
     )
     items = chain(["much"] * 12, ["little"], ["much"] * 3)
     events = [Event(type=EventType.CLICK, user_id=f"u{n}", ts=NOW + n, item_id=item) for n, item in enumerate(items)]

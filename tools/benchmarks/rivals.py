@@ -20,7 +20,7 @@ from streamrec.engine.arrays.logged_event import LoggedEvent
 from streamrec.engine.fusion.fusion import Fusion
 from streamrec.engine.learning.prequential import PrequentialRecord
 from streamrec.engine.learning.trial import Trial
-from streamrec.engine.pipeline import Pipeline
+from streamrec.engine.pipeline import Pipeline, Rankers, Safety
 from streamrec.engine.retrieval.neighbours import Neighbours
 from streamrec.engine.slates.responder import SlateResponder
 from streamrec.evaluation.backtest.metrics import RankingMetrics, ranking_metrics
@@ -125,17 +125,19 @@ def beside_popularity(peer: Peer, settings: Settings) -> Pipeline:
     models = [peer, *alone.models]
     names = [model.name for model in models]
     fusion = Fusion(names)
-    boost = alone.features.catalogue.boost
     return Pipeline(
-        alone.features,
-        models,
-        [Neighbours(peer.name, peer), *alone.retrievers],
-        fusion,
-        SlateResponder(models, fusion, alone.features.items, boost, alone.answers.policies, alone.answers.plan),
-        alone.rules,
-        alone.interest,
-        alone.batching,
-        PrequentialRecord(["fused", *names]),
-        alone.rate_limits,
-        fill=BASELINE,
+        features=alone.features,
+        rankers=Rankers(models, [Neighbours(peer.name, peer), *alone.retrievers], fill=BASELINE),
+        fusion=fusion,
+        answers=SlateResponder(
+            models=models,
+            fusion=fusion,
+            features=alone.features,
+            policies=alone.answers.policies,
+            plan=alone.answers.plan,
+        ),
+        rules=alone.rules,
+        interest=alone.interest,
+        batching=alone.batching,
+        safety=Safety(PrequentialRecord(["fused", *names]), alone.rate_limits),
     )

@@ -17,7 +17,7 @@ from streamrec.engine.trending.windows import Windows
 from streamrec.errors import ConfigError
 from streamrec.transport import Record
 from streamrec.transport.positions import TopicReader
-from streamrec.trends.app import Gap, Trends, make_app
+from streamrec.trends.app import Gap, Trends, TrendTopics, make_app
 from streamrec.trends.app import run as run_app
 from streamrec.trends.credentials import credentials
 from streamrec.trends.page import trends_page
@@ -95,15 +95,13 @@ def assemble(settings: Settings, partitions: int, kind: type[Trends] = Trends) -
     )
     windows = Windows(wanted.windows_s)
     trends = kind(
-        app,
-        settings.topics.events,
-        settings.topics.trends,
-        partitions,
-        windows,
-        wanted.max_items,
-        build_validation_limits(settings),
-        Interest(settings.learning.positives),
-        partial(_records_in, settings),
+        app=app,
+        topics=TrendTopics(settings.topics.events, settings.topics.trends, partitions),
+        windows=windows,
+        max_subjects=wanted.max_items,
+        validation_limits=build_validation_limits(settings),
+        interest=Interest(settings.learning.positives),
+        records_in=partial(_records_in, settings),
     )
     if wanted.web_port is not None:
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -56,6 +57,19 @@ class UserTower(nn.Module):
         return torch.tanh(self.joined(torch.cat([gathered, last.squeeze(1)], 1)))  # (batch, width)
 
 
+@dataclass(frozen=True, slots=True)
+class Training:
+    """How large the model is and how it is taught."""
+
+    width: int = 64  # of user and item vectors
+    portion: int = 64  # new examples of one update
+    replayed: int = 96  # examples drawn again from the buffer, beside them
+    buffer: int = 16_384  # examples kept for replay
+    uniform_negatives: int = 256  # items drawn evenly, beside those of the update itself
+    learning_rate: float = 3e-3  # Adam's, of the tower
+    row_learning_rate: float = 0.3  # row-wise Adagrad's, of item vectors
+
+
 class SequenceModel:
     """Learns on `device`; scores from a copy in the process's own memory."""
 
@@ -64,26 +78,20 @@ class SequenceModel:
         name: str,
         capacity: int,
         *,
-        width: int = 64,
         device: str = "cpu",
-        portion: int = 64,
-        replayed: int = 96,
-        buffer: int = 16_384,
-        uniform_negatives: int = 256,
-        learning_rate: float = 3e-3,
-        row_learning_rate: float = 0.3,
         seed: int = 0,
+        training: Training | None = None,
         guard: StepGuard | None = None,
     ) -> None:
         self.name = name
         self.guard = guard or StepGuard()
-        self.portion, self.replayed, self.uniform_negatives = portion, replayed, uniform_negatives
-        self.learning_rate, self.row_learning_rate = learning_rate, row_learning_rate
+        self.training = training or Training()
+        width, buffer = self.training.width, self.training.buffer
         self.device = torch.device(device)
         self.seed = seed
         torch.manual_seed(seed)  # initial weights; nothing is drawn from torch's generator after this
         self.tower = UserTower(width).to(self.device)
-        self.optimizer = torch.optim.Adam(self.tower.parameters(), lr=learning_rate)
+        self.optimizer = torch.optim.Adam(self.tower.parameters(), lr=self.training.learning_rate)
         self.vectors = torch.zeros(capacity, width, device=self.device)
         self.bias = torch.zeros(capacity, device=self.device)
         self._squares = torch.zeros(capacity, device=self.device)  # row-wise Adagrad
@@ -166,15 +174,15 @@ class SequenceModel:
             self._contexts[slot], self._targets[slot] = context, item
             self._stored += 1
             self._fresh += 1
-            if self._fresh == self.portion:
+            if self._fresh == self.training.portion:
                 self._fresh = 0
                 chosen = self._chosen()
-                self._count(self._targets[chosen[: self.portion]])
+                self._count(self._targets[chosen[: self.training.portion]])
                 self._update(chosen)
 
     def rehearse(self, passes: int) -> None:
         """Go over the replay buffer `passes` - 1 times more, in drawn order; nothing is counted anew."""
-        held, size = min(self._stored, len(self._targets)), self.portion + self.replayed
+        held, size = min(self._stored, len(self._targets)), self.training.portion + self.training.replayed
         for _ in range((passes - 1) * held // size):
             chosen = drawn_below(held, size, self.seed + 3, self.updates)
             self._update(chosen[self._targets[chosen] != NOTHING])
@@ -216,14 +224,14 @@ class SequenceModel:
     def _chosen(self) -> Int64:
         """Places in the buffer: the newest portion, then a replayed draw from all of it."""
         held = min(self._stored, len(self._targets))
-        newest = (self._stored - 1 - np.arange(self.portion)) % len(self._targets)
-        replayed = drawn_below(held, self.replayed, self.seed + 1, self.updates)
+        newest = (self._stored - 1 - np.arange(self.training.portion)) % len(self._targets)
+        replayed = drawn_below(held, self.training.replayed, self.seed + 1, self.updates)
         chosen: Int64 = np.concatenate([newest, replayed]).astype(np.int64)
         kept: Int64 = chosen[self._targets[chosen] != NOTHING]
         return kept
 
     def _negatives(self) -> Int32:
-        return drawn_below(self.rows, self.uniform_negatives, self.seed + 2, self.updates).astype(np.int32)
+        return drawn_below(self.rows, self.training.uniform_negatives, self.seed + 2, self.updates).astype(np.int32)
 
     def _count(self, targets: Int32) -> None:
         self._frequency *= 1.0 - 1e-2
@@ -256,11 +264,11 @@ class SequenceModel:
                 undo()
 
     def _descend(self, factor: float, here: torch.Tensor, vectors: torch.Tensor, bias: torch.Tensor) -> None:
-        self.optimizer.param_groups[0]["lr"] = factor * self.learning_rate
+        self.optimizer.param_groups[0]["lr"] = factor * self.training.learning_rate
         self.optimizer.step()
         assert vectors.grad is not None
         assert bias.grad is not None
-        pace = factor * self.row_learning_rate
+        pace = factor * self.training.row_learning_rate
         with torch.no_grad():
             self._squares[here] += vectors.grad.square().mean(1)
             self._bias_squares[here] += bias.grad.square()

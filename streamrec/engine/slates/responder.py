@@ -11,14 +11,12 @@ from typing import NamedTuple
 import msgspec
 import numpy as np
 
-from streamrec.engine.ads.ads import Ads
 from streamrec.engine.arrays.batch import NOTHING, Float32, Int32, Int64, MicroBatch
 from streamrec.engine.arrays.feedback import ShownAds, SlateFeedback
 from streamrec.engine.arrays.logged_event import LoggedEvent
 from streamrec.engine.attribution.attribution import ServedSlate
+from streamrec.engine.features import FeatureStore
 from streamrec.engine.fusion.fusion import Fusion
-from streamrec.engine.items.item_table import ItemTable
-from streamrec.engine.items.uncertainty import Uncertainty
 from streamrec.engine.models import Model, Tracing
 from streamrec.engine.policies import PolicyInput
 from streamrec.engine.policies.registry import PolicyRegistry
@@ -49,33 +47,27 @@ class SlateResponder:
 
     def __init__(
         self,
+        *,
         models: Sequence[Model],
         fusion: Fusion,
-        items: ItemTable,
-        boost: Float32,
+        features: FeatureStore,
         policies: PolicyRegistry,
         plan: Plan,
         k: int = 20,
         imitate: str = SITE,
-        uncertainty: Uncertainty | None = None,
         stale: Callable[[int], tuple[str, ...]] = lambda now_ms: (),
-        ads: Ads | None = None,
     ) -> None:
-        """`boost` is what the catalogue adds to an item's score, by item index.
+        """`k` items when a request does not say; `imitate` names the teacher of an apprentice, SITE or a policy.
 
-        `k` items when a request does not say; `imitate` is whom an apprentice is taught by, SITE or a policy;
-        `uncertainty` says how little is known of items; `stale` names what is too old to be used at a time, ms.
+        `stale` names the parts that are too old to be used at a time, ms.
         """
         self.models = tuple(models)
         self.fusion = fusion
-        self.items = items
-        self._boost = boost
-        self._uncertainty = uncertainty or Uncertainty(items.capacity)
+        self._features = features
         self.policies = policies
         self.k = k
         self._imitate = imitate
         self._stale = stale
-        self._ads = ads
         self._tracing = [model for model in self.models if isinstance(model, Tracing)]
         self.follow(plan)
 
@@ -113,7 +105,9 @@ class SlateResponder:
         ):
             k = logged.event.k or self.k
             place, places = (logged.partition, logged.offset), shown(one, k)
-            slate = composed(logged, query, batch, one, self.fusion, self.items.ids, k, self._stale(logged.event.ts))
+            slate = composed(
+                logged, query, batch, one, self.fusion, self._features.items.ids, k, self._stale(logged.event.ts)
+            )
             if logged.event.explain:
                 applied = Applied(rules_by_query[query], one.explore, asked.uncertainty[row], places)
                 slate = msgspec.structs.replace(slate, reasons=self._reasons(slate, batch, query, applied))
@@ -149,9 +143,9 @@ class SlateResponder:
     ) -> PolicyInput:
         rows = np.array([request.query for request in requests], np.int64)
         items = batch.candidates.items[rows]
-        listed = np.where(items == NOTHING, np.float32(0), self._boost[items])
+        listed = np.where(items == NOTHING, np.float32(0), self._features.catalogue.boost[items])
         ruled = np.stack([rules_by_query[row].boost for row in rows.tolist()])
-        uncertainty = self._uncertainty.of(items, batch.queries.ts[rows])
+        uncertainty = self._features.uncertainty.of(items, batch.queries.ts[rows])
         constraints = [rules_by_query[row].constraints for row in rows.tolist()]
         boost = (listed + ruled).astype(np.float64)
         return self.fusion.asked(batch.queries, rows, batch.candidates, boost, uncertainty, constraints)
@@ -163,10 +157,12 @@ class SlateResponder:
 
     def _offered(self, request_rules: RequestRules, items: Int32, features: Float32) -> ShownAds | None:
         """What to keep of a slate whose clicks cost something: it was ranked by bids, whatever its scenario's name."""
-        if self._ads is None or request_rules.scenario.worth is not Worth.BID:
+        if request_rules.scenario.worth is not Worth.BID:
             return None
-        return self._ads.shown(items, features @ self.fusion.mean, request_rules.event.ts, request_rules.partition)
+        return self._features.ads.shown(
+            items, features @ self.fusion.mean, request_rules.event.ts, request_rules.partition
+        )
 
     def _reasons(self, slate: Slate, batch: MicroBatch, query: int, applied: Applied) -> tuple[Reason, ...]:
-        scorers = Scorers(self.models, self.fusion, self.items)
+        scorers = Scorers(self.models, self.fusion, self._features.items)
         return reasons_of(slate, batch.queries, query, batch.candidates.items[query], scorers, applied)

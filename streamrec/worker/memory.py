@@ -1,0 +1,28 @@
+"""What a worker holds in memory, and the clocks it looks at: shared by its loop, its step and its checkpoints."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from streamrec.engine.attribution.open_slates import OpenSlates
+from streamrec.engine.items.item_counts import ItemCounts
+from streamrec.engine.pipeline import Pipeline
+
+
+@dataclass(frozen=True, slots=True)
+class Clocks:
+    """Time, as it can be set in tests."""
+
+    monotonic_s: Callable[[], float] = time.monotonic
+    wall_ms: Callable[[], int] = lambda: int(time.time() * 1000)
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """What a worker holds in memory of its partitions, and the models."""
+
+    pipeline: Pipeline
+    item_counts: ItemCounts
+    open_slates: OpenSlates
