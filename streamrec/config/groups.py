@@ -123,10 +123,10 @@ PRESETS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
 
 
 class Learning(Group):
-    """What is learned from, by whom, and in which portions."""
+    """What is learned from, by which models, and in which micro-batches."""
 
     models: tuple[Literal[MODELS], ...] = DEFAULT_MODELS  # type: ignore[valid-type]
-    """Who learns and scores; `popularity` is always needed, for short lists are filled up with it."""
+    """The models that learn and score; `popularity` is always needed, for short lists are filled up with it."""
     positives: tuple[str, ...] = ("view", "click", "add_to_cart", "purchase", "like", "rating>=4")
     """Event types that count as interest; `type>=value` asks for a least value."""
     micro_batch: Count = 32
@@ -172,11 +172,11 @@ class FusionSettings(Group):
     """The bandit over model scores."""
 
     policy: PolicyName = "plackett-luce"
-    """Who orders slates: plackett-luce, greedy, thompson, linucb, exp3, uniform, or model:NAME for one model alone."""
+    """What orders slates: plackett-luce, greedy, thompson, linucb, exp3, uniform, or model:NAME for one model alone."""
     temperature: Annotated[float, Field(gt=0, le=10)] = 0.25
     """Of the Plackett-Luce draw: lower is closer to the plain order."""
     explore: Annotated[float, Field(ge=0, le=1)] = 0.02
-    """Share of places that are given to a candidate drawn by doubt, by every policy that explores."""
+    """Share of places that are given to a candidate drawn by uncertainty, by every policy that explores."""
     particles: Annotated[int, Field(ge=1, le=64)] = 8
     """Weight vectors drawn from the posterior after each micro-batch; propensities are exact over them."""
     forgetting: Annotated[float, Field(gt=0.9, le=1)] = 0.9999
@@ -219,16 +219,16 @@ class Attribution(Group):
 
 
 class Rollout(Group):
-    """Which policy answers whom."""
+    """Which policy answers which user."""
 
     mode: Literal["online", "canary", "shadow", "apprentice"] = "online"
-    """online: everybody gets the policy. canary: a share of users. shadow, apprentice: nobody; the baseline answers."""
+    """online: all users get the policy. canary: a share of users. shadow, apprentice: the baseline answers."""
     baseline: PolicyName = "model:popularity"
     """The policy that answers when the fusion's does not."""
     share: Annotated[float, Field(ge=0, le=1)] = 0.05
     """Share of users who get the policy in a canary."""
     arms: Mapping[PolicyName, Annotated[float, Field(gt=0, le=1)]] = Field(default_factory=dict)
-    """An experiment online: share of users by policy; who is in none gets fusion.policy."""
+    """An experiment online: share of users by policy; users in none get fusion.policy."""
     interleave: tuple[PolicyName, ...] = ()
     """Two policies that pick in turns for one slate (team draft), online, in place of fusion.policy."""
     salt: str = "streamrec"
@@ -236,7 +236,7 @@ class Rollout(Group):
     evaluate: tuple[PolicyName, ...] = ()
     """Policies whose choices are logged beside every slate, so that they can be valued from its outcomes."""
     imitate: Annotated[str, AfterValidator(_teacher)] = "site"
-    """Whom an apprentice imitates: the order in the site's own impressions, or a policy."""
+    """What an apprentice imitates: the order in the site's own impressions, or a policy."""
 
 
 class Serving(Group):
@@ -272,7 +272,7 @@ class Checkpointing(Group):
 
 
 class TrendsSettings(Group):
-    """What `streamrec trends` counts, how it says so, and who listens."""
+    """What `streamrec trends` counts, where it publishes, and whether workers listen."""
 
     windows_s: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1, max_length=6)] = (
         300,

@@ -66,7 +66,7 @@ class ScenarioSettings(Group):
     worth: Worth = Worth.WANTED
     """wanted, or bid: rank by the probability of a click times the item's bid."""
     retrievers: tuple[str, ...] = ()
-    """Who proposes, by name; nobody named: all that serve everybody."""
+    """Retrievers by name; none: the usual ones."""
     lean: Mapping[str, float] = Field(default_factory=dict)
     """By model, or text, meaning: the weight that its log share has beside what the fusion gives it."""
     boosts: Mapping[str, Annotated[float, Field(gt=0, le=100)]] = Field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""What comes of a portion of the log: slates for those who asked, and a trial of every ranking against what happened.
+"""The result of one chunk of the log: slates for its requests, and every ranking beside what happened.
 
 Knows nothing of how rankings are made.
 """
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class BatchResult:
-    """What came of one portion of the log."""
+    """The result of one chunk of the log."""
 
     logged_events: Sequence[LoggedEvent]
     slates: Mapping[tuple[int, int], Slate]  # by the partition and offset of what asked for them

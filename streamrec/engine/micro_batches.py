@@ -1,4 +1,4 @@
-"""Where the log is cut: into portions that are ranked at once, and at the cuts at which everybody learns.
+"""Where the log is cut: into chunks that are ranked at once, and at the cuts at which models learn.
 
 Both are counted in the log's own events and clock, so that how it was cut into polls changes nothing.
 """
@@ -35,15 +35,15 @@ class MicroBatchSchedule:
         self._first_ts = 0  # ms, of the first of them
 
     def due(self) -> bool:
-        """Whether so many events have come that everybody learns now."""
+        """Whether the micro-batch is full, so that models learn now."""
         return self._events >= self._batching.micro_batch
 
     def overdue(self, ts: int) -> bool:
-        """Whether everybody must have learned before an event of that time, ms, is met."""
+        """Whether models must learn before an event of that time, ms, is handled."""
         return self._events > 0 and ts - self._first_ts >= self._batching.micro_batch_s * 1000
 
     def end_of_chunk(self, logged_events: Sequence[LoggedEvent], start: int, *, one_answer_each: bool) -> int:
-        """The place in `logged_events` before which the portion from `start` on ends; nothing in it comes after a cut.
+        """The place in `logged_events` before which the chunk from `start` on ends; nothing in it comes after a cut.
 
         With `one_answer_each`, it ends before whatever a user does after asking, too.
         """
@@ -69,13 +69,13 @@ class MicroBatchSchedule:
         return stop
 
     def met(self, logged_events: Sequence[LoggedEvent]) -> None:
-        """One portion is over."""
+        """Count the events of a chunk that was handled."""
         if self._events == 0:
             self._first_ts = logged_events[0].event.ts
         self._events += len(logged_events)
 
     def begin_batch(self) -> None:
-        """Everybody has learned."""
+        """Begin to count anew: the models have learned."""
         self._events = 0
 
     def state(self) -> Array:

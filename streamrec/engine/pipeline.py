@@ -1,14 +1,14 @@
-"""The whole system on one screen: remember, recommend, learn.
+"""The pipeline on one screen: remember, recommend, learn.
 
-    for each portion of the log up to the next learning cut:
-        users and items remember the events; queries freeze what was known before each       remember
-        retrievers propose, models score, the fusion joins                                    rank
-        the queries that were asked for become slates                                         answer
-    at the cut, everybody learns what came after its ranking, and what came of slates         learn
+    for each chunk of the log, up to the next learning cut:
+        user and item features take the events; queries freeze what was known before each     remember
+        retrievers propose candidates, models score them, the fusion joins the scores         rank
+        a policy turns the ranked candidates of each request into a slate                     answer
+    at the cut, models, fusion and policies learn the micro-batch and the feedback on slates  learn
 
-A user's state moves with every event. Models learn at cuts, which are counted in the log: batching changes speed,
-never results. Before an event teaches anything, it is ranked: each wanted item has a query that knew nothing of it,
-and events of one user at one time (a basket) share the query made before the first of them.
+A user's state moves with every event. Models learn at cuts, which are counted in the log, so that the size of a poll
+changes speed and never results. Every event is ranked before it teaches: each wanted item has a query that was frozen
+before the event, and events of one user at one time (a basket) share the query made before the first of them.
 
 Knows nothing of Kafka, Redis, files or the wall clock.
 """
@@ -53,15 +53,15 @@ class Rankers:
     """The models and retrievers of a pipeline."""
 
     models: Sequence[Model]
-    """Those that the fusion hears."""
+    """Scored for every candidate; their scores go into the fusion."""
     retrievers: Sequence[Retriever]
     """Those that propose candidates for every request, unless its scenario names others."""
     fill: str
     """The popularity model that fills short lists up."""
     unranked: Sequence[Model] = ()
-    """Models that learn for retrievers and scenarios alone: the fusion does not hear them."""
+    """Models that learn for retrievers and scenarios alone; their scores do not go into the fusion."""
     special: Sequence[Retriever] = ()
-    """Those that propose only where a scenario names them."""
+    """Retrievers that propose only where a scenario names them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,9 +101,7 @@ class Pipeline:
         self.batching = batching
         self.progress = safety.progress
         self.rate_limits = safety.rate_limits
-        self.fill = [model.name for model in self.models].index(
-            rankers.fill
-        )  # the popularity that fills short lists up
+        self.fill = [model.name for model in self.models].index(rankers.fill)
         self.rollback = RollbackControl(
             self.models, self.unranked, fusion, answers.policies, features.items, safety.rollback_after
         )
@@ -115,16 +113,16 @@ class Pipeline:
         self._schedule = MicroBatchSchedule(batching)
         self._union = CandidateUnion(features.items.capacity)
 
-    # One portion of the log
+    # One chunk of the log
 
     def process(
         self, logged_events: Sequence[LoggedEvent], feedback: Callable[[], Sequence[SlateFeedback]] = tuple
     ) -> Iterator[BatchResult]:
-        """Handle events in log order; users must be in the table. Yields after each portion, learned or not.
+        """Handle events in log order; their users must be in the table. Yields the result of each chunk.
 
-        `feedback` is asked at each learning cut for what came of slates since the last.
+        `feedback` is called at each learning cut, for the feedback on slates since the last one.
         """
-        # What was shown to a user counts from the next moment on, where a rule looks at it.
+        # Where a rule looks at what a user was shown, that must count before the user's next event.
         one_answer_each = self.features.shown is not None
         start = 0
         while start < len(logged_events):
@@ -155,10 +153,11 @@ class Pipeline:
     def remember(self, logged_events: Sequence[LoggedEvent]) -> tuple[list[Request], list[bool], list[LoggedEvent]]:
         """Users and items take the events; queries and examples freeze what was known before each.
 
-        Returns the requests with their query rows, whether each example's item was known, and each example's arrival.
+        Returns the requests with their query rows, whether each example's item was known, and the event of each
+        example.
         """
-        features, moments = self.features, self._queries
-        moments.begin_chunk()
+        features, queries = self.features, self._queries
+        queries.begin_chunk()
         requests: list[Request] = []
         known: list[bool] = []
         taught: list[LoggedEvent] = []
@@ -169,22 +168,25 @@ class Pipeline:
             item, before = features.item_of(event, judged=label is not None)
             example = NO_EXAMPLE
             if label is not None:
-                query = moments.before(logged, row, features.seen_by(row))
+                query = queries.before(logged, row, features.seen_by(row))
                 example = self.batch.teach(query, item, event.ts, label)
                 known.append(before)
                 taught.append(logged)
-            moments.happened(logged, row, item, example)
+            queries.happened(logged, row, item, example)
             features.touched(event, row, item)
             if event.type in self.batching.recommend_on:
                 request_rules = self.rules.begin(event, logged.partition, row)
-                requests.append(Request(moments.request(logged, row, request_rules), logged))
+                requests.append(Request(queries.request(logged, row, request_rules), logged))
             self._schedule.latest_ts = max(self._schedule.latest_ts, event.ts)
-        features.fold(moments.steps(), self.batch)
-        moments.plant_seeds()
+        features.fold(queries.steps(), self.batch)
+        queries.plant_seeds()
         return requests, known, taught
 
     def _label(self, event: Event) -> int | None:
-        """What an event teaches; the first of what a site shows teaches an apprentice of the site."""
+        """The label of an event as an example, None where it teaches nothing.
+
+        An apprentice of the site learns the first place of what the site shows.
+        """
         if self.answers.imitated == SITE and event.type is EventType.IMPRESSION and event.position == FIRST_PLACE:
             return IMITATED
         return self.interest.label(event)
@@ -211,7 +213,7 @@ class Pipeline:
         hidden = self.rules.hidden(request_rules, self.batch.queries, query, barred)
         excluded = Excluded.of([self._queries.excluded[query]], hidden, lasting=False)
         retrievers = self.rules.retrievers(request_rules, self.retrievers, self.special)
-        each = max(PROPOSALS, request_rules.event.k or self.answers.k)  # there may be few who propose
+        each = max(PROPOSALS, request_rules.event.k or self.answers.k)  # there may be few retrievers
         self._rank(slice(query, query + 1), excluded, retrievers, each, self.rules.proposed(request_rules, hidden))
 
     def _rank(
@@ -222,7 +224,10 @@ class Pipeline:
         each: int = PROPOSALS,
         found: Sequence[Int32] = (),
     ) -> None:
-        """Rank for queries from whom the same items are barred; `found` are proposed beside `each` retriever's."""
+        """Rank the queries in `rows`, which share the barred items.
+
+        `found` are candidates beside the `each` that every retriever proposes.
+        """
         batch, items = self.batch, self.features.items
         proposals = [retriever.candidates(batch.queries, rows, each, excluded) for retriever in retrievers]
         candidates = self._union([*proposals, *found], excluded, CANDIDATES)
@@ -248,7 +253,7 @@ class Pipeline:
         return slates, served_slates
 
     def _imitate(self, requests: Sequence[Request], known: list[bool], taught: list[LoggedEvent]) -> None:
-        """An apprentice of a policy learns what that one would have put first for each request."""
+        """An apprentice of a policy learns the item that the policy would have put first for each request."""
         new = [request for request in requests if not request.logged.learned]
         for (query, logged), item in self.answers.imitable(self.batch, new, self.rules_by_query):
             if not self.batch.full:
@@ -259,16 +264,15 @@ class Pipeline:
     # Learn
 
     def learn(self, feedback: Sequence[SlateFeedback] = ()) -> None:
-        """The cut: everybody learns what came since the last one, and a new micro-batch begins."""
+        """Learn the micro-batch and the feedback on slates, then begin a new micro-batch."""
         batch, features = self.batch, self.features
         self._hold_back()
-        feedback = [
-            slate_feedback for slate_feedback in feedback if slate_feedback.schema == self.fusion.schema
-        ]  # else of other models' words
+        # Feedback on slates of other models has other features.
+        feedback = [slate_feedback for slate_feedback in feedback if slate_feedback.schema == self.fusion.schema]
         feedback = self._admitted(feedback)
         sentenced = self.quarantine.sentenced()
         for model in self.models:
-            if MODEL + model.name not in sentenced:  # what it learned would go with it
+            if MODEL + model.name not in sentenced:  # it is rolled back at the next checkpoint
                 model.learn(batch)
         for model in self.unranked:
             model.learn(batch)
@@ -285,7 +289,7 @@ class Pipeline:
         self._schedule.begin_batch()
 
     def _hold_back(self) -> None:
-        """What goes beyond the share of its user or item teaches nobody."""
+        """Take the label from examples beyond the rate limits of their user or item: they are not learned."""
         batch, examples = self.batch, self.batch.examples
         teaching = np.flatnonzero(np.isin(examples.label[: batch.learned], (REFUSED, WANTED)))
         users = batch.queries.user[examples.query[teaching]]
@@ -293,7 +297,7 @@ class Pipeline:
         examples.label[teaching[~admitted]] = -1
 
     def _admitted(self, feedback: Sequence[SlateFeedback]) -> list[SlateFeedback]:
-        """The lessons within the share of their user and of each item that was answered."""
+        """The feedback within the rate limits of its user and of each item that was answered."""
         items = self.features.items
         answered = [
             [items.lookup(slate_feedback.items[place]) for place in np.flatnonzero(slate_feedback.reward)]
@@ -307,7 +311,7 @@ class Pipeline:
         return [slate_feedback for slate_feedback, taught in zip(feedback, admitted.tolist(), strict=True) if taught]
 
     def _forget(self, forgotten: Int32) -> None:
-        """Nobody speaks of these items any more, and those who waited for their places may come."""
+        """Models and limits forget these items, and items that waited for an index may get one."""
         if len(forgotten) == 0:
             return
         self.rate_limits.forget(forgotten)
@@ -318,14 +322,14 @@ class Pipeline:
     # Snapshots and alarms
 
     def refused_updates(self) -> dict[str, int]:
-        """How many updates were not taken, for a number in them that was not finite, by who refused them."""
+        """How many updates were not taken, for a number in them that was not finite, by the part that refused them."""
         parts: list[tuple[str, object]] = [("fusion", self.fusion), ("residual", self.fusion.residual)]
         parts += [(model.name, model) for model in self.models]
         return {name: int(getattr(part, "skipped")) for name, part in parts if hasattr(part, "skipped")}  # noqa: B009
 
     @property
     def schema(self) -> str:
-        """What a snapshot must have been taken of to fit: the models, and what the fusion sees of them."""
+        """Names the models and the inputs of the fusion: a snapshot fits only where this is equal."""
         return "/".join([f"v{LAYOUT}", *self.fusion.names])
 
     def state(self) -> dict[str, dict[str, Array]]:

@@ -1,7 +1,7 @@
-"""The moments of the log that somebody is ranked for: queries, frozen before what happens next.
+"""Point-in-time queries: what was known of a user, frozen before the next event.
 
-There are two reasons to ask. To learn: everything that one user does at one time (a basket) shares the query made
-before the first of it. To answer: each request has a query of its own, and rules that hold for it.
+A query is made to learn from or to answer. To learn, all events of one user at one time (a basket) share the query made
+before the first of them. A request has a query of its own, and rules that hold for it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from streamrec.engine.scenarios.scenario import Needs
 from streamrec.engine.users.price_level import price_named
 from streamrec.events import TYPE_CODES
 
-PRACTICE, PUBLISHED = 0, 1  # why a query is made: to be learned from, or to be answered
+TO_LEARN, TO_ANSWER = 0, 1  # why a query is made
 NO_EXAMPLE = NOTHING
 
 
@@ -27,7 +27,7 @@ class PointInTimeQueries:
 
     def __init__(self, batch: MicroBatch, seed: int) -> None:
         """Every random draw of a query follows from its place in the log and this `seed`."""
-        # Of the present portion, by query row: items that must not be shown, and the rules for what is asked.
+        # Of the present chunk, by query row: items that must not be shown, and the rules of the request.
         self.excluded: dict[int, Int32] = {}
         self.rules_by_query: dict[int, RequestRules] = {}
         self._batch = batch
@@ -37,7 +37,7 @@ class PointInTimeQueries:
         self._open: dict[int, tuple[int, int]] = {}  # user hash -> (time, query row) of the ranking that still counts
 
     def begin_chunk(self) -> None:
-        """Nobody has asked yet."""
+        """Forget the queries' exclusions and rules, and the timeline, of the chunk before."""
         self.excluded.clear()
         self.rules_by_query.clear()
         self._steps.clear()
@@ -48,13 +48,13 @@ class PointInTimeQueries:
         user = name_hash(logged.event.user_id)
         open_ts, query = self._open.get(user, (-1, NOTHING))
         if open_ts != logged.event.ts:
-            query = self._ask(logged, row, excluded, PRACTICE)
+            query = self._ask(logged, row, excluded, TO_LEARN)
             self._open[user] = logged.event.ts, query
         return query
 
     def request(self, logged: LoggedEvent, row: int, request_rules: RequestRules) -> int:
         """The query of a request."""
-        query = self._ask(logged, row, request_rules.excluded, PUBLISHED)
+        query = self._ask(logged, row, request_rules.excluded, TO_ANSWER)
         self.rules_by_query[query] = request_rules
         return query
 
@@ -66,7 +66,7 @@ class PointInTimeQueries:
         return query
 
     def happened(self, logged: LoggedEvent, row: int, item: int, example: int) -> None:
-        """The event itself: its user remembers it after all that was asked so far, and before what comes next."""
+        """Put an event on the timeline, after the queries so far and before those to come."""
         event = logged.event
         price = price_named(event.context)
         if price is not None:
@@ -75,13 +75,13 @@ class PointInTimeQueries:
         self._steps.append((REMEMBER, row, 0, event.ts, session, item, TYPE_CODES[event.type], example))
 
     def steps(self) -> Timeline:
-        """The portion, in order."""
+        """The chunk's queries and events, in order."""
         return Timeline.of(self._steps, self._prices)
 
     def plant_seeds(self) -> None:
-        """A request that names items asks for what goes with them: the answer is as if they had just been touched.
+        """Answer a request that names items as if the user had just touched them.
 
-        Where a scenario is about them, a session begins with them.
+        Where the scenario is about these items, a new session begins with them.
         """
         for query, request_rules in self.rules_by_query.items():
             if len(request_rules.seeds):
@@ -90,7 +90,10 @@ class PointInTimeQueries:
                 )
 
     def begin_batch(self, latest_ts: int, most: int) -> None:
-        """Rankings of the log's present moment stay, the `most` newest: more of their basket may come."""
+        """Begin the next micro-batch, and keep the `most` newest rankings of the log's latest time.
+
+        More events of their baskets may come.
+        """
         still = {user: at for user, at in self._open.items() if at[0] == latest_ts} if most else {}
         newest = sorted(still.items(), key=lambda entry: entry[1][1])[-most:]
         self._batch.keep(np.array([row for _, (_, row) in newest], np.int64))

@@ -75,7 +75,7 @@ def build_rollout_store(settings: Settings) -> RolloutStore:
 
 
 def build_redriven(settings: Settings) -> Redriven:
-    """What the configured Redis remembers of dead letters that were sent back; as long as the letters are kept."""
+    """What the configured Redis remembers of dead letters that were sent back; as long as the dead letters are kept."""
     from streamrec.state.redriven import Redriven
     from streamrec.transport.topics import LONG
 

@@ -1,4 +1,4 @@
-"""The whole engine of a configuration: what is remembered, who learns, who decides, and by which rules."""
+"""The pipeline of a configuration: features, models, fusion, policies and rules put together."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from streamrec.engine.slates.responder import SlateResponder
 
 PRIOR_WEIGHTS: Mapping[str, float] = {"popularity_days": 2.0}
-"""Whom the fusion trusts at first: while nobody has learned much, what sells anyway is the safest answer."""
+"""The fusion's weights at first: while the models have learned little, what is popular is the safest answer."""
 
 
 def build_pipeline(
@@ -38,7 +38,7 @@ def build_pipeline(
     """The recommender of a configuration, untaught.
 
     Without `eager`, items of the catalogue that do not say when they were added are known from their first event on.
-    `told`: a topic will say what the trends are; else they are counted here, if anybody asks for them.
+    `told`: a topic will say what the trends are; else they are counted here, if anything needs them.
 
     Raises:
         ConfigError: the positives are not rules, or the parts of the configuration do not fit together.

@@ -1,4 +1,4 @@
-"""Who decides on slates: the policies by name, and the plan of who gets which."""
+"""The policies by name, and the plan of which policy answers which user."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def build_policy(settings: Settings, name: str) -> Policy:
 
 
 def build_plan(settings: Settings, revision: Revision | None = None) -> Plan:
-    """Who gets which policy: by a revision, or as the settings say.
+    """Which user gets which policy: by a revision, or as the settings say.
 
     Raises:
         ConfigError: the parts of the rollout do not fit together, or a policy's model is not there.
@@ -79,7 +79,7 @@ def settled_revision(settings: Settings) -> Revision:
 
 
 def following(settings: Settings, rollouts: RolloutStore) -> Callable[[], Plan | None]:
-    """Looks into a book: the plan of its newest revision when it is another than last time, else None."""
+    """Looks into the rollout store: the plan of its newest revision if that is new since the last call, else None."""
     known: list[int] = []
 
     def revised() -> Plan | None:

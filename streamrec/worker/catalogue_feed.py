@@ -1,4 +1,4 @@
-"""The catalogue as it comes: records of its topic, judged and told to the listing, between the steps of a worker.
+"""Follows the catalogue's topic between the steps of a worker, and puts each valid item into the catalogue.
 
 An item that cannot be used costs one record: it goes to the dead-letter topic as it came, with the reason, and what was
 known of the item stands. Knows nothing of groups, positions or checkpoints: the topic is read whole at every start.
@@ -13,7 +13,7 @@ from streamrec.engine.items.catalogue import Catalogue
 from streamrec.errors import BadEvent
 from streamrec.events import Item
 from streamrec.transport import Follower, Record
-from streamrec.worker.validation import Bury
+from streamrec.worker.validation import DeadLetterHandler
 
 LOOK_RECORDS = 512
 """Looked at between two steps at most: some ten milliseconds of work."""
@@ -21,17 +21,17 @@ _ID_BYTES = 1_024
 
 
 class CatalogueFeed:
-    """Tells a listing what a topic says."""
+    """Keeps a catalogue up to date with a topic."""
 
     def __init__(
-        self, follower: Follower, catalogue: Catalogue, dead_letter: Bury, max_bytes: int, max_depth: int
+        self, follower: Follower, catalogue: Catalogue, dead_letter: DeadLetterHandler, max_bytes: int, max_depth: int
     ) -> None:
         self.follower = follower
         self._catalogue = catalogue
         self._dead_letter = dead_letter
         self._max_bytes = max_bytes
         self._max_depth = max_depth
-        self._seen: deque[Record] = deque()  # and not told yet
+        self._seen: deque[Record] = deque()  # and not handled yet
 
     def look(self, wait_s: float = 0.0) -> None:
         """Take what has come, at most LOOK_RECORDS; what cannot be put aside now is taken up the next time.
@@ -46,7 +46,7 @@ class CatalogueFeed:
             self._seen.popleft()
 
     def whole(self) -> bool:
-        """True once everything was told that the topic held at the start."""
+        """True once everything was handled that the topic held at the start."""
         return not self._seen and self.follower.whole()
 
     def _tell(self, record: Record) -> None:

@@ -1,6 +1,6 @@
 """Dead letters: how a message that cannot be used is put aside, read again, and sent back to where it came from.
 
-A letter is the message as it came, with headers that say why it was refused and where it stood. Knows nothing of
+A dead letter is the message as it came, with headers that say why it was refused and where it stood. Knows nothing of
 brokers, nor of what makes a message unusable.
 """
 
@@ -16,9 +16,9 @@ from streamrec.transport import Headers, Record
 
 REASON, FIELD, DETAIL, TOPIC, PARTITION, OFFSET = "reason", "field", "detail", "topic", "partition", "offset"
 CUT = "cut"
-"""How many bytes the value had, where the letter holds only its beginning."""
+"""How many bytes the value had, where the dead letter holds only its beginning."""
 REDRIVEN_FROM, REDRIVEN_ORIGIN = "redriven-from", "redriven-origin"
-"""On a message that was sent back: the letter it was, and the place of the message that the letter was made of."""
+"""On a message that was sent back: the dead letter it was, and the place of the message that it was made of."""
 
 OURS = frozenset({REASON, FIELD, DETAIL, TOPIC, PARTITION, OFFSET, CUT})
 WHOLE_BYTES = 900_000
@@ -51,8 +51,8 @@ class MessagePlace(NamedTuple):
 class DeadLetter:
     """One message that was put aside.
 
-    `headers` are the message's own. `redriven_from` is the letter that was sent back and became this one; empty for
-    most. `cut_bytes` is the length that the value had, 0 where all of it is here.
+    `headers` are the message's own. `redriven_from` is the dead letter that was sent back and became this one; empty
+    for most. `cut_bytes` is the length that the value had, 0 where all of it is here.
     """
 
     place: MessagePlace
@@ -79,7 +79,7 @@ class DeadLetter:
 
 
 def dead_letter_message(record: Record, error: BadEvent) -> tuple[bytes | None, bytes | None, list[tuple[str, bytes]]]:
-    """Key, value and headers of the letter that a message becomes, as it came but for the headers that are added.
+    """Key, value and headers of the dead letter that a message becomes, as it came but for the headers that are added.
 
     Of a message that no broker would take with them, only the beginning is kept: the whole still stands where it stood.
     """
@@ -100,7 +100,7 @@ def dead_letter_message(record: Record, error: BadEvent) -> tuple[bytes | None, 
 
 
 def opened(record: Record) -> DeadLetter | None:
-    """The letter that a record of the dead-letter topic holds; None where it is something else."""
+    """The dead letter that a record of the dead-letter topic holds; None where it is something else."""
     said = {name: content.decode("utf-8", "replace") for name, content in record.headers}
     partition, offset, cut = said.get(PARTITION, ""), said.get(OFFSET, ""), said.get(CUT, "0")
     origin = MessagePlace.of(f"{said.get(TOPIC, '')}-{partition}-{offset}")
@@ -122,7 +122,7 @@ def opened(record: Record) -> DeadLetter | None:
 
 
 def returned(dead_letter: DeadLetter) -> Headers:
-    """The headers with which a letter's message goes back: its own, and the letter's name."""
+    """The headers with which a message is sent back: its own, and the name of its dead letter."""
     own = tuple(pair for pair in dead_letter.headers if pair[0] not in (REDRIVEN_FROM, REDRIVEN_ORIGIN))
     return (*own, (REDRIVEN_FROM, str(dead_letter.place).encode()), (REDRIVEN_ORIGIN, str(dead_letter.origin).encode()))
 

@@ -45,7 +45,7 @@ class Metrics:
         self.closed_early = Gauge(
             "streamrec_slates_closed_early", "Slates judged before their time to make room", registry=self.registry
         )
-        self.unseen = Gauge("streamrec_slates_unseen", "Slates that nobody saw", registry=self.registry)
+        self.unseen = Gauge("streamrec_slates_unseen", "Slates that were not seen", registry=self.registry)
         self.late_credits = Gauge(
             "streamrec_late_credits", "Events that named a slate which was not open", registry=self.registry
         )
@@ -79,7 +79,7 @@ class Metrics:
         )
         self.held_back = Gauge(
             "streamrec_held_back_examples",
-            "Examples, and lessons of slates, beyond the share of their user or item, not learned",
+            "Examples, and feedback on slates, beyond the rate limits of their user or item, not learned",
             ["bucket"],
             registry=self.registry,
         )
@@ -150,7 +150,7 @@ class Metrics:
             self.empty.labels(scenario).inc()
 
     def tried(self, trial: Trial) -> None:
-        """Count a portion's prequential hits, and how often an apprentice would have done the same."""
+        """Count a chunk's prequential hits, and how often an apprentice would have done the same."""
         if any(trial.imitated):
             matches = trial.ranks[0, trial.imitated] == 1
             self.imitated.inc(len(matches))
@@ -175,7 +175,7 @@ class Metrics:
         self.unlearned.set(unlearned)
 
     def judged(self, rolled_back: Iterable[str], out: Mapping[str, bool]) -> None:
-        """Count who was rolled back, and show who is not trusted; both are named as components of snapshots."""
+        """Count rollbacks, and show what is not trusted; both by the name of the component in snapshots."""
         for component in rolled_back:
             self.rollbacks.labels(component.removeprefix(MODEL)).inc()
         for component, untrusted in out.items():
@@ -200,7 +200,7 @@ class Metrics:
         self.late_credits.set(slates.late)
 
     def drifted(self, drifts: Iterable[DriftAlarm]) -> None:
-        """Count and log what came to light; each drift is told once."""
+        """Count and log drift alarms; each is raised once."""
         for drift in drifts:
             self.drifts.labels(drift.name, drift.measure).inc()
             LOG.warning("drift: %s", drift)

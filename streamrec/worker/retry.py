@@ -1,4 +1,4 @@
-"""Waiting for what is away: a store that restarts, a disk that is full, brokers that nobody can reach.
+"""Waiting for what is away: a store that restarts, a disk that is full, brokers that cannot be reached.
 
 None of it is a reason to stop, and none to go on as if nothing had happened. What was attempted is attempted again,
 ever more seldom, until it works; meanwhile the worker is not ready and says why.

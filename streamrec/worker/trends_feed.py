@@ -1,4 +1,4 @@
-"""The trends as they come: records of their topic, judged and told to the statements, between the steps of a worker.
+"""Follows the trends topic between the steps of a worker, and adds what it says to the trend counts.
 
 Trends are a help and never a need: a topic that is missing, away, refused or full of nonsense costs slates what trends
 add to them, and nothing else. A record that cannot be used is counted and passed over. It is no dead letter: the topic

@@ -24,7 +24,7 @@ from streamrec.transport import Record
 EARLIEST_TS = 315_532_800_000
 """1980, ms: before any log of this field. Seconds taken for milliseconds fall into January 1970."""
 
-Bury = Callable[[Record, BadEvent], None]
+DeadLetterHandler = Callable[[Record, BadEvent], None]
 """Puts a record aside in the dead-letter topic, and says why."""
 
 
@@ -49,11 +49,13 @@ Reading = LoggedEvent | BadEvent
 class EventValidator:
     """Reads records and takes them."""
 
-    def __init__(self, validation_limits: ValidationLimits, dead_letter: Bury, buried_in: str) -> None:
-        """`buried_in` names the dead-letter topic, for errors."""
+    def __init__(
+        self, validation_limits: ValidationLimits, dead_letter: DeadLetterHandler, dead_letter_topic: str
+    ) -> None:
+        """`dead_letter_topic` names the dead-letter topic, for errors."""
         self._validation_limits = validation_limits
         self._dead_letter = dead_letter
-        self._buried_in = buried_in
+        self._dead_letter_topic = dead_letter_topic
         self._bad_in_a_row = 0
         self._bad_since: dict[int, int] = {}  # per partition, the first of the unusable records at its end
 
@@ -62,7 +64,7 @@ class EventValidator:
         return [self._read(record, taught) for record in records]
 
     def take(self, records: Sequence[Record], readings: Sequence[Reading]) -> list[LoggedEvent]:
-        """The arrivals among some records read, in log order; the others are buried.
+        """The valid events among some records read, in log order; the others become dead letters.
 
         Raises:
             TooManyBadEvents: as many in a row as may be.
@@ -102,8 +104,9 @@ class EventValidator:
             raise TooManyBadEvents(
                 f"{self._bad_in_a_row} messages in a row could not be used, the last one topic {record.topic!r} "
                 f"partition {record.partition} offset {record.offset}: {error.detail}. Mend what sends them; they are "
-                f"in {self._buried_in!r}, and nothing past the first of them is committed: to leave them behind, start "
-                f"with limits.max_bad_in_a_row above {self._validation_limits.max_bad_in_a_row} for a while"
+                f"in {self._dead_letter_topic!r}, and nothing past the first of them is committed: to leave them "
+                f"behind, start with limits.max_bad_in_a_row above {self._validation_limits.max_bad_in_a_row} "
+                "for a while"
             )
 
 

@@ -254,7 +254,10 @@ def test_an_explored_place_is_named_where_it_is_likelier_than_merit(
     assert said == (
         []
         if chance is None
-        else [f"explored: with probability {chance} drawn by doubt among the 80 candidates left, as 1 place in 50 is"]
+        else [
+            f"explored: with probability {chance} drawn by uncertainty among the 80 candidates left, "
+            "as 1 place in 50 is"
+        ]
     )
 
 
@@ -265,7 +268,7 @@ def test_what_is_doubted_more_was_likelier_explored() -> None:
     uncertainty[7] = 3.0
     known, new = (explored(item, slate, Applied(NO_RULES, 0.02, uncertainty, np.array([place]))) for place in (3, 7))
     assert list(known) == []
-    assert "with probability 0.57 drawn by doubt" in next(iter(new))  # 0.02 * 3 / (99 * 0.5 + 3) / 0.002
+    assert "with probability 0.57 drawn by uncertainty" in next(iter(new))  # 0.02 * 3 / (99 * 0.5 + 3) / 0.002
 
 
 # In words

@@ -38,7 +38,7 @@ class ClickProbability:
     """Untaught it gives small chances in the order of utilities."""
 
     def __init__(self) -> None:
-        self.version = 0  # lessons so far
+        self.version = 0  # slates of feedback so far
         self.skipped = 0  # places refused because a number in them was not finite
         self._usual = 0.0
         self._ftrl = optim.FTRLProximal(alpha=ALPHA, beta=BETA, l1=0.0, l2=0.0)

@@ -1,6 +1,6 @@
-"""How a day's budget is dealt out: to partitions, and over the hours.
+"""How a day's budget is split: over partitions, and over the hours.
 
-A budget B buys n = floor(B / bid) clicks a day. They are numbered 0 to n - 1 and dealt to the P input partitions in
+A budget B buys n = floor(B / bid) clicks a day. They are numbered 0 to n - 1 and given to the P input partitions in
 turns, so that workers need not ask each other and together never spend more. The m-th click is due when the
 share F(t) of a day's traffic that has passed by the time of day t reaches m / n. With m the next click of a partition,
 
@@ -44,14 +44,14 @@ def allotted(bids: Int64, budgets: Int64, spent: Int64, turns: Int64, partitions
         budgets: of one day.
         spent: in this partition today.
         turns: which of the partitions this one is for each ad, below `partitions`.
-        partitions: among whom clicks are dealt.
+        partitions: that share the clicks.
     """
     had = -(-spent // bids)  # a click that was begun is had
     return had * partitions + turns, budgets // bids
 
 
 def limits(bids: Int64, budgets: Int64, turns: Int64, partitions: int) -> Int64:
-    """What a partition may spend on each ad in a day: the clicks it is dealt, (ads,). Arguments as of `allotted`."""
+    """What a partition may spend on each ad in a day: the clicks it is given, (ads,). Arguments as of `allotted`."""
     bought = budgets // bids
     return (bought - turns + partitions - 1) // partitions * bids
 

@@ -38,7 +38,7 @@ NOBODY: Bool = np.zeros(0, np.bool_)
 
 @dataclass(slots=True)
 class Queries:
-    """Who asks, when, and what they did before: the context frozen at that moment."""
+    """The users asked for, the time, and what was known of each user then (one row per query)."""
 
     user: Uint64  # (queries,) hash of the user id
     ts: Int64  # (queries,) ms
@@ -84,7 +84,7 @@ class Queries:
 
 @dataclass(frozen=True, slots=True)
 class Excluded:
-    """Items that must not be shown, for each of some query rows, end to end; and those that nobody may be shown."""
+    """Items that must not be shown: per query row (ragged, end to end), and those barred for every user."""
 
     items: Int32
     starts: Int64  # (rows + 1,) where each row's begin; the last entry is where the last row's end
@@ -106,7 +106,7 @@ class Excluded:
         return cls(np.empty(0, np.int32), np.zeros(rows + 1, np.int64))
 
     def hides(self, items: Int32) -> Bool:
-        """Which of some items nobody may be shown, (items,); NOTHING is none of them."""
+        """Which of some items are barred for every user, (items,); NOTHING is not."""
         if len(self.barred) == 0:
             return np.zeros(items.shape, np.bool_)
         known = (items >= 0) & (items < len(self.barred))

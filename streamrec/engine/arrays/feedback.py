@@ -38,7 +38,9 @@ class SlateFeedback:
     reward: Float64  # (seen,) in [-1, 1]
     candidates: int  # that there were to choose from
     ts: int  # of the slate, ms
-    traces: Mapping[str, Int32] = field(default_factory=dict)  # by model: what it asked to be told again, (seen, any)
+    traces: Mapping[str, Int32] = field(
+        default_factory=dict
+    )  # by model: what it asked to get back with the feedback, (seen, any)
     schema: int = 0  # a hash of what the features are
     user_id: str = ""
     items: tuple[str, ...] = ()  # (seen,) ids

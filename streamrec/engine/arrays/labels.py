@@ -12,7 +12,7 @@ from streamrec.events import EVENT_TYPES, TYPE_CODES, Event, EventType
 WANTED = 1
 REFUSED = 0
 IMITATED = 2
-"""Not the user's wish, but what somebody else chose to show, whom an apprentice imitates."""
+"""Not the user's wish, but what another policy chose to show: an apprentice imitates it."""
 
 _RULE = re.compile(r"^\s*(\w+)\s*(?:>=\s*(-?\d+(?:\.\d+)?))?\s*$")
 _REFUSALS = frozenset({EventType.DISLIKE, EventType.SKIP})

@@ -5,12 +5,12 @@
     reward    of the events that an item was credited: the first, the sum or the one that says most
 
 A slate stays open for a window in the log's own time. Then each of its items that was seen gives one outcome, and the
-slate one lesson; a slate that nobody saw gives neither. Credits add up to the same whatever order events come in:
-amounts are whole millionths, and equals are told apart by time and type.
+slate one piece of feedback; a slate that was not seen gives neither. Credits add up to the same whatever order events
+come in: amounts are whole millionths, and equals are ordered by time and type.
 
 A click on an ad costs its bid as of the slate, once for each slate and item (`features.accounts`).
 
-Knows nothing of who holds the slates that are open (`open_slates`), nor of topics and stores.
+Knows nothing of how open slates are held (`open_slates`), nor of topics and stores.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class ServedSlate:
     context: int
     schema: int  # a hash of what the features are
     features: Float32  # (items, features) what the fusion saw of each place
-    traces: Mapping[str, Int32]  # by model: what it asks to be told again, (items, any)
+    traces: Mapping[str, Int32]  # by model: what it gets back with the feedback, (items, any)
     ads: ShownAds | None = None  # of a slate with ads
 
 
@@ -182,7 +182,7 @@ class OpenSlate(msgspec.Struct, array_like=True):
 
 @dataclass(frozen=True, slots=True)
 class Closed:
-    """What came of a slate: an outcome for each item that was seen, and the lesson, None when nobody saw it."""
+    """A slate's outcomes, one for each item that was seen, and its feedback, None when it was not seen."""
 
     outcomes: tuple[Outcome, ...]
     slate_feedback: SlateFeedback | None

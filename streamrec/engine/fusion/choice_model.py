@@ -9,7 +9,7 @@ A multinomial logit with an outside option (McFadden 1974; Agrawal et al.: MNL-b
 rewards as fractions of an answer (Papke, Wooldridge: Econometric methods for fractional response variables, J. Applied
 Econometrics 1996): the equations ask only that the mean is right, so a reward may be any number in [-1, 1]. Given what
 was seen, nothing depends on how likely it was to be shown, so slates need no weights; they may be asked for, when the
-model itself is doubted. What nobody saw says nothing.
+model itself is doubted. Places that were not seen say nothing.
 
 `a` and `b` are learned beside the weights, each by a Newton step of its own, and are no part of any score: places
 differ in worth, items do not for having been there. Features are taken as differences to their usual values, so that
@@ -31,14 +31,14 @@ PLACES = 100
 FIRST_OUTSIDE = -3.0
 """b before anything is learned: one slate in twenty is answered."""
 KEPT = 0.9998
-"""Of what is known of places, by each lesson: half is gone after 3,500."""
+"""Decay of what is known of places, by each slate of feedback: half is gone after 3,500."""
 USUAL_RATE = 0.01
 """How fast the usual features follow."""
 
 
 @dataclass(frozen=True, slots=True)
 class LearningStep:
-    """What lessons ask of the weights: the gradient of the log-likelihood, and its curvature."""
+    """What feedback asks of the weights: the gradient of the log-likelihood, and its curvature."""
 
     gradient: Float64  # (features,)
     curvature: Float64  # (features, features)
@@ -57,7 +57,7 @@ class ChoiceModel:
         self._usual: Float64 = np.empty(0)  # (features,) the mean over slates of late
 
     def step(self, feedback: Sequence[SlateFeedback], mean: Float64) -> LearningStep:
-        """The sum over lessons at these weights, (features,); the places' worths move by it."""
+        """The sum over the feedback at these weights, (features,); the worths of places move by it."""
         gradient, curvature = np.zeros(len(mean)), np.zeros((len(mean), len(mean)))
         for slate_feedback in feedback:
             x = self._unusual(slate_feedback.features.astype(np.float64))  # (seen, features)

@@ -41,7 +41,7 @@ def describe(scores: Float32, items: Int32, queries: Queries, rows: slice, momen
 
 
 def contexts(queries: Queries, rows: Int64) -> Int64:
-    """How much is known of who asks: 0 nothing, 1 little, 2 more, (rows,)."""
+    """How much is known of the user: 0 nothing, 1 little, 2 more, (rows,)."""
     out = np.empty(len(rows), np.int64)
     for at, row in enumerate(rows.tolist()):
         out[at] = _context(queries.session[row], queries.items[row])

@@ -42,7 +42,7 @@ RESIDUAL = "residual"
 RESPONSES = "responses"
 PRIOR_PRECISION = 8.0
 PRIOR_WEIGHT = 0.3
-"""Weight of a model's log share before anything is learned, unless told otherwise."""
+"""Weight of a model's log share before anything is learned, unless `prior` says otherwise."""
 LARGEST_STEP = 0.5
 """No weight moves further than this in one micro-batch."""
 
@@ -70,7 +70,7 @@ class Fusion:
         self.forgetting = forgetting
         self.seed = seed
         self.learn_outcomes = learn_outcomes
-        self.imitating = False  # examples are what somebody else chose to show, and nothing else is learned
+        self.imitating = False  # examples are the choices of another policy, and only these are learned
         self.ruled = (
             False  # and chose under the same rules: what these add to a score is not for the weights to explain
         )
@@ -84,7 +84,9 @@ class Fusion:
             self.residual = Residual(self.plain, seed=seed)
             self.names += (RESIDUAL,)
         self.width = len(self.names)
-        self.schema = zlib.crc32("/".join(self.names).encode())  # of what features are: lessons must have it
+        self.schema = zlib.crc32(
+            "/".join(self.names).encode()
+        )  # of the names of features: feedback must carry the same
         self.responses = ChoiceModel(weighted)
         self._prior_mean = np.zeros(self.width)
         self._prior_mean[self.plain :] = 1.0
@@ -171,7 +173,7 @@ class Fusion:
         return np.concatenate([by_model, parts[:, BY_MODEL * count :].sum(1, keepdims=True)], axis=1)
 
     def learn(self, batch: MicroBatch, feedback: Sequence[SlateFeedback] = ()) -> None:
-        """One Laplace step on the queries of a micro-batch that were followed by a wanted item, and on lessons."""
+        """One Laplace step on the queries of a micro-batch that were followed by a wanted item, and on feedback."""
         gradient = np.zeros(self.width)
         curvature = np.zeros((self.width, self.width))
         learned = 0

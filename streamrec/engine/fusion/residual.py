@@ -62,8 +62,8 @@ class Residual:
         first, second, last = (_plain(layer.weight) for layer in (self._first, self._second, self._last))
         of_features, of_context = first[:, : self.features].T, first[:, self.features :].T
         corrections = np.empty(features.shape[:2], np.float32)
-        for row, (candidates, who) in enumerate(zip(features, context(queries, rows), strict=True)):
-            hidden = candidates @ of_features + (who @ of_context + _plain(self._first.bias))  # (candidates, hidden)
+        for row, (candidates, user) in enumerate(zip(features, context(queries, rows), strict=True)):
+            hidden = candidates @ of_features + (user @ of_context + _plain(self._first.bias))  # (candidates, hidden)
             hidden = np.maximum(hidden, 0.0) @ second.T + _plain(self._second.bias)
             corrections[row] = np.maximum(hidden, 0.0) @ last[0]
         return corrections
@@ -144,7 +144,7 @@ class Residual:
 
 
 def context(queries: Queries, rows: slice) -> Float32:
-    """What is known of who asks, each of the size of one, (rows, context)."""
+    """What is known of the user, each number of the size of one, (rows, context)."""
     columns = (
         np.log1p(queries.session[rows]) / 3.0,
         np.log1p(queries.activity[rows]) / 5.0,

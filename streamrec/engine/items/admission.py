@@ -1,4 +1,4 @@
-"""Items of the catalogue that nobody has touched yet: when each is given an index, and for whom there is room.
+"""Items of the catalogue without an event yet: when each is given an index, and for how many there is room.
 
 Indices are scarce, and some are left for what is new in the log. Knows nothing of what is known of items that are in.
 """
@@ -18,9 +18,9 @@ MOST_SPARE = 2_048
 
 
 class ItemAdmission:
-    """Who of the catalogue's `entries`, by item id, waits for an index.
+    """Which of the catalogue's `entries`, by item id, wait for an index.
 
-    `eager`: an item that does not say when it was added is new as soon as it is told of; else it is known when the log
+    `eager`: an item that does not say when it was added is new as soon as it is listed; else it is known when the log
     first names it (a backtest: the file says what will be, not when).
     """
 
@@ -29,9 +29,9 @@ class ItemAdmission:
         self._items = items
         self._entries = entries
         self._eager = eager
-        self._new: dict[str, None] = {}  # told of, to be looked at before the next step
+        self._new: dict[str, None] = {}  # listed, to be looked at before the next step
         self._expected: list[tuple[int, str]] = []  # a heap of those whose time of coming has not come
-        self._crowded_out: dict[str, None] = {}  # those for whom there was no room
+        self._crowded_out: dict[str, None] = {}  # those that found no room
 
     def told(self, item_id: str) -> None:
         """The catalogue has said something of the item."""
@@ -76,11 +76,11 @@ class ItemAdmission:
         return self._admit(due, reserved)
 
     def needed(self, reserved: int) -> int:
-        """How many indices must be free so that those who wait for room can come, beside the `reserved`."""
+        """How many indices must be free so that items that wait for room can come, beside the `reserved`."""
         return reserved + (self._spare + len(self._crowded_out) if self._crowded_out else 0)
 
     def readmit(self, now_ms: int, reserved: int) -> list[int]:
-        """Those who waited for room may come now."""
+        """Items that waited for room may come now."""
         waiting = [(self._entries[n].came(now_ms), n) for n in self._crowded_out if n in self._entries]
         self._crowded_out.clear()
         return self._admit(waiting, reserved)

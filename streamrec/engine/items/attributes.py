@@ -2,7 +2,7 @@
 
 By item index, so that a filter is answered for every item at once. Prices are an array; of each category and each tag
 it is kept which items carry it, so a label costs as much as it has items and not as much as there are. What is said of
-an item is told to it when it gets an index, and taken back when its index is (`Catalogue` does both).
+an item is added when it gets an index, and removed when its index is (`Catalogue` does both).
 
 Where the catalogue names no category of an item, the item table's counts: the one that events named. Knows nothing of
 topics, models or requests.
@@ -63,7 +63,7 @@ class ItemAttributes:
         self._known_as_of = (0, 0)
         self._known: OrderedDict[Filters, Bool] = OrderedDict()  # least recently asked first
 
-    # What is told
+    # In and out
 
     def tell(self, index: int, said: Description) -> None:
         """This is said of the item now, in place of what was."""

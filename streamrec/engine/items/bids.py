@@ -1,6 +1,6 @@
 """What advertisers offer, by item index: the bid for a click and the budget of a day.
 
-Amounts are whole millionths of the site's currency, so that they add up to the same in any order. Told by the listing;
+Amounts are whole millionths of the site's currency, so that they add up to the same in any order. Set by the catalogue;
 knows nothing of what was spent.
 """
 

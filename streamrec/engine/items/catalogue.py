@@ -1,8 +1,8 @@
 """What the catalogue says of items, as a recommender needs it: what may be shown when, what is raised, what is new.
 
-The catalogue is an input beside the log. It is told item by item, between steps, and nothing of it is saved but what it
+The catalogue is an input beside the log. It is read item by item, between steps, and nothing of it is saved but what it
 would not say again: which items were withdrawn, which came in by the catalogue, and how often these were shown. After a
-restart it is told whole.
+restart it is read whole.
 
 Facts are kept by item id, so that they wait for items that no model knows yet, and by item index, where whole arrays
 are asked at once. Knows nothing of topics, files or models.
@@ -46,8 +46,8 @@ class Catalogue:
     """At most `capacity` items of the catalogue; of more, the longest unchanged are as if they were not in it.
 
     `eager` as in `ItemAdmission`. `listed_only`: nothing else may be shown.
-    `texts` makes content vectors of items, and of what people search for; None: nobody asks for any. `index` is told
-    what is listed; None: nobody searches.
+    `texts` makes content vectors of items, and of what people search for; None: they are not needed. `index` holds the
+    words of what is listed; None: there is no search.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class Catalogue:
     def __len__(self) -> int:
         return len(self._entries)
 
-    # What is told
+    # Items come and go
 
     def take(self, item: Item, sent_ms: int = 0) -> None:
         """The item is in the catalogue, and this is said of it now; `sent_ms` is when it was said, 0: unknown."""
@@ -144,7 +144,7 @@ class Catalogue:
             start = stop
 
     def unheard(self) -> list[int]:
-        """Items that the log has named since the last learning cut for the first time: nobody may know them yet."""
+        """Items that the log has named since the last learning cut for the first time: models may not know them yet."""
         return [index for index in self._unsettled if not self.born[index]]
 
     def newest(self, k: int, shown_below: int) -> Int32:
@@ -179,11 +179,11 @@ class Catalogue:
         self._bear(self._newcomers.arrive_expected(now_ms, reserved))
 
     def needed(self, reserved: int) -> int:
-        """How many indices must be free so that those who wait for room can come, beside the `reserved`."""
+        """How many indices must be free so that items that wait for room can come, beside the `reserved`."""
         return self._newcomers.needed(reserved)
 
     def readmit(self, now_ms: int, reserved: int) -> None:
-        """Those who waited for room may come now."""
+        """Items that waited for room may come now."""
         self._bear(self._newcomers.readmit(now_ms, reserved))
 
     def _bear(self, indices: list[int]) -> None:
@@ -257,7 +257,7 @@ class Catalogue:
         }
 
     def restore(self, arrays: Mapping[str, Array]) -> None:
-        """The inverse of `state`, after the items were restored; what was told since the start stands."""
+        """The inverse of `state`, after the items were restored; what was read since the start stands."""
         said = self._withdrawn
         self._withdrawn = dict.fromkeys(n for n in unpacked_strings("withdrawn", arrays) if n not in self._entries)
         self._withdrawn.update(said)

@@ -30,7 +30,7 @@ class CatalogueEntry(NamedTuple):
 
     @classmethod
     def of(cls, item: Item, sent_ms: int, texts: TextVectors | None) -> CatalogueEntry:
-        """What an item says of itself; `texts` makes its content vector, None: nobody asks for one."""
+        """What an item says of itself; `texts` makes its content vector, None: it is not needed."""
         return cls(
             said=description_of(item),
             opens=item.available_from or 0,

@@ -1,7 +1,7 @@
 """Items as the models know them: a dense index per item id, and the few facts every model asks for.
 
 An index is given when an item is first seen and taken back when the item has not been seen for longest and room is
-needed. Knows nothing of models: whoever keeps rows by item index is told which ones to forget.
+needed. Knows nothing of models: what keeps rows by item index is given the indices to forget.
 """
 
 from __future__ import annotations
@@ -78,19 +78,19 @@ class ItemTable:
         np.maximum.at(self.last_ts, indices, ts)
 
     def categorise(self, index: int, category: str) -> None:
-        """Say what kind of item this is; at most `capacity` categories are told apart."""
+        """Say what kind of item this is; at most `capacity` categories are kept apart."""
         code = self.category_code(category)
         if code not in (NOTHING, self.category[index]):
             self.category[index] = code
             self.revision += 1
 
     def uncategorise(self, index: int) -> None:
-        """Nobody knows any more what kind of item this is."""
+        """Forget the category of this item."""
         self.category[index] = NOTHING
         self.revision += 1
 
     def category_of(self, index: int) -> str | None:
-        """What kind of item this is, None where nobody said."""
+        """What kind of item this is, None where it is not known."""
         code = int(self.category[index])
         return None if code == NOTHING else self._category_names[code]
 

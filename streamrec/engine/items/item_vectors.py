@@ -5,7 +5,7 @@
               scale multitask learning, ICML 2009)
     hashed    otherwise every word of title and text, every category and tag, the same way
 
-A text alone, such as what somebody searches for, has its words in the same places as items have theirs.
+A text alone, such as a search query, has its words in the same places as items have theirs.
 
 All are of length one, so an inner product is a cosine. Nothing is learned here, so an item's vector depends on the
 catalogue alone: what matters about it, a model finds out (`models.content`).
@@ -45,7 +45,7 @@ class Content:
         self.count = 0  # items that have one
 
     def set(self, index: int, vector: Float16 | None) -> None:
-        """What the item is about now; None: nobody knows."""
+        """What the item is about now; None where nothing is known."""
         self.count += int(vector is not None) - int(self.known[index])
         self.known[index] = vector is not None
         if vector is None:

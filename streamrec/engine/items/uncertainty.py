@@ -1,18 +1,18 @@
 """How little is known of an item: what exploration is for.
 
-n_i counts what the log has told of item i: how often it was wanted or refused, put on a slate, or seen where the site
-itself put it. Old news counts less, with a half-life, by the log's clock; so an item that nobody was shown for weeks is
-in doubt again. Then
+n_i counts the evidence on item i: how often it was wanted or refused, put on a slate, or seen where the site
+itself put it. Old news counts less, with a half-life, by the log's clock; so an item that was not shown for weeks is
+uncertain again. Then
 
-    doubt_i = 1 / sqrt(1 + n_i)
+    uncertainty_i = 1 / sqrt(1 + n_i)
 
 If events come at a rate with a Gamma(1, .) prior, then after n of them the posterior is Gamma(1 + n, .), and its
 standard deviation over its mean is exactly that (Gelman et al.: Bayesian data analysis, 2013, section 2.6). The
 deviation of a Beta posterior shrinks alike, and so do the bonuses that count-based exploration pays (Strehl, Littman:
 An analysis of model-based interval estimation for Markov decision processes, JCSS 2008).
 
-A new item has doubt 1, one that was shown or wanted a thousand times of late has .03. What is noted counts from the
-next learning cut on. Knows nothing of how doubt is used.
+A new item has uncertainty 1, one that was shown or wanted a thousand times of late has .03. What is noted counts from
+the next learning cut on. Knows nothing of how uncertainty is used.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Uncertainty:
         self._shown: list[tuple[int, int]] = []  # item and time, since the last learning cut
 
     def of(self, items: Int32, ts: Int64) -> Float64:
-        """The doubt of each candidate, in (0, 1], (rows, candidates); 1 where there is none.
+        """The uncertainty of each candidate, in (0, 1], (rows, candidates); 1 where there is none.
 
         Args:
             items: (rows, candidates), NOTHING where there are fewer.
@@ -49,7 +49,7 @@ class Uncertainty:
         return out
 
     def note_shown(self, items: Iterable[int], ts: int) -> None:
-        """These were shown to somebody at that time, ms."""
+        """These were shown at that time, ms."""
         self._shown.extend((item, ts) for item in items if item != NOTHING)
 
     def learn(self, batch: MicroBatch) -> None:

@@ -107,7 +107,7 @@ class PrequentialRecord:
         self._watches = tuple(Watch(count, measure) for measure in Measure)
 
     def tried(self, trial: Trial, batch: MicroBatch, examples: slice) -> list[DriftAlarm]:
-        """Take a portion's rankings, whose targets are these examples of the batch, before they are learned.
+        """Take a chunk's rankings, whose targets are these examples of the batch, before they are learned.
 
         Returns the drifts that came to light, in log order.
         """

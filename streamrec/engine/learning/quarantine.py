@@ -1,16 +1,17 @@
-"""Who among those that learn is in danger: taken out of service, brought back to an older self, and let in again.
+"""Takes a learning part that does harm out of service, and lets it in again after it was rolled back.
 
     trusted --(PATIENCE strikes, or an array that is no number)--> sentenced --(rolled back)--> on probation
        ^                                                                                             |
        +------------------------(PROBATION cuts in a row without a strike)---------------------------+
 
-A strike is a learning cut in which somebody refused an update, for a number that is none or a loss that exploded, or
-said something that is no score. Harmless cuts take strikes back, so that an accident now and then is forgiven. A model
-that is not trusted counts as one that knows nothing; the fusion and the policies have nobody to stand in for them, so
-they go on from where they were rolled back to, watched in the same way.
+A strike is a learning cut in which a part refused an update, because a number was not finite or the loss exploded, or
+gave a score that is not a number. Harmless cuts take strikes back, so that an accident now and then is forgiven. A
+model that is not trusted counts as one that knows nothing; the fusion and the policies have no stand-in, so they go on
+from where they were rolled back to, watched in the same way.
 
 Parties are named as the components of a snapshot are. Everything is counted in cuts of the log and saved with the
-models. Knows nothing of what models are, nor of snapshots, clocks or logs; who rolls back is told by `sentenced`.
+models. Knows nothing of what models are, nor of snapshots, clocks or logs; `sentenced` names the parts to be rolled
+back.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from streamrec.engine.arrays.batch import Array, Float32
 from streamrec.engine.arrays.packing import packed_strings, unpacked_strings
 
 PATIENCE = 8
-"""Strikes that are one too many, unless told otherwise: a model that is broken has them within 8 of its updates."""
+"""Strikes that are one too many by default: a model that is broken has them within 8 of its updates."""
 FORGIVEN = 0.5 ** (1 / 128)
 """Of the strikes by each harmless cut. A model that learns in one cut of twenty, and refuses each time, still comes to
 eight; one bad micro-batch in thirty cuts never comes to more than seven."""
@@ -40,7 +41,7 @@ UNSETTLED = frozenset({"origin", "clock", "guard.levels"})
 
 
 class Phase(IntEnum):
-    """Where somebody stands."""
+    """Whether a part is trusted."""
 
     TRUSTED = 0
     SENTENCED = 1
@@ -77,7 +78,7 @@ class PartyRecord:
 
 
 class Quarantine:
-    """The record of everybody who learns; `models` in the order of their scores."""
+    """The record of every part that learns; `models` in the order of their scores."""
 
     def __init__(self, models: Sequence[str], patience: int = PATIENCE) -> None:
         self._retry = patience
@@ -123,7 +124,7 @@ class Quarantine:
     # Rolling back
 
     def sentenced(self) -> tuple[str, ...]:
-        """Who is to be rolled back."""
+        """The parts to be rolled back."""
         return tuple(name for name, case in self._cases.items() if case.phase is Phase.SENTENCED)
 
     def before(self, name: str) -> str | None:
@@ -182,7 +183,7 @@ class Quarantine:
 HALF_EXPONENT = 0x7C00
 """All ones where half a precision's number is none."""
 NEVER = "-"
-"""In place of a snapshot's name: nobody was rolled back."""
+"""In place of a snapshot's name: there was no rollback."""
 
 
 def _counts(case: PartyRecord) -> tuple[int, bool, int, int]:

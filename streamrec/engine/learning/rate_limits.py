@@ -1,6 +1,6 @@
-"""Nobody teaches more than their share: a script that clicks all night must not decide what everybody sees.
+"""Rate limits on what one user teaches: a script that clicks all night must not decide what other people see.
 
-What somebody does is an example; what came of a slate of theirs is a lesson. Each is paid for from leaky buckets, and
+What a user does is an example; what came of a slate of theirs is feedback. Each is paid for from leaky buckets, and
 teaches only if none of them overflows:
 
     user          what this user teaches
@@ -8,10 +8,10 @@ teaches only if none of them overflows:
     item          what its regulars teach of an item: repeats fill the bucket, each newcomer drains it
 
 A bucket holds `at_once` and leaks `per_hour` in the log's own time (leaky bucket as a meter: Turner: New directions in
-communications, IEEE Communications Magazine 1986). A lesson is about every item that was answered, and needs room for
-all of them; examples and lessons have buckets of their own. Memory is bounded: buckets lie in hashed sets of WAYS
+communications, IEEE Communications Magazine 1986). Feedback is about every item that was answered, and needs room for
+all of them; examples and feedback have buckets of their own. Memory is bounded: buckets lie in hashed sets of WAYS
 places, where the emptiest makes room, of several the one that rested longest. So whoever is about to overflow is never
-forgotten for a passer-by, and nobody pays for somebody else.
+forgotten for a passer-by, and no user pays for another.
 
 Decides in log order, from the log alone, and knows nothing of models. What is not admitted still counts in the user's
 state.
@@ -33,8 +33,8 @@ Bool = npt.NDArray[np.bool_]
 WAYS = 4
 BUCKETS = ("user", "user and item", "item")
 """What is paid from, in this order."""
-OF_LESSONS = "lessons."
-"""Before the names of what lessons are paid from."""
+OF_FEEDBACK = "lessons."
+"""Before the names of the buckets that feedback is paid from."""
 HOUR_MS = 3_600_000
 
 
@@ -50,16 +50,16 @@ USER = Allowance(1_000, 10)
 """A wholesaler's basket and an evening of rating films fit in it: the public logs' busiest user has 737 events in an
 hour. A script is held to ten examples an hour in the long run."""
 LESSONS = Allowance(64, 4)
-"""A long evening of slates. They teach weights that hold for everybody, so more of one person's add little."""
+"""A long evening of slates. They teach weights that hold for all users, so more of one person's add little."""
 PAIR = Allowance(16, 1)
 """The public shops' and news logs' most faithful user touches one item 24 times in a day."""
 ITEM = Allowance(8, 0.25)
-"""What regulars teach of an item beside what newcomers make room for. So N users who push one teach of it little more
+"""What regulars teach of an item beside what new users make room for. So N users who push one teach of it little more
 than 1 + NEWCOMER times N a week, however often they try; 6 examples a day come on top."""
 NEWCOMER = 3.0
 """Repeats that one user new to an item makes room for: to see, click, basket and buy is one example and three."""
 REMEMBERED_MS = 7 * 24 * HOUR_MS
-"""Everybody is new to an item once in so long: so the room for what many like again and again grows with how many."""
+"""Every user is new to an item once in so long: so the room for what many like again and again grows with how many."""
 
 
 class RateLimits:
@@ -77,7 +77,7 @@ class RateLimits:
     ) -> None:
         """`users` and `pairs` are how many of them are remembered at once; a power of two, at least WAYS.
 
-        `feedback` is what a user has for lessons in the place of `user`.
+        `feedback` is what a user has for feedback in the place of `user`.
         """
         self._examples = _Purse.empty((user, pair, item), users, pairs, capacity)
         self._lessons = _Purse.empty((feedback, pair, item), users, pairs, capacity)
@@ -99,12 +99,12 @@ class RateLimits:
         return self._examples.admit(users, items, np.arange(len(items) + 1), ts)
 
     def admit_feedback(self, users: Uint64, answered: Sequence[Int32], ts: Int64) -> Bool:
-        """Which of some lessons may teach, (lessons,).
+        """Which feedback may teach, (slates,).
 
         Args:
-            users: (lessons,) hashes of user ids, in log order.
-            answered: for each lesson the indices of the items that were answered, each once; there may be none.
-            ts: (lessons,) ms.
+            users: (slates,) hashes of user ids, in log order.
+            answered: for each slate the indices of the items that were answered, each once; there may be none.
+            ts: (slates,) ms.
         """
         starts = np.concatenate([[0], np.cumsum([len(items) for items in answered])]).astype(np.int64)
         return self._lessons.admit(users, np.concatenate([np.empty(0, np.int32), *answered]), starts, ts)
@@ -123,12 +123,12 @@ class RateLimits:
 
     def state(self) -> dict[str, Array]:
         """What a snapshot holds."""
-        feedback = {OF_LESSONS + name: array for name, array in self._lessons.state().items()}
+        feedback = {OF_FEEDBACK + name: array for name, array in self._lessons.state().items()}
         return self._examples.state() | feedback
 
     def restore(self, arrays: Mapping[str, Array]) -> None:
-        """The inverse of `state`; a snapshot from before lessons were paid for leaves their buckets empty."""
-        of_lessons = {name[len(OF_LESSONS) :]: arrays[name] for name in arrays if name.startswith(OF_LESSONS)}
+        """The inverse of `state`; a snapshot without buckets for feedback leaves them empty."""
+        of_lessons = {name[len(OF_FEEDBACK) :]: arrays[name] for name in arrays if name.startswith(OF_FEEDBACK)}
         self._examples.restore(arrays)
         self._lessons.restore(of_lessons)
 

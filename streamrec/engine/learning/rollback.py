@@ -1,4 +1,4 @@
-"""Everybody who learns, by the name of their component in a snapshot: judged together, rolled back one by one.
+"""Everything that learns, by its component in a snapshot: judged together, rolled back one by one.
 
 Knows nothing of events, of clocks, or of where snapshots lie.
 """
@@ -16,12 +16,12 @@ from streamrec.engine.models import Model
 from streamrec.engine.policies.registry import PolicyRegistry
 
 QUARANTINE = "quarantine"
-"""What a snapshot has of who is trusted."""
+"""The component of a snapshot that says which parts are trusted."""
 Components = Mapping[str, Mapping[str, Array]]
 
 
 class RollbackControl:
-    """Models, fusion and policies, and the record of who of them may be trusted."""
+    """Models, fusion and policies, and the record of which of them may be trusted."""
 
     def __init__(
         self,
@@ -34,7 +34,7 @@ class RollbackControl:
     ) -> None:
         """All of them untaught: that is what they go back to when nothing better is left.
 
-        Nobody judges the models that are `unheard` by the fusion: there is nobody to be saved from them.
+        Models that the fusion does not hear (`unheard`) are not judged: they can harm no slate.
         """
         self.quarantine = Quarantine([model.name for model in models], rollback_after)
         self._policies = policies
@@ -78,7 +78,7 @@ class RollbackControl:
         self.quarantine.rolled_back(name, reference, self._refused().get(name, 0))
 
     def state(self) -> dict[str, dict[str, Array]]:
-        """What they learned, and who of them is trusted, by component."""
+        """What they learned, and which are trusted, by component."""
         return {
             FUSION: self._fusion.state(),
             QUARANTINE: self.quarantine.state(),

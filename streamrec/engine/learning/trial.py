@@ -18,21 +18,21 @@ from streamrec.engine.arrays.top_k import ranks
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """One portion's examples beside their rankings, made before they were learned: the stuff of prequential figures."""
+    """A chunk's examples beside their rankings, made before they were learned: what prequential figures are made of."""
 
     logged_events: list[LoggedEvent]  # one per example
     known: list[bool]  # the item had been seen before in the log
     rows: list[int]  # query rows of the batch
     ranks: Int8  # (1 + models, examples): the fused list first; 1 to 20, 0 further down
     kept: list[bool]  # wanted; False for a repeat that counts once, a refusal, or what is imitated
-    imitated: Sequence[bool] = ()  # somebody else's choice, which an apprentice is taught
+    imitated: Sequence[bool] = ()  # the choice of another policy, which an apprentice is taught
 
 
 def tried(taught: list[LoggedEvent], known: list[bool], batch: MicroBatch, rows: slice, fill: int) -> Trial:
     """Where each example's item stood in the fused list and in every model's own.
 
     Args:
-        taught: the examples' arrivals, and whether their items were `known`.
+        taught: the event of each example, and whether its item was `known`.
         known: see taught.
         batch: holds the examples in `rows`, and their rankings.
         rows: see batch.

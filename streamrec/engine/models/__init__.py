@@ -40,7 +40,7 @@ class Model(Protocol):
 
 @runtime_checkable
 class Tracing(Protocol):
-    """What a model does that learns from slates too: of each it asks to be told again what it saw then."""
+    """A model that learns from slates too: it leaves a trace with each slate, and gets it back with the feedback."""
 
     name: str
 
@@ -48,4 +48,4 @@ class Tracing(Protocol):
         """What to keep of these items of one query, (items, any)."""
 
     def learn_outcomes(self, feedback: Sequence[SlateFeedback]) -> None:
-        """Take what came of slates, in log order; a lesson carries the traces of what was seen, by model."""
+        """Take the feedback on slates, in log order; each carries the traces of its seen places, by model."""

@@ -1,6 +1,6 @@
 """A click model: logistic regression on crossed features, by river.
 
-    score(user, item) = sum of the weights of the pair's features, each a hash of who, what, when and what came before
+    score(user, item) = sum of the weights of the pair's features, each a hash of user, item, time and the items before
 
 Learns each wanted item against a few of the candidates it was preferred to, and of a slate that was answered, the
 answered items against those above them that were passed over: what stood above was seen, wherever the eye stopped
@@ -45,7 +45,7 @@ class ClickModel:
         # Candidates compete within a query, so an intercept would cancel out: it stays 0.
         self._river = linear_model.LogisticRegression(self._optimizer, intercept_lr=0.0, clip_gradient=1.0)
         self._weights = np.zeros(SPACE, np.float64)
-        self.skipped = 0  # lessons refused for a number in them, or in what they would teach, that is none
+        self.skipped = 0  # feedback refused because a number in it, or in the update it asks for, is not finite
 
     @property
     def refused(self) -> int:

@@ -6,7 +6,7 @@
 with frozen content vectors v of length one. W begins as a multiple of the identity, where the score is a cosine, and is
 fine-tuned online: a step up the log-likelihood of the softmax over the candidates of each query, so that a word or a
 direction that tells nothing comes to count nothing, and one thing may lead to another. What is learned this way is of
-vectors and not of items, so an item inherits it that nobody has touched yet.
+vectors and not of items, so that an item without any event inherits it.
 
 The profile is made of the items that the user's history holds, so there is nothing more to remember of a user, and an
 item whose description changes changes the profiles of those who touched it.

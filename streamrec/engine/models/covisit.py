@@ -25,7 +25,7 @@ FAINTEST = 0.005
 class CoVisitationView:
     """A look at what a `CoVisitation` learns: `fade` says how fast older items lose their say.
 
-    The whole history tells a taste, the last few items what somebody is after now; which of the two matters differs by
+    The whole history shows a taste, the last few items show the present aim; which of the two matters differs by
     log and by moment.
     """
 

@@ -9,7 +9,7 @@
 A loss that rose because the world changed is not refused: what counts as usual follows it, and the loss of the first
 step, when nothing was known, never counts as a spike.
 
-Belongs to no model. Deterministic: what it decides follows from the losses it was told.
+Belongs to no model. Deterministic: what it decides follows from the losses it was given.
 """
 
 from __future__ import annotations

@@ -108,8 +108,8 @@ class NeighbourTable:
     ) -> Float32:
         """Log of the weight that spreads from each context to its candidates, (rows, candidates), -inf for none."""
         out = np.full(candidates.shape, -np.inf, np.float32)
-        nobody = np.empty((len(context), 0), np.int32)
-        self._spread(context, steps, reach, fade, cosine, candidates, out, nobody, Excluded.nothing(len(context)))
+        nothing = np.empty((len(context), 0), np.int32)
+        self._spread(context, steps, reach, fade, cosine, candidates, out, nothing, Excluded.nothing(len(context)))
         return out
 
     def strongest(
@@ -117,8 +117,8 @@ class NeighbourTable:
     ) -> Int32:
         """The `k` items that most weight spreads to and that are not excluded, best first, (rows, k)."""
         best = np.full((len(context), k), NOTHING, np.int32)
-        nobody = np.empty((len(context), 0), np.int32)
-        self._spread(context, steps, reach, fade, cosine, nobody, nobody.astype(np.float32), best, excluded)
+        nothing = np.empty((len(context), 0), np.int32)
+        self._spread(context, steps, reach, fade, cosine, nothing, nothing.astype(np.float32), best, excluded)
         return best
 
     def _spread(
@@ -224,7 +224,7 @@ def _learn(item, recent, steps, reach, gain, fade, mutual, items, weights, mass)
                 break
             if earlier == NOTHING or earlier == later:  # noqa: SIM109 (numba knows no mixed tuples)
                 continue
-            if _among(earlier, recent[e, :place]):  # who goes to and fro is counted once
+            if _among(earlier, recent[e, :place]):  # a user who goes back and forth is counted once
                 continue
             _add(earlier, later, gain[e] * fade[step], items, weights)
             if mutual:

@@ -17,7 +17,7 @@ from streamrec.engine.arrays.compiled import compiled
 
 POWER = 0.4
 PRIOR_EVENTS = 20.0
-"""An item's own share of returns counts as much as everybody's after so many events."""
+"""An item's own share of returns counts as much as that of all items after so many events."""
 
 
 class Repeats:

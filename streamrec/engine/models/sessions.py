@@ -51,8 +51,8 @@ class SessionNeighbours:
 
     def score(self, queries: Queries, rows: slice, items: Int32) -> Float32:
         out = np.full(items.shape, -np.inf, np.float32)
-        nobody = np.empty((len(items), 0), np.int32)
-        self._spread(queries, rows, items, out, nobody, Excluded.nothing(len(items)))
+        nothing = np.empty((len(items), 0), np.int32)
+        self._spread(queries, rows, items, out, nothing, Excluded.nothing(len(items)))
         return out
 
     def strongest(self, queries: Queries, rows: slice, k: int, excluded: Excluded) -> Int32:

@@ -2,8 +2,8 @@
 
     score(item) = log momentum(item)
 
-with the momentum of `engine/trending/table.py`. Nothing is learned here: who counts the trends tells the table. What is
-stale by the time of who asks is not known.
+with the momentum of `engine/trending/table.py`. Nothing is learned here: the source of trends fills the table. What is
+stale by the time of the query is not used.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from streamrec.engine.trending.table import TrendSource
 
 
 class TrendModel:
-    """Scores by the table that `source` tells; the teller is told, saved and restored through this."""
+    """Scores by the table that `source` fills; the source learns, is saved and restored through this model."""
 
     def __init__(self, name: str, source: TrendSource) -> None:
         self.name = name

@@ -1,9 +1,9 @@
-"""Who decides on the slate: a policy is a distribution over ordered slates of the candidates.
+"""Policies: each is a distribution over ordered slates of the candidates.
 
 Every policy is a mixture of rankings. A component ranks by scores of its own: hard (the best first) or by Plackett and
 Luce, where the next item is drawn with probability proportional to exp(score). A policy first draws a component by its
 weight, keeps to it for the whole slate, and with probability `explore` gives a position to a candidate drawn in
-proportion to the doubt about it instead. `plackett_luce_sampling` draws from such mixtures and knows the
+proportion to the uncertainty about it instead. `plackett_luce_sampling` draws from such mixtures and knows the
 probability of everything it draws.
 
 Knows nothing of events, users' names, topics or stores.
@@ -19,7 +19,7 @@ from streamrec.engine.arrays.batch import Array, Bool, Float32, Float64, Int32, 
 from streamrec.engine.arrays.feedback import SlateFeedback
 
 CONTEXTS = 3
-"""How much is known of who asks: nothing, little, more."""
+"""How much is known of the user: nothing, little, more."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ A slate takes one model, and Plackett and Luce's order by that model's shares of
 models that would have put it there, by its reward over its propensity (Auer, Cesa-Bianchi, Freund, Schapire: The
 nonstochastic multiarmed bandit problem, SIAM J. Comput. 2002; models as experts, section 7).
 
-Contexts are how much is known of who asks. Weights are kept as logarithms and pulled back to equality slowly, so that
+Contexts are how much is known of the user. Weights are kept as logarithms and pulled back to equality slowly, so that
 a model can come back after a drift.
 """
 
@@ -39,7 +39,7 @@ class Exp3:
         self.name = name
         self.explore = explore
         self._logs = np.zeros((CONTEXTS, models))
-        self.refused = 0  # lessons with a number in them that is none
+        self.refused = 0  # feedback with a number in it that is not finite
 
     def weights(self) -> Float64:
         """The probability of each model in each context, (contexts, models)."""

@@ -9,7 +9,7 @@ came before, is
            Luce 1959; drawn by the Gumbel top-k trick, Kool et al., ICML 2019)
     b_m    the component's weight times its probability of what came before: Bayes' rule, so every probability is exact
     e      the share of places that are reserved for exploration
-    d      the doubt about a candidate: the same for all, they are drawn evenly
+    d      the uncertainty about a candidate: the same for all, they are drawn evenly
 
 Slates that must be made of something (`policies.Constraints`) are drawn by `policies.constrained`.
 
@@ -56,7 +56,7 @@ class SamplingTerms:
 
     @classmethod
     def of(cls, components: Components) -> SamplingTerms:
-        """No candidate is doubted more than another, and a slate may be made of anything."""
+        """Equal uncertainty about all candidates, and no constraints."""
         return cls(np.ones(components.scores.shape[:2]), [None] * len(components.weights))
 
 
@@ -95,11 +95,12 @@ def propensities(components: Components, places: Int64, terms: SamplingTerms | N
 def interleaved(
     first: Components, second: Components, seeds: Uint64, k: int, terms: SamplingTerms | None = None
 ) -> tuple[Choice, Int8]:
-    """Slates that two policies pick in turns, and who picked each place: 0, 1, NOTHING past the end, (rows, k).
+    """Slates that two policies pick in turns, and the policy that picked each place: 0, 1, NOTHING past the end, (rows,
+    k).
 
     Team draft (Radlinski, Kurup, Joachims: How does clickthrough data reflect retrieval quality?, CIKM 2008): in each
-    round a coin says who picks first, and each picks the next of its own ranking that is left. The propensity of a
-    place is given the places before it and who picked them, which the slate says.
+    round a coin says which picks first, and each picks the next of its own ranking that is left. The propensity of a
+    place is given the places before it and the policies that picked them, which the slate says.
     """
     rows = len(seeds)
     places = np.full((rows, k), NOTHING, np.int64)
@@ -171,7 +172,7 @@ def _keys(weights, scores, hard, seed, shift):  # type: ignore[no-untyped-def]
 
 @compiled
 def _picked(keys, left, uncertainty, uncertain, explore, seed, at):  # type: ignore[no-untyped-def]
-    """The next of an order, or one of those left drawn by doubt where the place is reserved."""
+    """The next of an order, or one of those left drawn by uncertainty where the place is reserved."""
     if explore > 0.0 and uniform(seed, RESERVED + at) < explore:
         return by_uncertainty(left, uncertainty, uncertain, uniform(seed, EVENLY + at))
     return best_left(keys, left)

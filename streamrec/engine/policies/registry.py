@@ -1,6 +1,6 @@
-"""The policies at hand: who makes each slate, and what the others would have made of it.
+"""The policies in use: which makes each slate, and what the others would have made of it.
 
-Knows nothing of who is to be asked (`rollout`), nor of what a policy is made of.
+Knows nothing of which one is to answer (`rollout`), nor of how a policy works.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class ChosenSlate:
     explore: float  # share of places that are reserved for exploration
     places: Int64  # (k,) among the candidates, NOTHING past the end
     propensity: Float64  # (k,)
-    teams: tuple[str | None, ...]  # (k,) who picked each place, where two did
+    teams: tuple[str | None, ...]  # (k,) the policy that picked each place, where two did
     beside: Mapping[str, CounterfactualChoice]
 
 
@@ -59,7 +59,7 @@ class PolicyRegistry:
         return self._policies[name]
 
     def refused(self) -> dict[str, int]:
-        """How many lessons each has refused, for a number in them that was none; of those alone that learn."""
+        """How much feedback each has refused because a number in it was not finite; only of policies that learn."""
         return {name: policy.refused for name, policy in self._policies.items() if isinstance(policy, CountsRefusals)}
 
     def choose(
@@ -103,7 +103,7 @@ class PolicyRegistry:
         return places
 
     def learn(self, feedback: Sequence[SlateFeedback]) -> None:
-        """Everybody takes what came of slates."""
+        """Every policy takes the feedback on slates."""
         for policy in self._policies.values():
             policy.learn(feedback)
 

@@ -1,4 +1,4 @@
-"""The lots that a slate is drawn by: which component, which of those left.
+"""Compiled kernels that draw a slate: which component, which of the candidates left.
 
 Random numbers are hashes of the slate's seed and of a counter, so each kind of lot has counters of its own. Compiled
 code: everything is called from within `drawing` and `constrained`.
@@ -38,7 +38,7 @@ def best_left(keys, left):  # type: ignore[no-untyped-def]
 
 @compiled
 def uncertainty_of(left, uncertainty):  # type: ignore[no-untyped-def]
-    """The doubt about all that are left."""
+    """The summed uncertainty of all candidates left."""
     uncertain = 0.0
     for c in range(len(left)):
         if left[c]:
@@ -48,7 +48,7 @@ def uncertainty_of(left, uncertainty):  # type: ignore[no-untyped-def]
 
 @compiled
 def by_uncertainty(left, uncertainty, uncertain, at):  # type: ignore[no-untyped-def]
-    """The one of those left whose share of the doubt the number `at`, in (0, 1), falls into."""
+    """The candidate left into whose share of the uncertainty the number `at`, in (0, 1), falls."""
     last, reached = NOTHING, 0.0
     for c in range(len(left)):
         if left[c]:

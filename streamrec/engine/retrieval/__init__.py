@@ -22,7 +22,7 @@ class Retriever(Protocol):
     def candidates(self, queries: Queries, rows: slice, k: int, excluded: Excluded) -> Int32:
         """At most `k` items per query, best first, (rows, k), NOTHING where there are fewer. Changes nothing.
 
-        None of them is `excluded` for its query: who has seen much must not be left with the few that nobody skipped.
+        None of them is `excluded` for its query: a user who has seen much must not be left with the few that remain.
         """
 
     def learn(self, batch: MicroBatch) -> None:
@@ -39,7 +39,7 @@ class CandidateUnion:
     def __call__(self, proposals: Sequence[Int32], excluded: Excluded, width: int) -> Int32:
         """Everything proposed for each query and not excluded, each item once, (rows, width).
 
-        Proposals are taken in turns, everybody's best first, so that a full row loses the worst of each.
+        Proposals are taken in turns, the best of each retriever first, so that a full row loses the worst of each.
         """
         widest = max(proposal.shape[1] for proposal in proposals)
         stacked = np.stack([_padded(proposal, widest) for proposal in proposals])  # (retrievers, rows, proposed)

@@ -1,7 +1,7 @@
 """What has just come into the catalogue and had few chances yet: the latest first, the same for every query.
 
-No model knows such an item, so nobody else would propose it. Once it was shown often enough it has to stand for itself:
-whoever liked it has taught the models by then.
+No model knows such an item, so no other retriever would propose it. Once it was shown often enough it has to stand for
+itself: whoever liked it has taught the models by then.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ class NewArrivals(Protocol):
 class Fresh:
     """Looked up once per learning cut."""
 
-    def __init__(self, name: str, arrivals: NewArrivals) -> None:
+    def __init__(self, name: str, new_arrivals: NewArrivals) -> None:
         self.name = name
-        self._arrivals = arrivals
+        self._new_arrivals = new_arrivals
         self._newest: Int32 | None = None
         self._barred = NOBODY
         self._asked = 0, 0
@@ -40,15 +40,15 @@ class Fresh:
     def candidates(self, queries: Queries, rows: slice, k: int, excluded: Excluded) -> Int32:
         if not excluded.lasting:
             return self._allowed(self._looked_up(k, excluded), queries, rows, k, excluded)
-        asked = k + SPARE, self._arrivals.revision
+        asked = k + SPARE, self._new_arrivals.revision
         if self._newest is None or self._asked != asked or self._barred is not excluded.barred:
             self._asked, self._barred = asked, excluded.barred
             self._newest = self._looked_up(k, excluded)
         return self._allowed(self._newest, queries, rows, k, excluded)
 
     def _looked_up(self, k: int, excluded: Excluded) -> Int32:
-        """The latest that nobody is barred from, with some to spare."""
-        newest = self._arrivals.newest(k + SPARE + int(np.count_nonzero(excluded.barred)), CHANCES)
+        """The latest that are not barred, with some to spare."""
+        newest = self._new_arrivals.newest(k + SPARE + int(np.count_nonzero(excluded.barred)), CHANCES)
         return newest[~excluded.hides(newest)]
 
     def _allowed(self, newest: Int32, queries: Queries, rows: slice, k: int, excluded: Excluded) -> Int32:

@@ -1,4 +1,4 @@
-"""What everybody wants lately: the same few items for every query."""
+"""The most popular items of late: the same few for every query."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Ranked(Protocol):
 
 
 SPARE = 512
-"""Items looked up beyond those asked for, so that who has seen the most popular finds others."""
+"""Items looked up beyond those asked for, so that a user who has seen the most popular finds others."""
 
 
 class Popular:
@@ -40,7 +40,7 @@ class Popular:
         return out
 
     def _looked_up(self, wanted: int, excluded: Excluded) -> Int32:
-        """The top items that nobody is barred from, at least as many as wanted, NOTHING behind them."""
+        """The top items that are not barred, at least as many as wanted, NOTHING behind them."""
         if not excluded.lasting:
             return _filled(self._popularity.top(wanted, excluded.barred), wanted)
         if self._top is None or len(self._top) < wanted or self._barred is not excluded.barred:

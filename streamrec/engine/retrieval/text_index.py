@@ -3,7 +3,7 @@
     score(item) = sum over the words w asked for of idf(w) tf (k1 + 1) / (tf + k1 (1 - b + b length / average length))
 
 with k1 = 1.2 and b = 0.75 (Robertson and Zaragoza: The probabilistic relevance framework, 2009), where tf counts a word
-in the title TITLE times, in a category or tag LABEL times. It is SQLite's FTS5 in memory: what is told counts at the
+in the title TITLE times, in a category or tag LABEL times. It is SQLite's FTS5 in memory: what is added counts at the
 next search, and what is withdrawn leaves the statistics too, so that a score depends on the catalogue as it is and not
 on how it came to be that way.
 
@@ -31,7 +31,7 @@ MOST_CHARS = 1_024
 MOST_ASKED = 12
 """Different words of a query, the first ones."""
 MOST_MATCHES = 8_192
-"""Items scored for a query. Where more match, the latest told of: a query that fits to everything tells little."""
+"""Items scored for a query. Where more match, the latest added: a query that fits everything says little."""
 REMEMBERED = 256
 """Queries whose answers are kept until the catalogue changes: people search for the same things."""
 SHORTEST_STEM, MOST_STEMS, MOST_ENDINGS = 2, 64, 8
@@ -40,7 +40,7 @@ _BEYOND = "\U0010ffff"
 
 
 class TextIndex:
-    """The items it was told of and that have words, as many as there are.
+    """The items that were added and have words, as many as there are.
 
     Raises:
         ConfigError: SQLite was built without FTS5.
@@ -150,7 +150,7 @@ class TextIndex:
 
 
 def _rarest(asked: Sequence[tuple[str, int]]) -> list[str]:
-    """The words that fewest items have, as many as are scored in one go: the others tell next to nothing."""
+    """The words that fewest items have, as many as are scored in one go: the others say next to nothing."""
     chosen: list[str] = []
     matches = 0
     for word, count in sorted(asked, key=lambda one: one[1]):

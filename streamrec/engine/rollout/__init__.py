@@ -1,1 +1,1 @@
-"""Which policy answers whom, and the revisions of that plan."""
+"""Which policy answers which user, and the revisions of that plan."""

@@ -1,8 +1,8 @@
-"""Who gets which policy: a plan, and what it decides for a user.
+"""Which policy answers which user: a plan, and what it decides for a user.
 
-    online        everybody gets the policy, but for users in an experiment's arms; or two policies share each slate
+    online        all users get the policy, but for those in an experiment's arms; or two policies share each slate
     canary        a share of the users gets it, the others the baseline
-    shadow        nobody: the baseline answers, and what the policy would have done is logged beside
+    shadow        the baseline answers all, and what the policy would have done is logged beside
     apprentice    likewise, while it is taught to do as the baseline or the site does
 
 A user's place in [0, 1) is a hash of the salt and the id, so it needs no memory and is the same on every worker. Arms
@@ -24,7 +24,7 @@ from streamrec.engine.rollout.revisions import Mode, Revision
 from streamrec.errors import ConfigError
 
 CANARY, CONTROL = "canary", "control"
-ROUNDING = 1e-9  # ten arms of 0.1 are not more than everybody
+ROUNDING = 1e-9  # ten arms of 0.1 are not more than all
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ class Decision:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Who gets which policy. The words are those of the `[rollout]` settings; `policy` is the one on trial.
+    """Which users get which policy. The words are those of the `[rollout]` settings; `policy` is the one on trial.
 
     Raises:
         ConfigError: the parts do not fit together.
@@ -101,7 +101,7 @@ class Plan:
         )
 
     def decide(self, user_id: str) -> Decision:
-        """Who answers this user; the same at every call."""
+        """Which policy answers this user; the same at every call."""
         if self.mode is Mode.CANARY:
             chosen = place(self.salt, user_id) < self.share
             publish = self.policy if chosen else self.baseline

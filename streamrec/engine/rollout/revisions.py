@@ -1,7 +1,7 @@
-"""A rollout is changed by revisions, and a book keeps them: what changed, when, why, and on which figures.
+"""A rollout is changed by revisions, and a store keeps them: what changed, when, why, and on which figures.
 
-A revision says the whole of who gets which policy, so the newest alone counts, and an earlier one can be restored by
-writing it again. Revision 0 is what the settings say; it is in no book.
+A revision says in full which user gets which policy, so the newest alone counts, and an earlier one can be restored by
+writing it again. Revision 0 is what the settings say; it is in no store.
 
 Knows nothing of stores or clocks.
 """
@@ -25,7 +25,7 @@ class Mode(StrEnum):
 
 
 class Revision(msgspec.Struct, frozen=True, kw_only=True):
-    """Who gets which policy from `ts` (ms) on.
+    """Which users get which policy from `ts` (ms) on.
 
     `policy` is the one on trial, `baseline` the one that answers in its place. The rest is as in the `[rollout]`
     settings. `figures` are those that the gate looked at, by name; `forced`: it was not asked, or not listened to.
@@ -50,7 +50,7 @@ class Revision(msgspec.Struct, frozen=True, kw_only=True):
 class RolloutStore(Protocol):
     """The revisions of one topic's rollout.
 
-    Guarantee: numbers go up by one, and of two who append the same number only one succeeds.
+    Guarantee: numbers go up by one, and of two that append the same number only one succeeds.
     """
 
     def latest(self) -> Revision | None:

@@ -1,6 +1,7 @@
-"""What the rules say of one request: what is left out, who proposes, what is added to a score, what a slate is made of.
+"""The rules of one request: which items are left out, which retrievers propose, what is added to a score, what a slate
+is made of.
 
-A ruling is begun when the request is met in the log, with what is known of its user then, and filled in when its
+They are begun when the request is met in the log, with what is known of its user then, and filled in when its
 candidates are ranked. It keeps the words of what it did, for the explanation. Knows nothing of topics or stores.
 """
 
@@ -59,13 +60,13 @@ class RequestRules:
     left_out: dict[str, Int32] = field(default_factory=dict)  # by why
     filters: tuple[Filters, ...] = ()
     passed: int | None = None  # items that the filters let through
-    found: dict[str, tuple[Int32, Float32]] = field(default_factory=dict)  # by who searched: items, how well they suit
+    found: dict[str, tuple[Int32, Float32]] = field(default_factory=dict)  # by searcher: items, how well they suit
     raised: dict[str, Float32] = field(default_factory=dict)  # by why: added to each candidate's score, (CANDIDATES,)
     constraints: Constraints | None = None
 
     @property
     def apart(self) -> bool:
-        """Whether it must be ranked by itself: others are ranked for by everybody at once."""
+        """Whether the request must be ranked by itself; others are ranked together."""
         rules = self.scenario.left_out
         return bool(
             self.filters
@@ -87,7 +88,7 @@ class RequestRules:
 
 
 class ScenarioRules:
-    """Makes rulings."""
+    """Makes the rules of each request, from its scenario and its filters."""
 
     def __init__(
         self,
@@ -105,7 +106,7 @@ class ScenarioRules:
         self._searchers = searchers
 
     def scenario(self, event: Event) -> Scenario:
-        """The scenario that an event asks for; under a name that nobody knows, the rules of HOME hold."""
+        """The scenario that an event asks for; under an unknown name, the rules of HOME hold."""
         return self._scenarios.get(scenario_of(event)) or self._scenarios.get(HOME) or Scenario()
 
     def begin(self, event: Event, partition: int, row: int) -> RequestRules:
@@ -132,7 +133,7 @@ class ScenarioRules:
     # While its candidates are ranked
 
     def hidden(self, request_rules: RequestRules, queries: Queries, query: int, barred: Bool) -> Bool:
-        """The items that this request must not be shown, by index; `barred` are those that nobody may be."""
+        """The items that this request must not be shown, by index; `barred` are those that no user may be."""
         items, catalogue, ads = self._features.items, self._features.catalogue, self._features.ads
         count = len(items)
         hidden: Bool = np.zeros(count, np.bool_)
@@ -167,15 +168,15 @@ class ScenarioRules:
         return akin
 
     def retrievers(
-        self, request_rules: RequestRules, everybody: Sequence[Retriever], special: Sequence[Retriever]
+        self, request_rules: RequestRules, usual: Sequence[Retriever], special: Sequence[Retriever]
     ) -> list[Retriever]:
-        """Who proposes: `everybody` where the scenario names nobody who is there."""
+        """The retrievers that propose: the `usual` ones where the scenario names none that exist."""
         names = request_rules.scenario.retrievers
-        named = [retriever for retriever in (*everybody, *special) if retriever.name in names]
-        return named if named or self._searching(request_rules) else list(everybody)
+        named = [retriever for retriever in (*usual, *special) if retriever.name in names]
+        return named if named or self._searching(request_rules) else list(usual)
 
     def _searching(self, request_rules: RequestRules) -> list[Searcher]:
-        """Who looks for what the request names."""
+        """The searchers for what the request names."""
         names = request_rules.scenario.retrievers
         return [searcher for searcher in self._searchers if searcher.name in names and len(searcher)]
 

@@ -1,7 +1,7 @@
 """Scenarios: what a request asks for, and by which rules it is answered. One engine answers all.
 
-A scenario says who proposes, what is left out, what is added to a score, and what a slate must be made of. Everything
-else, the models, their fusion, the policies and what is learned, is the same for all of them.
+A scenario says which retrievers propose, what is left out, what is added to a score, and what a slate must be made of.
+Everything else, the models, their fusion, the policies and what is learned, is the same for all of them.
 
     a = u + sum over leans l of w_l s_l + log of every boost        the score that policies rank by
 
@@ -79,7 +79,7 @@ class SlateMix:
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """One way to ask. `retrievers` are names, none: all that serve everybody; `boosts` are factors by category."""
+    """One way to ask. `retrievers` are names (none: the usual ones); `boosts` are factors by category."""
 
     name: str = HOME
     needs: Needs = Needs.NOTHING

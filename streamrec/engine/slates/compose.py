@@ -32,10 +32,10 @@ def composed(
     """The slate for one request.
 
     Args:
-        arrival: what asked, and the `query` row of the batch that was ranked for it.
-        query: see arrival.
+        logged: the request, and the `query` row of the batch that was ranked for it.
+        query: see logged.
         batch: holds the candidates.
-        dealt: what was chosen of them.
+        chosen: what the policy chose of them.
         fusion: says each model's share.
         ids: item ids by index.
         k: items at most.

@@ -43,7 +43,7 @@ _PLURAL = {"them": "them", "they": "they", "were": "were"}
 
 @dataclass(frozen=True, slots=True)
 class Scorers:
-    """Who scores: the same parts that ranked the slate."""
+    """The parts that ranked the slate, to score again without some events."""
 
     models: Sequence[Model]
     fusion: Fusion
@@ -131,7 +131,7 @@ def _keep(queries: Queries, row: int, kept: npt.NDArray[np.bool_]) -> None:
 
 
 def _heaviest(names: Sequence[str], fall: Float64) -> tuple[tuple[str, float], ...]:
-    """Those without whom the score falls most; equals stay in order, newest first."""
+    """The events without which the score falls most; equals stay in order, newest first."""
     order = np.argsort(-fall, kind="stable")[:NAMED]
     return tuple((names[at], round(float(fall[at]), 3)) for at in order.tolist() if fall[at] > FALL_FLOOR)
 
@@ -193,7 +193,7 @@ def explored(item: SlateItem, slate: Slate, applied: Applied) -> Iterable[str]:
     """`fusion.explore`: named where the place was more likely given by that draw than earned.
 
     The probability follows from the propensity, by Bayes' rule: the draw puts a candidate there with the explored
-    share, times the candidate's part of the doubt about all that are left.
+    share, times the candidate's part of the uncertainty about all that are left.
     """
     left = slate.candidates - item.position + 1
     if applied.explore <= 0 or left <= 0 or item.propensity <= 0:
@@ -206,7 +206,7 @@ def explored(item: SlateItem, slate: Slate, applied: Applied) -> Iterable[str]:
     chance = min(applied.explore * part / item.propensity, 1.0)
     if chance >= LIKELY:
         yield (
-            f"explored: with probability {chance:.2f} drawn by doubt among the {left} candidates left, "
+            f"explored: with probability {chance:.2f} drawn by uncertainty among the {left} candidates left, "
             f"as 1 place in {1 / applied.explore:.0f} is"
         )
 

@@ -1,4 +1,4 @@
-"""Slates for those who ask: who decides on each is the plan's to say, what they decide the policies'.
+"""A slate for each request: the plan says which policy answers, the policy decides.
 
 Knows nothing of how candidates were found and scored, nor of where slates go.
 """
@@ -29,7 +29,7 @@ from streamrec.engine.slates.explanations import Applied, Scorers, reasons_of
 from streamrec.events import Reason, Slate
 
 SITE = "site"
-"""Whom an apprentice imitates: the order of the site's own impressions."""
+"""What an apprentice imitates: the order of the site's own impressions."""
 
 LogPlace = tuple[int, int]
 """The partition and offset of what asked."""
@@ -72,14 +72,14 @@ class SlateResponder:
         self.follow(plan)
 
     def follow(self, plan: Plan) -> None:
-        """From the next request on, this plan says who gets which policy."""
+        """From the next request on, this plan says which policy answers which user."""
         self.plan = plan
         self.fusion.imitating = self.imitated is not None
         self.fusion.ruled = self.imitated not in (None, SITE)
 
     @property
     def imitated(self) -> str | None:
-        """Whom the fusion is taught by, SITE or a policy; None when it learns from users."""
+        """The teacher of the fusion, SITE or a policy; None when it learns from users."""
         return self._imitate if self.plan.mode is Mode.APPRENTICE else None
 
     def slates(
@@ -90,7 +90,7 @@ class SlateResponder:
         Args:
             batch: holds the ranked queries.
             requests: in log order.
-            rulings: the rules for each, by query row.
+            rules_by_query: the rules for each, by query row.
         """
         slates: dict[LogPlace, Slate] = {}
         served_slates: dict[LogPlace, ServedSlate] = {}
@@ -151,7 +151,7 @@ class SlateResponder:
         return self.fusion.asked(batch.queries, rows, batch.candidates, boost, uncertainty, constraints)
 
     def _traces(self, batch: MicroBatch, query: int, places: Int64) -> dict[str, Int32]:
-        """What models ask to be told again when it is known what came of these places."""
+        """The traces that models get back with the feedback on these places."""
         items = batch.candidates.items[query, places]
         return {model.name: model.trace(batch.queries, query, items) for model in self._tracing}
 

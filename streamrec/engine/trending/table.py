@@ -6,8 +6,8 @@
 the demand per hour that each window expects of the next one if the growth went on, added up: what is wanted now counts
 through the short windows, what is wanted anyway through the long ones. Rate and acceleration: `windows.py`.
 
-Somebody tells the table: the statements of a service (`topic_counts.py`), or counts made in this very
-process (`local_counts.py`). What was said too long ago by the time of who asks is as if it had not been said.
+The table is filled from the records of a service (`topic_counts.py`), or from counts made in this very
+process (`local_counts.py`). What is older than `stale_after_s` at the time of a query is not used.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ class TrendTable:
 
 
 class TrendSource(Protocol):
-    """Who tells a table; it is told what a model is told, and is saved as one."""
+    """Fills a trend table; learns and is saved as a model is."""
 
     @property
     def table(self) -> TrendTable:
@@ -100,7 +100,7 @@ class TrendSource(Protocol):
         """These indices will name other items soon."""
 
     def state(self) -> dict[str, Array]:
-        """What nobody would say again."""
+        """What could not be counted again."""
 
     def restore(self, arrays: Mapping[str, Array]) -> None:
         """The inverse of `state`, after the items were restored; of a state without it, a new beginning."""

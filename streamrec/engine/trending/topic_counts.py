@@ -101,10 +101,10 @@ class TopicTrendCounts:
             self._item[place] = index
             self._changed = True
 
-    # As a model is told
+    # As a model learns
 
     def learn(self, batch: MicroBatch) -> None:
-        """The cut: new items have an index. The log's time is that of most who asked: one who is ahead moves none."""
+        """New items get an index. The time is that of most queries: one that is ahead does not move it."""
         if batch.asked:
             self.table.tick(int(np.median(batch.queries.ts[: batch.asked])))
         self.settle()
