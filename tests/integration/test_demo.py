@@ -137,7 +137,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
 def relatives(place: Path) -> list[str]:
     """Command lines of the processes that inherited `place` as their temporary folder, or stand in it.
 
-    Redis writes its title over its environment, but works in its folder.
+    Valkey writes its title over its environment, but works in its folder.
     """
     found = []
     for process in Path("/proc").glob("[0-9]*"):
@@ -201,8 +201,8 @@ def test_an_interrupted_demonstration_ends_everything_it_started(
 ) -> None:
     demo = start()
     read_until(demo, " events: ")
-    assert {"tansu", "redis", "worker"} <= {
-        word for line in relatives(tmp_path) for word in ("tansu", "redis", "worker") if word in line
+    assert {"tansu", "valkey", "worker"} <= {
+        word for line in relatives(tmp_path) for word in ("tansu", "valkey", "worker") if word in line
     }
     demo.send_signal(number)
     output, _ = demo.communicate(timeout=60)
