@@ -143,7 +143,7 @@ def test_lists_are_filled_up_ranked_and_counted_as_in_a_backtest(
 @pytest.mark.parametrize("name", ["als", "bpr"])
 def test_a_missing_library_is_named(name: str, log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, f"implicit.cpu.{name}", None)
-    with pytest.raises(ConfigError, match=r"need the library implicit.*streamrec\[bench\]"):
+    with pytest.raises(ConfigError, match=r"need the library implicit.*\.\[dev\]"):
         run_rival(name, log, settings())
 
 

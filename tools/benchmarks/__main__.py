@@ -321,7 +321,7 @@ def main() -> None:
     try:
         app()
     except StreamrecError as error:
-        print(f"streamrec bench: {error}", file=sys.stderr)
+        print(f"tools/bench: {error}", file=sys.stderr)
         sys.exit(1)
 
 

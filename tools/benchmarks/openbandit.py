@@ -34,7 +34,7 @@ PLACES = 3
 AT_ONCE = 20_000
 MAPPING = {"reward": "click", "propensity": "propensity_score", "item": "item_id", "position": "position"}
 USER_FEATURES = tuple(f"user_feature_{n}" for n in range(4))
-REFERENCE = Path(__file__).parents[2] / "tools" / "obp_reference.py"
+REFERENCE = Path(__file__).parents[1] / "obp_reference.py"
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 Priors = Annotated[

@@ -191,4 +191,4 @@ if __name__ == "__main__":
     try:
         run_peer(sys.argv[1], Path(sys.argv[2]), sys.argv[3:])
     except StreamrecError as error:
-        sys.exit(f"streamrec bench: {error}")
+        sys.exit(f"tools/bench: {error}")

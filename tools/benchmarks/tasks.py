@@ -19,7 +19,7 @@ from typing import IO, Any
 
 from streamrec.errors import EmbeddedError
 
-PACKAGE = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 REPORT, RECEIPT, LOG = "report.json", "task.json", "log.txt"
 LAST_WORDS = 1_500
 """Characters of a failed task's output that are shown."""
@@ -150,10 +150,11 @@ class Processes:
 
 
 def version() -> str:
-    """A digest of the package's code."""
+    """A digest of the package's code and of the bench's."""
     digest = hashlib.sha256()
-    for path in sorted(PACKAGE.rglob("*.py")):
-        digest.update(path.read_bytes())
+    for folder in ("streamrec", "tools/benchmarks"):
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            digest.update(path.read_bytes())
     return digest.hexdigest()[:10]
 
 

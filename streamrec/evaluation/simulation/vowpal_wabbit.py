@@ -74,7 +74,7 @@ class VowpalWabbit:
 
             self._vw: Any = vowpalwabbit.Workspace(f"--cb_explore_adf --quiet --random_seed {seed} {arguments}")
         except ImportError as error:
-            raise ConfigError("Vowpal Wabbit is not installed; install `streamrec[bench]`") from error
+            raise ConfigError("Vowpal Wabbit is not installed; install `streamrec[simulate]`") from error
         except RuntimeError as error:
             raise ConfigError(f"Vowpal Wabbit refused {arguments!r}: {error}") from error
         self.name = name

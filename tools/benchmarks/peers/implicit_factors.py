@@ -93,6 +93,6 @@ def _library(module: str) -> Any:
         return importlib.import_module(module)
     except ImportError:
         raise ConfigError(
-            "peers 'als' and 'bpr' need the library implicit, which is not installed: pip install 'streamrec[bench]', "
-            "or choose other peers"
+            "peers 'als' and 'bpr' need the library implicit, which is not installed: pip install -c constraints.txt "
+            "-e '.[dev]', or choose other peers"
         ) from None
