@@ -8,8 +8,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from streamrec.demo.embedded import EmbeddedBroker, EmbeddedRedis, apache_kafka_home, embedded_broker, embedded_redis
+
+# How long an example takes is the machine's affair, and no reason to fail.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -32,8 +32,9 @@ GROUPS: Mapping[str, Mapping[str, object]] = {
     "limits": {"max_items": 2_048},
     "attribution": {"window_s": 120, "lateness_s": 5},
 }
-READY_AGAIN_S = 3.0 + 10.0
-"""Until what a dead worker held is read again: the session timeout of an embedded broker's clients, and ten seconds."""
+READY_AGAIN_S = 3.0 + 30.0
+"""Until what a dead worker held is read again: the session timeout of an embedded broker's clients, and time for a busy
+machine to start a worker; less than the 45 s that clients have by default."""
 PORTION = 250
 """Events made up at a time."""
 BROKERS_AWAY_S = 180.0
@@ -175,7 +176,7 @@ class Scene:
             self.until_caught_up(worker)
             assert worker.stop() == 0, worker.said
 
-    def until_progress(self, worker: ForkedWorker | Supervised, limit_s: float) -> float:
+    def until_progress(self, worker: ForkedWorker | Supervised, limit_s: float = PATIENCE_S) -> float:
         """Wait for the next checkpoint that comes further than the last one; how many seconds it took."""
         began, before = time.monotonic(), self.committed()
         until(lambda: self.committed() > before, worker, limit_s)

@@ -26,7 +26,8 @@ LARGEST_SENT_BYTES = 900_000
 """A broker takes no more than a megabyte by default: what is larger never arrives."""
 GENTLE_PER_S = 200
 ROUNDS = 5
-"""Of clean and beset times in turn: what else the machine is busy with strikes some of them, clean or not."""
+"""Of clean and beset times in turn: what else the machine is busy with strikes some of them, clean or not, so that the
+best of each are compared."""
 ONE_IN = 100
 NOISE_S = 0.05
 """Two quantiles of a few hundred latencies differ by so much on a busy machine, whatever was sent."""
@@ -99,7 +100,7 @@ def test_hostile_messages_are_put_aside_with_their_reason_and_slow_nobody_down(
             scene.publish(sink, event)
         sink.flush(30.0)
         scene.send(60)  # a partition's position stays before the unusable messages at its end
-        until(lambda: scene.committed() == len(scene.sent) + len(hostile), worker, 60.0)
+        until(lambda: scene.committed() == len(scene.sent) + len(hostile), worker)
         assert worker.metric("streamrec_dead_letters") == len(hostile)
         assert worker.stop() == 0
     assert dead_letters(scene.deployment) == sent
@@ -107,7 +108,7 @@ def test_hostile_messages_are_put_aside_with_their_reason_and_slow_nobody_down(
         assert_counts_equal_a_recount(store, scene.sent)
     took = latencies_s(scene)
     p99_s = [np.quantile([s for request, s in took.items() if request in phase], 0.99) for phase in phases]
-    clean_s, beset_s = float(np.median(p99_s[::2])), float(np.median(p99_s[1::2]))
+    clean_s, beset_s = float(min(p99_s[::2])), float(min(p99_s[1::2]))  # what slows down always slows the best too
     print(f"p99 of slate latency: {clean_s * 1000:.0f} ms clean, {beset_s * 1000:.0f} ms with 1% hostile")
     assert beset_s <= max(2 * clean_s, clean_s + NOISE_S)
 
@@ -121,7 +122,7 @@ def test_a_message_as_large_as_a_broker_takes_is_put_aside_too(
     assert producer.flush(10) == 0
     scene.send(50)
     with scene.worker() as worker:
-        until(lambda: scene.committed() == 51, worker, 20.0)
+        until(lambda: scene.committed() == 51, worker)
         assert worker.stop() == 0
     (dead_letter,) = scene.deployment.read(scene.deployment.settings.topics.dead_letters)
     assert dict(dead_letter.headers)["reason"] == b"too_large"
@@ -140,12 +141,12 @@ def test_a_log_of_nothing_but_hostile_messages_stops_the_worker_and_stays_unread
         with closing(scene.sink()) as sink:
             for each in islice(cycle(small), 60):
                 sink.publish(scene.deployment.settings.topics.events, each.key, each.value, each.headers)
-        assert worker.wait(30.0) == FAILED
+        assert worker.wait() == FAILED
     for _ in range(2):
         assert "25 messages in a row could not be used" in worker.said
         assert scene.committed() == 100
         with scene.worker() as worker:
-            assert worker.wait(30.0) == FAILED
+            assert worker.wait() == FAILED
     scene.assert_exact()
 
 
@@ -180,7 +181,7 @@ def test_a_gap_before_the_log_s_start_stops_the_worker(
     stands = with_gap(scene, 20)
     for _ in range(2):
         with scene.worker() as worker:
-            assert worker.wait(30.0) == FAILED
+            assert worker.wait() == FAILED
         assert "records were deleted before they were read" in worker.said
         assert "Traceback" not in worker.said
     assert {partition: mark.watermark for partition, mark in scene.marks().items()} == stands
@@ -196,7 +197,7 @@ def test_a_gap_before_the_log_s_start_is_passed_over_and_counted_where_that_was_
     stands = with_gap(scene, gap)
     with scene.worker() as worker:
         scene.until_caught_up(worker)
-        until(lambda: worker.metric("streamrec_skipped_records") == gap * len(stands), worker, 10.0)
+        until(lambda: worker.metric("streamrec_skipped_records") == gap * len(stands), worker)
         assert worker.stop() == 0
     kept = [
         event

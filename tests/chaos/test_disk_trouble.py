@@ -29,15 +29,15 @@ def test_a_full_disk_makes_the_worker_wait_until_there_is_room(
         _, most = resource.prlimit(worker.pid, resource.RLIMIT_FSIZE)
         resource.prlimit(worker.pid, resource.RLIMIT_FSIZE, (FULL_BYTES, most))
         with scene.traffic(100):
-            until(lambda: worker.health("/readyz")[0] == 503, worker, 20.0)
+            until(lambda: worker.health("/readyz")[0] == 503, worker)
             assert "state" in worker.health("/readyz")[1]
             rest(1.0)
             scene.assert_no_half_write()
             stands = scene.committed()
             resource.prlimit(worker.pid, resource.RLIMIT_FSIZE, (most, most))
-            until(lambda: scene.committed() > stands, worker, 20.0)
+            until(lambda: scene.committed() > stands, worker)
         scene.until_caught_up(worker)
-        until(worker.ready, worker, 10.0)
+        until(worker.ready, worker)
         assert worker.stop() == 0
     scene.assert_exact()
 

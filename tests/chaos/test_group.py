@@ -15,7 +15,6 @@ from tests.chaos.scene import READY_AGAIN_S, Scene, rest
 from tests.chaos.workers import ForkedWorker
 from tests.support.deployment import until
 
-IDLE_LIMIT_S = 30.0
 MOST_MEMBERS = 4
 VARIANTS = [
     "classic",
@@ -81,7 +80,7 @@ def test_members_that_come_and_go_leave_no_partition_idle_and_no_event_uncounted
                 crowd = len(members)
                 (join if crowd < 2 or (crowd < MOST_MEMBERS and scene.draw.random() < 0.5) else leave)()
         scene.send(200)
-        scene.until_caught_up(next(iter(members.values())), IDLE_LIMIT_S)
+        scene.until_caught_up(next(iter(members.values())))
         assert all(member.running for member in members.values())
     finally:
         for member in members.values():
@@ -104,19 +103,21 @@ def test_a_broker_that_is_away_is_waited_for_and_the_lag_drains(
     scene = Scene(tmp_path / "scene", own_kafka.settings, redis_server.url, seed=seed)
     away_s = 60.0 if whole else 8.0
     with scene.worker() as one, scene.worker() as other:
+        for member in (one, other):  # it has its partitions: a worker that waits for them says that, not what we ask
+            until(member.ready, member)
+        until(lambda: len(scene.members()) == 2, one)
         scene.send(100)
         scene.until_caught_up(one)
         with scene.traffic(100):
             rest(1.0)
             own_kafka.kill()
             gone = time.monotonic()
-            until(lambda: not one.ready(), one, away_s)
-            assert "log" in one.health("/readyz")[1]
+            until(lambda: "\nlog: " in "\n" + one.health("/readyz")[1], one)
             rest(away_s - (time.monotonic() - gone))
             assert one.health("/livez")[0] == other.health("/livez")[0] == 200
             own_kafka.restart()
-            scene.until_progress(one, 30.0)
+            scene.until_progress(one)
         scene.until_caught_up(one)
-        until(one.ready, one, 10.0)
+        until(one.ready, one)
         assert one.stop() == other.stop() == 0
     scene.assert_exact()

@@ -88,7 +88,7 @@ def test_a_slow_redis_makes_the_worker_slow_and_nothing_else(shop: Shop, whole: 
         while time.monotonic() < deadline:
             most = max(most, worker.resident_bytes())
             rest(0.1)
-        shop.scene.until_progress(worker, 20.0)
+        shop.scene.until_progress(worker)
     shop.proxy.delay_s = 0.0
     shop.scene.until_caught_up(shop.supervised)
     assert most - before < GROWTH_BYTES
@@ -111,7 +111,7 @@ def test_a_full_redis_makes_the_worker_wait_and_no_half_of_a_checkpoint_is_writt
     shop.configure({"maxmemory-policy": "noeviction", "maxmemory": shop.used_bytes()})
     try:
         with shop.scene.traffic(100):
-            until(lambda: shop.worker.health("/readyz")[0] == 503, worker, 20.0)
+            until(lambda: shop.worker.health("/readyz")[0] == 503, worker)
             assert "memory" in shop.worker.health("/readyz")[1]
             rest(2.0)
             shop.scene.assert_no_half_write()
@@ -120,7 +120,7 @@ def test_a_full_redis_makes_the_worker_wait_and_no_half_of_a_checkpoint_is_writt
     finally:
         shop.configure({"maxmemory": 0})
     shop.scene.until_caught_up(shop.supervised)
-    until(worker.ready, worker, 10.0)
+    until(worker.ready, worker)
     assert shop.worker is worker  # it went on by itself
     assert behind < len(shop.scene.sent)
     shop.scene.assert_exact()
@@ -134,7 +134,7 @@ def test_a_redis_that_is_killed_and_comes_back_whole_costs_nothing(shop: Shop, w
             shop.redis.kill()
             rest(shop.scene.draw.uniform(0.2, 1.5))
             shop.redis.restart()
-            shop.scene.until_progress(shop.supervised, 30.0)
+            shop.scene.until_progress(shop.supervised)
     shop.scene.until_caught_up(shop.supervised)
     assert shop.worker is worker  # it waited
     shop.scene.assert_exact()
@@ -146,7 +146,7 @@ def test_a_redis_that_lost_its_last_second_is_caught_up_with_by_replay(shop: Sho
         with shop.scene.traffic(100):
             rest(1.0)
             synced = log.stat().st_size
-            shop.scene.until_progress(shop.supervised, 30.0)
+            shop.scene.until_progress(shop.supervised)
             rest(0.5)
             confirmed = shop.scene.committed()
             shop.redis.kill()
@@ -154,7 +154,7 @@ def test_a_redis_that_lost_its_last_second_is_caught_up_with_by_replay(shop: Sho
                 file.truncate(synced)
             shop.redis.restart()
             assert shop.scene.committed() < confirmed
-            shop.scene.until_progress(shop.supervised, 30.0)
+            shop.scene.until_progress(shop.supervised)
         shop.scene.until_caught_up(shop.supervised)
         shop.scene.assert_exact()
     assert set(shop.supervised.codes) <= {FAILED}
@@ -170,11 +170,11 @@ def test_a_redis_that_was_emptied_stops_the_worker_and_every_later_one(
         scene.until_caught_up(worker)
         with scene.traffic(100), closing(redis.Redis.from_url(durable_redis.url)) as client:
             client.flushall()
-            assert worker.wait(30.0) == FAILED
+            assert worker.wait() == FAILED
     said = [worker.said]
     for _ in range(2):
         with scene.worker() as following:
-            assert following.wait(30.0) == FAILED
+            assert following.wait() == FAILED
             said.append(following.said)
     assert all("emptied" in each or "lost" in each for each in said)
     assert not any("Traceback" in each for each in said)

@@ -25,6 +25,7 @@ from typing import Self
 from tests.chaos.faulty_worker import Fault
 
 STOP_LIMIT_S = 60.0
+ANSWER_LIMIT_S = 10.0
 RESTART_AFTER_S = 0.3
 FAILED = 1
 """The exit code of a worker that cannot go on, and may be started again."""
@@ -162,7 +163,7 @@ class Supervised:
 def answer(port: int, path: str) -> tuple[int, str]:
     """What an HTTP server on loopback says: status and text; status 0 when nobody answers."""
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=2.0) as response:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=ANSWER_LIMIT_S) as response:
             return response.status, response.read().decode()
     except urllib.error.HTTPError as error:
         return error.code, error.read().decode()

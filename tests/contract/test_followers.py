@@ -124,4 +124,4 @@ def test_brokers_that_are_away_are_waited_for() -> None:
         assert list(follower.look(7, 0.1)) == []
         assert list(follower.look(7, 0.1)) == []
         assert not follower.whole()
-        assert time.monotonic() - began < 10
+        assert time.monotonic() - began < 30

@@ -6,6 +6,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from types import SimpleNamespace
 
 import pytest
 import redis
@@ -74,12 +75,19 @@ def test_one_redrive_at_a_time_has_the_turn(make: Make) -> None:
         pass
 
 
-def test_a_redrive_that_says_something_now_and_then_keeps_its_turn(make: Make) -> None:
-    memory = make(lease_s=0.4)
-    with memory.held():
-        for _ in range(12):
-            time.sleep(0.1)
+def test_a_redrive_that_says_something_now_and_then_keeps_its_turn(
+    make: Make, redis_server: EmbeddedRedis, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now_s = [time.monotonic()]
+    monkeypatch.setattr("streamrec.state.redriven.time", SimpleNamespace(monotonic=lambda: now_s[0]))
+    memory = make(lease_s=60.0)
+    with memory.held(), closing(redis.Redis.from_url(redis_server.url)) as client:
+        (turn,) = client.scan_iter(f"{prefix}:*:lock")
+        for _ in range(3):
+            client.pexpire(turn, 15_000)  # as though 45 s of the 60 had gone by
+            now_s[0] += 45.0
             memory.go_on()
+            assert 50_000 < client.pttl(turn) <= 60_000
         with pytest.raises(StateError, match="another redrive"), make().held():
             pass
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from streamrec.config.groups import MODELS, Learning, Limits
@@ -190,7 +190,6 @@ def test_own_history_is_what_was_touched_newest_first(taught: Pipeline) -> None:
 lists = st.lists(st.integers(NOTHING, 15), min_size=4, max_size=4)
 
 
-@settings(deadline=None)
 @given(
     drawn=st.lists(
         st.tuples(lists, lists, lists.map(lambda row: row[:2]), st.lists(st.integers(NOTHING, 15), max_size=5)),

@@ -201,7 +201,7 @@ def test_a_reader_sees_a_checkpoint_whole_or_not_at_all(store: Store) -> None:
     assert torn == []
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(
     st.lists(
         st.tuples(

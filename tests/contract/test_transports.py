@@ -228,7 +228,7 @@ def test_an_empty_poll_returns_within_its_time(transport: Transport, opened: Ope
     read(source, 1)
     began = time.monotonic()
     assert list(source.poll(100, 0.3)) == []
-    assert time.monotonic() - began < 1.0
+    assert time.monotonic() - began < PATIENCE_S
 
 
 def test_what_is_published_and_flushed_is_stored_in_order(transport: Transport, opened: Opened) -> None:
@@ -248,8 +248,8 @@ def test_what_is_published_and_flushed_is_stored_in_order(transport: Transport, 
 def test_flushing_nothing_is_quick_and_silent(transport: Transport) -> None:
     sink = transport.sink()
     began = time.monotonic()
-    sink.flush(10.0)
-    assert time.monotonic() - began < 2.0
+    sink.flush(10 * PATIENCE_S)
+    assert time.monotonic() - began < PATIENCE_S
     sink.close()
 
 

@@ -316,6 +316,9 @@ def test_late_and_repeated_events_are_counted_as_what_they_are(tmp_path: Path) -
 
 # Killed from outside
 
+AHEAD = 600
+"""Events that a worker may handle past the place where it is to be killed."""
+
 
 @pytest.mark.whole  # tools/test has kills at random points, and at each step, in tests/chaos
 @pytest.mark.parametrize(("partitions", "kills", "seed"), [(1, 3, 1), (4, 3, 2)])
@@ -325,17 +328,19 @@ def test_a_worker_killed_in_the_middle_of_a_log_resumes_exactly(
     log = shop(6_000, seed=seed, users=300, items=400)
     groups = {"limits": {"max_items": 2_048}, "attribution": ATTRIBUTION, "rollout": ROLLOUT}
     deployment = Deployment(tmp_path, apache_kafka.settings, redis_server.url, partitions, **groups)
-    deployment.send(log)
     draw = random.Random(seed)
     at = sorted(draw.sample(range(len(log) * 9 // 10), kills))
-    reached = []
+    reached, sent = [], 0
     for place in at:
+        deployment.send(log[sent : place + AHEAD])  # so that no worker is at the end of the log when it is killed
+        sent = place + AHEAD
         with deployment.worker() as worker:
             until(lambda place=place: deployment.committed() >= place, worker)
             time.sleep(draw.random() * 0.5)
             worker.kill()
             reached.append(deployment.committed())
     assert reached[0] < len(log)
+    deployment.send(log[sent:])
     with deployment.worker() as worker:
         until(lambda: deployment.committed() == len(log), worker)
         assert worker.stop() == 0

@@ -35,6 +35,8 @@ from streamrec.testing import partition_of, shop
 from tests.support.deployment import Deployment, WorkerProcess, until
 
 PARTITIONS = 4
+BUSY_S = 10.0
+"""A thread on a busy machine may come round so much later."""
 Figures = dict[tuple[int, str], tuple[tuple[int, int], ...]]
 """By partition and item, count and before of each window."""
 
@@ -209,7 +211,7 @@ def test_counting_that_hangs_ends_the_process_with_a_reason_within_the_stated_ti
             assert child.returncode == 1, said
             stood = re.search(r"partition 0 has stood at offset \d+ for (\d+) s, \d+ behind .*: counting hangs", said)
             assert stood is not None, said
-            assert stall_s <= int(stood[1]) <= stall_s * (1 + 2 / LOOKS) + 1
+            assert stall_s <= int(stood[1]) <= stall_s * (1 + 2 / LOOKS) + BUSY_S
             assert committed(deployment) <= 101
     finally:
         for _, child in children:

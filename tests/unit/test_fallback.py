@@ -213,7 +213,7 @@ def test_where_no_mark_names_one_there_is_nothing_to_begin_with(tmp_path: Path) 
     assert begin(shelf, {0: Mark(None, None, 1)}, "v", lambda arrays: None) is None
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(st.sampled_from([TENSORS, MANIFEST]), st.data())
 def test_whatever_bits_are_flipped_an_older_whole_one_is_begun_with(
     tmp_path: Path, name: str, data: st.DataObject

@@ -23,8 +23,6 @@ from streamrec.events import EVENT_TYPES, TYPE_CODES, EventType
 
 USERS, ITEMS, GAP_S = 3, 90, 1_800.0
 CATEGORY = np.array([item % 11 if item % 5 else NOTHING for item in range(ITEMS)], np.int32)
-UNTIMED = settings(deadline=None)
-"""The first call of a compiled loop may have to compile it."""
 ASKED = None
 """In place of an event type: a question."""
 
@@ -137,7 +135,6 @@ LONG_VISIT = [(0, 1_000, EventType.VIEW, n % ITEMS, "morning", True) for n in ra
 
 
 @pytest.mark.parametrize("collapse", [False, True])
-@UNTIMED
 @given(drawn=moments, size=cuts)
 @example(drawn=LONG_VISIT, size=7)
 def test_history_equals_a_recount(collapse: bool, drawn: list, size: int) -> None:  # type: ignore[type-arg]
@@ -175,7 +172,6 @@ def test_a_new_id_ends_a_session_and_a_pause_does_not_while_the_id_stays() -> No
     assert session_lengths((first, "a"), (first + day, "a"), (first + day, "b"), (first + day, "a")) == [0, 1, 0, 0]
 
 
-@UNTIMED
 @given(drawn=moments, size=cuts)
 def test_counts_equal_a_recount(drawn: list, size: int) -> None:  # type: ignore[type-arg]
     log = timed(drawn)
@@ -200,7 +196,6 @@ def test_counts_equal_a_recount(drawn: list, size: int) -> None:  # type: ignore
     assert counts.last_ts.tolist() == [max(of, default=0) for of in times]
 
 
-@UNTIMED
 @given(drawn=moments, size=cuts)
 def test_affinity_equals_a_recount(drawn: list, size: int) -> None:  # type: ignore[type-arg]
     log = timed(drawn)
@@ -247,7 +242,6 @@ def test_the_weakest_category_makes_room_for_a_new_one() -> None:
 ids = st.lists(st.tuples(st.integers(0, USERS - 1), st.integers(0, 60)), max_size=250)
 
 
-@UNTIMED
 @given(sent=ids, size=cuts)
 def test_only_the_first_of_equal_event_ids_is_new(sent: list[tuple[int, int]], size: int) -> None:
     duplicates, told = Deduplication(USERS), []
@@ -262,7 +256,6 @@ def test_only_the_first_of_equal_event_ids_is_new(sent: list[tuple[int, int]], s
             recent[user] = [*recent[user], number][-REMEMBERED:]
 
 
-@UNTIMED
 @given(sent=ids, at=st.integers(0, 250))
 def test_event_ids_survive_the_store(sent: list[tuple[int, int]], at: int) -> None:
     before, after = Deduplication(USERS), Deduplication(USERS)
@@ -274,7 +267,6 @@ def test_event_ids_survive_the_store(sent: list[tuple[int, int]], at: int) -> No
     assert after.first_time(rows[at:], numbers[at:]).tolist() == before.first_time(rows[at:], numbers[at:]).tolist()
 
 
-@UNTIMED
 @given(touched=st.lists(st.tuples(st.integers(0, USERS - 1), st.integers(0, 40)), max_size=100))
 def test_seen_holds_what_was_added_and_its_views_do_not_change(touched: list[tuple[int, int]]) -> None:
     seen, plain = SeenItems(), [[] for _ in range(USERS)]  # type: ignore[var-annotated]
@@ -311,7 +303,7 @@ def test_seen_forgets_items_and_users() -> None:
     assert len(seen.of(1)) == 0
 
 
-@settings(UNTIMED, max_examples=50)
+@settings(max_examples=50)
 @given(drawn=moments, size=cuts)
 def test_forgotten_items_leave_the_history(drawn: list, size: int) -> None:  # type: ignore[type-arg]
     history = History(USERS, GAP_S, False)

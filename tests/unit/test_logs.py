@@ -404,7 +404,7 @@ wild_fields = st.sampled_from(["user_id", "item_id", "ts", "value", "position", 
 wild_rows = st.dictionaries(wild_fields, json_values, max_size=2).map(lambda wild: ROWS[0] | wild)
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(st.lists(wild_rows, min_size=1, max_size=2))
 def test_whatever_passes_the_check_is_an_event_that_the_service_accepts(
     tmp_path: Path, rows: list[dict[str, Any]]

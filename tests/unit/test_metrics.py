@@ -57,7 +57,7 @@ def test_marks_of_another_length_are_refused() -> None:
         ranking_metrics(np.array([1, 2]), np.array([True]))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(rank_lists)
 def test_they_agree_with_ranx(ranks: list[int]) -> None:
     wanted = np.array([[[999.0, 1.0]]] * len(ranks))  # (targets, 1, 2): item, relevance

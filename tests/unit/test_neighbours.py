@@ -7,7 +7,7 @@ from collections import defaultdict
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from streamrec.engine.arrays.batch import NOTHING, Excluded
@@ -75,7 +75,6 @@ def spread(weights: Weights, mass: list[float], context: list[int], reach: int, 
     return reached
 
 
-@settings(deadline=None)
 @pytest.mark.parametrize("mutual", [False, True])
 @given(drawn=feedback, size=st.integers(1, 20), context=contexts, reach=st.integers(0, PLACES))
 def test_weights_equal_decayed_counts(mutual: bool, drawn: list, size: int, context: list[int], reach: int) -> None:  # type: ignore[type-arg]
@@ -94,7 +93,6 @@ def test_weights_equal_decayed_counts(mutual: bool, drawn: list, size: int, cont
     assert set(found) <= set(weights)
 
 
-@settings(deadline=None)
 @pytest.mark.parametrize("cosine", [False, True])
 @given(drawn=feedback, context=contexts, reach=st.integers(0, PLACES))
 def test_scores_and_the_strongest_equal_a_plain_spread(

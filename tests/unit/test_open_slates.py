@@ -249,7 +249,7 @@ def ran(log: list[Event], poll: int) -> tuple[list[Slate], list[Outcome]]:
     return slates, [decode(record.value or b"", record.headers, Outcome) for record in sink.records("outcomes")]
 
 
-@settings(deadline=None, max_examples=12)
+@settings(max_examples=12)
 @given(seed=st.integers(0, 2**32 - 1), poll=st.sampled_from([1, 7, 500]))
 def test_each_item_that_was_seen_gives_exactly_one_outcome(seed: int, poll: int) -> None:
     rng = random.Random(seed)

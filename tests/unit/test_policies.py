@@ -180,7 +180,7 @@ def longhand(scores: np.ndarray, weights: np.ndarray, hard: bool, explore: float
     return chances
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(
     steps=st.lists(st.sampled_from([0.0, 0.5, 5.0, 11.5, 13.0, 200.0, 900.0]), min_size=5, max_size=5),
     seed=st.integers(0, 2**62 - 1),

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from streamrec.config.groups import FusionSettings, Learning, Limits
@@ -53,7 +53,6 @@ def folded(log: list[Visit], size: int) -> PriceLevel:
     return family
 
 
-@settings(deadline=None)
 @given(visits, st.integers(1, 20))
 def test_prices_equal_a_recount(log: list[Visit], size: int) -> None:
     family = folded(log, size)
@@ -79,7 +78,6 @@ def test_prices_equal_a_recount(log: list[Visit], size: int) -> None:
             assert family.squares[row] == pytest.approx(squares, abs=1e-9)
 
 
-@settings(deadline=None)
 @given(visits, st.integers(1, 20), st.integers(1, 20))
 def test_portions_change_nothing_and_what_is_stored_comes_back_as_it_was(log: list[Visit], a: int, b: int) -> None:
     one, other, back = folded(log, a), folded(log, b), PriceLevel(USERS, CATALOGUE, GAINS)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from streamrec.engine.arrays.batch import CANDIDATES, NOTHING
@@ -12,7 +12,6 @@ from streamrec.engine.arrays.top_k import ranked, ranks
 values = st.sampled_from([-np.inf, -1.0, 0.0, 0.5, 2.0])
 
 
-@settings(deadline=None)
 @given(
     rows=st.lists(
         st.tuples(st.lists(st.tuples(values, values), min_size=30, max_size=30), st.integers(0, 31)), max_size=4

@@ -52,7 +52,7 @@ def assert_same(loaded: Arrays, saved: Arrays) -> None:
             assert (came.dtype, came.shape, came.tobytes()) == (expected.dtype, expected.shape, expected.tobytes())
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.dictionaries(names, st.dictionaries(st.text(max_size=8), arrays, max_size=3), max_size=3),
     st.dictionaries(st.integers(0, 1000), st.integers(0, 2**53), max_size=4),

@@ -6,12 +6,12 @@ import json
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from streamrec.errors import EmbeddedError
+from tests.support.deployment import until
 from tools.benchmarks.tasks import Task, carry_out, versions
 
 REPORT = {"metrics": {"fused": {"recall_10": 0.25, "mrr_20": 0.125, "targets": 8}}}
@@ -68,10 +68,15 @@ def test_settings_of_whoever_runs_the_bench_are_not_those_of_a_task(
 
 
 def test_so_many_run_at_a_time_as_are_asked_for(tmp_path: Path) -> None:
-    tasks = [task(tmp_path / str(n), code="import time; time.sleep(2)") for n in range(4)]
-    began = time.monotonic()
-    carry_out(tasks, 4)
-    assert time.monotonic() - began < 4 * 2
+    # Each waits until all four are there, which they are only when none waits for another to end.
+    code = f"""
+import time, pathlib
+deadline = time.monotonic() + 60
+while len(pathlib.Path({str(tmp_path / "tally")!r}).read_text()) < 4:
+    assert time.monotonic() < deadline, "the others have not begun"
+    time.sleep(0.02)
+"""
+    carry_out([task(tmp_path / str(n), code=code) for n in range(4)], 4)
 
 
 def test_stopping_the_bench_stops_what_it_started(tmp_path: Path) -> None:
@@ -85,8 +90,7 @@ carry_out([Task(name, Path(name), (sys.executable, "-c", sleep)) for name in ("a
 """
     bench = subprocess.Popen([sys.executable, "-c", script], cwd=tmp_path)
     pid = tmp_path / "pid"
-    while not (pid.exists() and pid.read_text()):
-        time.sleep(0.05)
+    until(lambda: pid.exists() and bool(pid.read_text()))
     bench.send_signal(signal.SIGTERM)
     assert bench.wait(timeout=20) == 143
     assert not Path("/proc", pid.read_text()).exists()

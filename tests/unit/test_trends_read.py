@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from streamrec.codec import decode_slate, encode
@@ -72,7 +72,6 @@ CUTS = st.lists(
 )
 
 
-@settings(deadline=None)
 @given(CUTS, st.booleans())
 def test_what_is_counted_here_is_what_a_service_would_say(cuts: list[list[tuple[int, int]]], in_order: bool) -> None:
     here, service, board = LocalTrendCounts(table(), 0.001), PartitionCounts(0, Windows(LENGTHS_S), 1_000), Board()
@@ -110,7 +109,6 @@ STATEMENTS = st.lists(
 )
 
 
-@settings(deadline=None)
 @given(STATEMENTS, st.integers(0, ITEMS))
 def test_statements_add_up_as_the_board_adds_them_whenever_an_item_gets_its_index(
     said: list[tuple[int, int, int, tuple[tuple[int, int], ...] | None]], known_first: int

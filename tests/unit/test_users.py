@@ -6,7 +6,7 @@ from dataclasses import fields
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from streamrec.engine.arrays.batch import NOTHING, Examples, Queries
@@ -89,7 +89,6 @@ visits = st.lists(
 )
 
 
-@settings(deadline=None)
 @given(before=visits, after=visits)
 def test_a_user_comes_back_from_the_store_exactly_as_they_were(before: list, after: list) -> None:  # type: ignore[type-arg]
     stayed, left = Memory(), Memory()
