@@ -38,7 +38,7 @@ def values(store: MemoryStore) -> dict[Key, bytes]:
     return dict(store._values)
 
 
-@pytest.mark.parametrize("partitions", [1, 3])
+@pytest.mark.parametrize("partitions", [pytest.param(1, marks=pytest.mark.whole), 3])
 def test_a_range_of_the_log_replayed_twice_from_one_snapshot_gives_the_same_bytes(
     tmp_path: Path, seed: int, partitions: int
 ) -> None:
@@ -79,7 +79,9 @@ def outcomes(ground: Ground) -> dict[tuple[str | None, str], tuple[float, str | 
     return {(asked[o.rec_id], o.item_id): (o.reward, o.type) for o in ground.outcomes}
 
 
-@pytest.mark.parametrize("mess", ["repeats", "delays", "both"])
+@pytest.mark.parametrize(
+    "mess", [*(pytest.param(one, marks=pytest.mark.whole) for one in ("repeats", "delays")), "both"]
+)
 def test_repeats_and_delays_within_the_bound_change_neither_counts_nor_outcomes(
     tmp_path: Path, seed: int, mess: str
 ) -> None:
