@@ -72,7 +72,9 @@ class ScenarioSettings(Group):
     boosts: Mapping[str, Annotated[float, Field(gt=0, le=100)]] = Field(default_factory=dict)
     """By category: a factor, whose logarithm is added to the score."""
     leave_out: LeaveOut = LeaveOut()
+    """What it does not show."""
     slates: Slates = Slates()
+    """What its slates are made of."""
 
     def scenario(self, name: str) -> Scenario:
         """The rules, as the engine takes them."""

@@ -23,7 +23,7 @@ LAYOUT = 1
 Touch = tuple[str | None, str, int]
 """(item or user id, event type, ts in ms); no id where the item was forgotten for want of room"""
 Known = dict[str, Any]
-"""What is known, as plain values in a stable shape (`docs/cli.md` lists the fields)."""
+"""What is known, as plain values in a stable shape (`docs/12-commands.md` lists the fields)."""
 
 
 class StoredSession(msgspec.Struct, frozen=True):

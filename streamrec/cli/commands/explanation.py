@@ -31,7 +31,7 @@ class Explanation:
 
 
 def as_plain(explanation: Explanation) -> Known:
-    """Plain values in a shape that stays (`docs/cli.md` lists the fields)."""
+    """Plain values in a shape that stays (`docs/12-commands.md` lists the fields)."""
     slate = explanation.slate
     return {
         "rec_id": slate.rec_id,
