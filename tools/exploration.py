@@ -1,4 +1,4 @@
-"""How much of a slate's first place is left to chance, by how much is known of who asks (docs/cold-start.md).
+"""How much of a slate's first place is left to chance, by how much is known of who asks (docs/13-figures.md).
 
     python tools/exploration.py yoochoose100k --rows 30000
 

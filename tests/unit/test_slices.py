@@ -60,7 +60,7 @@ def noted(events: list[tuple[int, int]], portions: list[int]) -> TargetMoments:
         batch.examples.ts[:] = [ts for _, ts in part]
         recorder.add(batch, np.arange(len(part)), np.arange(len(part)), items)
         start += size
-    return recorder.moments()
+    return recorder.recorded()
 
 
 def test_the_moment_of_a_basket_is_the_one_before_its_first_line() -> None:
@@ -74,7 +74,7 @@ def test_the_moment_of_a_basket_is_the_one_before_its_first_line() -> None:
 
 
 def test_nothing_noted_is_nothing() -> None:
-    assert len(MomentRecorder().moments().user_items) == 0
+    assert len(MomentRecorder().recorded().user_items) == 0
 
 
 def test_how_far_a_list_is_ahead_by_hand() -> None:

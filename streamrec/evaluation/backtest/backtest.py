@@ -234,7 +234,7 @@ def _result(
         scored=np.array(observer.scored, bool),
         ranks=ranks[0],
         model_ranks=dict(zip(pipeline.fusion.models, ranks[1:], strict=True)),
-        moments=observer.moments.moments(),
+        moments=observer.moments.recorded(),
         variety=observer.variety.variety(known_items),
         newcomers=observer.newcomers.newcomers(),
         calibration=observer.calibration.calibration(),

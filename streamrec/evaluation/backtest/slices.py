@@ -102,7 +102,7 @@ class MomentRecorder:
             self._user_targets[bucket] += 1
         return before
 
-    def moments(self) -> TargetMoments:
+    def recorded(self) -> TargetMoments:
         """Everything noted so far, in log order."""
 
         def joined(name: str, dtype: type[np.generic]) -> NDArray[Any]:
