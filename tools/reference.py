@@ -168,15 +168,16 @@ def section(path: str, command: typer.core.TyperCommand, shared: Sequence[tuple[
     parts = [f"## `{path}`", *paragraphs(command.help), f"    {example(command)}"]
     if own := [row for row in rows if row not in shared]:
         parts.append(option_table(own))
-    if also := [f"`{name.partition(' ')[0]}`" for name, said in rows if (name, said) in shared]:
+    if also := [f"`{name.partition(' ')[0]}`" for name, said in shared if (name, said) in rows]:
         parts.append(f"And of the [shared options](#shared-options): {', '.join(also)}.")
     return "\n\n".join(parts)
 
 
 def options(command: typer.core.TyperCommand) -> list[tuple[str, str]]:
-    """How each argument and option is typed, and what it does, as `--help` has it."""
+    """How each argument and option is typed, and what it does, as `--help` has it; arguments first."""
     context = command.context_class(command, info_name=command.name)
-    records = (parameter.get_help_record(context) for parameter in command.params)
+    parameters = sorted(command.params, key=lambda parameter: parameter.param_type_name != "argument")
+    records = (parameter.get_help_record(context) for parameter in parameters)
     return [(name, one_line(said)) for name, said in filter(None, records)]
 
 

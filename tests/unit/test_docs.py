@@ -168,3 +168,14 @@ def test_no_link_inside_the_repository_is_dead(page: Path) -> None:
     links = re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text(encoding="utf-8"))
     inside = [link for link in links if "://" not in link]
     assert [link for link in inside if not (page.parent / link).exists()] == []
+
+
+def test_every_command_with_json_says_what_it_prints() -> None:
+    printing = {path for path, command in COMMANDS.items() if any("--json" in p.opts for p in command.params)}
+    table = CLI[CLI.index("\n# What `--json` prints") :]
+    told = {
+        name
+        for row in re.findall(r"^\| (`streamrec .*?) \|", table, re.MULTILINE)
+        for name in re.findall(r"`(.*?)`", row)
+    }
+    assert told == printing
