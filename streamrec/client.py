@@ -12,7 +12,7 @@ Or ask and wait for the answer:
         asked = events.request("u1", scenario="similar", item_id="i7", filters=Filters(price_max=20.0), k=10)
         slate = slates.answer(asked, timeout_s=5.0)
 
-Any Kafka client can do the same with the schema of `docs/events.md`; this one checks events before they are sent.
+Any Kafka client can do the same with the schema of `docs/02-events-and-items.md`; this one checks events before they are sent.
 Knows nothing of models, state or configuration files.
 """
 
@@ -25,7 +25,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import msgspec
-from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from streamrec import codec
 from streamrec.engine.scenarios.scenario import Needs, hold_to
@@ -81,7 +81,7 @@ class EventProducer:
         try:
             checked = msgspec.convert({**given, **fields}, Event)
         except msgspec.ValidationError as error:
-            raise BadEvent("invalid", f"not an event: {error}; see docs/events.md") from None
+            raise BadEvent("invalid", f"not an event: {error}; see docs/02-events-and-items.md") from None
         hold_to(checked, self._scenarios)
         value = codec.encode_event(checked, self._content_type)
         self._sink.publish(self._topic, checked.user_id.encode(), value, self._headers)
@@ -203,8 +203,7 @@ class RecommendationConsumer:
             if group_id is not None:
                 self._consumer.subscribe([topic])
             else:
-                start = OFFSET_BEGINNING if from_beginning else OFFSET_END
-                self._consumer.assign([TopicPartition(topic, partition, start) for partition in partitions])
+                self._consumer.assign([self._start(partition, from_beginning) for partition in partitions])
         except BaseException:
             self.close()
             raise
@@ -279,6 +278,17 @@ class RecommendationConsumer:
             self._failure = TransportError(
                 f"topic {self._topic!r} cannot be read: {error.str()}; connect anew once mended"
             )
+
+    def _start(self, partition: int, from_beginning: bool) -> TopicPartition:
+        """Where to begin. The end is looked up now: OFFSET_END is wherever it is once the first fetch has been sent."""
+        place = TopicPartition(self._topic, partition, OFFSET_BEGINNING)
+        if from_beginning:
+            return place
+        try:
+            _, end = self._consumer.get_watermark_offsets(place, timeout=_CALL_LIMIT_S)
+        except KafkaException as error:
+            raise TransportError(f"topic {self._topic!r} did not say where it ends: {error.args[0].str()}") from error
+        return TopicPartition(self._topic, partition, end)
 
     def _partitions(self) -> list[int]:
         try:

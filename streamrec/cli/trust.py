@@ -250,6 +250,9 @@ def simulate(
     drift_at: Annotated[
         float, typer.Option("--drift-at", metavar="SHARE", min=0, max=1, help="When, as a share of the hours.")
     ] = 0.5,
+    start: Annotated[
+        str, typer.Option("--start", metavar="TIME", help="When they begin, by the log: a second run comes later.")
+    ] = "2024-01-01",
     speed: Annotated[
         float | None,
         typer.Option("--speed", metavar="X", min=1e-6, help="Live: times real time; without it as slates come."),
@@ -262,6 +265,7 @@ def simulate(
     With --kafka they shop at the deployment that reads these topics; without it, policies compete in this process.
     """
     from streamrec.cli.commands import simulate as command
+    from streamrec.cli.commands.handover import moment_of
     from streamrec.evaluation.simulation.world import Assortment, Drift, DriftKind, Manners, Traffic, WorldSettings
 
     found, settings = command.seeds_of(seeds), settings_of(config, kafka, preset=preset)
@@ -269,7 +273,7 @@ def simulate(
         seed=found[0],
         assortment=Assortment(items=items),
         crowd=command.crowd_of(shoppers, bots, attack, attack_at),
-        traffic=Traffic(requests=requests, hours=hours, lost=lost),
+        traffic=Traffic(requests=requests, hours=hours, lost=lost, start_ms=moment_of(start, "--start")),
         manners=Manners(impressions=impressions),
         drift=None if drift is None else Drift(DriftKind(drift), drift_at),
     )

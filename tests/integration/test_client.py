@@ -165,6 +165,15 @@ def test_without_a_beginning_only_new_slates_come(broker: EmbeddedBroker, make_t
         assert slates.poll(15.0) == slate("new")
 
 
+def test_a_slate_that_comes_right_after_the_consumer_was_made_is_not_missed(
+    broker: EmbeddedBroker, make_topic: MakeTopic
+) -> None:
+    topic = make_topic(1)
+    with RecommendationConsumer(broker.bootstrap, topic=topic) as slates:
+        publish(broker, topic, codec.encode(slate("first")))
+        assert slates.poll(15.0) == slate("first")
+
+
 def test_a_message_that_is_no_slate_is_skipped_and_counted(broker: EmbeddedBroker, make_topic: MakeTopic) -> None:
     topic = make_topic(1)
     publish(broker, topic, b"{", b'{"rec_id": 7}', codec.encode(slate("good")))

@@ -21,7 +21,7 @@ from streamrec.worker.validation import event_of
 ROOT = Path(__file__).parents[2]
 CLI = (ROOT / "docs" / "12-commands.md").read_text(encoding="utf-8")
 CONFIGURATION = (ROOT / "docs" / "11-settings.md").read_text(encoding="utf-8")
-SCENARIOS = (ROOT / "docs" / "scenarios.md").read_text(encoding="utf-8")
+SLATES = (ROOT / "docs" / "03-slates.md").read_text(encoding="utf-8")
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
@@ -128,16 +128,23 @@ def documented(value: object) -> str:
 
 @pytest.mark.parametrize("scenario", BUILT_IN)
 def test_every_built_in_scenario_is_shown_by_example(scenario: str) -> None:
-    section = re.search(rf"^### `{scenario}`\n(.*?)(?=^##|\Z)", SCENARIOS, re.MULTILINE | re.DOTALL)
+    section = re.search(rf"^### `{scenario}`\n(.*?)(?=^##|\Z)", SLATES, re.MULTILINE | re.DOTALL)
     assert section is not None
-    assert re.search(r"^    .*streamrec ask ", section[1], re.MULTILINE)
-    assert scenario == "home" or f"--scenario {scenario}" in section[1]
     validation_limits = build_validation_limits(Settings())
-    requests = re.findall(r'^    (\{"type": .*\})$', section[1], re.MULTILINE)
+    requests = re.findall(r'^(\{"type": .*\})$', section[1], re.MULTILINE)
     events = [
         event_of(Record("user-events", 0, 0, b"u42", request.encode()), validation_limits) for request in requests
     ]
     assert scenario in {event.scenario or "home" for event in events}
+
+
+def test_every_scenario_that_is_asked_for_is_answered_on_the_page() -> None:
+    """The answers come in the order of the scenarios; `tests/integration/test_pages.py` asks for them."""
+    answers = SLATES[SLATES.index("### `home`") : SLATES.index("## Filters")]
+    assert re.findall(r"^### `(\w+)`$", answers, re.MULTILINE) == list(BUILT_IN)
+    assert f"--count {len(BUILT_IN)}\n" in answers
+    assert len(re.findall(r"^\S+ \S+Z  visitor: \S+ \(", answers, re.MULTILINE)) == len(BUILT_IN)
+    assert "streamrec ask " in answers
 
 
 @pytest.mark.parametrize("setting", SETTINGS)

@@ -31,7 +31,11 @@ from streamrec.events import (
     WindowTrend,
 )
 
-PAGE = (Path(__file__).parents[2] / "docs" / "events.md").read_text(encoding="utf-8")
+DOCS = Path(__file__).parents[2] / "docs"
+EVENTS, SLATES, SEE, TRUST = (
+    (DOCS / page).read_text(encoding="utf-8")
+    for page in ("02-events-and-items.md", "03-slates.md", "05-see.md", "06-trust.md")
+)
 VIEW = {"type": "view", "user_id": "u", "ts": 1, "item_id": "a"}
 
 
@@ -120,15 +124,15 @@ def test_schema_and_decoder_do_not_agree_by_refusing_everything(schema: jsonsche
     assert is_event(json.dumps(VIEW).encode())
 
 
-def section(title: str) -> str:
-    found = re.search(rf"^## {re.escape(title)}\n(.*?)(?=^## |\Z)", PAGE, re.MULTILINE | re.DOTALL)
+def section(title: str, page: str = EVENTS) -> str:
+    found = re.search(rf"^##+ {re.escape(title)}\n(.*?)(?=^##+ |\Z)", page, re.MULTILINE | re.DOTALL)
     assert found is not None
     return found[1]
 
 
-def fields_named(title: str) -> set[str]:
-    """The fields that have a row of their own, or share one."""
-    rows = re.findall(r"^\| ((?:`[\w\[\].]+`(?:, )?)+) \|", section(title), re.MULTILINE)
+def fields_named(title: str, page: str) -> set[str]:
+    """The fields that have a row of their own, or share one; of a field of a field, `NAME` in `FIELD`."""
+    rows = re.findall(r"^\| ((?:`[\w\[\].]+`(?:, )?)+)(?: in `\w+`)? \|", section(title, page), re.MULTILINE)
     named = [name for row in rows for name in re.findall(r"`([\w\[\].]+)`", row)]
     return {
         name.removeprefix("items[].").removeprefix("windows[].")
@@ -138,17 +142,18 @@ def fields_named(title: str) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    ("title", "kinds"),
+    ("title", "page", "kinds"),
     [
-        ("An event", (Event, Filters)),
-        ("An item", (Item,)),
-        ("A slate", (Slate, SlateItem)),
-        ("An outcome", (Outcome,)),
-        ("A trend", (Trend, WindowTrend)),
+        ("An event", EVENTS, (Event, Filters)),
+        ("An item", EVENTS, (Item,)),
+        ("A slate", SLATES, (Slate, SlateItem)),
+        ("An outcome", TRUST, (Outcome,)),
+        ("A trend", SEE, (Trend, WindowTrend)),
     ],
+    ids=["event", "item", "slate", "outcome", "trend"],
 )
-def test_the_page_has_a_row_for_every_field_and_no_other(title: str, kinds: tuple[type, ...]) -> None:
-    assert fields_named(title) == {name for kind in kinds for name in kind.__struct_fields__}
+def test_the_pages_have_a_row_for_every_field_and_no_other(title: str, page: str, kinds: tuple[type, ...]) -> None:
+    assert fields_named(title, page) == {name for kind in kinds for name in kind.__struct_fields__}
 
 
 def test_the_page_names_every_type_and_every_reason() -> None:
@@ -166,13 +171,18 @@ def test_the_page_names_every_type_and_every_reason() -> None:
 
 def test_the_page_states_the_limits_that_hold() -> None:
     limits = Limits()
-    assert f"last {REMEMBERED} event ids" in PAGE
+    assert f"last {REMEMBERED} event ids" in EVENTS
     for number in (limits.max_message_bytes, limits.max_bad_in_a_row, LATEST_TS_MS):
-        assert f"{number:,}" in PAGE
+        assert f"{number:,}" in EVENTS
 
 
 def test_every_example_of_the_page_is_an_event() -> None:
-    examples = re.findall(r"^(?:    |.*')(\{\"type\".*?\})(?:'.*)?$", PAGE, re.MULTILINE)
-    assert len(examples) >= 4
-    for example in examples:
-        assert decode_event(example.encode())
+    good, bad = EVENTS.split("## What becomes of bad messages")
+    for page in (good, SLATES, SEE):
+        examples = re.findall(r"^(\{\"type\".*\})$", page, re.MULTILINE)
+        assert len(examples) >= (1 if page is SEE else 4)
+        for example in examples:
+            assert decode_event(example.encode())
+    refused, accepted = re.findall(r"^(\{\"type\".*\})$", bad, re.MULTILINE)
+    assert not is_event(refused.encode())
+    assert is_event(accepted.encode())

@@ -70,6 +70,8 @@ def run(settings: Settings, question: Question, *, as_json: bool, out: Path | No
         return
     console = Console()
     _say(console, f"{settlement.outcomes:,} outcomes of {report['slates']:,} slates{_repeats(settlement, unreadable)}")
+    if settlement.outcomes == 0:
+        _say(console, f"nothing to judge yet: {outcomes.NONE_YET}")
     _print_arms(console, experiment, question.terms)
     _print_duel(console, pair)
     _print_imitation(console, alike)

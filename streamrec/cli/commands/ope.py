@@ -11,8 +11,9 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from streamrec.cli.commands.outcomes import OutcomeRange, read
+from streamrec.cli.commands.outcomes import NONE_YET, OutcomeRange, read
 from streamrec.config.settings import Settings
+from streamrec.errors import ConfigError
 from streamrec.evaluation.ope.estimators import TITLES
 from streamrec.evaluation.ope.evaluation import Evaluation, Logged, Options, Value, evaluate
 from streamrec.evaluation.ope.intervals import Interval
@@ -51,6 +52,8 @@ def run_on_topic(
         undecodable = read(settings, part, lambda partition, outcome: outcomes.add(outcome))
     if undecodable:
         print_note(f"{undecodable:,} records of {settings.topics.outcomes} are no outcomes and were skipped")
+    if outcomes.read == 0:
+        raise ConfigError(f"nothing to value was found in topic {settings.topics.outcomes!r}: {NONE_YET}")
     _finish((outcomes.logged(target) for target in targets_of(outcomes, targets)), options, printed)
 
 

@@ -19,6 +19,8 @@ from streamrec.transport import Record
 
 ROLLOUT = "rollout"
 """In place of a time: since the rollout was changed last."""
+NONE_YET = "outcomes are published when the window of a slate is over (attribution.window_s, in log time)"
+"""What to say where there are no outcomes."""
 Take = Callable[[int, Outcome], None]
 
 

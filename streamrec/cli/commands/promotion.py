@@ -110,7 +110,8 @@ def _step(current: Revision, asked: Promotion) -> Mode:
         return LADDER[LADDER.index(current.mode) + 1]
     steps = LADDER.index(asked.to) - LADDER.index(current.mode)
     if steps < 0:
-        raise ConfigError(f"{asked.to.value} is a step back from {current.mode.value}; use `streamrec rollback`")
+        back = f"{asked.to.value} is a step back from {current.mode.value}; use `streamrec rollback`"
+        raise ConfigError(f"{back}, or start a new trial with rollout.mode and rollout.baseline in the settings")
     if steps == 0 and not (asked.to is Mode.CANARY and asked.share is not None):
         raise ConfigError(f"the rollout is {current.mode.value} already")
     if steps > 1 and not asked.force:

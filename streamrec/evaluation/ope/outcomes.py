@@ -145,6 +145,8 @@ class Outcomes:
         """
         if target not in self.targets or len(self) == 0:
             held = "none of them counts" if len(self) == 0 else f"they name {', '.join(self.targets)}"
+            if target in self.policies:
+                held += f"; it made slates itself, and {LOGGED!r} has their value"
             raise ConfigError(f"{self.read:,} outcomes were read and cannot value {target!r}: {held}")
         order, slate = self._slates(target)
         position = np.array(self._ids["position"], np.int64)[order]

@@ -40,7 +40,7 @@ EXPLORERS: Mapping[str, str] = {
     "regcb": "--regcb --mellowness 0.01",
 }
 """Explorers by the names they are asked for; anything else is handed to VW as it stands. The arguments are the best of
-those tried in worlds 101 and 102 (docs/simulator.md), squarecb the best of all and squarecb-linear the second."""
+those tried in worlds 101 and 102, squarecb the best of all and squarecb-linear the second."""
 OPEN_SLATES = 4_096
 SLOTS = 10
 """Places that VW fills; further ones follow in candidate order."""

@@ -85,6 +85,7 @@ class Traffic:
     browsed: float = 1.5
     lost: float = 0.05
     k: int = 10
+    start_ms: int = STARTED_MS
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,8 +156,8 @@ class World:
 
     def __init__(self, settings: WorldSettings) -> None:
         self.settings = settings
-        self.start_ms = STARTED_MS
-        self.end_ms = STARTED_MS + int(settings.traffic.hours * HOUR_MS)
+        self.start_ms = settings.traffic.start_ms
+        self.end_ms = self.start_ms + int(settings.traffic.hours * HOUR_MS)
         drift = settings.drift
         self.drift_ms = None if drift is None else self._moment(drift.at)
         self.attack_ms = self._moment(settings.crowd.attack_at)
