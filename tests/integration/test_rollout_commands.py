@@ -10,7 +10,7 @@ from contextlib import closing
 import numpy as np
 import pytest
 
-from streamrec.cli.commands import promotion
+from streamrec.cli.commands import ope, promotion
 from streamrec.cli.commands.appraisal import appraise
 from streamrec.cli.commands.experiment import Question
 from streamrec.cli.commands.experiment import run as experiment
@@ -24,6 +24,8 @@ from streamrec.engine.rollout.revisions import Mode, Revision
 from streamrec.errors import ConfigError, PromotionRefused
 from streamrec.evaluation.experiments.arms import SignificanceTerms
 from streamrec.evaluation.experiments.gates import Valuation
+from streamrec.evaluation.ope.evaluation import Options
+from streamrec.evaluation.ope.outcomes import Wanted
 from streamrec.events import Counterfactual, Outcome, Proposal
 from streamrec.transport.confluent import KafkaSink
 from streamrec.wiring import build_rollout_store, settled_revision
@@ -173,7 +175,7 @@ def test_force_goes_on_and_is_written_down(make: Make) -> None:
     [
         (Promotion(to=Mode.ONLINE), "between shadow and online is canary; --force skips it"),
         (Promotion(to=Mode.SHADOW), "the rollout is shadow already"),
-        (Promotion(to=Mode.APPRENTICE), "a step back from shadow; use `streamrec rollback`"),
+        (Promotion(to=Mode.APPRENTICE), "a step back from shadow; use `streamrec rollback`, or start a new trial"),
         (Promotion(required={"luck": 1.0}), "--require luck: there is no such threshold; there are match_rate"),
     ],
 )
@@ -211,6 +213,14 @@ def test_the_commands_as_they_are_typed(make: Make, capsys: pytest.CaptureFixtur
     report = json.loads(found.stdout)
     assert report["control"] == "control"
     assert report["comparisons"][0]["verdict"] == "better"
+
+
+def test_without_outcomes_it_is_said_when_they_come(make: Make, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = make(mode="online").settings
+    experiment(settings, Question(), as_json=False, out=None)
+    assert "nothing to judge yet: outcomes are published when the window of a slate is over" in capsys.readouterr().out
+    with pytest.raises(ConfigError, match=r"nothing to value was found in topic .*: outcomes are published"):
+        ope.run_on_topic(settings, Wanted(), ["greedy"], Options(), ope.Printed(), limit=10, by_user=False)
 
 
 def test_an_experiment_since_the_rollout_was_changed(make: Make, capsys: pytest.CaptureFixture[str]) -> None:

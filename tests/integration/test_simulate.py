@@ -29,6 +29,7 @@ SMALL = WorldSettings(
     traffic=Traffic(requests=40, hours=0.5),
 )
 RUN_LIMIT_S = 120.0
+DAY_MS = 86_400_000
 
 
 @pytest.fixture
@@ -59,6 +60,9 @@ def test_shoppers_ask_read_and_answer_over_the_topics(deployment: Deployment, se
         assert clicks
         assert all(re.fullmatch(r".*-\d-\d+", event.rec_id or "") for event in clicks)  # the worker's names of slates
         until(lambda: deployment.committed() == len(log), worker)
+        later = replace(SMALL.traffic, start_ms=SMALL.traffic.start_ms + DAY_MS)
+        again = simulate(World(replace(SMALL, traffic=later)), KafkaSystem(deployment.settings))
+        assert again.answered.all()  # the same shoppers, whose events the worker must not take for repeats
         assert worker.stop() == 0
 
 

@@ -158,7 +158,9 @@ def test_every_setting_says_in_the_code_what_it_is_for(setting: str) -> None:
 
 def test_a_newcomer_needs_fewer_than_400_words() -> None:
     first = README.index("## From clone to your own topic")
-    assert len(README[: README.index("\n## ", first + 1)].split()) < 400
+    read = README[: README.index("\n## ", first + 1)]
+    pictures = re.compile(r"^```text\n.*?^```$", re.MULTILINE | re.DOTALL)  # to be looked at
+    assert len(pictures.sub("", read).split()) < 400
 
 
 def test_the_two_commands_stand_at_the_top_and_can_be_run() -> None:

@@ -63,6 +63,8 @@ def test_slates_that_do_not_name_the_target_are_left_out_whole_and_counted() -> 
     assert len(found.logged("logged").rounds) == 3
     with pytest.raises(ConfigError, match="they name logged, greedy"):
         found.logged("exp3")
+    with pytest.raises(ConfigError, match="it made slates itself, and 'logged' has their value"):
+        found.logged(outcome("a").policy)
     with pytest.raises(ConfigError, match="none of them counts"):
         taken().logged("greedy")
 

@@ -93,6 +93,14 @@ def test_equal_settings_make_equal_worlds_and_equal_logs_to_the_bit() -> None:
     assert digest(log_of(World(other), Fixed(World(other)))[0]) != digest(first[0])
 
 
+def test_a_later_start_moves_the_log_and_changes_nothing_else() -> None:
+    day_ms = 86_400_000
+    later = replace(SMALL, traffic=replace(SMALL.traffic, start_ms=SMALL.traffic.start_ms + day_ms))
+    log, moved = (log_of(World(settings), Shuffle())[0] for settings in (SMALL, later))
+    assert [event.ts + day_ms for event in log] == [event.ts for event in moved]
+    assert [(e.type, e.user_id, e.item_id) for e in log] == [(e.type, e.user_id, e.item_id) for e in moved]
+
+
 @pytest.mark.parametrize("group", [1, 3, 50])
 def test_the_log_is_the_same_however_it_is_cut_into_groups(group: int) -> None:
     whole = log_of(World(SMALL), Fixed(World(SMALL)))[0]

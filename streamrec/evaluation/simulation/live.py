@@ -7,15 +7,18 @@ nobody has been answered for a while.
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections.abc import Callable, Sequence
+
+import msgspec
 
 from streamrec.client import EventProducer, RecommendationConsumer
 from streamrec.config.settings import Settings
 from streamrec.errors import TransportError
 from streamrec.evaluation.simulation.loop import Place, Shown
 from streamrec.evaluation.simulation.shopper import Moment, Shoppers
-from streamrec.events import Event, Slate
+from streamrec.events import Event
 
 PATIENCE_S = 10.0
 FIRST_PATIENCE_S = 60.0
@@ -29,7 +32,8 @@ BREATH_S = 0.5
 class KafkaSystem:
     """A deployment that reads and writes the configured topics.
 
-    Guarantee: every event is stored by the broker before its group's slates are waited for.
+    Guarantee: every event is stored by the broker before its group's slates are waited for. The ids of events begin
+    with a word of this run: shoppers of an earlier run had the same ones, and a worker leaves out what comes twice.
     """
 
     def __init__(
@@ -52,6 +56,7 @@ class KafkaSystem:
         self._slates = RecommendationConsumer(brokers, topic=topics.recommendations, settings=settings.kafka)
         self._events = EventProducer(brokers, topic=topics.events, settings=settings.kafka)
         self._slates.poll(BREATH_S)  # from now on: whatever the topic held before is not for us
+        self._run = f"{secrets.token_hex(4)}-"
         self._speed = speed
         self._patience_s = patience_s
         self._first_patience_s = first_patience_s
@@ -63,7 +68,7 @@ class KafkaSystem:
     def handle(self, events: Sequence[Event], asked: Sequence[Moment], shoppers: Shoppers) -> Sequence[Shown]:
         for event in events:
             self._wait_for(event.ts)
-            self._events.send(event)
+            self._events.send(msgspec.structs.replace(event, event_id=f"{self._run}{event.event_id}"))
         self._events.flush()
         found = self._await({moment.event_id for moment in asked}) if asked else []
         self._unanswered = 0 if found or not asked else self._unanswered + 1
@@ -96,14 +101,12 @@ class KafkaSystem:
             slate = self._slates.poll(min(left_s, BREATH_S))
             if slate is None:
                 continue
-            if slate.request_id in request_ids:
-                request_ids.discard(slate.request_id)
-                found.append(_seen(slate))
+            request_id = (slate.request_id or "").removeprefix(self._run)
+            if slate.request_id == f"{self._run}{request_id}" and request_id in request_ids:
+                request_ids.discard(request_id)
+                places = tuple(Place(place.item_id) for place in slate.items)
+                found.append(Shown(slate.rec_id, request_id, places))
             else:
                 self.late += 1
         self._first_patience_s = self._patience_s
         return found
-
-
-def _seen(slate: Slate) -> Shown:
-    return Shown(slate.rec_id, slate.request_id, tuple(Place(place.item_id) for place in slate.items))
