@@ -304,7 +304,7 @@ def mixed_log() -> list[Event]:
     rng = np.random.default_rng(5)
     named = list(BUILT_IN)
     events: list[Event] = []
-    for at, one in enumerate(log_of(500, seed=9)):
+    for at, one in enumerate(log_of(300, seed=9)):
         kind = EventType.PURCHASE if rng.random() < 0.2 else one.type
         item_id = f"late-{at // 9}" if rng.random() < 0.05 else str(one.item_id)
         events.append(event(one.user_id, item_id, one.ts, kind))
@@ -316,22 +316,25 @@ def mixed_log() -> list[Event]:
     return events
 
 
+@pytest.fixture(scope="module")
+def whole() -> tuple[list[Event], dict[int, Slate]]:
+    """A log with questions to every scenario, and the answers when it is handled in one go."""
+    events = mixed_log()
+    return events, handle(untaught(EVERYTHING), events)
+
+
 @pytest.mark.parametrize("poll", [1, 5])
-def test_no_scenario_sees_how_the_log_was_cut(poll: int) -> None:
-    events = mixed_log()
-    whole, cut = untaught(EVERYTHING), untaught(EVERYTHING)
-    expected = handle(whole, events)
-    assert len(expected) > 300
+def test_no_scenario_sees_how_the_log_was_cut(whole: tuple[list[Event], dict[int, Slate]], poll: int) -> None:
+    events, expected = whole
+    assert len(expected) > 200
     assert {slate.scenario for slate in expected.values()} == set(BUILT_IN)
-    assert handle(cut, events, poll) == expected
+    assert handle(untaught(EVERYTHING), events, poll) == expected
 
 
-def test_a_user_from_the_store_is_offered_what_one_in_memory_is() -> None:
-    events = mixed_log()
-    first, second = untaught(EVERYTHING), untaught(EVERYTHING)
-    expected = handle(first, events)
+def test_a_user_from_the_store_is_offered_what_one_in_memory_is(whole: tuple[list[Event], dict[int, Slate]]) -> None:
+    events, expected = whole
     half = len(events) // 2
-    begun = untaught(EVERYTHING)
+    begun, second = untaught(EVERYTHING), untaught(EVERYTHING)
     handle(begun, events[:half])
     second.restore(begun.state())
     users = begun.features.users
