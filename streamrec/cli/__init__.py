@@ -1,7 +1,8 @@
 """The command line: what can be typed, with a description and an example of each.
 
-Declares and hands over. Everything heavy is imported inside a command's body, so that `--help` answers at once; what
-the commands do is in `streamrec.cli.commands`.
+Declares and hands over: `streamrec dlq list` is declared in `streamrec/cli/dlq_list.py`, and what it does stands in
+`streamrec/cli/commands/dlq_list.py`. Everything heavy is imported inside a command's body, so that `--help` answers at
+once.
 """
 
 from __future__ import annotations
@@ -14,13 +15,35 @@ from streamrec.cli.application import app
 from streamrec.errors import ConfigError, StreamrecError
 
 # isort: off
-# Each adds its commands; the help lists them in this order.
-from streamrec.cli import running  # noqa: F401
-from streamrec.cli import history  # noqa: F401
-from streamrec.cli import looking  # noqa: F401
-from streamrec.cli import dead_letters  # noqa: F401
-from streamrec.cli import items  # noqa: F401
-from streamrec.cli import trust  # noqa: F401
+# Each adds its command; the help lists them in this order.
+from streamrec.cli import worker  # noqa: F401
+from streamrec.cli import trends  # noqa: F401
+from streamrec.cli import config  # noqa: F401
+from streamrec.cli import topics_plan  # noqa: F401
+from streamrec.cli import topics_apply  # noqa: F401
+from streamrec.cli import tail  # noqa: F401
+from streamrec.cli import schema  # noqa: F401
+from streamrec.cli import demo  # noqa: F401
+from streamrec.cli import replay  # noqa: F401
+from streamrec.cli import warmup  # noqa: F401
+from streamrec.cli import backtest  # noqa: F401
+from streamrec.cli import ablate  # noqa: F401
+from streamrec.cli import ask  # noqa: F401
+from streamrec.cli import user  # noqa: F401
+from streamrec.cli import item  # noqa: F401
+from streamrec.cli import ads  # noqa: F401
+from streamrec.cli import explain  # noqa: F401
+from streamrec.cli import dlq_list  # noqa: F401
+from streamrec.cli import dlq_show  # noqa: F401
+from streamrec.cli import dlq_redrive  # noqa: F401
+from streamrec.cli import items_load  # noqa: F401
+from streamrec.cli import items_show  # noqa: F401
+from streamrec.cli import ope  # noqa: F401
+from streamrec.cli import experiment  # noqa: F401
+from streamrec.cli import rollout  # noqa: F401
+from streamrec.cli import promote  # noqa: F401
+from streamrec.cli import rollback  # noqa: F401
+from streamrec.cli import simulate  # noqa: F401
 # isort: on
 
 __all__ = ["app", "main"]
@@ -38,7 +61,7 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _leave)
     try:
-        app()
+        app(prog_name="streamrec")  # also as `python -m streamrec.cli`: completion goes by the name
     except StreamrecError as error:
         print(f"streamrec: {error}", file=sys.stderr)
         sys.exit(EXIT_USAGE if isinstance(error, ConfigError) else EXIT_FAILED)

@@ -1,17 +1,37 @@
-"""The application that commands join."""
+"""The application that commands join, and what can be typed before a command."""
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
+
+from streamrec import __version__
 
 app = typer.Typer(
     name="streamrec",
     help="A recommender that learns from every event, on Kafka.",
     epilog="Example: streamrec worker --kafka localhost:9092 --redis redis://localhost:6379/0",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,  # a traceback with local variables would print secrets
 )
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"streamrec {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """What holds for every command: nothing is done before one is named."""
+
+
 topics_app = typer.Typer(
     name="topics",
     help="Make the topics: say what is missing, or create it.",

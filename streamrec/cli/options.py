@@ -1,28 +1,81 @@
-"""Options that several commands share, and what is made of them.
+"""Options that several commands share, alone or in groups, and what is made of them.
 
-Knows nothing of what commands do.
+A group is a dataclass with an option in each field. A command that takes one as a parameter is `unfolded`: typed are
+the fields, and the command is handed the group. Knows nothing of what commands do.
 """
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
 from streamrec.errors import ConfigError
 
 if TYPE_CHECKING:
-    from streamrec.cli.commands.logs import LogPart
+    from streamrec.cli.shared.dead_letters import DeadLetterSelection
+    from streamrec.cli.shared.logs import LogPart
     from streamrec.config.settings import Settings
 
 HOUR_MS = 3_600_000
 
+
+def unfolded(command: Callable[..., None]) -> Callable[..., None]:
+    """The command as typer takes it: in place of each parameter that is a group, the group's fields.
+
+    Typer has no groups of its own; it reads a command's signature and annotations, so those are what is made here.
+
+    Raises:
+        TypeError: two parameters, of groups or not, have one name.
+    """
+    groups: dict[str, type[Any]] = {}
+    parameters: list[inspect.Parameter] = []
+    hints = get_type_hints(command, include_extras=True)
+    for name, parameter in inspect.signature(command).parameters.items():
+        annotation = hints[name]
+        if is_dataclass(annotation) and isinstance(annotation, type):
+            groups[name] = annotation
+            parameters += _parameters_of(annotation)
+        else:
+            # By name, so that what has to be given may stand behind what has a default.
+            parameters.append(parameter.replace(annotation=annotation, kind=inspect.Parameter.KEYWORD_ONLY))
+    names = [parameter.name for parameter in parameters]
+    if len(set(names)) < len(names):
+        raise TypeError(f"{command.__name__}: two options have one name among {', '.join(names)}")
+
+    def typed(**given: Any) -> None:
+        folded = {
+            name: group(**{field.name: given.pop(field.name) for field in fields(group)})
+            for name, group in groups.items()
+        }
+        command(**folded, **given)
+
+    # Not `functools.wraps`: through `__wrapped__` typer would find the groups again.
+    typed.__name__, typed.__doc__, typed.__module__ = command.__name__, command.__doc__, command.__module__
+    typed.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    typed.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return typed
+
+
+def _parameters_of(group: type[Any]) -> list[inspect.Parameter]:
+    hints = get_type_hints(group, include_extras=True)
+    return [
+        inspect.Parameter(
+            field.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=inspect.Parameter.empty if field.default is MISSING else field.default,
+            annotation=hints[field.name],
+        )
+        for field in fields(group)
+    ]
+
+
 Kafka = Annotated[
     str | None, typer.Option("--kafka", metavar="HOST:PORT[,...]", help="Kafka brokers.", rich_help_panel="Connection")
-]
-Redis = Annotated[
-    str | None, typer.Option("--redis", metavar="URL", help="Redis server.", rich_help_panel="Connection")
 ]
 Config = Annotated[
     Path | None,
@@ -32,49 +85,15 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, in a shape tha
 Items = Annotated[
     Path | None, typer.Option("--items", metavar="FILE", help="Catalogue: parquet, csv or jsonl with `item_id`.")
 ]
-Log = Annotated[Path, typer.Argument(metavar="LOG", help="A parquet, csv or jsonl file.", show_default=False)]
 Map = Annotated[
     list[str] | None,
     typer.Option(
         "--map", metavar="FIELD=COLUMN", help="Which column holds a field; FIELD=@TEXT is a constant. Repeatable."
     ),
 ]
-MapType = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--map-type", metavar="VALUE=TYPE", help="What a type is called in the log; VALUE= leaves it out. Repeatable."
-    ),
-]
-SkipUnknown = Annotated[bool, typer.Option("--skip-unknown-types", help="Leave out rows of types nobody named.")]
-Rows = Annotated[
-    str | None,
-    typer.Option("--rows", metavar="A:B", help="Only rows A to before B, from 0; either may be empty."),
-]
-OnlyItems = Annotated[
-    str | None,
-    typer.Option("--only-items", metavar="REGEX", help="Leave out rows in whose item id this is not found."),
-]
-Anonymous = Annotated[
-    str | None,
-    typer.Option("--anonymous", metavar="USER", help="This user id is nobody: each of its sessions is a user."),
-]
-OncePerSession = Annotated[
-    bool, typer.Option("--once-per-session", help="Leave out rows that repeat type, user, session and item of another.")
-]
-Positives = Annotated[
-    str | None,
-    typer.Option("--positives", metavar="TYPES", help="What counts as interest, as 'rating>=4,click,purchase'."),
-]
-ExcludeSeen = Annotated[
-    bool | None, typer.Option("--exclude-seen", help="Never recommend what the user has touched before.")
-]
-CollapseRepeats = Annotated[
-    bool | None, typer.Option("--collapse-repeats", help="A session's consecutive repeats of an item count once.")
-]
 Warmup = Annotated[
     float, typer.Option("--warmup", metavar="SHARE", min=0, max=1, help="This share is learned but not scored.")
 ]
-Seed = Annotated[int | None, typer.Option("--seed", metavar="N", help="Of every random draw.")]
 Since = Annotated[
     str | None,
     typer.Option(
@@ -94,6 +113,141 @@ Preset = Annotated[
 ]
 
 
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """Where the system's settings come from; options that are not given leave them as they are."""
+
+    kafka: Kafka = None
+    redis: Annotated[
+        str | None, typer.Option("--redis", metavar="URL", help="Redis server.", rich_help_panel="Connection")
+    ] = None
+    config: Config = None
+
+    def settings(self, **overrides: object) -> Settings:
+        """The effective settings.
+
+        Raises:
+            ConfigError: there is no such setting, or one does not fit.
+        """
+        return settings_of(self.config, self.kafka, self.redis, **overrides)
+
+
+@dataclass(frozen=True, slots=True)
+class LogOptions:
+    """Which rows of which log, and how its columns and types are called."""
+
+    log: Annotated[Path, typer.Argument(metavar="LOG", help="A parquet, csv or jsonl file.", show_default=False)]
+    mapping: Map = None
+    types: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--map-type",
+            metavar="VALUE=TYPE",
+            help="What a type is called in the log; VALUE= leaves it out. Repeatable.",
+        ),
+    ] = None
+    skip_unknown_types: Annotated[
+        bool, typer.Option("--skip-unknown-types", help="Leave out rows of types nobody named.")
+    ] = False
+    rows: Annotated[
+        str | None,
+        typer.Option("--rows", metavar="A:B", help="Only rows A to before B, from 0; either may be empty."),
+    ] = None
+    only_items: Annotated[
+        str | None,
+        typer.Option("--only-items", metavar="REGEX", help="Leave out rows in whose item id this is not found."),
+    ] = None
+    anonymous: Annotated[
+        str | None,
+        typer.Option("--anonymous", metavar="USER", help="This user id is nobody: each of its sessions is a user."),
+    ] = None
+    once_per_session: Annotated[
+        bool,
+        typer.Option("--once-per-session", help="Leave out rows that repeat type, user, session and item of another."),
+    ] = False
+
+    def part(self) -> LogPart:
+        """The part of the log that is read.
+
+        Raises:
+            typer.BadParameter: a pair or a range is none.
+        """
+        from streamrec.cli.shared.logs import LogPart
+        from streamrec.replay.selection import Selection
+
+        return LogPart(
+            path=self.log,
+            mapping=pairs_of("--map", "FIELD=COLUMN", self.mapping),
+            types=pairs_of("--map-type", "VALUE=TYPE", self.types),
+            skip_unknown_types=self.skip_unknown_types,
+            rows=range_of(self.rows),
+            selection=Selection(self.only_items, self.anonymous, self.once_per_session),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Rehearsal:
+    """How the system is set up that meets a log in this process."""
+
+    config: Config = None
+    items: Items = None
+    positives: Annotated[
+        str | None,
+        typer.Option("--positives", metavar="TYPES", help="What counts as interest, as 'rating>=4,click,purchase'."),
+    ] = None
+    exclude_seen: Annotated[
+        bool | None, typer.Option("--exclude-seen", help="Never recommend what the user has touched before.")
+    ] = None
+    collapse_repeats: Annotated[
+        bool | None, typer.Option("--collapse-repeats", help="A session's consecutive repeats of an item count once.")
+    ] = None
+    seed: Annotated[int | None, typer.Option("--seed", metavar="N", help="Of every random draw.")] = None
+
+    def settings(self, preset: str | None = None) -> Settings:
+        """The effective settings.
+
+        Raises:
+            ConfigError: a setting does not fit.
+        """
+        positives = None if self.positives is None else tuple(part.strip() for part in self.positives.split(","))
+        return settings_of(
+            self.config,
+            preset=preset,
+            items=self.items,
+            learning__positives=positives,
+            learning__exclude_seen=self.exclude_seen,
+            learning__collapse_repeats=self.collapse_repeats,
+            learning__seed=self.seed,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class LetterOptions:
+    """Which dead letters."""
+
+    reason: Annotated[
+        list[str] | None, typer.Option("--reason", metavar="REASON", help="Only letters with this reason. Repeatable.")
+    ] = None
+    since: Annotated[
+        str | None, typer.Option("--since", metavar="TIME", help="Only letters put aside from then on.")
+    ] = None
+    until: Annotated[
+        str | None, typer.Option("--until", metavar="TIME", help="Only letters put aside before then.")
+    ] = None
+
+    def selection(self) -> DeadLetterSelection:
+        """The letters that are meant.
+
+        Raises:
+            ConfigError: a time is none.
+        """
+        from streamrec.cli.shared.dead_letters import DeadLetterSelection
+        from streamrec.cli.shared.outcomes import time_of
+
+        since, until = time_of(self.since, "--since"), time_of(self.until, "--until")
+        return DeadLetterSelection(frozenset(self.reason or ()), since, until)
+
+
 def settings_of(
     config: Path | None, kafka: str | None = None, redis: str | None = None, **overrides: object
 ) -> Settings:
@@ -101,51 +255,6 @@ def settings_of(
     from streamrec.config.settings import load_settings
 
     return load_settings(config, kafka, redis, **overrides)
-
-
-def rehearsal_settings(
-    config: Path | None,
-    items: Path | None,
-    positives: str | None,
-    exclude_seen: bool | None,
-    collapse_repeats: bool | None,
-    seed: int | None,
-    preset: str | None = None,
-) -> Settings:
-    """The settings of a backtest."""
-    return settings_of(
-        config,
-        preset=preset,
-        items=items,
-        learning__positives=None if positives is None else tuple(part.strip() for part in positives.split(",")),
-        learning__exclude_seen=exclude_seen,
-        learning__collapse_repeats=collapse_repeats,
-        learning__seed=seed,
-    )
-
-
-def part_of(
-    log: Path,
-    mapping: list[str] | None,
-    types: list[str] | None,
-    skip_unknown_types: bool,
-    rows: str | None,
-    only_items: str | None = None,
-    anonymous: str | None = None,
-    once_per_session: bool = False,
-) -> LogPart:
-    """Which rows of a log are read, and how."""
-    from streamrec.cli.commands.logs import LogPart
-    from streamrec.replay.selection import Selection
-
-    return LogPart(
-        path=log,
-        mapping=pairs_of("--map", "FIELD=COLUMN", mapping),
-        types=pairs_of("--map-type", "VALUE=TYPE", types),
-        skip_unknown_types=skip_unknown_types,
-        rows=range_of(rows),
-        selection=Selection(only_items, anonymous, once_per_session),
-    )
 
 
 def pairs_of(option: str, shape: str, given: list[str] | None) -> dict[str, str]:

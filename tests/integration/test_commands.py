@@ -67,15 +67,18 @@ def test_plan_names_what_apply_then_makes(tansu: EmbeddedBroker, redis_server: E
     config.write_text(f"[topics]\npartitions = 3\n{lines}")
     connection = ("--kafka", tansu.bootstrap, "--redis", redis_server.url, "--config", str(config))
 
-    def topics(action: str) -> str:
-        command = [sys.executable, "-m", "streamrec.cli", "topics", action, *connection]
+    def topics(action: str, *options: str) -> str:
+        command = [sys.executable, "-m", "streamrec.cli", "topics", action, *connection, *options]
         return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
 
     missing = topics("plan")
     assert missing.count("missing") == 6
     assert topics("plan") == missing
-    assert topics("apply").count("made") == 6
+    planned = json.loads(topics("plan", "--json"))
+    assert (len(planned["missing"]), planned["different"]) == (6, [])
+    assert json.loads(topics("apply", "--json")) == {"made": planned["missing"], "different": []}
     assert topics("plan") == topics("apply") == "all topics are as configured\n"
+    assert json.loads(topics("plan", "--json")) == {"missing": [], "different": []}
 
 
 def test_config_prints_what_is_in_force(deployment: Deployment) -> None:
@@ -84,6 +87,8 @@ def test_config_prints_what_is_in_force(deployment: Deployment) -> None:
     assert deployment.settings.topics.events in printed.stdout
     assert "elsewhere" in printed.stdout
     assert "secret" not in printed.stdout
+    as_json = json.loads(deployment.command("config", "--json").stdout)
+    assert as_json["topics"]["events"] == deployment.settings.topics.events
 
 
 def test_an_interrupted_replay_goes_on_and_every_row_is_counted_once(

@@ -10,12 +10,14 @@ from contextlib import closing
 import numpy as np
 import pytest
 
-from streamrec.cli.commands import ope, promotion
-from streamrec.cli.commands.appraisal import appraise
+from streamrec.cli.commands import ope
 from streamrec.cli.commands.experiment import Question
 from streamrec.cli.commands.experiment import run as experiment
-from streamrec.cli.commands.promotion import Appraisal, Promotion
-from streamrec.cli.commands.rollout import rollback, show
+from streamrec.cli.commands.promote import Appraisal, Promotion
+from streamrec.cli.commands.promote import run as run_promote
+from streamrec.cli.commands.rollback import run as run_rollback
+from streamrec.cli.commands.rollout import run as show
+from streamrec.cli.shared.appraisal import appraise
 from streamrec.codec import encode
 from streamrec.config.settings import Settings
 from streamrec.demo.embedded import EmbeddedBroker, EmbeddedRedis
@@ -37,7 +39,11 @@ Make = Callable[..., Deployment]
 
 
 def promote(settings: Settings, asked: Promotion, by: Appraisal = appraise) -> None:
-    promotion.promote(settings, asked, by)
+    run_promote(settings, asked, by, as_json=False)
+
+
+def rollback(settings: Settings, number: int | None, *, why: str) -> None:
+    run_rollback(settings, number, why=why, as_json=False)
 
 
 @pytest.fixture
@@ -96,6 +102,18 @@ def test_a_policy_climbs_the_ladder_by_what_it_shows_and_comes_down_at_once(
     with pytest.raises(PromotionRefused, match=r"alike is 0.5, expected at least 0.8"):
         promote(settings, Promotion())
     assert current(deployment) is None
+    capsys.readouterr()
+    with pytest.raises(PromotionRefused):
+        run_promote(settings, Promotion(), appraise, as_json=True)
+    printed = json.loads(capsys.readouterr().out)
+    assert (printed["gate"]["passed"], printed["revision"]) == (False, None)
+    assert printed["gate"]["checks"][1] | {"what": ""} == {
+        "name": "match_rate",
+        "what": "",
+        "found": 0.5,
+        "least": 0.8,
+        "passed": False,
+    }
     with pytest.raises(PromotionRefused, match=r"number of slates to compare is 600, expected at least 700"):
         promote(settings, Promotion(required={"match_rate": 0.5, "min_slates": 700}))
     promote(settings, Promotion(required={"match_rate": 0.5}, only_check=True))
@@ -139,8 +157,9 @@ def test_a_policy_climbs_the_ladder_by_what_it_shows_and_comes_down_at_once(
     assert Plan.of(newest) == Plan.of(settled_revision(settings))
     with pytest.raises(ConfigError, match="nothing before the settings"):
         rollback(settings, None, why="")
-    rollback(settings, 4, why="it was not its fault")
     capsys.readouterr()
+    run_rollback(settings, 4, why="it was not its fault", as_json=True)
+    assert json.loads(capsys.readouterr().out)["revision"]["why"] == "it was not its fault"
     show(settings, as_json=True)
     printed = json.loads(capsys.readouterr().out)
     assert printed["current"]["mode"] == "online"

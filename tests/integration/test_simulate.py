@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import signal
 import subprocess
@@ -83,6 +84,8 @@ def test_the_command_keeps_pace_prints_how_it_goes_and_stops_when_asked(deployme
         )
         assert result.returncode == 0, result.stderr
         assert re.search(r"^all: 20 requests: reward \d\.\d+ a slate .* 100.0% answered", result.stdout, re.MULTILINE)
+        short = ("simulate", *options[:2], "--requests", "5", "--hours", "0.1", "--shoppers", "5", "--json")
+        assert json.loads(deployment.command(*short).stdout)["requests"] == 5
         slow = subprocess.Popen(
             [sys.executable, "-m", "streamrec.cli", "simulate", *options, "--speed", "20"],
             stdout=subprocess.PIPE,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -167,8 +168,8 @@ def test_events_that_are_in_both_are_recognised_by_their_ids(
     assert {place.item_id for place in first.items} - {event.item_id for event in topic} != set()
 
     assert "checkpoints of 2 partitions" in refused(deployment, tmp_path / "log.parquet")
-    begun_anew = warmed_up(deployment, tmp_path / "log.parquet", "--fresh", "--from", "latest")
-    assert sum(starts(begun_anew).values()) == len(topic)
+    begun_anew = json.loads(warmed_up(deployment, tmp_path / "log.parquet", "--fresh", "--from", "latest", "--json"))
+    assert sum(begun_anew["starts"].values()) == len(topic)
     assert_counts_equal_a_recount(deployment, log)
 
 

@@ -223,7 +223,8 @@ def test_the_command_writes_what_it_prints(tmp_path: Path) -> None:
     config = tmp_path / "streamrec.toml"
     config.write_text('[limits]\nmax_items = 2000\nmax_users = 2000\n[learning]\ndevice = "cpu"\n')
     typed = ["ablate", str(tmp_path / "events.parquet"), "--out", str(tmp_path / "out"), "--config", str(config)]
-    result = CliRunner().invoke(app, [*typed, "--delay", "200", "--context-delay", "50"])
+    typed += ["--delay", "200", "--context-delay", "50"]
+    result = CliRunner().invoke(app, typed)
     assert result.exit_code == 0, result.output
     found = json.loads((tmp_path / "out" / "ablation.json").read_text())
     (runs,) = found["comparisons"]
@@ -236,6 +237,8 @@ def test_the_command_writes_what_it_prints(tmp_path: Path) -> None:
     page = (tmp_path / "out" / "ablation.md").read_text()
     assert f"| fused | {fused[0]:.4f} |" in page
     assert f"{fused[0]:.4f}" in result.output
+    as_json = CliRunner().invoke(app, [*typed, "--json"])
+    assert json.loads(as_json.stdout) == json.loads((tmp_path / "out" / "ablation.json").read_text())
 
 
 def test_an_unknown_model_is_refused_before_anything_runs(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from streamrec.cli.commands.appraisal import appraise
+from streamrec.cli.shared.appraisal import appraise
 from streamrec.evaluation.experiments.gates import Thresholds, after_shadow
 from streamrec.events import Counterfactual, EventType, Outcome, Proposal
 

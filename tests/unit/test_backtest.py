@@ -52,8 +52,8 @@ def settings_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 class Ran:
     """What one backtest left behind."""
 
-    def __init__(self, out: Path, printed: str) -> None:
-        self.out, self.printed = out, printed
+    def __init__(self, out: Path, printed: str, stdout: str) -> None:
+        self.out, self.printed, self.stdout = out, printed, stdout
         self.slates = read_slates(out / "slates.parquet")
         self.report: dict[str, Any] = json.loads((out / "report.json").read_text())
 
@@ -72,7 +72,7 @@ def backtest(log: Path, settings_file: Path, tmp_path_factory: pytest.TempPathFa
             typed = ["backtest", str(log), "--out", str(out), "--config", str(settings_file), *options]
             result = CliRunner().invoke(app, typed)
             assert result.exit_code == 0, result.output
-            kept[options] = Ran(out, result.output)
+            kept[options] = Ran(out, result.output, result.stdout)
         return kept[options]
 
     return run
@@ -86,6 +86,12 @@ def test_two_runs_leave_the_same_bytes_and_another_seed_does_not(backtest) -> No
     first = (backtest().out / "slates.parquet").read_bytes()
     assert first == (backtest(again=True).out / "slates.parquet").read_bytes()
     assert first != (backtest("--seed", "5").out / "slates.parquet").read_bytes()
+
+
+def test_as_json_the_report_stands_alone_on_standard_output(backtest) -> None:  # type: ignore[no-untyped-def]
+    ran = backtest("--json")
+    assert json.loads(ran.stdout) == ran.report
+    assert "report.html in" in ran.printed.replace("\n", " ")
 
 
 def test_the_metrics_of_the_report_follow_from_the_slates(backtest) -> None:  # type: ignore[no-untyped-def]

@@ -18,6 +18,7 @@ import msgspec
 import pytest
 import typer
 
+import streamrec.cli
 from streamrec import codec
 from streamrec.cli import app
 from streamrec.cli.commands.replay import FLUSH_ROWS, Bookmark, Mark, Pace, send
@@ -101,6 +102,57 @@ def test_help_is_the_same_in_a_process_of_its_own(helps: Helps, path: tuple[str,
     result = run(*path, "--help")
     assert result.returncode == 0
     assert result.stdout.partition("Example:")[2] == helps.texts[" ".join(path)].partition("Example:")[2] != ""
+
+
+LEAVES = [path for path in COMMANDS if path and path not in {("topics",), ("dlq",), ("items",)}]
+
+
+def test_help_lists_commands_in_the_order_of_their_use() -> None:
+    assert [" ".join(path) for path in LEAVES] == [
+        *("worker", "trends", "config", "tail", "schema", "demo"),
+        *("replay", "warmup", "backtest", "ablate", "ask"),
+        *("user", "item", "ads", "explain"),
+        *("ope", "experiment", "rollout", "promote", "rollback", "simulate"),
+        *("topics plan", "topics apply", "dlq list", "dlq show", "dlq redrive", "items load", "items show"),
+    ]
+
+
+@pytest.mark.parametrize("path", LEAVES, ids=" ".join)
+def test_whatever_finds_something_out_says_it_as_json_too(path: tuple[str, ...]) -> None:
+    command = typer.main.get_command(app)
+    for name in path:
+        command = command.commands[name]  # type: ignore[attr-defined]
+    # These run until stopped, print JSON alone, or only say how far they are, which goes to the error stream.
+    silent = {("worker",), ("trends",), ("demo",), ("schema",), ("replay",)}
+    assert any("--json" in parameter.opts for parameter in command.params) == (path not in silent)
+
+
+def test_one_name_finds_where_a_command_is_declared_and_what_it_does() -> None:
+    package = Path(streamrec.cli.__file__).parent
+    commands = {f"{'_'.join(path)}.py" for path in LEAVES}
+    declared = {path.name for path in package.glob("*.py")}
+    assert declared == commands | {"__init__.py", "__main__.py", "application.py", "options.py"}
+    assert {path.name for path in (package / "commands").glob("*.py")} == commands | {"__init__.py"}
+
+
+def test_the_version_is_the_packages() -> None:
+    assert run("--version").stdout == f"streamrec {streamrec.__version__}\n"
+
+
+def test_a_shell_completes_commands_and_options() -> None:
+    def completed(words: str) -> list[str]:
+        typed = {"COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
+        return run(_STREAMREC_COMPLETE="complete_bash", **typed).stdout.split()
+
+    assert completed("streamrec ro") == ["rollout", "rollback"]
+    assert completed("streamrec dlq s") == ["show"]
+    assert completed("streamrec backtest --only") == ["--only-items"]
+
+
+def test_the_script_that_completes_is_shown() -> None:
+    shown = run("--show-completion", "bash", _TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION="1")
+    assert shown.returncode == 0
+    assert "_STREAMREC_COMPLETE=complete_bash" in shown.stdout
 
 
 def test_the_connection_options_are_the_same_on_every_command_that_connects(helps: Helps) -> None:

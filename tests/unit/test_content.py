@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from streamrec.cli.commands.embedding import Embedding
+from streamrec.cli.shared.item_vectors import Embedding
 from streamrec.codec import decode_item
 from streamrec.config.groups import Learning
 from streamrec.config.settings import Settings

@@ -7,7 +7,7 @@ import json
 import msgspec
 import pytest
 
-from streamrec.cli.commands.items import UNUSABLE, compared, digest
+from streamrec.cli.commands.items_load import UNUSABLE, compared, digest
 from streamrec.codec import JSON, MSGPACK, decode_item, encode
 from streamrec.engine.arrays.batch import NOTHING
 from streamrec.engine.items.catalogue import Catalogue

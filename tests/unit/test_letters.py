@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamrec.cli.commands.dead_letters import MOST_KINDS, DeadLetterSelection, Overview, refused_now
-from streamrec.cli.commands.letter_text import MOST_CHARS, excerpt
-from streamrec.cli.commands.redrive import BATCH_LETTERS, Redrive, Tally, in_words
+from streamrec.cli.commands.dlq_list import MOST_KINDS, Overview
+from streamrec.cli.commands.dlq_redrive import BATCH_LETTERS, Redrive, Tally, in_words
+from streamrec.cli.shared.dead_letter_text import MOST_CHARS, excerpt
+from streamrec.cli.shared.dead_letters import DeadLetterSelection, refused_now
 from streamrec.codec import CONTENT_TYPE, MSGPACK
 from streamrec.config.settings import Settings
 from streamrec.errors import BadEvent, PublishFailed

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from streamrec import codec
 from streamrec.cli.commands import replay
-from streamrec.cli.commands.logs import LogPart
+from streamrec.cli.shared.logs import LogPart
 from streamrec.config.settings import Settings
 from streamrec.errors import LogError, TableError
 from streamrec.events import Event, EventType

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from streamrec.cli.user_profile import DAY_MS, Segment, segments, span, words
+from streamrec.cli.shared.user_profile import DAY_MS, Segment, segments, span, words
 from streamrec.engine.rollout.plan import Decision
 from streamrec.engine.rollout.revisions import Mode
 

@@ -9,8 +9,8 @@ import msgspec
 import numpy as np
 import pytest
 
-from streamrec.cli.commands.explanation import ordinal, placed, wanted
-from streamrec.cli.commands.hindsight import as_of
+from streamrec.cli.shared.explanation import ordinal, placed, wanted
+from streamrec.cli.shared.hindsight import as_of
 from streamrec.config.groups import FusionSettings, Learning, Limits
 from streamrec.config.settings import Settings
 from streamrec.engine.arrays.batch import CANDIDATES, HISTORY, NOTHING, Array, Queries

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from streamrec.cli.commands.explanation import Explanation, as_plain, print_words
-from streamrec.cli.commands.hindsight import reasons_now
+from streamrec.cli.shared.explanation import Explanation, as_plain, print_words
+from streamrec.cli.shared.hindsight import reasons_now
 from streamrec.codec import decode
 from streamrec.config.scenarios import BUILT_IN
 from streamrec.config.settings import Settings

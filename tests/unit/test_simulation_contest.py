@@ -177,6 +177,16 @@ def test_the_command_prints_a_table(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "report.html").exists()
 
 
+def test_as_json_the_command_prints_what_the_report_says(tmp_path: Path) -> None:
+    arguments = ["simulate", "--policy", "oracle", "--policy", "shuffle", "--requests", "60", "--hours", "1", "--json"]
+    result = CliRunner().invoke(app, [*arguments, "--shoppers", "20", "--out", str(tmp_path)])
+    assert result.exit_code == 0, result.output
+    written = json.loads((tmp_path / "contest.json").read_text())
+    printed = json.loads(result.stdout)
+    assert {**printed, "seconds": 0, "command": ""} == {**written, "seconds": 0, "command": ""}
+    assert [standing["name"] for standing in printed["standings"]] == ["oracle", "shuffle"]
+
+
 @pytest.mark.parametrize(("text", "seeds"), [("3", [3]), ("1:4", [1, 2, 3, 4]), ("1,4,9", [1, 4, 9])])
 def test_seeds_are_read(text: str, seeds: list[int]) -> None:
     assert seeds_of(text) == seeds

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from streamrec.cli.commands import titles
+from streamrec.cli.shared import titles
 from streamrec.config.settings import Settings
 
 

@@ -13,8 +13,8 @@ import polars as pl
 import pytest
 from rich.console import Console
 
-from streamrec.cli.commands.handover import moment_of, partitioner_of, refuse_checkpoints
 from streamrec.cli.commands.warmup import end_of
+from streamrec.cli.shared.handover import moment_of, partitioner_of, refuse_checkpoints
 from streamrec.codec import decode_slate
 from streamrec.config.groups import Checkpointing, Learning, Limits
 from streamrec.config.settings import Settings

@@ -177,7 +177,7 @@ def run_peer(peer: str, file: Path, arguments: Sequence[str]) -> None:
     from streamrec.cli.commands import backtest
     from tools.benchmarks.rivals import run_rival
 
-    def measured(part: Any, settings: Any, *, out: Path, warmup: float) -> None:
+    def measured(part: Any, settings: Any, *, out: Path, warmup: float, as_json: bool) -> None:
         began = time.perf_counter()
         metrics = run_rival(peer, part.open(), settings, warmup)
         report = {"metrics": {peer: metrics.as_dict()}, "seconds": time.perf_counter() - began}

@@ -1,1 +1,1 @@
-"""What each command does, one file per family; loaded only when the command runs, so that `--help` stays quick."""
+"""What each command does, a file for each; loaded only when the command runs, so that `--help` stays quick."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -10,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from streamrec.cli.commands.logs import LogPart, checked
+from streamrec.cli.shared.logs import LogPart, checked
 from streamrec.config.settings import Settings
 from streamrec.replay.catalogue_file import read_catalogue
 
@@ -26,7 +27,7 @@ class Ablations(NamedTuple):
     """Models to leave out, or `each`."""
 
 
-def run(part: LogPart, settings: Settings, changes: Ablations, *, out: Path, warmup: float) -> None:
+def run(part: LogPart, settings: Settings, changes: Ablations, *, out: Path, warmup: float, as_json: bool) -> None:
     """Check the log, run over it once per change, print and write the tables.
 
     Raises:
@@ -61,10 +62,15 @@ def run(part: LogPart, settings: Settings, changes: Ablations, *, out: Path, war
                 )
             results.append(findings)
     ablation.write(out, log, settings, warmup, results)
+    done = f"ablation.json and ablation.md in {out}"
+    if as_json:
+        print(json.dumps(json.loads((out / "ablation.json").read_text(encoding="utf-8")), ensure_ascii=False))
+        console.print(done, highlight=False, markup=False, soft_wrap=True)
+        return
     for findings in results:
         for grid in ablation.grids(findings):
             table = Table(*grid.header, title=grid.title, title_justify="left")
             for row in grid.rows:
                 table.add_row(*row)
             Console().print(table)
-    print(f"ablation.json and ablation.md in {out}")
+    print(done)

@@ -12,8 +12,8 @@ from dataclasses import replace
 import msgspec
 from rich.console import Console
 
-from streamrec.cli.commands.explanation import Explanation, as_plain, print_words
-from streamrec.cli.commands.logs import LogPart, checked
+from streamrec.cli.shared.explanation import Explanation, as_plain, print_words
+from streamrec.cli.shared.logs import LogPart, checked
 from streamrec.codec import decode_slate, encode_event
 from streamrec.config.settings import Settings
 from streamrec.engine.scenarios.scenario import HOME

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
-from streamrec.cli.commands.logs import LogPart, checked
+from streamrec.cli.shared.logs import LogPart, checked
 from streamrec.config.settings import Settings
 from streamrec.evaluation.backtest.report import BacktestResult, against_popularity, new_items_in_words, report_figures
 from streamrec.replay.catalogue_file import read_catalogue
 
 
-def run(part: LogPart, settings: Settings, *, out: Path, warmup: float) -> None:
-    """Check the log, run over it, and say where the report is.
+def run(part: LogPart, settings: Settings, *, out: Path, warmup: float, as_json: bool) -> None:
+    """Check the log, run over it, and print the figures: those of `report.json` as they are, or in short.
 
     Raises:
         TableError, LogError: the log or the catalogue cannot be read as asked; nothing was written.
@@ -22,14 +23,20 @@ def run(part: LogPart, settings: Settings, *, out: Path, warmup: float) -> None:
     """
     log = part.open()
     catalogue = read_catalogue(settings.items) if settings.items is not None else None
-    checked(log, Console(stderr=True))
+    notes = Console(stderr=True)
+    checked(log, notes)
     from streamrec.evaluation.backtest.backtest import backtest  # loads every model: a wrong log is told before that
 
     result = backtest(log, settings, out, warmup=warmup, catalogue=catalogue)
+    done = f"{result.events:,} events in {result.seconds:.0f} s; slates.parquet, report.json and report.html in {out}"
+    if as_json:
+        print(json.dumps(json.loads((out / "report.json").read_text(encoding="utf-8")), ensure_ascii=False))
+        notes.print(done, highlight=False, markup=False, soft_wrap=True)
+        return
     Console().print(figures(result))
     Console().print(served(result))
     print(new_items_in_words(result))
-    print(f"{result.events:,} events in {result.seconds:.0f} s; slates.parquet, report.json and report.html in {out}")
+    print(done)
 
 
 def figures(result: BacktestResult) -> Table:

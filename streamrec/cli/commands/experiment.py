@@ -10,8 +10,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from streamrec.cli.commands import outcomes
-from streamrec.cli.commands.outcomes import ROLLOUT, OutcomeRange
+from streamrec.cli.shared import outcomes
+from streamrec.cli.shared.outcomes import ROLLOUT, OutcomeRange
 from streamrec.config.settings import Settings
 from streamrec.engine.rollout.revisions import Revision
 from streamrec.errors import ConfigError

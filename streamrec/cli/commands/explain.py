@@ -12,7 +12,7 @@ from contextlib import closing
 import msgspec
 from rich.console import Console
 
-from streamrec.cli.commands.explanation import Explanation, as_plain, print_words
+from streamrec.cli.shared.explanation import Explanation, as_plain, print_words
 from streamrec.codec import decode_event, decode_slate
 from streamrec.config.settings import Settings
 from streamrec.engine.arrays.logged_event import LoggedEvent
@@ -55,7 +55,7 @@ def run(settings: Settings, rec_id: str, *, as_json: bool, derive: bool) -> None
         slate = answered(settings, store, logged, sent_ms, user)
         derived = derive and not slate.reasons and len(slate.items) > 0
         if derived:
-            from streamrec.cli.commands.hindsight import (
+            from streamrec.cli.shared.hindsight import (
                 reasons_now,  # and with it the models, which take seconds to load
             )
 

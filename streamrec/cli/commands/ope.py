@@ -11,7 +11,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from streamrec.cli.commands.outcomes import NONE_YET, OutcomeRange, read
+from streamrec.cli.shared.outcomes import NONE_YET, OutcomeRange, read
 from streamrec.config.settings import Settings
 from streamrec.errors import ConfigError
 from streamrec.evaluation.ope.estimators import TITLES

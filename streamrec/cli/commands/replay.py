@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from streamrec import codec
-from streamrec.cli.commands.logs import LogPart, checked
+from streamrec.cli.shared.logs import LogPart, checked
 from streamrec.config.settings import Settings
 from streamrec.events import Event
 from streamrec.replay.logs import HEADERS

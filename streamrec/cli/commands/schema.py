@@ -10,7 +10,7 @@ import msgspec
 from streamrec.events import ITEMLESS_TYPES, Event
 
 
-def show() -> None:
+def run() -> None:
     """Print to standard output."""
     print(json.dumps(event_schema(), indent=2))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import sys
 import time
@@ -49,7 +50,13 @@ def crowd_of(shoppers: int, bots: int | None, attack: str | None, attack_at: flo
 
 
 def contest(
-    contenders: Sequence[str], world: WorldSettings, seeds: Sequence[int], settings: Settings, out: Path | None
+    contenders: Sequence[str],
+    world: WorldSettings,
+    seeds: Sequence[int],
+    settings: Settings,
+    out: Path | None,
+    *,
+    as_json: bool,
 ) -> None:
     """Every contender in the world of every seed; prints the table, and writes a report after each seed when asked to.
 
@@ -57,7 +64,7 @@ def contest(
         ConfigError: there is no such contender.
     """
     from streamrec.evaluation.simulation import contest as contests
-    from streamrec.evaluation.simulation.report import SimulationNotes, write_report
+    from streamrec.evaluation.simulation.report import SimulationNotes, contest_figures, write_report
     from streamrec.evaluation.simulation.standings import pushed, standings
 
     notes = Console(stderr=True)
@@ -73,9 +80,14 @@ def contest(
     for number, seed in enumerate(seeds, 1):
         for name, runs in contests.contest(names, world, [seed], settings, note).items():
             episodes[name] += runs
+        told = SimulationNotes(command, seeds[:number], world, _told(settings), time.perf_counter() - began)
         if out is not None:  # after every seed: what is interrupted has its report so far
-            told = SimulationNotes(command, seeds[:number], world, _told(settings), time.perf_counter() - began)
             write_report(out, episodes, told)
+    if as_json:
+        print(json.dumps(contest_figures(episodes, told), default=str))
+        if out is not None:
+            notes.print(f"written to {out}", highlight=False, markup=False, soft_wrap=True)
+        return
     terminal = Console()
     shown_on = terminal if terminal.is_terminal else Console(width=120)
     shown_on.print(_table(standings(episodes)))
@@ -85,7 +97,7 @@ def contest(
         print(f"written to {out}")
 
 
-def live(world: WorldSettings, settings: Settings, *, speed: float | None) -> None:
+def live(world: WorldSettings, settings: Settings, *, speed: float | None, as_json: bool) -> None:
     """Send made-up shoppers to the configured topics and print how well they are served, until the last has left.
 
     Raises:
@@ -95,27 +107,37 @@ def live(world: WorldSettings, settings: Settings, *, speed: float | None) -> No
     from streamrec.evaluation.simulation.loop import steps
 
     system, takings = KafkaSystem(settings, speed=speed), Takings()
-    printed = 0
+    printed, progress = 0, sys.stderr if as_json else sys.stdout
     try:
         for _ in steps(World(world), system, takings):
             if len(takings.rows) - printed >= PROGRESS_REQUESTS:
-                print(line(takings, printed), flush=True)
+                print(line(takings, printed), file=progress, flush=True)
                 printed = len(takings.rows)
     finally:
         system.close()
         if len(takings.rows) > printed:
-            print(line(takings, printed), flush=True)
-        if takings.rows:
+            print(line(takings, printed), file=progress, flush=True)
+        if as_json:
+            print(json.dumps({**served(takings, 0), "events_sent": takings.events, "late": system.late}))
+        elif takings.rows:
             print(f"all: {line(takings, 0)}; {takings.events:,} events sent, {system.late:,} slates not waited for")
 
 
+def served(takings: Takings, since: int) -> dict[str, float | int | None]:
+    """How the requests since the one numbered `since` were served, per slate; None where there were none."""
+    episode = Takings(takings.rows[since:]).episode() if len(takings.rows) > since else None
+    columns = ("expected", "realised", "regret", "answered")
+    means = {name: None if episode is None else float(getattr(episode, name).mean()) for name in columns}
+    return {"requests": len(takings.rows) - since, **means}
+
+
 def line(takings: Takings, since: int) -> str:
-    """How the requests since the one numbered `since` were served, in one line."""
-    episode = Takings(takings.rows[since:]).episode()
+    """The same in one line, after how many requests there have been; there is at least one."""
+    found = served(takings, since)
     return (
-        f"{len(takings.rows):,} requests: reward {episode.expected.mean():.4f} a slate "
-        f"(given {episode.realised.mean():.4f}), regret {episode.regret.mean():.4f}, "
-        f"{episode.answered.mean():.1%} answered"
+        f"{len(takings.rows):,} requests: reward {found['expected']:.4f} a slate "
+        f"(given {found['realised']:.4f}), regret {found['regret']:.4f}, "
+        f"{found['answered']:.1%} answered"
     )
 
 

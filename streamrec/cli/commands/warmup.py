@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Mapping
 from contextlib import closing
@@ -15,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.table import Table
 from rich.text import Text
 
-from streamrec.cli.commands.handover import (
+from streamrec.cli.shared.handover import (
     EARLIEST,
     END_OF_LOG,
     LATEST,
@@ -26,7 +27,7 @@ from streamrec.cli.commands.handover import (
     refuse_live_workers,
     still_kept,
 )
-from streamrec.cli.commands.logs import LogPart, checked
+from streamrec.cli.shared.logs import LogPart, checked
 from streamrec.config.settings import Settings
 from streamrec.errors import LogError
 from streamrec.replay.catalogue_file import read_catalogue
@@ -60,7 +61,7 @@ class Plan:
     fresh: bool = False
 
 
-def run(part: LogPart, settings: Settings, plan: Plan) -> None:
+def run(part: LogPart, settings: Settings, plan: Plan, *, as_json: bool) -> None:
     """Check everything, learn the log, and print where workers will go on.
 
     Raises:
@@ -98,6 +99,19 @@ def run(part: LogPart, settings: Settings, plan: Plan) -> None:
                 passes=plan.passes,
                 now_ms=time.time_ns() // 1_000_000,
             )
+    if as_json:
+        said = {
+            "events": learned.events,
+            "rows": past.rows,
+            "until": end,
+            "users": worker.newcomers,
+            "items": worker.pipeline.features.items.known,
+            "snapshot": str(settings.checkpoints.directory / handed_over.snapshot),
+            "topic": topic.topic,
+            "starts": {str(partition): offset for partition, offset in sorted(handed_over.starts.items())},
+        }
+        print(json.dumps(said, ensure_ascii=False))
+        return
     print(
         f"learned {learned.events:,} events of {past.rows:,} rows up to {_time(end)}: {worker.newcomers:,} users, "
         f"{worker.pipeline.features.items.known:,} items"

@@ -44,6 +44,32 @@ class SimulationNotes:
     seconds: float
 
 
+def contest_figures(episodes: Episodes, told: SimulationNotes) -> dict[str, object]:
+    """What `contest.json` says, in words that JSON knows; at least one contender with at least one seed."""
+    drift_ms = World(told.world).drift_ms
+    figures = {
+        "command": told.command,
+        "seeds": list(told.seeds),
+        "world": asdict(told.world),
+        "settings": told.settings,
+        "seconds": round(told.seconds, 1),
+        "standings": [asdict(standing) for standing in standings(episodes)],
+        "recoveries": [asdict(recovery) for recovery in _recovered(episodes, drift_ms)],
+        "pushed": [asdict(share) for share in _pushed(episodes, told)],
+    }
+    return {name: _finite(value) for name, value in figures.items()}
+
+
+def _recovered(episodes: Episodes, drift_ms: int | None) -> list[Recovery]:
+    return [] if drift_ms is None else recoveries(episodes, drift_ms)
+
+
+def _pushed(episodes: Episodes, told: SimulationNotes) -> list[Pushed]:
+    if told.world.crowd.attack is AttackKind.HAMMER:
+        return []
+    return pushed(episodes, World(told.world).attack_ms)
+
+
 def write_report(out: Path, episodes: Episodes, told: SimulationNotes) -> list[Standing]:
     """Write `report.html`, `contest.json`, `episodes.npz` and the plots into `out`; returns the table.
 
@@ -55,22 +81,10 @@ def write_report(out: Path, episodes: Episodes, told: SimulationNotes) -> list[S
     out.mkdir(parents=True, exist_ok=True)
     table = standings(episodes)
     drift_ms = World(told.world).drift_ms
-    recovered = [] if drift_ms is None else recoveries(episodes, drift_ms)
-    bought = pushed(episodes, World(told.world).attack_ms) if told.world.crowd.attack is not AttackKind.HAMMER else []
     plots = _plots(episodes, drift_ms)
     for name, svg in plots.items():
         (out / f"{name}.svg").write_text(standalone(svg), encoding="utf-8")
-    figures = {
-        "command": told.command,
-        "seeds": list(told.seeds),
-        "world": asdict(told.world),
-        "settings": told.settings,
-        "seconds": round(told.seconds, 1),
-        "standings": [asdict(standing) for standing in table],
-        "recoveries": [asdict(recovery) for recovery in recovered],
-        "pushed": [asdict(share) for share in bought],
-    }
-    text = json.dumps(_finite(figures), indent=1, default=str)
+    text = json.dumps(contest_figures(episodes, told), indent=1, default=str)
     (out / FIGURES).write_text(text + "\n", encoding="utf-8")
     arrays = {
         f"{name}/{seed}/{column}": getattr(run, column)
@@ -79,7 +93,8 @@ def write_report(out: Path, episodes: Episodes, told: SimulationNotes) -> list[S
         for column in ("ts", "shopper", "expected", "best", "realised", "looked", "answered", "target")
     }
     np.savez_compressed(out / EPISODES, **arrays)
-    (out / PAGE).write_text(_page(table, (recovered, bought), plots, told), encoding="utf-8")
+    special = _recovered(episodes, drift_ms), _pushed(episodes, told)
+    (out / PAGE).write_text(_page(table, special, plots, told), encoding="utf-8")
     return table
 
 

@@ -1,25 +1,15 @@
-"""Says which topics are missing, and makes them."""
+"""Makes the topics that are missing."""
 
 from __future__ import annotations
+
+import json
+from dataclasses import asdict
 
 from streamrec.config.settings import Settings
 from streamrec.transport import topics
 
 
-def plan(settings: Settings) -> None:
-    """Print what is missing or differs; change nothing.
-
-    Raises:
-        TransportError: the brokers do not answer.
-    """
-    changes = topics.plan(settings.topics, settings.kafka)
-    for change in changes:
-        print(change)
-    if not changes:
-        print("all topics are as configured")
-
-
-def apply(settings: Settings) -> None:
+def run(settings: Settings, *, as_json: bool) -> None:
     """Make what is missing, and print what was done and what still differs.
 
     Raises:
@@ -27,10 +17,13 @@ def apply(settings: Settings) -> None:
     """
     changes = topics.plan(settings.topics, settings.kafka)
     made = topics.apply(changes, settings.kafka)
+    different = [change for change in changes if isinstance(change, topics.Different)]
+    if as_json:
+        print(json.dumps({"made": [*map(asdict, made)], "different": [*map(asdict, different)]}))
+        return
     for topic in made:
         print(f"made {topic.topic}: {topic.partitions} partitions, {topic.replication_factor} replicas")
-    for change in changes:
-        if isinstance(change, topics.Different):
-            print(change)
+    for change in different:
+        print(change)
     if not changes:
         print("all topics are as configured")

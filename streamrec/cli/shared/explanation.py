@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 from rich.console import Console
 
-from streamrec.cli.user_profile import span
+from streamrec.cli.shared.user_profile import span
 from streamrec.engine.scenarios.scenario import seeds_of
 from streamrec.events import Event, Reason, Slate, SlateItem
 from streamrec.replay.catalogue_file import CatalogueItems

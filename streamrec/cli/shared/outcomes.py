@@ -10,7 +10,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from streamrec.cli.commands.handover import moment_of
+from streamrec.cli.shared.handover import moment_of
 from streamrec.codec import decode
 from streamrec.config.settings import Settings
 from streamrec.errors import BadEvent, TableError

@@ -12,9 +12,9 @@ from dataclasses import dataclass, fields
 import msgspec
 from rich.console import Console
 
-from streamrec.cli.commands import outcomes
-from streamrec.cli.commands.outcomes import ROLLOUT, OutcomeRange
-from streamrec.cli.commands.rollout import described, named, now_ms, say
+from streamrec.cli.shared import outcomes
+from streamrec.cli.shared.outcomes import ROLLOUT, OutcomeRange
+from streamrec.cli.shared.revisions import described, named, now_ms, say
 from streamrec.config.settings import Settings
 from streamrec.engine.rollout.plan import CONTROL
 from streamrec.engine.rollout.revisions import Mode, Revision
@@ -53,8 +53,11 @@ class Promotion:
     terms: SignificanceTerms = DEFAULT_TERMS
 
 
-def promote(settings: Settings, asked: Promotion, appraise: Appraisal) -> None:
+def run(settings: Settings, asked: Promotion, appraise: Appraisal, *, as_json: bool) -> None:
     """Ask the gate, and write the revision that follows.
+
+    As JSON one object is printed, also where the gate is shut: the gate, or none where it was not asked, and the
+    revision that was written, or none.
 
     Raises:
         PromotionRefused: the gate is shut; the message has the figures. Nothing was changed.
@@ -62,7 +65,8 @@ def promote(settings: Settings, asked: Promotion, appraise: Appraisal) -> None:
         StateError: Redis does not answer, or somebody else changed the rollout meanwhile.
         TransportError: the outcomes cannot be read.
     """
-    console = Console()
+    # As JSON the words are notes.
+    console = Console(stderr=as_json)
     with closing(build_rollout_store(settings)) as rollouts:
         current = rollouts.latest() or settled_revision(settings)
         to = _step(current, asked)
@@ -73,15 +77,18 @@ def promote(settings: Settings, asked: Promotion, appraise: Appraisal) -> None:
             _print_gate(console, gate)
             following = msgspec.structs.replace(following, figures=gate.figures)
             if not gate.passed and not asked.force:
+                _print_json(gate, None, as_json)
                 reasons = "; ".join(map(str, gate.refusals))
                 raise PromotionRefused(
                     f"{current.policy} stays {current.mode.value}, not {to.value}: {reasons}. Wait for more, or --force"
                 )
         if asked.only_check:
             say(console, "nothing was changed: --check")
+            _print_json(gate, None, as_json)
             return
         following = msgspec.structs.replace(following, forced=gate is None or not gate.passed)
         rollouts.append(following)
+    _print_json(gate, following, as_json)
     say(console, f"{named(following)}: {described(following)}; workers follow at their next checkpoint")
 
 
@@ -162,6 +169,21 @@ def _gate(settings: Settings, current: Revision, to: Mode, asked: Promotion, app
             return after_shadow(appraise(kept, current.policy), needed)
     experiment = judge(settlement, asked.terms, (CONTROL,))
     return larger_canary(experiment, needed) if to is Mode.CANARY else after_canary(experiment, needed)
+
+
+def _print_json(gate: Gate | None, revision: Revision | None, as_json: bool) -> None:
+    if not as_json:
+        return
+    asked = gate and {
+        "from": gate.before.value,
+        "to": gate.after.value,
+        "passed": gate.passed,
+        "checks": [
+            {"name": c.name, "what": c.what, "found": c.found, "least": c.least, "passed": c.passed}
+            for c in gate.checks
+        ],
+    }
+    print(msgspec.json.encode({"gate": asked, "revision": revision}).decode())
 
 
 def _print_gate(console: Console, gate: Gate) -> None:

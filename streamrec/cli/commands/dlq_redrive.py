@@ -15,7 +15,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from streamrec.cli.commands.dead_letters import DeadLetterSelection, at, read, refused_now
+from streamrec.cli.shared.dead_letters import DeadLetterSelection, at, read, refused_now
 from streamrec.config.settings import Settings
 from streamrec.errors import BadEvent
 from streamrec.state.redriven import Redriven
@@ -119,7 +119,7 @@ class Redrive:
 def run(
     settings: Settings,
     selection: DeadLetterSelection,
-    output_topics: Sequence[str],
+    addresses: Sequence[str],
     *,
     dry_run: bool,
     force: bool,
@@ -152,9 +152,9 @@ def run(
     ):
         if dry_run:
             redrive = Redrive(topic, _Unchanged(memory), refused, lambda dead_letter: None, lambda: None)
-            _take(redrive, dead_letters, selection, output_topics)
+            _take(redrive, dead_letters, selection, addresses)
         else:
-            redrive = _sent_back(settings, memory, refused, dead_letters, events, selection, output_topics)
+            redrive = _sent_back(settings, memory, refused, dead_letters, events, selection, addresses)
     print(_as_json(redrive.tally) if as_json else in_words(redrive.tally, topic, dry_run))
 
 
@@ -165,7 +165,7 @@ def _sent_back(
     dead_letters: TopicReader,
     events: TopicReader,
     selection: DeadLetterSelection,
-    output_topics: Sequence[str],
+    addresses: Sequence[str],
 ) -> Redrive:
     topic = settings.topics.events
     with memory.held(), closing(KafkaSink(settings.kafka)) as sink:
@@ -180,7 +180,7 @@ def _sent_back(
             sink.publish(topic, dead_letter.key, dead_letter.value, returned(dead_letter), partition=partition)
 
         redrive = Redrive(topic, memory, refused, send, lambda: sink.flush(FLUSH_TIMEOUT_S))
-        _take(redrive, dead_letters, selection, output_topics, memory.go_on)
+        _take(redrive, dead_letters, selection, addresses, memory.go_on)
         memory.finish()
     return redrive
 
@@ -189,11 +189,11 @@ def _take(
     redrive: Redrive,
     dead_letters: TopicReader,
     selection: DeadLetterSelection,
-    output_topics: Sequence[str],
+    addresses: Sequence[str],
     meanwhile: Callable[[], None] = lambda: None,
 ) -> None:
-    if output_topics:
-        for dead_letter in [at(dead_letters, address) for address in dict.fromkeys(output_topics)]:
+    if addresses:
+        for dead_letter in [at(dead_letters, address) for address in dict.fromkeys(addresses)]:
             if selection.holds(dead_letter):
                 redrive.take(dead_letter)
     else:

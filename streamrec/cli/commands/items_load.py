@@ -1,4 +1,4 @@
-"""Puts a catalogue file into the items topic, and looks at what the topic says.
+"""Puts a catalogue file into the items topic.
 
 The topic is read from its beginning first, and only what differs is sent: a file that is loaded again changes nothing.
 Items get vectors on the way where there is an encoder. Joins no group and commits nothing.
@@ -8,30 +8,23 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from hashlib import blake2b
 from pathlib import Path
 
-import msgspec
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
-
-from streamrec.cli.commands.embedding import Embedding, Message
+from streamrec.cli.shared.item_vectors import Embedding, Message
 from streamrec.codec import CONTENT_TYPE, JSON, brief, encode
 from streamrec.config.groups import HASHED
 from streamrec.config.settings import Settings
-from streamrec.errors import BadEvent, ConfigError, TableError, TransportError
-from streamrec.events import Item
+from streamrec.errors import BadEvent, ConfigError, TableError
 from streamrec.replay.catalogue_file import CatalogueItems, read_catalogue
 from streamrec.transport import Record
 from streamrec.worker.catalogue_feed import id_of, item_of
 
 HEADERS = ((CONTENT_TYPE, JSON.encode()),)
 FLUSH_TIMEOUT_S = 60.0
-SHOWN_NUMBERS = 6
 MAX_LISTED = 20
 
 
@@ -50,7 +43,7 @@ class Difference:
         return self.new + self.changed + self.withdrawn
 
 
-def load(
+def run(
     settings: Settings, file: Path, *, withdraw: bool, dry_run: bool, as_json: bool, embed: bool | None = None
 ) -> None:
     """Send what differs, and print how much that was.
@@ -87,35 +80,6 @@ def load(
         f"{difference.new:,} new, {difference.changed:,} changed, {difference.same:,} the same, "
         f"{difference.withdrawn:,} withdrawn: {difference.messages:,} messages {done} to {settings.topics.items}"
     )
-
-
-def show(settings: Settings, item_id: str, *, as_json: bool) -> None:
-    """Print what the topic says of an item.
-
-    Raises:
-        TransportError: no broker answers, there is no such topic, or it says nothing of the item.
-    """
-    from streamrec.transport.positions import TopicReader
-
-    found: list[Record] = []
-
-    def keep(record: Record) -> None:
-        if record.key == item_id.encode():
-            found[:] = [record]
-
-    with closing(TopicReader(settings.topics.items, settings.kafka)) as topic:
-        topic.read_whole(keep)
-    if not found or not found[0].value:
-        state = "was withdrawn" if found else "is not there"
-        raise TransportError(f"item {item_id!r} {state} in topic {settings.topics.items!r}; `streamrec items load`")
-    try:
-        item = item_of(found[0], settings.limits.max_message_bytes, settings.limits.max_depth)
-    except BadEvent as error:
-        raise TransportError(f"item {item_id!r}: what the topic says of it cannot be used: {error.detail}") from None
-    if as_json:
-        print(encode(item).decode())
-    else:
-        Console().print(_table(item, found[0]))
 
 
 def compared(
@@ -201,20 +165,3 @@ def _refuse_too_large(file: Path, wanted: Mapping[str, bytes], embedding: Embedd
             f"{file}: {len(too_large)} items take more than limits.max_message_bytes ({most}) as a message, and "
             f"workers would put them aside: {named}; shorten their text, or raise the limit here and at the workers"
         )
-
-
-def _table(item: Item, record: Record) -> Table:
-    table = Table("field", "value", title=f"item, {record.topic}-{record.partition}-{record.offset}")
-    for name, value in _rows(item):
-        table.add_row(name, Text(value))
-    return table
-
-
-def _rows(item: Item) -> Iterator[tuple[str, str]]:
-    for name, value in msgspec.to_builtins(item).items():
-        if isinstance(value, Iterable) and not isinstance(value, str):
-            parts = [f"{part:.4g}" if isinstance(part, float) else str(part) for part in value]
-            more = f" ... ({len(parts)})" if len(parts) > SHOWN_NUMBERS and name == "vector" else ""
-            yield name, brief(", ".join(parts[: SHOWN_NUMBERS if more else None]) + more, 1_000)
-        else:
-            yield name, brief(str(value), 1_000)

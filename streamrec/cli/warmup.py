@@ -1,0 +1,40 @@
+"""`streamrec warmup`: a log learned before the first worker starts."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import typer
+
+from streamrec.cli.application import app
+from streamrec.cli.options import AsJson, Connection, Items, LogOptions, unfolded
+
+
+@app.command(epilog="Example: streamrec warmup history.parquet --map type=event --until 2024-03-01")
+@unfolded
+def warmup(
+    log: LogOptions,
+    connection: Connection,
+    items: Items = None,
+    until: Annotated[
+        str | None, typer.Option("--until", metavar="TIME", help="The last moment of the log that is learned.")
+    ] = None,
+    start: Annotated[
+        str,
+        typer.Option("--from", metavar="PLACE", help="Where the topic goes on: end-of-log, a time, earliest, latest."),
+    ] = "end-of-log",
+    passes: Annotated[
+        int, typer.Option("--passes", metavar="N", min=1, help="How often models with a memory of examples use it.")
+    ] = 1,
+    partitioner: Annotated[
+        Literal["crc32", "murmur2"] | None,
+        typer.Option("--partitioner", help="How producers spread users; without it, as the topic shows."),
+    ] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Forget what workers have learned so far.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Learn a historical log before the first worker starts; the worker goes on in the topic where the log ends."""
+    from streamrec.cli.commands import warmup as command
+
+    plan = command.Plan(until, start, passes, partitioner, fresh)
+    command.run(log.part(), connection.settings(items=items), plan, as_json=as_json)
