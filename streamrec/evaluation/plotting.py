@@ -38,6 +38,8 @@ MARK = (0, (2, 2))
 """The dash of what is no series: a level, a moment, a baseline."""
 EMPTY = '<svg xmlns="http://www.w3.org/2000/svg" width="1" height="1"/>\n'
 """The picture of nothing."""
+FONTS_DIFFER = 1.15
+"""So much wider may the page's own font be than the one that a plot is measured in."""
 DAY_MS = 24 * 3_600_000
 
 
@@ -58,7 +60,7 @@ def framed(width_in: float, height_in: float, *, grid: Literal["x", "y"] = "y") 
 
 
 def framed_lines(label: str, height_in: float = 3.6) -> tuple[Figure, Axes]:
-    """A wide frame for lines, with room for their key at its right."""
+    """A wide frame for lines, with room for a key of short names at its right; see `add_key`."""
     figure, axes = framed(9.6, height_in)
     figure.subplots_adjust(left=0.08, right=0.8, top=0.97, bottom=0.17)
     axes.set_ylabel(label)
@@ -88,8 +90,13 @@ def series(number: int) -> str:
 
 
 def add_key(axes: Axes) -> None:
-    """Name the lines at the right of their frame."""
-    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, labelcolor=INK, handlelength=3)
+    """Name the lines at the right of their frame, which gives them the room that the longest name takes."""
+    legend = axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, labelcolor=INK, handlelength=3)
+    figure = legend.get_figure(root=True)
+    assert figure is not None
+    width = legend.get_window_extent().width / figure.bbox.width
+    right = min(figure.subplotpars.right, 1.0 - FONTS_DIFFER * width - 0.01)
+    figure.subplots_adjust(right=right)
 
 
 def date_ticks(axes: Axes, places: Sequence[float], ts_ms: Sequence[int]) -> None:

@@ -12,6 +12,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
+from streamrec.config.groups import MODELS as ALL_MODELS
 from streamrec.errors import TableError
 from streamrec.evaluation import plotting
 from streamrec.evaluation.backtest import plots
@@ -355,3 +356,15 @@ def test_an_empty_run_is_reported_without_plots(slates: Path, tmp_path: Path) ->
     assert "Nothing was scored" in text
     assert "<svg" not in text
     assert json.loads((tmp_path / "report.json").read_text())["metrics"]["fused"]["targets"] == 0
+
+
+def test_the_whole_name_of_every_model_stands_inside_the_picture() -> None:
+    places = np.arange(9)
+    names = ("fused", *ALL_MODELS, "a model of somebody's own with a name of many words")
+    line = plots.Line(places, places / 9, 1_700_000_000_000 + places * 86_400_000)
+    drawn = ElementTree.fromstring(plots.over_time("recall_10", dict.fromkeys(names, line)))
+    width = float(drawn.attrib["viewBox"].split()[2])
+    texts = {text.text: float(text.attrib.get("x", 0)) for text in drawn.iter("{http://www.w3.org/2000/svg}text")}
+    assert set(names) <= set(texts)
+    pt_per_letter = 0.6 * 10  # a wide font's, on the average of letters
+    assert all(texts[name] + pt_per_letter * len(name) < width for name in names)
