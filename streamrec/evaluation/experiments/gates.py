@@ -34,7 +34,7 @@ class Thresholds:
     """Apprentice: share of slates that it would have begun with the same item, at least."""
     min_slates: float = 500
     """Apprentice and shadow: slates to tell it from, at least."""
-    validation_limits: float = 0.05
+    tolerance: float = 0.05
     """Shadow: the lower bound of its value may lie so far below the baseline's value, as a share of that."""
     min_ess: float = 300
     """Shadow: effective sample size of the estimate, in slates, at least."""
@@ -130,7 +130,7 @@ def after_shadow(value: Valuation | None, asked: Thresholds) -> Gate:
     """From shadow to canary. `value` None: there is no estimate, which passes nothing."""
     nothing = math.nan
     found = value or Valuation("the policy", nothing, nothing, nothing, nothing, nothing, 0)
-    least = found.baseline - asked.validation_limits * abs(found.baseline)
+    least = found.baseline - asked.tolerance * abs(found.baseline)
     return Gate(
         Mode.SHADOW,
         Mode.CANARY,
