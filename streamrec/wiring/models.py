@@ -37,15 +37,11 @@ RECENT_FADE = 0.75
 def build_models(settings: Settings, items: ItemTable, trends: TrendSource | None = None) -> dict[str, Model]:
     """The models of a configuration, by name, untaught. `trends` says what is gaining; None: it is counted here.
 
-    Imported here: river and torch take seconds, and many commands need neither.
-
     Raises:
         ConfigError: the popularity that short lists are filled up with is missing.
     """
-    from streamrec.engine.models.clicks import ClickModel
     from streamrec.engine.models.content import ContentModel
     from streamrec.engine.models.covisit import CoVisitation, CoVisitationView
-    from streamrec.engine.models.factors import Factorisation
     from streamrec.engine.models.popularity import Popularity
     from streamrec.engine.models.repeats import Repeats
     from streamrec.engine.models.sessions import SessionNeighbours
@@ -65,10 +61,20 @@ def build_models(settings: Settings, items: ItemTable, trends: TrendSource | Non
             return CoVisitationView(name, whole.table, RECENT_FADE)
         return CoVisitation(name, 90 * DAY_S, capacity, fade=RECENT_FADE)
 
+    # What loads river or torch, half a second and two, is imported where it is wanted.
+
+    def clicks(name: str) -> Model:
+        from streamrec.engine.models.clicks import ClickModel
+
+        return ClickModel(name, items, weighted=settings.fusion.importance == "inverse")
+
+    def factors(name: str) -> Model:
+        from streamrec.engine.models.factors import Factorisation
+
+        return Factorisation(name, capacity, seed=seed)
+
     def sequence(name: str) -> Model:
-        from streamrec.engine.models.sequence import (
-            SequenceModel,  # and with it torch: two seconds that others do without
-        )
+        from streamrec.engine.models.sequence import SequenceModel
 
         return SequenceModel(name, capacity, device=torch_device(settings.learning.device), seed=seed)
 
@@ -80,8 +86,8 @@ def build_models(settings: Settings, items: ItemTable, trends: TrendSource | Non
         "sessions": lambda name: SessionNeighbours(name, capacity),
         "repeats": lambda name: Repeats(name, capacity),
         "content": lambda name: ContentModel(name, items),
-        "clicks": lambda name: ClickModel(name, items, weighted=settings.fusion.importance == "inverse"),
-        "factors": lambda name: Factorisation(name, capacity, seed=seed),
+        "clicks": clicks,
+        "factors": factors,
         "sequence": sequence,
         TRENDS: lambda name: TrendModel(name, build_trends(settings, items, told=False) if trends is None else trends),
     }

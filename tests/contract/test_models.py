@@ -545,7 +545,7 @@ def test_a_weight_of_the_click_model_that_is_none_does_not_spread() -> None:
     hit = np.flatnonzero(model._weights)[::50]
     model._weights[hit] = np.nan
     for feature in hit.tolist():
-        model._river._weights[feature] = np.nan
+        model._learned[feature] = np.nan
     for batch in batches[10:20]:
         model.learn(batch)
     assert np.isnan(model._weights).sum() == len(hit)

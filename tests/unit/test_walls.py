@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -100,3 +101,35 @@ def test_importing_the_vocabulary_loads_nothing_heavy(module: str) -> None:
         [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60, cwd=PACKAGE.parent
     )
     assert loaded.stdout.split() == []
+
+
+@pytest.mark.parametrize(
+    ("preset", "unused"),
+    [
+        ("fast", {"torch", "river", "sklearn", "pandas", "scipy.special", "scipy.stats", "matplotlib"}),
+        ("default", {"sklearn", "pandas", "scipy.stats", "matplotlib"}),
+    ],
+)
+def test_a_run_loads_nothing_that_it_does_not_use(preset: str, unused: set[str], tmp_path: Path) -> None:
+    log, config = tmp_path / "log.csv", tmp_path / "streamrec.toml"
+    log.write_text("ts,user_id,item_id,type\n1700000000000,u,i,click\n", encoding="utf-8")
+    config.write_text('[learning]\ndevice = "cpu"\n[limits]\nmax_items = 2000\nmax_users = 2000\n')
+    # Looked at when the first event comes: what is loaded later is loaded for the report.
+    script = f"""
+import sys
+from streamrec.replay.logs import Log
+records = Log.records
+def looked_at(log, topic):
+    unused = {unused | {"confluent_kafka", "redis", "faust"}!r}
+    print("loaded:", *sorted(unused & set(sys.modules)), file=sys.stderr)
+    yield from records(log, topic)
+Log.records = looked_at
+from streamrec.cli import main
+main()
+"""
+    typed = ["backtest", str(log), "--preset", preset, "--config", str(config), "--out", str(tmp_path / "out")]
+    ran = subprocess.run(
+        [sys.executable, "-c", script, *typed], capture_output=True, text=True, timeout=120, cwd=PACKAGE.parent
+    )
+    assert re.search(r"^loaded:(.*)$", ran.stderr, re.MULTILINE), ran.stderr
+    assert "loaded:\n" in ran.stderr

@@ -18,15 +18,14 @@ a few numbers per list, and a restored one goes on as if nothing had happened. K
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from enum import StrEnum
 
 import numpy as np
-from river.drift import PageHinkley
-from river.stats import Mean
 
 from streamrec.engine.arrays.batch import Array, Float64, MicroBatch
 from streamrec.engine.arrays.compiled import compiled
+from streamrec.engine.learning.page_hinkley import PageHinkley
 from streamrec.engine.learning.trial import Trial
 
 WORST = 10.0
@@ -172,7 +171,7 @@ class Watch:
         self._jumps = np.zeros((2, lists))  # decayed sums over blocks: 1, half the squared difference to the one before
         self._usual = np.zeros((3, lists))  # sums over blocks since it is as it is: 1, loss, hit rate
         self._since = np.zeros((3, lists))  # the part of them since it may have become worse
-        self._tests = [PageHinkley(FIRST_BLOCKS, alpha=1.0) for _ in range(lists)]
+        self._tests = [PageHinkley() for _ in range(lists)]
 
     def look(self, means: Float64) -> list[tuple[int, ListStanding, ListStanding]]:
         """Take a block's mean losses and hit rates, (2, lists).
@@ -197,16 +196,15 @@ class Watch:
     def _tested(
         self, at: int, test: PageHinkley, worse: float, spread: float
     ) -> tuple[ListStanding, ListStanding] | None:
-        test.delta, test.threshold = SLACK * spread, ALARM * spread
-        test.update(worse)  # type: ignore[no-untyped-call]
-        rise = test._sum_increase - test._min_increase
-        if rise == 0.0:  # if it has become worse, then most likely from here on
+        threshold = ALARM * spread
+        test.update(worse, delta=SLACK * spread, threshold=threshold, least_count=FIRST_BLOCKS)
+        if test.rise == 0.0:  # if it has become worse, then most likely from here on
             self._since[:, at] = 0.0
-        if not test.drift_detected:
+        if not test.alarm:
             return None
         before, after = self._usual[:, at] - self._since[:, at], self._since[:, at].copy()
         self._usual[:, at] = after
-        return (_standing(before), _standing(after)) if rise > test.threshold else None
+        return (_standing(before), _standing(after)) if test.rise > threshold else None
 
     def state(self) -> dict[str, Array]:
         return {
@@ -215,34 +213,19 @@ class Watch:
             "jumps": self._jumps.copy(),
             "usual": self._usual.copy(),
             "since": self._since.copy(),
-            "tests": np.array([_numbers(test) for test in self._tests]),  # (lists, 7)
+            "tests": np.array([astuple(test) for test in self._tests], np.float64),  # (lists, 7)
         }
 
     def restore(self, arrays: Mapping[str, Array]) -> None:
         self._blocks = int(arrays["blocks"][0])
         for name in ("previous", "jumps", "usual", "since"):
             setattr(self, f"_{name}", np.array(arrays[name]))
-        for test, numbers in zip(self._tests, arrays["tests"].tolist(), strict=True):
-            _recall(test, numbers)
+        self._tests = [PageHinkley(*numbers) for numbers in arrays["tests"].tolist()]
 
 
 def _standing(sums: Float64) -> ListStanding:
     count, loss, hit_rate = sums.tolist()
     return ListStanding(loss / count, hit_rate / count)
-
-
-def _numbers(test: PageHinkley) -> list[float]:
-    """All that river's test remembers."""
-    sums = test._sum_increase, test._sum_decrease, test._min_increase, test._max_decrease
-    return [test._x_mean.n, test._x_mean.get(), *sums, float(test.drift_detected)]
-
-
-def _recall(test: PageHinkley, numbers: Sequence[float]) -> None:
-    count, mean, *sums, detected = numbers
-    test._x_mean = Mean._from_state(count, mean)
-    test._sum_increase, test._sum_decrease, test._min_increase = sums[:3]
-    test._max_decrease = sums[3]  # type: ignore[assignment]  # river begins it as a whole number
-    test._drift_detected = detected == 1.0
 
 
 @compiled

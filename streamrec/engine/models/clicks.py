@@ -1,24 +1,26 @@
-"""A click model: logistic regression on crossed features, by river.
+"""A click model: logistic regression on crossed features, by an optimiser of river's.
 
     score(user, item) = sum of the weights of the pair's features, each a hash of user, item, time and the items before
 
 Learns each wanted item against a few of the candidates it was preferred to, and of a slate that was answered, the
 answered items against those above them that were passed over: what stood above was seen, wherever the eye stopped
-(Joachims: Optimizing search engines using clickthrough data, KDD 2002). River learns one example at a time; its weights
+(Joachims: Optimizing search engines using clickthrough data, KDD 2002). It learns one example at a time; its weights
 are mirrored in one array, so that scoring is a gather instead of a dictionary per candidate.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-from river import linear_model, optim
+from river.optim import AdaGrad
 
 from streamrec.engine.arrays.batch import NOTHING, Array, Float32, Float64, Int32, Int64, MicroBatch, Queries, Uint64
 from streamrec.engine.arrays.compiled import compiled, mixed
 from streamrec.engine.arrays.labels import IMITATED, REFUSED, WANTED
+from streamrec.engine.arrays.logistic import Feature, learn_one
 
 if TYPE_CHECKING:
     from streamrec.engine.arrays.feedback import SlateFeedback
@@ -41,9 +43,9 @@ class ClickModel:
         self.weighted = weighted
         self.negatives = negatives
         self._items = items
-        self._optimizer = optim.AdaGrad(learning_rate)
-        # Candidates compete within a query, so an intercept would cancel out: it stays 0.
-        self._river = linear_model.LogisticRegression(self._optimizer, intercept_lr=0.0, clip_gradient=1.0)
+        self._optimizer = AdaGrad(learning_rate)
+        # Candidates compete within a query, so an intercept would cancel out.
+        self._learned: dict[Feature, float] = defaultdict(float)
         self._weights = np.zeros(SPACE, np.float64)
         self.skipped = 0  # feedback refused because a number in it, or in the update it asks for, is not finite
 
@@ -64,7 +66,7 @@ class ClickModel:
                 self._learn_one(features, label, 1.0)
 
     def _sound(self, pairs: Int32, importance: Float64) -> list[bool]:
-        """Which of these pairs may be learned: river would spread a bad number to all that it is met with."""
+        """Which of these pairs may be learned: learning would spread a bad number to all that it is met with."""
         sound = np.isfinite(self._weights[pairs].sum(1) + importance)
         self.skipped += int((~sound).sum())
         kept: list[bool] = sound.tolist()
@@ -89,10 +91,9 @@ class ClickModel:
                     self._learn_one(traces[place].tolist(), reward[place] > 0, float(weights[place]))
 
     def _learn_one(self, features: list[int], wanted: bool, weight: float) -> None:
-        self._river.learn_one(dict.fromkeys(features, 1.0), wanted, weight)
+        learn_one(self._learned, self._optimizer, dict.fromkeys(features, 1.0), wanted, weight)
         for feature in features:
-            # `weights` copies the whole dictionary; this is the one that learn_one writes.
-            self._weights[feature] = self._river._weights[feature]
+            self._weights[feature] = self._learned[feature]
 
     def _pairs(self, batch: MicroBatch) -> tuple[Int32, list[bool]]:
         """Features of (query, item) pairs, (pairs, FEATURES), and which of them were wanted, in log order."""
@@ -143,12 +144,12 @@ class ClickModel:
 
     def restore(self, arrays: Mapping[str, Array]) -> None:
         self._weights[:] = 0.0
-        self._river._weights.clear()
+        self._learned.clear()
         self._optimizer.g2.clear()
         self._weights[arrays["features"]] = arrays["weights"]
         rows = zip(arrays["features"].tolist(), arrays["weights"].tolist(), arrays["squares"].tolist(), strict=True)
         for feature, weight, square in rows:
-            self._river._weights[feature] = weight
+            self._learned[feature] = weight
             self._optimizer.g2[feature] = square
         self._optimizer.n_iterations = int(arrays["iterations"][0])
 

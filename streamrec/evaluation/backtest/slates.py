@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -165,6 +164,8 @@ def read_slates(path: Path) -> pa.Table:
 
 def fused_ranks(table: pa.Table) -> NDArray[np.int64]:
     """The target's place in each fused slate, 0 = not there: (rows,), recomputed from `items` and `target`."""
+    import pyarrow.compute as pc  # slow to load, and a run writes slates without it
+
     items = table["items"].combine_chunks()
     targets = table["target"].combine_chunks()
     ranks = np.zeros(table.num_rows, np.int64)

@@ -31,7 +31,6 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import special
 
 Floats = NDArray[np.float64]
 
@@ -216,6 +215,8 @@ def boundary(v: Floats, alpha: float, tight_at: float = TIGHT_AT) -> Floats:
 
 def log_mixture(s: Floats, v: Floats, alpha: float, tight_at: float = TIGHT_AT) -> Floats:
     """The logarithm of M(s, v), tuned for a level `alpha` at V = `tight_at`."""
+    from scipy import special  # slow to load, and most that import this module come to it late or never
+
     r = _tuning(alpha, tight_at)
     constant = r * math.log(r) - special.gammaln(r) - math.log(special.gammainc(r, r))
     a, y = v + r, s + v + r
@@ -226,6 +227,8 @@ def log_mixture(s: Floats, v: Floats, alpha: float, tight_at: float = TIGHT_AT) 
 @lru_cache(maxsize=64)
 def _table(alpha: float, tight_at: float) -> tuple[Floats, Floats]:
     """Values of v, and the boundary at each."""
+    from scipy import special
+
     v = np.concatenate([[0.0], np.exp(np.arange(math.log(1e-3), math.log(LARGEST_V), math.log(GRID_RATIO)))])
     r, wanted = _tuning(alpha, tight_at), math.log(1 / alpha)
     slack = wanted + np.log1p(v / r) + 2.0
