@@ -95,7 +95,7 @@ def warmup(
     from streamrec.cli.commands import warmup as command
 
     part = part_of(log, mapping, types, skip_unknown_types, rows, only_items, anonymous, once_per_session)
-    plan = command.Plan(until, start, passes, partitioner, fresh)
+    plan = command.WarmupPlan(until, start, passes, partitioner, fresh)
     command.run(part, settings_of(config, kafka, redis, items=items), plan)
 
 

@@ -90,12 +90,12 @@ def ope(
     """
     from streamrec.cli.commands import ope as command
     from streamrec.cli.commands.outcomes import time_of
-    from streamrec.evaluation.ope.evaluation import Options
-    from streamrec.evaluation.ope.outcomes import Wanted
+    from streamrec.evaluation.ope.evaluation import EvaluationOptions
+    from streamrec.evaluation.ope.outcomes import OutcomeFilter
     from streamrec.evaluation.ope.tables import TableOptions
     from streamrec.evaluation.ope.weights import Weighting
 
-    options = Options(Weighting(weighting), clip, switch, shrinkage, draws, level, folds, seed)
+    options = EvaluationOptions(Weighting(weighting), clip, switch, shrinkage, draws, level, folds, seed)
     printed = command.Printed(as_json, out)
     if log is not None:
         table = TableOptions(
@@ -108,7 +108,7 @@ def ope(
         )
         command.run_on_table(log, table, targets or (), options, printed)
         return
-    wanted = Wanted(time_of(since, "--since"), time_of(until, "--until"), policy, scenario, arm)
+    wanted = OutcomeFilter(time_of(since, "--since"), time_of(until, "--until"), policy, scenario, arm)
     settings = settings_of(config, kafka, redis)
     command.run_on_topic(settings, wanted, targets or (), options, printed, limit=limit, by_user=by_user)
 
@@ -143,9 +143,9 @@ def experiment(
     The figures are right at every look: look as often as you like, and stop when you know enough.
     """
     from streamrec.cli.commands import experiment as command
-    from streamrec.evaluation.experiments.arms import Method, SignificanceTerms
+    from streamrec.evaluation.experiments.arms import ExperimentDesign, SequenceMethod
 
-    terms = SignificanceTerms(alpha, round(window_h * HOUR_MS), Method(method))
+    terms = ExperimentDesign(alpha, round(window_h * HOUR_MS), SequenceMethod(method))
     question = command.Question(since, until, outcomes, bound, terms, control)
     command.run(settings_of(config, kafka, redis), question, as_json=as_json, out=out)
 
@@ -184,12 +184,12 @@ def promote(
     from streamrec.cli.commands import promotion as command
     from streamrec.cli.commands.appraisal import appraise
     from streamrec.engine.rollout.revisions import Mode
-    from streamrec.evaluation.experiments.arms import SignificanceTerms
+    from streamrec.evaluation.experiments.arms import ExperimentDesign
 
     required = {
         name: number_of(value, "--require") for name, value in pairs_of("--require", "NAME=VALUE", require).items()
     }
-    mode, terms = Mode(to) if to is not None else None, SignificanceTerms(alpha, round(window_h * HOUR_MS))
+    mode, terms = Mode(to) if to is not None else None, ExperimentDesign(alpha, round(window_h * HOUR_MS))
     asked = command.Promotion(mode, share, force, check, why, since, required, terms)
     command.promote(settings_of(config, kafka, redis), asked, appraise)
 
@@ -266,16 +266,23 @@ def simulate(
     """
     from streamrec.cli.commands import simulate as command
     from streamrec.cli.commands.handover import moment_of
-    from streamrec.evaluation.simulation.world import Assortment, Drift, DriftKind, Manners, Traffic, WorldSettings
+    from streamrec.evaluation.simulation.world import (
+        AnswerSettings,
+        AssortmentSettings,
+        DriftKind,
+        DriftSettings,
+        TrafficSettings,
+        WorldSettings,
+    )
 
     found, settings = command.seeds_of(seeds), settings_of(config, kafka, preset=preset)
     world = WorldSettings(
         seed=found[0],
-        assortment=Assortment(items=items),
+        assortment=AssortmentSettings(items=items),
         crowd=command.crowd_of(shoppers, bots, attack, attack_at),
-        traffic=Traffic(requests=requests, hours=hours, lost=lost, start_ms=moment_of(start, "--start")),
-        manners=Manners(impressions=impressions),
-        drift=None if drift is None else Drift(DriftKind(drift), drift_at),
+        traffic=TrafficSettings(requests=requests, hours=hours, lost=lost, start_ms=moment_of(start, "--start")),
+        manners=AnswerSettings(impressions=impressions),
+        drift=None if drift is None else DriftSettings(DriftKind(drift), drift_at),
     )
     world = command.rewards_of(world, settings)
     if kafka is not None:

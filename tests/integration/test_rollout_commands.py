@@ -22,8 +22,8 @@ from streamrec.demo.embedded import EmbeddedBroker, EmbeddedRedis
 from streamrec.engine.rollout.plan import Plan
 from streamrec.engine.rollout.revisions import Mode, Revision
 from streamrec.errors import ConfigError, PromotionRefused
-from streamrec.evaluation.experiments.arms import SignificanceTerms
-from streamrec.evaluation.experiments.gates import Valuation
+from streamrec.evaluation.experiments.arms import ExperimentDesign
+from streamrec.evaluation.experiments.gates import OffPolicyEstimate
 from streamrec.evaluation.ope.evaluation import Options
 from streamrec.evaluation.ope.outcomes import Wanted
 from streamrec.events import Counterfactual, Outcome, Proposal
@@ -32,7 +32,7 @@ from streamrec.wiring import build_rollout_store, settled_revision
 from tests.support.deployment import Deployment
 
 HOUR = 3_600_000
-TERMS = SignificanceTerms(window_ms=HOUR)
+TERMS = ExperimentDesign(window_ms=HOUR)
 Make = Callable[..., Deployment]
 
 
@@ -83,8 +83,8 @@ def current(deployment: Deployment) -> Revision | None:
         return rollouts.latest()
 
 
-def known(lower: float) -> Callable[..., Valuation]:
-    return lambda outcomes, policy: Valuation(policy, lower + 0.01, lower, 0.1, 900, 1.0, 900 + len(outcomes))
+def known(lower: float) -> Callable[..., OffPolicyEstimate]:
+    return lambda outcomes, policy: OffPolicyEstimate(policy, lower + 0.01, lower, 0.1, 900, 1.0, 900 + len(outcomes))
 
 
 def test_a_policy_climbs_the_ladder_by_what_it_shows_and_comes_down_at_once(

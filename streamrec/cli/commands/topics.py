@@ -30,7 +30,7 @@ def apply(settings: Settings) -> None:
     for topic in made:
         print(f"made {topic.topic}: {topic.partitions} partitions, {topic.replication_factor} replicas")
     for change in changes:
-        if isinstance(change, topics.Different):
+        if isinstance(change, topics.DifferentSetting):
             print(change)
     if not changes:
         print("all topics are as configured")
