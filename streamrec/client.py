@@ -12,8 +12,8 @@ Or ask and wait for the answer:
         asked = events.request("u1", scenario="similar", item_id="i7", filters=Filters(price_max=20.0), k=10)
         slate = slates.answer(asked, timeout_s=5.0)
 
-Any Kafka client can do the same with the schema of `docs/02-events-and-items.md`; this one checks events before they are
-sent.
+Any Kafka client can do the same with the schema of `docs/02-events-and-items.md`; this one checks events before they
+are sent.
 Knows nothing of models, state or configuration files.
 """
 

@@ -24,8 +24,8 @@ from streamrec.engine.rollout.revisions import Mode, Revision
 from streamrec.errors import ConfigError, PromotionRefused
 from streamrec.evaluation.experiments.arms import ExperimentDesign
 from streamrec.evaluation.experiments.gates import OffPolicyEstimate
-from streamrec.evaluation.ope.evaluation import Options
-from streamrec.evaluation.ope.outcomes import Wanted
+from streamrec.evaluation.ope.evaluation import EvaluationOptions
+from streamrec.evaluation.ope.outcomes import OutcomeFilter
 from streamrec.events import Counterfactual, Outcome, Proposal
 from streamrec.transport.confluent import KafkaSink
 from streamrec.wiring import build_rollout_store, settled_revision
@@ -220,7 +220,7 @@ def test_without_outcomes_it_is_said_when_they_come(make: Make, capsys: pytest.C
     experiment(settings, Question(), as_json=False, out=None)
     assert "nothing to judge yet: outcomes are published when the window of a slate is over" in capsys.readouterr().out
     with pytest.raises(ConfigError, match=r"nothing to value was found in topic .*: outcomes are published"):
-        ope.run_on_topic(settings, Wanted(), ["greedy"], Options(), ope.Printed(), limit=10, by_user=False)
+        ope.run_on_topic(settings, OutcomeFilter(), ["greedy"], EvaluationOptions(), ope.Printed(), limit=10, by_user=False)
 
 
 def test_an_experiment_since_the_rollout_was_changed(make: Make, capsys: pytest.CaptureFixture[str]) -> None:
