@@ -33,7 +33,7 @@ from streamrec.engine.scenarios.scenario import Needs, hold_to
 from streamrec.errors import BadEvent, TransportError
 from streamrec.events import ContextValue, Event, EventType, Filters, Slate
 from streamrec.transport.confluent_sink import KafkaSink
-from streamrec.transport.librdkafka import HOPELESS, LOG, Settings, connect, for_consumer
+from streamrec.transport.librdkafka import HOPELESS, LOG, Settings, connect, for_consumer, headers_of
 
 _FLUSH_LIMIT_S = 30.0
 _CALL_LIMIT_S = 10.0
@@ -264,12 +264,8 @@ class RecommendationConsumer:
         if (error := message.error()) is not None:
             self._judge(error)
             return None
-        pairs = message.headers()
-        headers = (
-            [(name, value) for name, value in pairs if isinstance(value, bytes)] if isinstance(pairs, list) else []
-        )
         try:
-            return codec.decode_slate(message.value() or b"", headers)
+            return codec.decode_slate(message.value() or b"", headers_of(message))
         except BadEvent:
             self.undecodable += 1
             return None

@@ -1,4 +1,4 @@
-"""Bytes to events and back, JSON and msgpack, with limits that hostile bytes cannot get around.
+"""Encodes and decodes messages as JSON and msgpack, with limits on size, depth and time for hostile input.
 
 Knows nothing of topics or Kafka: headers are pairs, a message is bytes.
 """
@@ -91,8 +91,9 @@ def _format_of(value: bytes, headers: Iterable[tuple[str, bytes]], max_bytes: in
 
 
 def _refusal(error: Exception, value: bytes, packed: bool, max_depth: int) -> BadEvent:
-    """Why the decoder refused. It stops at the first thing that has no place, and so goes no deeper than what is
-    expected does: how deep the rest is matters once it has refused, for then it is the reason.
+    """The error for a message that the decoder refused: too deep, not the type expected, or malformed.
+
+    The decoder stops at the first unexpected value, so it never goes deeper than an event; depth is checked only here.
     """
     try:
         _refuse_depth(value, packed, max_depth)
@@ -253,6 +254,6 @@ def _value_of(field: str, value: bytes, packed: bool) -> str | None:
 
 
 def brief(text: str, most: int) -> str:
-    """At most so many characters and an ellipsis; what does not print is escaped, and commands no terminal."""
+    """At most `most` characters and an ellipsis; unprintable characters are escaped, so none can control a terminal."""
     cut = text if len(text) <= most else text[:most] + "..."
     return cut if cut.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in cut)

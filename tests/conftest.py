@@ -72,11 +72,11 @@ def broker(request: pytest.FixtureRequest) -> EmbeddedBroker:
 @pytest.fixture
 def make_topic(broker: EmbeddedBroker) -> Callable[[int], str]:
     """Makes a topic with so many partitions and a name of its own."""
-    from streamrec.transport.topics import Missing, apply
+    from streamrec.transport.topics import MissingTopic, apply
 
     def make(partitions: int = 1) -> str:
         name = f"test-{uuid.uuid4().hex[:12]}"
-        apply([Missing(name, partitions, 1)], broker.settings)
+        apply([MissingTopic(name, partitions, 1)], broker.settings)
         return name
 
     return make

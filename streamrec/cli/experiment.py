@@ -40,8 +40,8 @@ def experiment(
     The figures are right at every look: look as often as you like, and stop when you know enough.
     """
     from streamrec.cli.commands import experiment as command
-    from streamrec.evaluation.experiments.arms import Method, SignificanceTerms
+    from streamrec.evaluation.experiments.arms import ExperimentDesign, SequenceMethod
 
-    terms = SignificanceTerms(alpha, round(window_h * HOUR_MS), Method(method))
+    terms = ExperimentDesign(alpha, round(window_h * HOUR_MS), SequenceMethod(method))
     question = command.Question(since, until, outcomes, bound, terms, control)
     command.run(connection.settings(), question, as_json=as_json, out=out)

@@ -74,12 +74,12 @@ def ope(
     """
     from streamrec.cli.commands import ope as command
     from streamrec.cli.shared.outcomes import time_of
-    from streamrec.evaluation.ope.evaluation import Options
-    from streamrec.evaluation.ope.outcomes import Wanted
+    from streamrec.evaluation.ope.evaluation import EvaluationOptions
+    from streamrec.evaluation.ope.outcomes import OutcomeFilter
     from streamrec.evaluation.ope.tables import TableOptions
     from streamrec.evaluation.ope.weights import Weighting
 
-    options = Options(Weighting(weighting), clip, switch, shrinkage, draws, level, folds, seed)
+    options = EvaluationOptions(Weighting(weighting), clip, switch, shrinkage, draws, level, folds, seed)
     printed = command.Printed(as_json, out)
     if log is not None:
         table = TableOptions(
@@ -92,6 +92,6 @@ def ope(
         )
         command.run_on_table(log, table, targets or (), options, printed)
         return
-    wanted = Wanted(time_of(since, "--since"), time_of(until, "--until"), policy, scenario, arm)
+    wanted = OutcomeFilter(time_of(since, "--since"), time_of(until, "--until"), policy, scenario, arm)
     settings = connection.settings()
     command.run_on_topic(settings, wanted, targets or (), options, printed, limit=limit, by_user=by_user)

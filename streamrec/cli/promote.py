@@ -36,11 +36,11 @@ def promote(
     from streamrec.cli.commands import promote as command
     from streamrec.cli.shared.appraisal import appraise
     from streamrec.engine.rollout.revisions import Mode
-    from streamrec.evaluation.experiments.arms import SignificanceTerms
+    from streamrec.evaluation.experiments.arms import ExperimentDesign
 
     required = {
         name: number_of(value, "--require") for name, value in pairs_of("--require", "NAME=VALUE", require).items()
     }
-    mode, terms = Mode(to) if to is not None else None, SignificanceTerms(alpha, round(window_h * HOUR_MS))
+    mode, terms = Mode(to) if to is not None else None, ExperimentDesign(alpha, round(window_h * HOUR_MS))
     asked = command.Promotion(mode, share, force, check, why, since, required, terms)
     command.run(connection.settings(), asked, appraise, as_json=as_json)

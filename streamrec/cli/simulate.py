@@ -70,16 +70,23 @@ def simulate(
     """
     from streamrec.cli.commands import simulate as command
     from streamrec.cli.shared.handover import moment_of
-    from streamrec.evaluation.simulation.world import Assortment, Drift, DriftKind, Manners, Traffic, WorldSettings
+    from streamrec.evaluation.simulation.world import (
+        AnswerSettings,
+        AssortmentSettings,
+        DriftKind,
+        DriftSettings,
+        TrafficSettings,
+        WorldSettings,
+    )
 
     found, settings = command.seeds_of(seeds), settings_of(config, kafka, preset=preset)
     world = WorldSettings(
         seed=found[0],
-        assortment=Assortment(items=items),
+        assortment=AssortmentSettings(items=items),
         crowd=command.crowd_of(shoppers, bots, attack, attack_at),
-        traffic=Traffic(requests=requests, hours=hours, lost=lost, start_ms=moment_of(start, "--start")),
-        manners=Manners(impressions=impressions),
-        drift=None if drift is None else Drift(DriftKind(drift), drift_at),
+        traffic=TrafficSettings(requests=requests, hours=hours, lost=lost, start_ms=moment_of(start, "--start")),
+        manners=AnswerSettings(impressions=impressions),
+        drift=None if drift is None else DriftSettings(DriftKind(drift), drift_at),
     )
     world = command.rewards_of(world, settings)
     if kafka is not None:

@@ -36,5 +36,5 @@ def warmup(
     """Learn a historical log before the first worker starts; the worker goes on in the topic where the log ends."""
     from streamrec.cli.commands import warmup as command
 
-    plan = command.Plan(until, start, passes, partitioner, fresh)
+    plan = command.WarmupPlan(until, start, passes, partitioner, fresh)
     command.run(log.part(), connection.settings(items=items), plan, as_json=as_json)

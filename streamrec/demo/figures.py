@@ -44,21 +44,21 @@ class DecayedCounts:
 
 @dataclass(slots=True)
 class Hits:
-    """Of one way to choose ten items: purchases that it foresaw, and baskets with at least one of them."""
+    """Hits of one ranker's first ten items: purchases among them, and baskets with at least one."""
 
     purchases: int = 0
     baskets: int = 0
 
     def count(self, basket: Basket, first: frozenset[str]) -> None:
-        """Judge the first places by the basket that followed."""
+        """Count the items of the basket that are among `first`."""
         foreseen = len(basket.items & first)
         self.purchases += foreseen
         self.baskets += foreseen > 0
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """One request on its way."""
+class PendingRequest:
+    """A request that waits for its slate."""
 
     basket: Basket
     at_s: float
@@ -79,7 +79,7 @@ class Figures:
         self.popular_hits = {name: Hits() for name in half_lives_s}
         self._popular = {name: DecayedCounts(half_life_s, items) for name, half_life_s in half_lives_s.items()}
         self._warmup = warmup
-        self._waiting: dict[str, Asked] = {}
+        self._waiting: dict[str, PendingRequest] = {}
         self._latencies_s: list[float] = []
         self._scoring_since: tuple[float, int] | None = None  # when, and how many events were handled by then
         self._latest_s = 0.0
@@ -90,7 +90,7 @@ class Figures:
         """A request is sent; `Basket.request` names it. One not `judged` only tells that all before it is handled."""
         self.sent += 1
         popular = {name: frozenset(counts.top(FIRST)) for name, counts in self._popular.items()}
-        self._waiting[basket.request.event_id or ""] = Asked(basket, now_s, popular, self.sent, judged)
+        self._waiting[basket.request.event_id or ""] = PendingRequest(basket, now_s, popular, self.sent, judged)
 
     def buy(self, basket: Basket) -> None:
         """The basket's purchases are sent."""

@@ -18,8 +18,8 @@ from streamrec.client import EventProducer, RecommendationConsumer
 from streamrec.demo.baskets import Basket, read_baskets
 from streamrec.demo.figures import Figures
 from streamrec.demo.sample import sample_items, sample_log
-from streamrec.demo.show import Screen
-from streamrec.demo.stage import Stage, WorkerProcess, stage
+from streamrec.demo.show import Display
+from streamrec.demo.system import RunningSystem, WorkerProcess, running_system
 from streamrec.errors import EmbeddedError
 from streamrec.events import Event, Slate
 from streamrec.replay.catalogue_file import read_catalogue
@@ -45,31 +45,31 @@ def run(*, quick: bool, stay: bool) -> None:
     began = time.monotonic()
     baskets = read_baskets(sample_log(), QUICK_ROWS if quick else None)
     catalogue = read_catalogue(sample_items())
-    screen = Screen(catalogue, total=sum(len(basket.purchases) + 1 for basket in baskets))
+    display = Display(catalogue, total=sum(len(basket.purchases) + 1 for basket in baskets))
     figures = Figures(HALF_LIVES_S, sorted(catalogue), warmup=round(WARMUP * len(baskets)))
     with tempfile.TemporaryDirectory(prefix="streamrec-demo-", ignore_cleanup_errors=True) as place:
-        with screen.starting(), stage(Path(place), sample_items()) as running:
-            screen.started(running)
-            memorable = Demonstration(running, figures, screen).play(baskets)
+        with display.starting(), running_system(Path(place), sample_items()) as running:
+            display.started(running)
+            examples = Demonstration(running, figures, display).play(baskets)
             if stay:
-                screen.summary(figures, memorable, known=None)
-                screen.staying(running, baskets[-1])
+                display.summary(figures, examples, known=None)
+                display.staying(running, baskets[-1])
                 signal.pause()
             running.worker.stop()
-            known = _known(running, memorable)
-        screen.summary(figures, memorable, known)
-        screen.ended(seconds=time.monotonic() - began)
+            known = _known(running, examples)
+        display.summary(figures, examples, known)
+        display.ended(seconds=time.monotonic() - began)
 
 
 class Demonstration:
     """Sends baskets and takes slates, as two clients of the running system."""
 
-    def __init__(self, running: Stage, figures: Figures, screen: Screen) -> None:
+    def __init__(self, running: RunningSystem, figures: Figures, display: Display) -> None:
         self._running = running
         self._figures = figures
-        self._screen = screen
-        self._memorable: deque[tuple[Basket, Slate]] = deque(maxlen=SHOWN)
-        self._been_here: set[str] = set()
+        self._display = display
+        self._examples: deque[tuple[Basket, Slate]] = deque(maxlen=SHOWN)
+        self._returning: set[str] = set()
 
     def play(self, baskets: Sequence[Basket]) -> list[tuple[Basket, Slate]]:
         """All of it, in order; returns a few slates worth showing, and what was bought after each.
@@ -84,7 +84,7 @@ class Demonstration:
                 broker.bootstrap, topic=topics.recommendations, from_beginning=True, settings=settings
             ) as slates,
             EventProducer(broker.bootstrap, topic=topics.events, settings=settings) as events,
-            self._screen.live(self._figures),
+            self._display.live(self._figures),
         ):
             for basket in baskets:
                 self._take(slates, until=MOST_WAITING - 1)
@@ -94,7 +94,7 @@ class Demonstration:
             self._figures.ask(last, time.monotonic(), judged=False)
             events.send(last.request)
             self._take(slates, until=0)
-        return list(self._memorable)
+        return list(self._examples)
 
     def _send(self, events: EventProducer, basket: Basket) -> None:
         request: Event = basket.request
@@ -121,10 +121,10 @@ class Demonstration:
                 self._remember(basket, slate)
 
     def _remember(self, basket: Basket, slate: Slate) -> None:
-        self._screen.answered(self._figures)
-        if basket.user_id in self._been_here:
-            self._memorable.append((basket, slate))
-        self._been_here.add(basket.user_id)
+        self._display.answered(self._figures)
+        if basket.user_id in self._returning:
+            self._examples.append((basket, slate))
+        self._returning.add(basket.user_id)
 
 
 def _silent(worker: WorkerProcess) -> EmbeddedError:
@@ -134,9 +134,9 @@ def _silent(worker: WorkerProcess) -> EmbeddedError:
     )
 
 
-def _known(running: Stage, memorable: Sequence[tuple[Basket, Slate]]) -> inspect.Known | None:
+def _known(running: RunningSystem, examples: Sequence[tuple[Basket, Slate]]) -> inspect.Known | None:
     """What the store, after the worker's last checkpoint, knows of the last customer shown."""
-    if not memorable:
+    if not examples:
         return None
     with closing(build_store(running.settings)) as store:
-        return inspect.user(store, memorable[-1][0].user_id)
+        return inspect.user(store, examples[-1][0].user_id)

@@ -21,7 +21,7 @@ from rich.text import Text
 from streamrec.demo.baskets import Basket
 from streamrec.demo.figures import FIRST, Figures
 from streamrec.demo.sample import sample_log
-from streamrec.demo.stage import Stage
+from streamrec.demo.system import RunningSystem
 from streamrec.events import Slate, SlateItem
 from streamrec.replay.catalogue_file import CatalogueItems
 from streamrec.state.inspection import Known
@@ -43,7 +43,7 @@ tools/bench                     # events per second on this machine, and where t
 {streamrec} user USER_ID --redis URL"""
 
 
-class Screen:
+class Display:
     """One demonstration's output, on standard output."""
 
     def __init__(self, catalogue: CatalogueItems, total: int) -> None:
@@ -65,7 +65,7 @@ class Screen:
         self._console.print("starting a broker, a Redis server and a worker (about ten seconds) ...")
         yield
 
-    def started(self, running: Stage) -> None:
+    def started(self, running: RunningSystem) -> None:
         """Say what runs where."""
         self._console.print(
             f"{running.broker.kind} at {running.broker.bootstrap}, Redis at {running.settings.redis.url}, "
@@ -73,7 +73,7 @@ class Screen:
             soft_wrap=True,
         )
 
-    def staying(self, running: Stage, basket: Basket) -> None:
+    def staying(self, running: RunningSystem, basket: Basket) -> None:
         """Say how to look around."""
         self._console.print(
             "\neverything stays up until Ctrl-C; in another terminal:\n"
@@ -90,7 +90,7 @@ class Screen:
         if not self._console.is_terminal:
             yield
             return
-        picture = _Picture(self, figures)
+        picture = _LiveDisplay(self, figures)
         with Live(picture, console=self._console, refresh_per_second=REFRESHES_PER_S):
             yield
 
@@ -118,10 +118,10 @@ class Screen:
 
     # In the end
 
-    def summary(self, figures: Figures, memorable: Sequence[tuple[Basket, Slate]], known: Known | None) -> None:
+    def summary(self, figures: Figures, examples: Sequence[tuple[Basket, Slate]], known: Known | None) -> None:
         """A few slates in words, and the figures."""
         say = self._console.print
-        for basket, slate in memorable:
+        for basket, slate in examples:
             say(self._in_words(basket, slate))
         if known is not None:
             leanings = ", ".join(list(known["affinities"])[:3]) or "nothing yet"
@@ -164,15 +164,15 @@ class Screen:
         return table
 
 
-class _Picture:
+class _LiveDisplay:
     """Drawn anew whenever the screen is refreshed."""
 
-    def __init__(self, screen: Screen, figures: Figures) -> None:
-        self._screen = screen
+    def __init__(self, display: Display, figures: Figures) -> None:
+        self._display = display
         self._figures = figures
 
     def __rich__(self) -> Group:
-        return self._screen.picture(self._figures)
+        return self._display.picture(self._figures)
 
 
 def wanted_by(place: SlateItem) -> str:

@@ -1,4 +1,4 @@
-"""Historical logs: reading them as events, and what a run over one leaves behind (slates, metrics, a report).
+"""Reads historical logs and catalogues from files, as typed events and items, and warms models up on a log.
 
-Knows nothing of Kafka, Redis or models.
+Knows nothing of Kafka or Redis.
 """

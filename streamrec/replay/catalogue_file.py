@@ -1,4 +1,4 @@
-"""What is known of items beforehand: titles, categories, prices, read from a parquet, csv or jsonl file.
+"""Reads a catalogue of items (titles, categories, prices) from a parquet, csv or jsonl file.
 
 Columns: `item_id`, and any field of an `Item`; `category` does for `categories` and `ts` for `added`; others are
 ignored. Several categories or tags are a list, or text with `|` between them.
@@ -17,7 +17,7 @@ import polars as pl
 
 from streamrec.errors import TableError
 from streamrec.events import LATEST_TS_MS, Item
-from streamrec.replay.columns import Converted, named, number, text, timestamp
+from streamrec.replay.columns import ParsedColumn, named, number, text, timestamp
 from streamrec.replay.tables import MAX_CELL_CHARS, Batch, open_table
 
 MAX_LISTED = 20
@@ -41,7 +41,7 @@ class CatalogueItems(Mapping[str, Item]):
         return len(self._items)
 
     def title(self, item_id: str) -> str:
-        """The item's title, or its id where none is known: always something to show."""
+        """The item's title, or its id where none is known."""
         item = self._items.get(item_id)
         return item_id if item is None or item.title is None else item.title
 
@@ -78,11 +78,11 @@ def read_catalogue(path: Path) -> CatalogueItems:
 
 
 def _items(batch: Batch, problems: list[tuple[int, str]]) -> list[tuple[int, Item]]:
-    """The batch's items by row; bad values, and rows that make no item, are named among the problems."""
+    """The batch's items with their row numbers; bad values, and rows that make no item, are added to the problems."""
     problems.extend(batch.broken)
     frame, rows = batch.frame, len(batch.rows)
 
-    def column(name: str, read: Converted, expected: str) -> list[Any]:
+    def column(name: str, read: ParsedColumn, expected: str) -> list[Any]:
         shown = frame[name].filter(read.bad).to_list()
         bad = batch.rows[read.bad.to_numpy()]
         problems.extend(
@@ -139,7 +139,7 @@ def _items(batch: Batch, problems: list[tuple[int, str]]) -> list[tuple[int, Ite
 
 
 def _vector(value: object) -> object:
-    """Numbers from a list, or from a JSON list; what is none is left for the item's own check to refuse."""
+    """Numbers from a list, or from a JSON list; anything else is returned unchanged, for validation to refuse."""
     if isinstance(value, str):
         with suppress(msgspec.DecodeError):
             return msgspec.json.decode(value)

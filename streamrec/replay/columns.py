@@ -1,4 +1,4 @@
-"""Reads a whole column of a table as text, numbers or times, and marks the values that are none.
+"""Parses whole columns of a table as text, numbers or times, and marks the values that cannot be parsed.
 
 A column at once, because tables have hundreds of thousands of rows. Knows nothing of files or catalogues.
 """
@@ -16,14 +16,14 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
-class Converted:
+class ParsedColumn:
     """`values` of the type asked for, null where the table has none or a bad one; `bad` marks the latter."""
 
     values: pl.Series
     bad: pl.Series
 
 
-def text(series: pl.Series, min_length: int, max_length: int) -> Converted:
+def text(series: pl.Series, min_length: int, max_length: int) -> ParsedColumn:
     """Text of a bounded length, in characters. Whole numbers become text (17850.0 is '17850'); empty text is null."""
     given = series.is_not_null()
     if series.dtype.is_float():
@@ -36,34 +36,34 @@ def text(series: pl.Series, min_length: int, max_length: int) -> Converted:
         values = series.cast(pl.String, strict=False)
     length = values.str.len_chars()
     bad = given & (values.is_null() | (length > max_length) | ((length > 0) & (length < min_length)))
-    return Converted(_only(values, ~bad & (length > 0)), bad.fill_null(True))
+    return ParsedColumn(_only(values, ~bad & (length > 0)), bad.fill_null(True))
 
 
-def named(series: pl.Series, min_length: int, max_length: int) -> Converted:
-    """Text as above that may name something: without control characters."""
+def named(series: pl.Series, min_length: int, max_length: int) -> ParsedColumn:
+    """Text as by `text`, without control characters, as identifiers need it."""
     read = text(series, min_length, max_length)
     unfit = read.values.str.contains(CONTROL_CHARACTERS).fill_null(False)
-    return Converted(_only(read.values, ~unfit), read.bad | unfit)
+    return ParsedColumn(_only(read.values, ~unfit), read.bad | unfit)
 
 
-def number(series: pl.Series, most: float = float("inf")) -> Converted:
+def number(series: pl.Series, most: float = float("inf")) -> ParsedColumn:
     """Finite numbers, at most so far from 0; not-a-number is null, for that is how tables write a missing one."""
     values = _as_float(series)
     given = series.is_not_null() & values.is_not_nan().fill_null(True)
     bad = given & (values.is_null() | (values.is_infinite() | (values.abs() > most)).fill_null(False))
-    return Converted(_only(values, given & ~bad), bad)
+    return ParsedColumn(_only(values, given & ~bad), bad)
 
 
-def whole_number(series: pl.Series, least: int, most: int) -> Converted:
+def whole_number(series: pl.Series, least: int, most: int) -> ParsedColumn:
     """Whole numbers within bounds, also when written 3.0."""
     numbers = number(series)
     whole = numbers.values.cast(pl.Int64, strict=False)
     fits = ((whole.cast(pl.Float64) == numbers.values) & (whole >= least) & (whole <= most)).fill_null(False)
     bad = numbers.bad | (numbers.values.is_not_null() & ~fits)
-    return Converted(_only(whole, fits), bad)
+    return ParsedColumn(_only(whole, fits), bad)
 
 
-def timestamp(series: pl.Series, latest_ms: int) -> Converted:
+def timestamp(series: pl.Series, latest_ms: int) -> ParsedColumn:
     """Milliseconds since 1970 from numbers, from timestamp columns, or from ISO 8601 text (UTC unless it says)."""
     if series.dtype.is_temporal():
         series = series.cast(pl.Datetime("ms"), strict=False).dt.epoch("ms")
@@ -73,7 +73,7 @@ def timestamp(series: pl.Series, latest_ms: int) -> Converted:
             dates = [None if n is not None else _iso_ms(s) for n, s in zip(numbers, series, strict=True)]
             numbers = pl.select(pl.coalesce(numbers, pl.Series(dates, dtype=pl.Int64))).to_series()
         fits = numbers.is_between(0, latest_ms).fill_null(False)
-        return Converted(_only(numbers, fits), series.is_not_null() & ~fits)
+        return ParsedColumn(_only(numbers, fits), series.is_not_null() & ~fits)
     return whole_number(series, 0, latest_ms)
 
 

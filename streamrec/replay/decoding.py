@@ -1,6 +1,6 @@
-"""Turns batches of rows into columns of event fields, and keeps account of everything that does not fit.
+"""Decodes batches of rows into columns of event fields, and counts and lists everything that does not fit.
 
-One `Decoder` reads one log from top to bottom: sortedness is a matter of all its batches. Knows nothing of files.
+One `Decoder` reads one log from its beginning to its end, since sortedness spans batches. Knows nothing of files.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from streamrec.errors import LogError
 from streamrec.events import ITEMLESS_TYPES, EventType
-from streamrec.replay.columns import Converted
+from streamrec.replay.columns import ParsedColumn
 from streamrec.replay.fields import FIELDS, MEMBER
 from streamrec.replay.selection import EVERYTHING, Selector
 from streamrec.replay.tables import Batch
@@ -32,8 +32,8 @@ Rows = tuple[NDArray[np.int64], pl.DataFrame, list[EventType]]
 
 
 @dataclass(slots=True)
-class Tally:
-    """What has been found so far.
+class DecodingReport:
+    """Counts of events and of rows left out, and the problems found so far.
 
     `left_out` and `unknown` count rows by the value of their type column, `deselected` by what they were left out for.
     """
@@ -50,13 +50,13 @@ class Tally:
     last_row: int | None = None
 
     def add(self, row: int, problem: str) -> None:
-        """Count a problem and, while there is room, keep its words."""
+        """Count a problem; the first MAX_LISTED are kept in words."""
         self.problem_count += 1
         if len(self.problems) < MAX_LISTED:
             self.problems.append(f"row {row}: {problem}")
 
-    def refuse(self, name: str) -> None:
-        """Raise if anything was found so far.
+    def raise_problems(self, name: str) -> None:
+        """Raise an error if any problem was found so far.
 
         Raises:
             LogError: what was found, with row numbers.
@@ -90,10 +90,10 @@ class Decoder:
     types: Mapping[str, EventType | None]
     skip_unknown_types: bool
     selector: Selector = field(default_factory=lambda: Selector(EVERYTHING))
-    tally: Tally = field(default_factory=Tally)
+    report: DecodingReport = field(default_factory=DecodingReport)
 
     def decode(self, batch: Batch) -> tuple[list[int], Columns]:
-        """Row numbers and field values of the batch's events; what is wrong with the others goes to the tally."""
+        """Row numbers and field values of the batch's events; problems of the other rows go to the report."""
         rows, frame, types = self._selected(*self._typed(batch))
         found = list(batch.broken)
         columns: Columns = {"type": types}
@@ -115,18 +115,18 @@ class Decoder:
             added = {name.removeprefix(CONTEXT_MEMBER): columns.pop(name) for name in members}
             columns["context"] = _with_members(columns.get("context"), added, len(rows))
         for row, problem in sorted(found):
-            self.tally.add(row, problem)
-        self.tally.events.update(types)
+            self.report.add(row, problem)
+        self.report.events.update(types)
         return rows.tolist(), columns
 
     def _typed(self, batch: Batch) -> Rows:
-        """The rows of event types that are wanted."""
+        """The rows whose event type is not left out."""
         kinds = self._kinds(batch)
         keep = np.array([kind is not None for kind in kinds], bool)
         return batch.rows[keep], batch.frame.filter(pl.Series(keep)), [kind for kind in kinds if kind is not None]
 
     def _selected(self, rows: NDArray[np.int64], frame: pl.DataFrame, types: list[EventType]) -> Rows:
-        """The rows that the selection lets count; the others are counted by what they were left out for."""
+        """The rows that the selection keeps; the others are counted by the reason why they were left out."""
         selector = self.selector
         if selector.selection == EVERYTHING:
             return rows, frame, types
@@ -136,15 +136,15 @@ class Decoder:
         owners = selector.owners(users, sessions)
         new = np.ones(len(rows), bool)
         new[at] = selector.first_time([types[n] for n in at], owners[at], sessions[at], items[at])
-        self.tally.deselected["of other items than asked for"] += int((~fits).sum())
-        self.tally.deselected["that repeat an item of their session"] += int((~new).sum())
+        self.report.deselected["of other items than asked for"] += int((~fits).sum())
+        self.report.deselected["that repeat an item of their session"] += int((~new).sum())
         keep = fits & new
         return rows[keep], frame.filter(pl.Series(keep)), [types[n] for n in np.flatnonzero(keep)]
 
     def _owned(
-        self, users: Converted, frame: pl.DataFrame, rows: NDArray[np.int64]
-    ) -> tuple[Converted, list[tuple[int, str]]]:
-        """Users as they are told apart, and the anonymous rows that have no session to tell them by."""
+        self, users: ParsedColumn, frame: pl.DataFrame, rows: NDArray[np.int64]
+    ) -> tuple[ParsedColumn, list[tuple[int, str]]]:
+        """User ids, those of anonymous rows with their session appended, and the problems of rows without one."""
         anonymous, field_ = self.selector.selection.anonymous, FIELDS["user_id"]
         sessions = self._text(frame, "session_id")
         lost = ((users.values == anonymous) & sessions.is_null()).fill_null(False).to_numpy()
@@ -166,25 +166,25 @@ class Decoder:
         values: list[str] = raw.fill_null("").to_list()
         for value, count in Counter(values).items():
             if value not in self.types and not self.skip_unknown_types:
-                if value in self.tally.unknown_at or len(self.tally.unknown_at) < MAX_LISTED:
-                    self.tally.unknown_at.setdefault(value, int(batch.rows[values.index(value)]))
-                    self.tally.unknown[value] += count
+                if value in self.report.unknown_at or len(self.report.unknown_at) < MAX_LISTED:
+                    self.report.unknown_at.setdefault(value, int(batch.rows[values.index(value)]))
+                    self.report.unknown[value] += count
                 else:
-                    self.tally.problem_count += count  # a wrong column would name every value it has: only count them
+                    self.report.problem_count += count  # a wrong column would name every value it has: only count them
             elif self.types.get(value) is None:
-                self.tally.left_out[value] += count
+                self.report.left_out[value] += count
         return [self.types.get(value) for value in values]
 
     def _unsorted(self, ts: pl.Series, rows: NDArray[np.int64]) -> list[tuple[int, str]]:
         """Rows that are earlier than the row before them, over all batches."""
         given = ts.is_not_null().to_numpy()
-        times, at, tally = ts.drop_nulls().to_numpy(), rows[given], self.tally
+        times, at, report = ts.drop_nulls().to_numpy(), rows[given], self.report
         if not len(times):
             return []
-        if tally.last_ts is not None and tally.last_row is not None:
-            times, at = np.append(tally.last_ts, times), np.append(tally.last_row, at)
-        tally.first_ts = int(times[0]) if tally.first_ts is None else tally.first_ts
-        tally.last_ts, tally.last_row = int(times[-1]), int(at[-1])
+        if report.last_ts is not None and report.last_row is not None:
+            times, at = np.append(report.last_ts, times), np.append(report.last_row, at)
+        report.first_ts = int(times[0]) if report.first_ts is None else report.first_ts
+        report.last_ts, report.last_row = int(times[-1]), int(at[-1])
         return [
             (int(at[n + 1]), f"'ts' is {times[n + 1]}, before the {times[n]} of row {at[n]}; sort the log by time")
             for n in np.flatnonzero(np.diff(times) < 0)
@@ -198,7 +198,7 @@ def _column(frame: pl.DataFrame, column: str, height: int) -> pl.Series:
 
 
 def _mismatches(
-    name: str, raw: pl.Series, read: Converted, expected: str, rows: NDArray[np.int64]
+    name: str, raw: pl.Series, read: ParsedColumn, expected: str, rows: NDArray[np.int64]
 ) -> list[tuple[int, str]]:
     bad = read.bad.to_numpy()
     if not bad.any():
@@ -209,7 +209,7 @@ def _mismatches(
     ]
 
 
-def _missing(name: str, read: Converted, types: list[EventType], rows: NDArray[np.int64]) -> list[tuple[int, str]]:
+def _missing(name: str, read: ParsedColumn, types: list[EventType], rows: NDArray[np.int64]) -> list[tuple[int, str]]:
     """Rows without a value that every event needs; a value that is there but bad has been named already."""
     if name not in ("user_id", "ts", "item_id") or not read.values.null_count():
         return []

@@ -1,6 +1,7 @@
-"""Says how a column of a log is read as one field of an event.
+"""How a column of a log is parsed as one field of an event.
 
-The limits are taken from the `Event` type itself, so a log and a live message are judged alike. Knows nothing of files.
+The limits are taken from the `Event` type itself, so a log and a live message are validated alike. Knows nothing of
+files.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import polars as pl
 from msgspec import inspect
 
 from streamrec.events import LARGEST_NUMBER, LATEST_TS_MS, NAMES, ContextValue, Event
-from streamrec.replay.columns import Converted, named, number, text, timestamp, whole_number
+from streamrec.replay.columns import ParsedColumn, named, number, text, timestamp, whole_number
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,17 +23,17 @@ class Field:
 
     name: str
     expected: str
-    read: Callable[[pl.Series], Converted]
+    read: Callable[[pl.Series], ParsedColumn]
 
 
-def context(series: pl.Series) -> Converted:
+def context(series: pl.Series) -> ParsedColumn:
     """A flat map per row, from JSON text or from a struct column; null members are left out."""
     maps = [_flat_map(value) for value in series.to_list()]
     bad = pl.Series([value == {} for value in maps], dtype=pl.Boolean)
-    return Converted(pl.Series([value or None for value in maps], dtype=pl.Object), bad)
+    return ParsedColumn(pl.Series([value or None for value in maps], dtype=pl.Object), bad)
 
 
-def context_member(series: pl.Series) -> Converted:
+def context_member(series: pl.Series) -> ParsedColumn:
     """One member of the context. Text that reads as a number or as true or false is one, for csv has no other way."""
     if series.dtype.is_float():
         series = series.fill_nan(None)
@@ -40,7 +41,7 @@ def context_member(series: pl.Series) -> Converted:
     bad = pl.Series(
         [v is None and raw not in (None, "") for v, raw in zip(values, series, strict=True)], dtype=pl.Boolean
     )
-    return Converted(pl.Series(values, dtype=pl.Object), bad)
+    return ParsedColumn(pl.Series(values, dtype=pl.Object), bad)
 
 
 def _scalar(value: object) -> ContextValue | None:

@@ -14,7 +14,7 @@ from typing import Any
 from streamrec import codec
 from streamrec.errors import LogError
 from streamrec.events import EVENT_TYPES, Event, EventType
-from streamrec.replay.decoding import CONSTANT, CONTEXT_MEMBER, Columns, Decoder, Tally
+from streamrec.replay.decoding import CONSTANT, CONTEXT_MEMBER, Columns, Decoder, DecodingReport
 from streamrec.replay.fields import FIELDS
 from streamrec.replay.selection import EVERYTHING, Selection, Selector
 from streamrec.replay.tables import Batch, Table, open_table
@@ -73,17 +73,17 @@ class Log:
         decoder = self._decoder()
         for batch in self._batches():
             decoder.decode(batch)
-        tally = decoder.tally
-        tally.refuse(self.table.path.name)
+        report = decoder.report
+        report.raise_problems(self.table.path.name)
         return LogSummary(
             rows=len(self),
-            events=dict(tally.events),
-            left_out=dict(tally.left_out),
-            deselected={why: count for why, count in tally.deselected.items() if count},
+            events=dict(report.events),
+            left_out=dict(report.left_out),
+            deselected={why: count for why, count in report.deselected.items() if count},
             ignored_columns=self.ignored_columns,
-            first_ts=tally.first_ts,
-            last_ts=tally.last_ts,
-            hints=_hints(self, tally),
+            first_ts=report.first_ts,
+            last_ts=report.last_ts,
+            hints=_hints(self, report),
         )
 
     def events(self) -> Iterator[tuple[int, Event]]:
@@ -96,7 +96,7 @@ class Log:
         decoder = self._decoder()
         for batch in self._batches():
             rows, columns = decoder.decode(batch)
-            decoder.tally.refuse(self.table.path.name)
+            decoder.report.raise_problems(self.table.path.name)
             yield from zip(rows, _events(columns), strict=True)
 
     def records(self, topic: str) -> Iterator[Record]:
@@ -135,7 +135,7 @@ def open_log(
         types: value of the type column to event type; an empty type leaves the rows of that value out.
         skip_unknown_types: leave out, and count, the rows whose type is neither an event type nor in `types`.
         rows: the part to read, from the first row to before the second; None is the log's own beginning or end.
-        selection: which of these rows count, and whose they are.
+        selection: which of these rows are read, and which users they belong to.
 
     Raises:
         TableError: the file is missing or is no table.
@@ -185,7 +185,7 @@ def _columns(table: Table, mapping: Mapping[str, str]) -> dict[str, str]:
 
 
 def _check(table: Table, columns: Mapping[str, str], selection: Selection) -> None:
-    """Refuse a selection that cannot be made of this log."""
+    """Raise LogError for a selection that this log does not allow."""
     if (problem := selection.problem()) is not None:
         raise LogError(
             f"{table.path.name}: --only-items {selection.only_items!r} cannot be used: {problem}; expected a regular "
@@ -238,11 +238,11 @@ def _events(columns: Columns) -> Iterator[Event]:
         )
 
 
-def _hints(log: Log, tally: Tally) -> tuple[str, ...]:
-    """What is allowed but seldom meant."""
+def _hints(log: Log, report: DecodingReport) -> tuple[str, ...]:
+    """Warnings about what is allowed but seldom meant."""
     hints = []
-    if tally.last_ts is not None and tally.last_ts < SECONDS_LIKE_MS:
-        hints.append(f"the last 'ts' is {tally.last_ts}: before 1973 in milliseconds, are these seconds?")
+    if report.last_ts is not None and report.last_ts < SECONDS_LIKE_MS:
+        hints.append(f"the last 'ts' is {report.last_ts}: before 1973 in milliseconds, are these seconds?")
     if log.ignored_columns:
         hints.append(f"columns that become no event field: {', '.join(log.ignored_columns)}")
     return tuple(hints)

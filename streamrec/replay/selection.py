@@ -1,6 +1,6 @@
-"""Which rows of a log count, and whose they are: choices that some logs need before figures about them mean anything.
+"""Selects rows of a log and assigns them to users: by item pattern, once per session, anonymous users by session.
 
-Rows are chosen from top to bottom, in bounded memory. Knows nothing of files.
+Rows are selected in the log's order, in bounded memory. Knows nothing of files.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ REMEMBERED = 200_000
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """What is asked for. By default every row counts and belongs to the user it names."""
+    """What to select. By default every row, each belonging to the user it names."""
 
     only_items: str | None = None
     """A regular expression: rows in whose item id it is not found are left out. Rows without an item stay."""
     anonymous: str | None = None
-    """This user id stands for nobody in particular: each of its sessions is a user of its own, 'USER:SESSION'."""
+    """The user id of anonymous rows: each of its sessions becomes a user of its own, 'USER:SESSION'."""
     once_per_session: bool = False
     """Of the rows of one type, user, session and item the first counts. Rows without session or item all count."""
 
     def problem(self) -> str | None:
-        """Why the pattern cannot be used, None when it can."""
+        """Why the item pattern is invalid, None when it is valid."""
         try:
             pl.Series([""]).str.contains(self.only_items or "")
         except pl.exceptions.ComputeError as error:
@@ -72,7 +72,7 @@ class Selector:
     def first_time(
         self, types: Sequence[str], owners: pl.Series, sessions: pl.Series, items: pl.Series
     ) -> NDArray[np.bool_]:
-        """False for rows that repeat another of their session, (rows,); what comes is remembered."""
+        """False for rows that repeat an earlier row of their session, (rows,); remembers the rows it is given."""
         if not self.selection.once_per_session:
             return np.ones(len(types), bool)
         parts = (pl.Series(types, dtype=pl.String), owners, sessions, items)

@@ -38,7 +38,7 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A file of rows: what it holds, and a way to read some of its columns."""
+    """A file of rows: its columns, the number of rows, and how to read them."""
 
     path: Path
     columns: tuple[str, ...]
@@ -73,7 +73,7 @@ def open_table(path: Path) -> Table:
 
 
 def _unreadable(path: Path, error: Exception) -> TableError:
-    """One sentence for a file that is not what its name says."""
+    """The error for a file that is not in the format of its suffix."""
     kind = path.suffix.lower().lstrip(".")
     return TableError(f"{path}: expected a {kind} file in UTF-8 that can be read to its end; {error}; write it anew")
 

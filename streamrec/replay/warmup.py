@@ -1,9 +1,9 @@
-"""Learns a log of the past before the first live event, by the very worker that goes on with the topic afterwards.
+"""Warm-up: learns a historical log with an ordinary worker, so that live workers start from its models and state.
 
-    seal the partitions > learn the log > save the models > say where each partition goes on, and unseal it
+    seal the partitions > learn the log > save the models > store each partition's start offset, and unseal it
 
 The worker reads the log as if it were the topic, each row on the partition where its user's live events come. While the
-partitions are sealed nobody can start from what it writes, so a warm-up is there whole or not at all.
+partitions are sealed no worker can open them, so live workers see a whole warm-up or none.
 
 Knows nothing of Kafka, Redis or the wall clock.
 """
@@ -24,7 +24,7 @@ from streamrec.transport import Assignee, Record
 from streamrec.worker.loop import Worker
 
 
-class Past:
+class LogSource:
     """A log as a source: its rows up to and with the time `until` (ms), each on its user's partition.
 
     Guarantee: as `Source`, but that it goes forward only, once. Rows come in the log's own order whatever their
@@ -48,12 +48,12 @@ class Past:
 
     @property
     def topic(self) -> str:
-        """The topic whose past this is."""
+        """The topic that the log stands for."""
         return self._topic
 
     @property
     def skipped_records(self) -> int:
-        """None ever."""
+        """Always 0."""
         return 0
 
     def subscribe(self, assignee: Assignee) -> None:
@@ -105,7 +105,7 @@ class Past:
         return True
 
     def commit(self, positions: Mapping[int, int]) -> None:
-        """Nobody asks how far it is."""
+        """Does nothing: there are no lag displays for a log."""
 
     def lag(self) -> int | None:
         """Not known."""
@@ -129,7 +129,7 @@ class Past:
 
 
 @runtime_checkable
-class Rehearsing(Protocol):
+class Rehearsable(Protocol):
     """A model that remembers examples and can go over them again."""
 
     name: str
@@ -139,8 +139,8 @@ class Rehearsing(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class HandedOver:
-    """What live workers start from: the models' snapshot, and the first event of each partition."""
+class WarmupResult:
+    """What live workers start from: the models' snapshot, and the offset of the first live event by partition."""
 
     snapshot: str
     starts: Mapping[int, int]
@@ -155,15 +155,15 @@ def warm_up(
     *,
     passes: int = 1,
     now_ms: int,
-) -> HandedOver:
+) -> WarmupResult:
     """Let `worker` learn its source to the end, and leave everything so that live workers go on from there.
 
     Whatever the store held of the topic before is removed, also of partitions that the topic no longer has.
 
     Args:
-        worker: on a `Past` and on `store`; it keeps no snapshots itself.
+        worker: on a `LogSource` and on `store`; it keeps no snapshots itself.
         store: where the live workers' state will be.
-        shelf: where their models will be.
+        snapshots: where their models will be.
         partitions: how many the topic has.
         starts: the offset of the first live event for each of them. Asked for after the learning, which takes its time,
             and a topic forgets meanwhile.
@@ -194,11 +194,11 @@ def warm_up(
         raise
     for partition in sealed:
         store.unseal(partition, found.get(partition), snapshot if partition in found else None)
-    return HandedOver(snapshot, found)
+    return WarmupResult(snapshot, found)
 
 
 def rehearse(worker: Worker, passes: int) -> None:
     """Let the models that remember examples learn from them `passes` times; once they have done so already."""
     for model in worker.pipeline.models:
-        if passes > 1 and isinstance(model, Rehearsing):
+        if passes > 1 and isinstance(model, Rehearsable):
             model.rehearse(passes)

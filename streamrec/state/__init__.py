@@ -1,4 +1,4 @@
-"""What outlives the process: the protocols of stores and of shelves of snapshots.
+"""What outlives the process: the protocols of state stores and of snapshot stores.
 
 Knows nothing of Kafka, events or models: values are bytes, a partition is a number with a watermark.
 """
@@ -39,11 +39,12 @@ class Key:
 
 
 @dataclass(frozen=True, slots=True)
-class Mark:
-    """Where a partition stands: the first input offset its stored state has not seen, and the snapshot beside it.
+class PartitionMark:
+    """How far a partition's stored state is: its watermark, the snapshot that belongs to it, and its owner's epoch.
 
-    A partition never seen before has watermark None. `epoch` grows with every owner. What a sealed one holds is not
-    whole yet. `refused` counts the checkpoints of former owners that came too late.
+    `watermark` is the first input offset that the state does not include, None for a partition never seen before.
+    `epoch` grows with every owner. A sealed partition is being filled by a warm-up. `refused` counts checkpoints of
+    former owners that came too late.
     """
 
     watermark: int | None
@@ -73,7 +74,7 @@ class Store(Protocol):
     Guarantee: a checkpoint is visible whole or not at all, and only from the partition's newest owner.
     """
 
-    def open(self, partition: int) -> Mark:
+    def open(self, partition: int) -> PartitionMark:
         """Become the owner of `partition`: raises its epoch and returns where it stands.
 
         Raises:
@@ -105,13 +106,13 @@ class Store(Protocol):
         """Write values, watermark and snapshot reference atomically.
 
         Raises:
-            StaleEpoch: the partition has a newer owner; nothing was written but that this was refused (`Mark.refused`).
+            StaleEpoch: the partition has a newer owner; nothing was written, and `PartitionMark.refused` counts it.
             StateUnavailable: the store is away or has no room; it may or may not have written, and the same checkpoint
                 may be committed again.
             StateError: the store has lost what it had confirmed, or the checkpoint is malformed; nothing was written.
         """
 
-    def marks(self) -> dict[int, Mark]:
+    def marks(self) -> dict[int, PartitionMark]:
         """Every partition ever opened, and where it stands. Raises no epoch."""
 
     def find(self, kind: Kind, name: str) -> dict[int, bytes]:
@@ -128,7 +129,7 @@ Arrays = Mapping[str, Mapping[str, npt.NDArray[Any]]]
 """Component, then name, then array."""
 
 
-class Saved(Protocol):
+class SavedSnapshot(Protocol):
     """A snapshot as it was saved, and the input offset per partition that it stands for."""
 
     @property
@@ -141,8 +142,8 @@ class Saved(Protocol):
     def reference(self) -> str: ...
 
 
-class Described(Protocol):
-    """What a snapshot is said to hold. `components` gives the bytes of each; `suspect` those that were in doubt."""
+class SnapshotDescription(Protocol):
+    """A snapshot's manifest. `components` gives the bytes of each; `suspect` names those that were in doubt."""
 
     @property
     def schema(self) -> str: ...
@@ -182,7 +183,7 @@ class SnapshotStore(Protocol):
             StateUnavailable: there is no room just now; nothing of it is left, and the same call may work later.
         """
 
-    def load(self, reference: str, schema: str | None = None) -> Saved:
+    def load(self, reference: str, schema: str | None = None) -> SavedSnapshot:
         """The snapshot of that reference.
 
         Raises:
@@ -190,7 +191,7 @@ class SnapshotStore(Protocol):
             SnapshotCorrupt: it is not what was saved, or not of the `schema` expected.
         """
 
-    def describe(self, reference: str) -> Described:
+    def describe(self, reference: str) -> SnapshotDescription:
         """What the snapshot of that reference is said to hold; its arrays are not looked at.
 
         Raises:

@@ -1,4 +1,4 @@
-"""What the store knows of a user or an item, gathered over partitions for people and tools.
+"""Summarises what the store holds of a user or an item, over all partitions, for people and tools.
 
 Reads the values that workers write and changes none. Knows nothing of Redis, Kafka or how values come to be.
 """
@@ -20,7 +20,7 @@ from streamrec.state import Kind, Store
 LAYOUT = 1
 """The `v` of stored values that this module reads."""
 
-Touch = tuple[str | None, str, int]
+RecentEvent = tuple[str | None, str, int]
 """(item or user id, event type, ts in ms); no id where the item was forgotten for want of room"""
 Known = dict[str, Any]
 """What is known, as plain values in a stable shape (`docs/12-commands.md` lists the fields)."""
@@ -60,7 +60,7 @@ class StoredUser(msgspec.Struct, frozen=True):
     counts: dict[str, int]
     first_ts: int
     last_ts: int
-    recent: tuple[Touch, ...] = ()
+    recent: tuple[RecentEvent, ...] = ()
     affinities: dict[str, float] = {}
     session: StoredSession | None = None
     prices: StoredPrices | None = None
@@ -74,7 +74,7 @@ class StoredItem(msgspec.Struct, frozen=True):
     counts: dict[str, int]
     first_ts: int
     last_ts: int
-    recent_users: tuple[Touch, ...] = ()
+    recent_users: tuple[RecentEvent, ...] = ()
     category: str | None = None
 
 
@@ -165,12 +165,12 @@ def _log_ts(store: Store, last_ts: int) -> int | None:
 
 def _priced(prices: StoredPrices) -> Known:
     """The typical price, and a standard deviation below and above it: of the logarithms, so as a factor."""
-    apart = math.sqrt(max(prices.squares, 0.0) / prices.weight)
+    deviation = math.sqrt(max(prices.squares, 0.0) / prices.weight)
     return {
         "events": prices.events,
         "typical": math.exp(prices.mean),
-        "low": math.exp(prices.mean - apart),
-        "high": math.exp(prices.mean + apart),
+        "low": math.exp(prices.mean - deviation),
+        "high": math.exp(prices.mean + deviation),
     }
 
 
@@ -186,7 +186,7 @@ def _counted(parts: Sequence[Stored]) -> Known:
     }
 
 
-def _newest_first(name: str, parts: Iterable[Iterable[Touch]]) -> list[Known]:
-    touches = [touch for part in parts for touch in part if touch[0] is not None]
-    touches.sort(key=lambda touch: -touch[2])
-    return [{name: who, "type": kind, "ts": ts} for who, kind, ts in touches]
+def _newest_first(name: str, parts: Iterable[Iterable[RecentEvent]]) -> list[Known]:
+    events = [event for part in parts for event in part if event[0] is not None]
+    events.sort(key=lambda event: -event[2])
+    return [{name: who, "type": kind, "ts": ts} for who, kind, ts in events]

@@ -1,7 +1,7 @@
-"""Where values live in Redis: the only place where its keys are built.
+"""The keys of values in Redis: the only place where they are built.
 
     streamrec:user-events:partitions                  the partitions ever opened (a set)
-    streamrec:user-events:rollout                     who got which policy, newest first (a list)
+    streamrec:user-events:rollout                     the rollout's revisions, newest first (a list)
     streamrec:user-events:redrive:NAME                which dead letters were sent back
     streamrec:{user-events:3}:mark                    epoch, turn, watermark, snapshot, seal of partition 3
     streamrec:{user-events:3}:user:ID                 one value; likewise item:, slate:, open:, due:, account:
@@ -54,7 +54,7 @@ class KeySpace:
         return f"{self.prefix}:{self.topic}:redrive:{name}".encode()
 
     def mark(self, partition: int) -> bytes:
-        """The hash that says where `partition` stands."""
+        """The hash with the watermark, snapshot and epoch of `partition`."""
         return f"{self._home(partition)}:mark".encode()
 
     def value(self, key: Key) -> bytes:

@@ -10,10 +10,10 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 from threading import Lock
 
-from streamrec.state import Checkpoint, Key, Kind, Mark
+from streamrec.state import Checkpoint, Key, Kind, PartitionMark
 from streamrec.state.refusals import backwards, forgotten, refuse_malformed, stale, unopened
 
-NEVER_OPENED = Mark(watermark=None, snapshot=None, epoch=0)
+NEVER_OPENED = PartitionMark(watermark=None, snapshot=None, epoch=0)
 
 
 class MemoryStore:
@@ -24,10 +24,10 @@ class MemoryStore:
 
     def __init__(self) -> None:
         self._values: dict[Key, bytes] = {}
-        self._marks: dict[int, Mark] = {}
+        self._marks: dict[int, PartitionMark] = {}
         self._lock = Lock()
 
-    def open(self, partition: int) -> Mark:
+    def open(self, partition: int) -> PartitionMark:
         """Become the owner of `partition`: raises its epoch and returns where it stands."""
         with self._lock:
             before = self._marks.get(partition, NEVER_OPENED)
@@ -41,10 +41,12 @@ class MemoryStore:
             self._values = {key: value for key, value in self._values.items() if key.partition not in partitions}
             for partition in partitions:
                 before = self._marks.get(partition, NEVER_OPENED)
-                self._marks[partition] = Mark(None, None, before.epoch + 1, sealed=True, refused=before.refused)
+                self._marks[partition] = PartitionMark(
+                    None, None, before.epoch + 1, sealed=True, refused=before.refused
+                )
 
     def unseal(self, partition: int, watermark: int | None, snapshot: str | None) -> None:
-        """Let whoever opens the partition next start there."""
+        """Let the next owner of the partition start there."""
         with self._lock:
             self._marks[partition] = replace(
                 self._marks[partition], watermark=watermark, snapshot=snapshot, sealed=False
@@ -82,7 +84,7 @@ class MemoryStore:
                 mark, watermark=checkpoint.watermark, snapshot=checkpoint.snapshot
             )
 
-    def marks(self) -> dict[int, Mark]:
+    def marks(self) -> dict[int, PartitionMark]:
         """Every partition ever opened, and where it stands."""
         with self._lock:
             return dict(self._marks)

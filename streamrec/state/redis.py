@@ -14,7 +14,7 @@ from itertools import islice
 from typing import Any
 
 from streamrec.errors import ConfigError, StateError
-from streamrec.state import Checkpoint, Key, Kind, Mark
+from streamrec.state import Checkpoint, Key, Kind, PartitionMark
 from streamrec.state.connection import connected, named_errors, script, without_password
 from streamrec.state.keys import KeySpace
 from streamrec.state.refusals import backwards, forgotten, refuse_malformed, resealed, sealed, stale, unopened
@@ -76,7 +76,7 @@ class RedisStore:
     def __repr__(self) -> str:
         return f"RedisStore({self._where!r}, prefix={self._keys.prefix!r}, topic={self._keys.topic!r})"
 
-    def open(self, partition: int) -> Mark:
+    def open(self, partition: int) -> PartitionMark:
         """Become the owner of `partition`: raises its epoch and returns where it stands.
 
         Raises:
@@ -164,7 +164,7 @@ class RedisStore:
         else:
             raise forgotten(checkpoint)
 
-    def marks(self) -> dict[int, Mark]:
+    def marks(self) -> dict[int, PartitionMark]:
         """Every partition ever opened, and where it stands. Raises no epoch."""
         with self._named_errors("reading marks"), self._client.pipeline(transaction=False) as pipe:
             partitions = self._partitions()
@@ -219,8 +219,8 @@ class RedisStore:
 
 def _mark(
     watermark: bytes | None, snapshot: bytes | None, epoch: bytes, seal: bytes | None, refused: bytes | None
-) -> Mark:
-    return Mark(
+) -> PartitionMark:
+    return PartitionMark(
         watermark=None if watermark is None else int(watermark),
         snapshot=snapshot.decode() if snapshot else None,
         epoch=int(epoch),

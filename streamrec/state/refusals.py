@@ -1,4 +1,4 @@
-"""Why a checkpoint is refused, in the same words from every store.
+"""The errors with which stores refuse a checkpoint, in the same words from every store.
 
 Knows nothing of how a store keeps its values.
 """
@@ -32,12 +32,12 @@ def refuse_malformed(checkpoint: Checkpoint) -> None:
 
 
 def unopened(partition: int) -> StateError:
-    """The partition has no owner here."""
+    """The error for a partition that this store has not opened."""
     return StateError(f"partition {partition} was never opened by this store; call open({partition}) before commit")
 
 
 def sealed(partition: int) -> StateError:
-    """The partition is being filled."""
+    """The error for a partition that a warm-up is filling."""
     return StateError(
         f"partition {partition} is sealed: a warm-up is filling it, or was cut short; wait for it, or run `streamrec "
         "warmup` again: it clears what the other one left"
@@ -45,12 +45,12 @@ def sealed(partition: int) -> StateError:
 
 
 def resealed(partition: int) -> StaleEpoch:
-    """The partition is being filled by somebody else."""
+    """The error for a partition that another warm-up has sealed since."""
     return StaleEpoch(f"partition {partition} was sealed by somebody else meanwhile: another warm-up fills it now")
 
 
 def stale(checkpoint: Checkpoint, epoch: int) -> StaleEpoch:
-    """The partition has a newer owner."""
+    """The error for a partition with a newer owner."""
     return StaleEpoch(
         f"partition {checkpoint.partition} is owned under epoch {epoch}, this checkpoint came from epoch "
         f"{checkpoint.epoch}; nothing was written: forget the partition, its newer owner goes on from the last mark"
@@ -58,7 +58,7 @@ def stale(checkpoint: Checkpoint, epoch: int) -> StaleEpoch:
 
 
 def forgotten(checkpoint: Checkpoint) -> StateError:
-    """The store no longer holds what it had confirmed."""
+    """The error for a store that no longer holds what it had confirmed."""
     return StateError(
         f"the store has lost checkpoints of partition {checkpoint.partition} that it had confirmed (was it flushed, "
         "restarted without persistence, or failed over to an older copy?); nothing was written, since the changes "
@@ -67,7 +67,7 @@ def forgotten(checkpoint: Checkpoint) -> StateError:
 
 
 def backwards(checkpoint: Checkpoint, watermark: int) -> StateError:
-    """The watermark would go back."""
+    """The error for a watermark that would go back."""
     return StateError(
         f"checkpoint of partition {checkpoint.partition} has watermark {checkpoint.watermark}, expected at least "
         f"{watermark}, which is stored already; nothing was written: a watermark never goes backwards"

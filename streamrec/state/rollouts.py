@@ -1,4 +1,4 @@
-"""The books that a rollout's revisions are kept in: one in Redis, for workers and people, one in this process.
+"""Stores of a rollout's revisions: one in Redis, shared by workers and commands, one in this process.
 
 Knows nothing of what a revision means, beyond its number.
 """

@@ -50,7 +50,7 @@ DTYPES = (
 )
 LOCK_TIMEOUT_S = 30.0
 PASSING = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
-"""What a disk says that may take the same bytes later: it is full, or has trouble."""
+"""Errors of a disk that may pass: it is full, or has trouble."""
 NO_FOLDER = (IsADirectoryError, NotADirectoryError)
 _REFERENCE = re.compile(r"(\d{10})-([0-9a-f]{16})")
 _UNFINISHED = ".unfinished-"

@@ -26,7 +26,7 @@ class Record:
 
 
 class Assignee(Protocol):
-    """Who is told that partitions come and go. Called from inside `poll`, on the same thread."""
+    """The receiver of partition assignments. Called from inside `poll`, on the same thread."""
 
     def assigned(self, partitions: Sequence[int]) -> Mapping[int, int | None]:
         """Take over `partitions`; returns the offset to start each at, None for the source's own default."""
@@ -35,7 +35,7 @@ class Assignee(Protocol):
         """Hand `partitions` back in good order: they are still ours while this runs."""
 
     def lost(self, partitions: Sequence[int]) -> None:
-        """`partitions` belong to somebody else already: forget them without writing."""
+        """`partitions` belong to another member already: forget them without writing."""
 
 
 class Source(Protocol):
@@ -72,7 +72,7 @@ class Source(Protocol):
         """Go on where the pause began."""
 
     def disown(self, partitions: Sequence[int]) -> None:
-        """Hand out nothing of these until they are assigned anew: they are somebody else's, whatever the log thinks."""
+        """Return no records of these until they are assigned anew: another worker owns them, whatever Kafka says."""
 
     def commit(self, positions: Mapping[int, int]) -> None:
         """Tell the log's own tools how far we are (lag displays alone; never read back to resume). Does not block."""
@@ -81,7 +81,7 @@ class Source(Protocol):
         """Records not yet read over the partitions held, None when unknown."""
 
     def connected(self) -> bool:
-        """False while nobody who keeps the log can be reached."""
+        """False while no broker can be reached."""
 
     def exhausted(self) -> bool:
         """True when no record can ever come again (a finite log, read to its end)."""
@@ -93,8 +93,8 @@ class Source(Protocol):
 class Follower(Protocol):
     """A compacted topic, all of its partitions, read from the beginning and then followed. No group, no positions.
 
-    Guarantee: what is looked at of a key comes in the order in which it was written; nothing that compaction keeps is
-    left out. After a restart everything comes again.
+    Guarantee: records of a key come in the order in which they were written; no record that compaction keeps is left
+    out. After a restart everything is read again.
     """
 
     @property
@@ -102,17 +102,17 @@ class Follower(Protocol):
         """The topic that is followed."""
 
     def look(self, most: int, wait_s: float = 0.0) -> Sequence[Record]:
-        """What has come since the last look, at most so many; waits at most `wait_s` for the first.
+        """At most `most` records that have come since the last call; waits at most `wait_s` for the first.
 
         Raises:
             TransportError: the topic cannot be read and that will not pass by itself.
         """
 
     def whole(self) -> bool:
-        """True once everything was handed out that the topic held when it was first looked at."""
+        """True once every record was returned that the topic held at the first call of `look`."""
 
     def close(self) -> None:
-        """Let go."""
+        """Disconnect."""
 
 
 class Sink(Protocol):

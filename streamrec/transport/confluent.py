@@ -20,9 +20,18 @@ from confluent_kafka import (
 )
 
 from streamrec.errors import ConfigError, TransportError
-from streamrec.transport import Assignee, Headers, Record
+from streamrec.transport import Assignee, Record
 from streamrec.transport.confluent_sink import KafkaSink
-from streamrec.transport.librdkafka import HOPELESS, LOG, Setting, Settings, connect, for_consumer, newer_protocol
+from streamrec.transport.librdkafka import (
+    HOPELESS,
+    LOG,
+    Setting,
+    Settings,
+    connect,
+    for_consumer,
+    newer_protocol,
+    record_of,
+)
 
 __all__ = ["KafkaSink", "KafkaSource"]
 
@@ -37,6 +46,7 @@ _STARTS = {
 _OURS = ("enable.auto.commit", "enable.auto.offset.store", "partition.assignment.strategy", "enable.partition.eof")
 """Consumer settings that the guarantees of `KafkaSource` rest on; a user may not set them."""
 
+_NOT_HELD = 1 << 63  # past every offset
 _CALL_LIMIT_S = 10.0
 _IDLE_CHECK_S = 3.0
 _RECONNECTED_CHECK_S = 1.0
@@ -281,15 +291,7 @@ class KafkaSource:
                 self._positions[partition] = offset
             return None
         self._positions[partition] = offset + 1
-        return Record(
-            self._topic,
-            partition,
-            offset,
-            message.key(),
-            message.value(),
-            headers_of(message),
-            max(0, message.timestamp()[1]),
-        )
+        return record_of(message, self._topic)
 
     def _judge(self, error: KafkaError, partition: int | None = None) -> None:
         code = error.code()
@@ -395,13 +397,3 @@ class KafkaSource:
             f"topic {self._topic!r} partition {partition}: position {position} is not in the log ({detail}); records "
             "were deleted before they were read, or the topic was made anew; clear the stored positions to go on"
         )
-
-
-_NOT_HELD = 1 << 63  # past every offset
-
-
-def headers_of(message: Message) -> Headers:
-    """A message's headers, those without a value left out."""
-    pairs = message.headers()
-    # librdkafka hands over a list of pairs, or None.
-    return tuple((name, value) for name, value in pairs if isinstance(value, bytes)) if isinstance(pairs, list) else ()

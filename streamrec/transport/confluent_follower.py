@@ -1,4 +1,4 @@
-"""A compacted topic of Kafka, read from its beginning and then followed, by everybody for themselves.
+"""A compacted topic of Kafka, read from its beginning and then followed, by each process for itself.
 
 Knows nothing of what the records say; `settings` are librdkafka's own.
 """
@@ -13,8 +13,7 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaExcepti
 
 from streamrec.errors import TransportError
 from streamrec.transport import Record
-from streamrec.transport.confluent import headers_of
-from streamrec.transport.librdkafka import HOPELESS, LOG, Settings, connect, for_consumer
+from streamrec.transport.librdkafka import HOPELESS, LOG, Settings, connect, for_consumer, record_of
 
 _ASK_LIMIT_S = 1.0
 _ASK_AGAIN_S = 1.0
@@ -24,7 +23,7 @@ _DEFAULTS: Settings = {"queued.min.messages": 2_000, "queued.max.messages.kbytes
 
 
 class KafkaFollower:
-    """Every partition of a topic, without a consumer group: nothing is committed, and nobody shares the work.
+    """Every partition of a topic, without a consumer group: nothing is committed, and each follower reads all of it.
 
     One thread owns the object. Guarantee: as `Follower`. A topic that is not there is empty, with a warning, and is
     looked for again; brokers that are away are waited for.
@@ -117,15 +116,7 @@ class KafkaFollower:
             elif self._unread is not None:
                 self._unread.discard(partition)
             return None
-        return Record(
-            self._topic,
-            partition,
-            message.offset() or 0,
-            message.key(),
-            message.value(),
-            headers_of(message),
-            max(0, message.timestamp()[1]),
-        )
+        return record_of(message, self._topic)
 
     def _judge(self, error: KafkaError) -> None:
         if error.fatal() or error.code() in HOPELESS:

@@ -1,10 +1,10 @@
-"""What all Kafka clients here share: which librdkafka setting is for which client, connecting, hopeless errors.
+"""What all Kafka clients share: which librdkafka setting is for which client, connecting, messages, hopeless errors.
 
 A user's `[kafka]` table is one flat list for everything that connects. librdkafka warns about every property that is
 meant for the other kind of client, so the table is divided here before a client sees it. Names that stand in neither
 set below go to every client, so TLS, SASL and whatever librdkafka adds later pass through untouched.
 
-Knows nothing of topics or records. Source: librdkafka's CONFIGURATION.md, column C/P.
+Knows nothing of topics. Source: librdkafka's CONFIGURATION.md, column C/P.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka import KafkaError, KafkaException, Message
 
 from streamrec.errors import ConfigError
+from streamrec.transport import Headers, Record
 
 LOG = logging.getLogger("streamrec.kafka")
 """Where librdkafka's own lines go: its chatter about reconnecting is `info`."""
@@ -137,3 +138,23 @@ def connect(make: Callable[[dict[str, Any]], Client], config: dict[str, Any]) ->
     except (KafkaException, TypeError, ValueError) as error:
         detail = error.args[0].str() if isinstance(error, KafkaException) else error
         raise ConfigError(f"the Kafka settings were refused: {detail}; see librdkafka's CONFIGURATION.md") from error
+
+
+def headers_of(message: Message) -> Headers:
+    """A message's headers, those without a value left out."""
+    pairs = message.headers()
+    # librdkafka hands over a list of pairs, or None.
+    return tuple((name, value) for name, value in pairs if isinstance(value, bytes)) if isinstance(pairs, list) else ()
+
+
+def record_of(message: Message, topic: str) -> Record:
+    """A message without an error as a record of `topic`."""
+    return Record(
+        topic,
+        message.partition() or 0,
+        message.offset() or 0,
+        message.key(),
+        message.value(),
+        headers_of(message),
+        max(0, message.timestamp()[1]),
+    )

@@ -41,7 +41,9 @@ class LocalSource:
                 "and just 1 for a lazy log; give the records as a list to spread them"
             )
         self._topic = topic
-        self._logs: list[_Held | _Lazy] = [_Held(partition) for partition in range(partitions)]
+        self._logs: list[_StoredPartition | _LazyPartition] = [
+            _StoredPartition(partition) for partition in range(partitions)
+        ]
         self._growing = growing
         self._changed = threading.Condition()
         self._assignee: Assignee | None = None
@@ -54,7 +56,7 @@ class LocalSource:
         if isinstance(records, list | tuple):
             self.append(records)
         else:
-            self._logs = [_Lazy(records)]
+            self._logs = [_LazyPartition(records)]
 
     @property
     def topic(self) -> str:
@@ -75,7 +77,7 @@ class LocalSource:
         with self._changed:
             for record in records:
                 log = self._logs[record.partition] if 0 <= record.partition < len(self._logs) else None
-                if not isinstance(log, _Held):
+                if not isinstance(log, _StoredPartition):
                     raise TransportError(f"topic {self._topic!r}: partition {record.partition} takes no more records")
                 log.append(record)
             self._changed.notify_all()
@@ -183,7 +185,7 @@ class LocalSource:
         return records
 
 
-class _Held:
+class _StoredPartition:
     """One partition, all of it in memory."""
 
     def __init__(self, partition: int) -> None:
@@ -218,7 +220,7 @@ class _Held:
         return self._records[-1].offset + 1 if self._records else 0
 
 
-class _Lazy:
+class _LazyPartition:
     """One partition, drawn from an iterator and forgotten."""
 
     def __init__(self, records: Iterable[Record] | Callable[[], Iterator[Record]]) -> None:

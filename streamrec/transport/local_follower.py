@@ -1,4 +1,4 @@
-"""A compacted topic inside the process: what tests, and programs without Kafka, tell a worker of the catalogue with.
+"""A compacted topic inside the process: the catalogue of a worker in tests, and in programs without Kafka.
 
 Guarantee: as `Follower`. Knows nothing of what the records say.
 """

@@ -1,4 +1,4 @@
-"""On which partition a producer puts a key: what has to be known to put somebody's past where their future will come.
+"""The partition that a producer puts a key on: a warm-up learns each user where the user's live events will come.
 
 Knows nothing of brokers. Sources: librdkafka's `rd_kafka_msg_partitioner_consistent` (CRC32, its default) and Apache
 Kafka's `Utils.murmur2` (the Java client's default).

@@ -1,7 +1,6 @@
-"""Where in a topic a moment or a record lies, asked from outside: no group is joined, nothing is committed, no worker
-notices.
+"""Finds offsets in a topic by time or by record, and reads ranges, without joining a group or committing anything.
 
-Knows nothing of events: which moment a record belongs to, the asker says.
+Knows nothing of events: the caller says which time a record belongs to.
 """
 
 from __future__ import annotations
@@ -27,8 +26,7 @@ from confluent_kafka.admin import AdminClient, ConsumerGroupDescription  # type:
 
 from streamrec.errors import TransportError
 from streamrec.transport import Record
-from streamrec.transport.confluent import headers_of
-from streamrec.transport.librdkafka import LOG, Settings, connect, for_admin, for_consumer
+from streamrec.transport.librdkafka import LOG, Settings, connect, for_admin, for_consumer, record_of
 
 _CALL_LIMIT_S = 10.0
 _BATCH = 1_000
@@ -36,12 +34,12 @@ _BATCH_WAIT_S = 0.2
 _RESTING = (ConsumerGroupState.EMPTY, ConsumerGroupState.DEAD, ConsumerGroupState.UNKNOWN)
 
 Answer = TypeVar("Answer")
-Moment = Callable[[Record], int | None]
-"""When what a record tells of happened, in ms; None for a record that tells of nothing."""
+EventTime = Callable[[Record], int | None]
+"""From a record to the time of its event, in ms; None for a record without one."""
 
 
 class TopicReader:
-    """Measures one topic.
+    """Reads one topic from outside any consumer group.
 
     Positions are offsets per partition, all partitions at once.
     """
@@ -68,30 +66,30 @@ class TopicReader:
         self.partitions = self._count_partitions()
 
     def beginning(self) -> dict[int, int]:
-        """The first record that is still kept, or the end of an empty partition."""
+        """The offset of the first record still kept, by partition; of an empty partition its end."""
         ask, places = self._consumer.get_watermark_offsets, self._places(0)
         ranges = self._answered(lambda: [ask(place, timeout=_CALL_LIMIT_S) for place in places])
         return {place.partition: first for place, (first, _) in zip(places, ranges, strict=True)}
 
     def end(self) -> dict[int, int]:
-        """The record that comes next."""
+        """The offset after the last record, by partition."""
         said = self._first(self._places(OFFSET_END), lambda record: True)
         # Tansu counts batches there, which are fewer than records: what lies past its answer is read to the end.
         places = [TopicPartition(self.topic, partition, offset) for partition, offset in said.items()]
         return self._first(places, lambda record: False)
 
-    def since(self, ts: int, moment: Moment) -> dict[int, int]:
-        """The first record sent at `ts` (ms) or later that also tells of a moment at `ts` or later; else the end.
+    def since(self, ts: int, event_time: EventTime) -> dict[int, int]:
+        """The offset of the first record sent at `ts` (ms) or later whose event is of `ts` or later; else the end.
 
-        What is sent tells of the past, so nothing that happened since `ts` was sent before it. A topic that was filled
-        from a log, long after the events, is read from its beginning until they are young enough.
+        A record is sent after its event, so no event since `ts` was sent before it. A topic that was filled from a log,
+        long after the events, is read from its beginning until they are recent enough.
         """
 
-        def young(record: Record) -> bool:
-            happened = moment(record)
-            return happened is not None and happened >= ts
+        def recent(record: Record) -> bool:
+            ts_ms = event_time(record)
+            return ts_ms is not None and ts_ms >= ts
 
-        return self._first(self._sent_since(ts), young)
+        return self._first(self._sent_since(ts), recent)
 
     def record(self, partition: int, offset: int) -> Record | None:
         """The record at one place; None where it is kept no longer, or has not come yet."""
@@ -100,14 +98,14 @@ class TopicReader:
         place = TopicPartition(self.topic, partition, offset)
         self._consumer.assign([place])
         self._consumer.resume([place])  # a pause outlives its assignment
-        patient_until, message = time.monotonic() + _CALL_LIMIT_S, None
-        while message is None and time.monotonic() < patient_until:
+        deadline, message = time.monotonic() + _CALL_LIMIT_S, None
+        while message is None and time.monotonic() < deadline:
             message = self._consumer.poll(_BATCH_WAIT_S)
         self._consumer.unassign()
         # Past the end, Kafka has one begin anew at the beginning, and Tansu says nothing.
         if message is None or self._ended(message) or message.offset() != offset:
             return None
-        return self._record(message)
+        return record_of(message, self.topic)
 
     def find(self, ts: int, span_ms: int, wanted: Callable[[Record], bool]) -> Record | None:
         """A wanted record sent at `ts` (ms) or up to `span_ms` later; None when there is none."""
@@ -179,7 +177,7 @@ class TopicReader:
             messages = self._consumer.consume(_BATCH, _BATCH_WAIT_S)
             for message in messages:
                 partition = message.partition() or 0
-                if partition not in found and (self._ended(message) or wanted(self._record(message))):
+                if partition not in found and (self._ended(message) or wanted(record_of(message, self.topic))):
                     found[partition] = message.offset() or 0
                     self._consumer.pause([TopicPartition(self.topic, partition)])
             heard_at = time.monotonic() if messages else heard_at
@@ -193,17 +191,6 @@ class TopicReader:
         if error is not None and error.code() != KafkaError._PARTITION_EOF:
             raise self._unanswered(error.str())
         return error is not None
-
-    def _record(self, message: Message) -> Record:
-        return Record(
-            self.topic,
-            message.partition() or 0,
-            message.offset() or 0,
-            message.key(),
-            message.value(),
-            headers_of(message),
-            max(0, message.timestamp()[1]),
-        )
 
     def _count_partitions(self) -> int:
         # The whole list: asking for a topic by name makes some brokers create it.
@@ -223,7 +210,7 @@ class TopicReader:
 
 
 def group_is_live(group_id: str, settings: Settings) -> bool:
-    """Whether anybody is reading as this consumer group; False where the brokers do not say."""
+    """Whether this consumer group has members; False where the brokers do not say."""
     admin = connect(lambda config: AdminClient(config, logger=LOG), dict(for_admin(settings)))
     try:
         answers = admin.describe_consumer_groups([group_id], request_timeout=_CALL_LIMIT_S)

@@ -26,8 +26,8 @@ from streamrec.config.groups import Topics
 from streamrec.errors import TransportError
 from streamrec.transport.librdkafka import LOG, Settings, connect, for_admin
 
-LONG = 4
-"""Dead letters and outcomes are kept so many times as long as events."""
+LONG_RETENTION = 4
+"""The retention of dead letters and outcomes, as a multiple of that of events."""
 LISTING_PAUSE_S = 0.1
 """Between two looks at whether a new topic is listed."""
 
@@ -35,8 +35,8 @@ Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True, slots=True)
-class Missing:
-    """A topic that is not there; `apply` makes it exactly so."""
+class MissingTopic:
+    """A topic that does not exist; `apply` creates it with these settings."""
 
     topic: str
     partitions: int
@@ -49,8 +49,8 @@ class Missing:
 
 
 @dataclass(frozen=True, slots=True)
-class Different:
-    """A topic that is there but not as configured; never changed by `apply`."""
+class DifferentSetting:
+    """A setting of an existing topic that is not as configured; never changed by `apply`."""
 
     topic: str
     setting: str
@@ -61,13 +61,13 @@ class Different:
         return f"{self.topic}: {self.setting} is {self.found}, the configuration says {self.wanted}; left as it is"
 
 
-Change = Missing | Different
+Change = MissingTopic | DifferentSetting
 
 
-def wanted(topics: Topics) -> list[Missing]:
+def wanted(topics: Topics) -> list[MissingTopic]:
     """Every topic as the configuration describes it, as if none were there."""
     retention = {"cleanup.policy": "delete", "retention.ms": str(topics.retention_ms)}
-    long = {**retention, "retention.ms": str(topics.retention_ms * LONG if topics.retention_ms > 0 else -1)}
+    long = {**retention, "retention.ms": str(topics.retention_ms * LONG_RETENTION if topics.retention_ms > 0 else -1)}
     compact = {"cleanup.policy": "compact"}
     configs = {
         topics.events: retention,
@@ -77,7 +77,9 @@ def wanted(topics: Topics) -> list[Missing]:
         topics.trends: compact,
         topics.dead_letters: long,
     }
-    return [Missing(name, topics.partitions, topics.replication_factor, config) for name, config in configs.items()]
+    return [
+        MissingTopic(name, topics.partitions, topics.replication_factor, config) for name, config in configs.items()
+    ]
 
 
 def plan(topics: Topics, settings: Settings, *, timeout_s: float = 10.0) -> list[Change]:
@@ -94,7 +96,7 @@ def plan(topics: Topics, settings: Settings, *, timeout_s: float = 10.0) -> list
     except KafkaException as error:
         raise _unanswered("list its topics", error, timeout_s) from error
     changes: list[Change] = []
-    existing: list[Missing] = []
+    existing: list[MissingTopic] = []
     for topic in wanted(topics):
         if topic.topic not in there:
             changes.append(topic)
@@ -112,7 +114,7 @@ def plan(topics: Topics, settings: Settings, *, timeout_s: float = 10.0) -> list
     return changes
 
 
-def apply(changes: Iterable[Change], settings: Settings, *, timeout_s: float = 30.0) -> list[Missing]:
+def apply(changes: Iterable[Change], settings: Settings, *, timeout_s: float = 30.0) -> list[MissingTopic]:
     """Make what is missing of a plan, and return that; differences are left as they are.
 
     A topic that somebody else made in the meantime is not an error.
@@ -120,7 +122,7 @@ def apply(changes: Iterable[Change], settings: Settings, *, timeout_s: float = 3
     Raises:
         TransportError: a topic could not be made, or the brokers did not answer within `timeout_s`.
     """
-    missing = [change for change in changes if isinstance(change, Missing)]
+    missing = [change for change in changes if isinstance(change, MissingTopic)]
     if not missing:
         return []
     new = [NewTopic(c.topic, c.partitions, c.replication_factor, config=dict(c.config)) for c in missing]
@@ -135,14 +137,14 @@ def apply(changes: Iterable[Change], settings: Settings, *, timeout_s: float = 3
                 continue
             raise _unanswered(f"make topic {change.topic!r}", error, timeout_s) from error
         made.append(change)
-    _await_visible(admin, {change.topic for change in made}, timeout_s)
+    _wait_until_listed(admin, {change.topic for change in made}, timeout_s)
     return made
 
 
-def _await_visible(admin: AdminClient, names: set[str], timeout_s: float) -> None:
+def _wait_until_listed(admin: AdminClient, names: set[str], timeout_s: float) -> None:
     """A controller says that a topic is made before every broker lists it; whoever looks next must find it."""
-    patient_until = time.monotonic() + timeout_s
-    while names and time.monotonic() < patient_until:
+    deadline = time.monotonic() + timeout_s
+    while names and time.monotonic() < deadline:
         try:
             names = names - admin.list_topics(timeout=timeout_s).topics.keys()
         except KafkaException as error:
@@ -176,8 +178,8 @@ def _wait(answer: Future[Answer], timeout_s: float) -> Answer:
         raise KafkaException(KafkaError(KafkaError._TIMED_OUT)) from None
 
 
-def _differences(topic: str, setting: str, wanted: object, found: object) -> list[Different]:
-    return [] if str(wanted) == str(found) else [Different(topic, setting, str(wanted), str(found))]
+def _differences(topic: str, setting: str, wanted: object, found: object) -> list[DifferentSetting]:
+    return [] if str(wanted) == str(found) else [DifferentSetting(topic, setting, str(wanted), str(found))]
 
 
 def _unanswered(what: str, error: KafkaException, timeout_s: float) -> TransportError:

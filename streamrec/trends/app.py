@@ -1,12 +1,13 @@
-"""The Faust app around the counts: reads events, and every few seconds says and keeps what changed.
+"""The Faust app around the counts: reads events, and every few seconds publishes and stores what changed.
 
-Faust gives membership of a group, the table's changelog and its restoration, and the web server. It is used for what it
-does well: one agent, concurrency 1, nothing taken in batches. Three things are done otherwise than it would:
+Faust gives membership of a group, the table's changelog and its restoration, and the web server. It is used with one
+agent, concurrency 1, and no batches. Three things are done otherwise than Faust does them:
 
-- Nothing is acknowledged when an event was counted, but when what was counted is stored: said in the trends topic, then
-  kept in the changelog. So offsets never pass what is kept, and a flush that fails ends the process before they move.
-- Offsets that were not delivered are looked up in the log at the next flush, through another client: nothing there (a
-  transaction's marker, what was deleted), or Faust has dropped events, and the process ends before that is kept.
+- An event is acknowledged not when it was counted, but when its count is stored: published in the trends topic, then
+  written to the changelog. So offsets never pass what is stored, and a flush that fails ends the process before they
+  move.
+- Offsets that were not delivered are looked up in the log at the next flush, through another client. Either there is
+  nothing (a transaction's marker, deleted records), or Faust has dropped events, and the process ends before storing.
 - A table value is written once per key and flush, straight through the app's producer: Faust's own way of writing takes
   seven times as long per key, and knows no partition outside an event.
 
@@ -44,7 +45,7 @@ SEPARATOR = "|"
 """Between the partition and the subject in a table's key."""
 EXIT_FAILED = 1
 
-Wire = list[tuple[bytes, bytes | None, int]]
+OutgoingRecords = list[tuple[bytes, bytes | None, int]]
 """Key, value and partition of what is to be sent."""
 
 
@@ -73,8 +74,8 @@ class TrendTopics:
     """Of the events topic."""
 
 
-class Trends:
-    """The app, its counts and what happens to them."""
+class TrendsApp:
+    """The Faust app with the counts of its partitions."""
 
     def __init__(
         self,
@@ -94,7 +95,7 @@ class Trends:
         self.events = topics.events
         self.windows = windows
         self.skipped: Counter[str] = Counter()
-        """Unusable messages by reason; the worker puts them aside."""
+        """Unusable messages by reason; the worker sends them to the dead-letter topic."""
         self.counts: dict[int, PartitionCounts] = {}
         self._stored: Mapping[int, int] | None = None
         self._says = topics.trends
@@ -136,7 +137,7 @@ class Trends:
             self.give_up(f"counting failed: {error!r}; nothing past the last flush is committed")
 
     def take(self, message: Any) -> None:
-        """Count one message; of a partition that is not ours (any more) it is left alone."""
+        """Count one message; ignored when its partition is not assigned to this process (any more)."""
         counts = self.counts.get(message.partition)
         if counts is None:
             return
@@ -164,7 +165,7 @@ class Trends:
     # Storing
 
     async def flush(self) -> None:
-        """Say and keep what changed, then acknowledge it; ends the process when that cannot be done."""
+        """Publish and store what changed, then acknowledge it; ends the process when that cannot be done."""
         try:
             async with self._flushing:
                 await self._flush()
@@ -193,7 +194,7 @@ class Trends:
         self._stored = {**(self._stored or {}), **{flush.partition: flush.position + 1 for flush in flushes}}
         await self.app.consumer.commit()
 
-    async def _send(self, topic: str, wire: Wire, generation: int) -> bool:
+    async def _send(self, topic: str, wire: OutgoingRecords, generation: int) -> bool:
         """Store it in order per key; False when the partitions were dealt anew before everything was on its way."""
         send = self.app.producer.send
         waiting = []
@@ -204,15 +205,15 @@ class Trends:
         await asyncio.gather(*waiting)
         return len(waiting) == len(wire)
 
-    def _kept(self, flushes: Iterable[Flush]) -> Wire:
+    def _kept(self, flushes: Iterable[Flush]) -> OutgoingRecords:
         return [
             (f"{flush.partition}{SEPARATOR}{subject}".encode(), value, flush.partition)
             for flush in flushes
             for subject, value in flush.kept.items()
         ]
 
-    def _put(self, kept: Wire) -> None:
-        """Into the table, once the changelog has it: a table ahead of its changelog would never be written again."""
+    def _put(self, kept: OutgoingRecords) -> None:
+        """Write to the table, after the changelog: a table ahead of its changelog would never be written again."""
         for key, value, _ in kept:
             if value is None:
                 self.table.data.pop(key, None)
@@ -256,7 +257,7 @@ def _category(event: Event) -> str | None:
     return said if isinstance(said, str) else None
 
 
-def _said(flushes: Iterable[Flush]) -> Wire:
+def _said(flushes: Iterable[Flush]) -> OutgoingRecords:
     return [
         (item_id.encode(), None if trend is None else encode(trend), flush.partition)
         for flush in flushes
@@ -274,7 +275,7 @@ def make_app(
     credentials: Any = None,
     web: tuple[str, int] | None = None,
 ) -> faust.App:
-    """An app as peers have learned to set it up; `name` is its consumer group. `brokers`: HOST:PORT,..."""
+    """A Faust app configured for exact counts; `name` is its consumer group, `brokers` is HOST:PORT,..."""
     hosts = ";".join(f"aiokafka://{host.strip()}" for host in brokers.split(","))
     host, port = web or ("127.0.0.1", 6066)
     return faust.App(
@@ -303,7 +304,7 @@ def make_app(
     )
 
 
-async def run(trends: Trends, emit_every_s: float, stop: asyncio.Event, last_words_s: float = 20.0) -> None:
+async def run(trends: TrendsApp, emit_every_s: float, stop: asyncio.Event, shutdown_limit_s: float = 20.0) -> None:
     """Count until `stop` is set; then flush, and leave the group."""
     app = trends.app
     await app.start()
@@ -316,7 +317,7 @@ async def run(trends: Trends, emit_every_s: float, stop: asyncio.Event, last_wor
         if app.crashed:
             trends.give_up(f"Faust gave up: {app.crash_reason!r}")
     try:
-        await asyncio.wait_for(trends.flush(), last_words_s)
-        await asyncio.wait_for(app.stop(), last_words_s)
+        await asyncio.wait_for(trends.flush(), shutdown_limit_s)
+        await asyncio.wait_for(app.stop(), shutdown_limit_s)
     except TimeoutError:
-        trends.give_up(f"not everything was stored within {last_words_s:g} s; the rest is counted again")
+        trends.give_up(f"not everything was stored within {shutdown_limit_s:g} s; the rest is counted again")

@@ -27,31 +27,31 @@ LEAVING = 8
 """One in so many subjects leaves when there are too many: leaving one by one would mean a search for each."""
 
 
-class Kept(msgspec.Struct, frozen=True, array_like=True):
-    """What a table keeps of a subject: the offset up to which it stands, the partition's clock then, and its parts."""
+class SubjectState(msgspec.Struct, frozen=True, array_like=True):
+    """The table's value of a subject: its counts by part, the last offset included, and the partition's clock then."""
 
-    stands_at: int
+    up_to: int
     clock: int
     parts: dict[int, int]
 
 
 _encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(Kept).decode
+_decode = msgspec.msgpack.Decoder(SubjectState).decode
 
 
-class Tally:
-    """One subject's parts; `stands_at` is the offset up to which they were restored."""
+class SubjectCounts:
+    """One subject's counts by part of a window; events up to offset `up_to` were included by a restoration."""
 
-    __slots__ = ("parts", "stands_at")
+    __slots__ = ("parts", "up_to")
 
-    def __init__(self, parts: Parts, stands_at: int = -1) -> None:
+    def __init__(self, parts: Parts, up_to: int = -1) -> None:
         self.parts = parts
-        self.stands_at = stands_at
+        self.up_to = up_to
 
 
 @dataclass(frozen=True, slots=True)
 class Flush:
-    """What is to be written, in this order: first what is said of items, then what is kept of subjects."""
+    """What is to be written, in this order: trends of items to publish, then states of subjects to store."""
 
     partition: int
     position: int
@@ -62,7 +62,7 @@ class Flush:
 
 
 class PartitionCounts:
-    """Counts events; says what changed."""
+    """Counts the events of one partition, and returns what changed at each flush."""
 
     def __init__(self, partition: int, windows: Windows, max_subjects: int) -> None:
         self.partition = partition
@@ -73,7 +73,7 @@ class PartitionCounts:
         self._max_subjects = max_subjects
         self._now = windows.now(0)
         self._taken = -1  # the last offset taken since the restoration
-        self._tallies: dict[str, Tally] = {}
+        self._tallies: dict[str, SubjectCounts] = {}
         self._sums: dict[str, Sums] = {}  # as last said
         self._rising: list[dict[str, float]] = [{} for _ in windows.lengths_s]  # item: acceleration, where above 0
         self._ranks: list[dict[str, int]] = [{} for _ in windows.lengths_s]
@@ -103,7 +103,7 @@ class PartitionCounts:
                 self._add(CATEGORY + category, offset, keys)
 
     def passed(self, offset: int) -> bool:
-        """The partition was read so far; False when it had been already."""
+        """Note that the partition was read up to this offset; False when it had been read already."""
         if offset <= self._taken:
             return False
         self._taken = offset
@@ -115,8 +115,8 @@ class PartitionCounts:
         if tally is None:
             if len(self._tallies) >= self._max_subjects:
                 self._make_room()
-            tally = self._tallies[subject] = Tally({})
-        if offset <= tally.stands_at:
+            tally = self._tallies[subject] = SubjectCounts({})
+        if offset <= tally.up_to:
             return
         parts = tally.parts
         for key in keys:
@@ -124,7 +124,7 @@ class PartitionCounts:
         self._touched.add(subject)
 
     def _make_room(self) -> None:
-        """The least active leave, of equals the longest idle."""
+        """Drop the least active subjects, of equals the longest idle."""
 
         def activity(subject: str) -> tuple[int, int]:
             parts = self._tallies[subject].parts
@@ -241,7 +241,7 @@ class PartitionCounts:
         tally = self._tallies.get(subject)
         if tally is None and subject != EVERYTHING:
             return None
-        return _encode(Kept(self.position, self.clock, {} if tally is None else tally.parts))
+        return _encode(SubjectState(self.position, self.clock, {} if tally is None else tally.parts))
 
     def restore(self, kept: Iterable[tuple[str, bytes]]) -> None:
         """Take up where a table stands; only for counts that have taken nothing yet.
@@ -250,10 +250,10 @@ class PartitionCounts:
         """
         for subject, value in kept:
             found = _decode(value)
-            self._tallies[subject] = Tally(dict(found.parts), found.stands_at)
+            self._tallies[subject] = SubjectCounts(dict(found.parts), found.up_to)
             self.clock = max(self.clock, found.clock)
             if subject == EVERYTHING:
-                self.position = found.stands_at
+                self.position = found.up_to
         self._now = self.windows.now(self.clock)
         for subject in self._tallies:
             self._recount(subject)

@@ -1,4 +1,4 @@
-"""Ends a process that stands still while the log grows.
+"""Ends a process that makes no progress while the log grows.
 
 Faust's consumer has a thread of its own: it goes on telling the group that all is well when the agent hangs, and some
 consumers stop without a word. So this looks from outside, in another thread, through another client: it asks the
@@ -27,8 +27,8 @@ Offsets = Mapping[int, int]
 
 
 @dataclass(frozen=True, slots=True)
-class Stand:
-    """Where a partition stood when it last moved; `end` None: it had something to read even then."""
+class PartitionProgress:
+    """A partition's offset when it last moved, and when; `end` None: it had unread records even then."""
 
     position: int
     end: int | None
@@ -36,7 +36,7 @@ class Stand:
 
 
 class Watchdog:
-    """Compares what is stored with what there is."""
+    """Compares the offsets stored with the ends of the partitions."""
 
     def __init__(
         self,
@@ -52,7 +52,7 @@ class Watchdog:
         self._give_up = give_up
         self._limit_s = limit_s
         self._clock = clock
-        self._stands: dict[int, Stand] = {}
+        self._progress: dict[int, PartitionProgress] = {}
         self._unassigned_since: float | None = None
 
     def watch(self, every_s: float) -> None:
@@ -65,19 +65,19 @@ class Watchdog:
                     self.look()
                 except TransportError as error:
                     LOG.warning("the watchdog cannot see: %s", error)
-                    self._stands.clear()
+                    self._progress.clear()
 
         threading.Thread(target=look_again, name="watchdog", daemon=True).start()
 
     def look(self) -> None:
-        """Give up if this process stands still.
+        """Give up if this process makes no progress.
 
         Raises:
             TransportError: nobody says where the log ends.
         """
         now, stored = self._clock(), self._stored()
         if stored is None:
-            self._stands.clear()
+            self._progress.clear()
             self._unassigned_since = now if self._unassigned_since is None else self._unassigned_since
             if now - self._unassigned_since > self._limit_s:
                 self._give_up(
@@ -86,25 +86,27 @@ class Watchdog:
             return
         self._unassigned_since = None
         begins, ends = self._log_range()
-        self._stands = {
-            partition: self._stand(partition, max(position, begins.get(partition, 0)), ends.get(partition, 0), now)
+        self._progress = {
+            partition: self._progress_of(
+                partition, max(position, begins.get(partition, 0)), ends.get(partition, 0), now
+            )
             for partition, position in stored.items()
         }
-        for partition, stand in self._stands.items():
+        for partition, progress in self._progress.items():
             end = ends.get(partition, 0)
-            grown = end > stand.position if stand.end is None else end > stand.end
-            if grown and now - stand.since > self._limit_s:
+            grown = end > progress.position if progress.end is None else end > progress.end
+            if grown and now - progress.since > self._limit_s:
                 self._give_up(
-                    f"partition {partition} has stood at offset {stand.position} for {now - stand.since:.0f} s, "
-                    f"{end - stand.position} behind the end of the log: counting hangs"
+                    f"partition {partition} has stood at offset {progress.position} for {now - progress.since:.0f} s, "
+                    f"{end - progress.position} behind the end of the log: counting hangs"
                 )
 
-    def _stand(self, partition: int, position: int, end: int, now: float) -> Stand:
-        before = self._stands.get(partition)
+    def _progress_of(self, partition: int, position: int, end: int, now: float) -> PartitionProgress:
+        before = self._progress.get(partition)
         if before is None:
-            return Stand(position, None if end > position else end, now)
+            return PartitionProgress(position, None if end > position else end, now)
         if position != before.position:
-            return Stand(position, end, now)
+            return PartitionProgress(position, end, now)
         if before.end is not None and end <= before.end:  # what is left is no record: a marker of a transaction, say
-            return Stand(position, end, now)
+            return PartitionProgress(position, end, now)
         return before

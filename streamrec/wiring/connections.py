@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from streamrec.config.settings import Settings
     from streamrec.engine.rollout.revisions import RolloutStore
     from streamrec.state import Store
-    from streamrec.state.redriven import Redriven
+    from streamrec.state.redrive_journal import RedriveJournal
     from streamrec.transport import Sink
     from streamrec.worker.loop import Worker
 
@@ -74,13 +74,13 @@ def build_rollout_store(settings: Settings) -> RolloutStore:
     return RedisRolloutStore(redis.url, prefix=redis.prefix, topic=settings.topics.events, timeout_s=redis.timeout_s)
 
 
-def build_redriven(settings: Settings) -> Redriven:
+def build_redriven(settings: Settings) -> RedriveJournal:
     """What the configured Redis remembers of dead letters that were sent back; as long as the dead letters are kept."""
-    from streamrec.state.redriven import Redriven
-    from streamrec.transport.topics import LONG
+    from streamrec.state.redrive_journal import RedriveJournal
+    from streamrec.transport.topics import LONG_RETENTION
 
-    redis, kept_ms = settings.redis, settings.topics.retention_ms * LONG
-    return Redriven(
+    redis, kept_ms = settings.redis, settings.topics.retention_ms * LONG_RETENTION
+    return RedriveJournal(
         redis.url,
         prefix=redis.prefix,
         topic=settings.topics.events,

@@ -15,7 +15,7 @@ from itertools import islice
 from streamrec.engine.ads import accounts
 from streamrec.engine.attribution.open_slates import DIRECTORY
 from streamrec.errors import StaleEpoch, StateMissing
-from streamrec.state import Checkpoint, Key, Kind, Mark, Saved, SnapshotStore, Store
+from streamrec.state import Checkpoint, Key, Kind, PartitionMark, SavedSnapshot, SnapshotStore, Store
 from streamrec.worker.memory import Clocks, Memory
 from streamrec.worker.recovery import begin, good_ones, last_good
 
@@ -70,7 +70,7 @@ class Checkpoints:
         self.disowned: list[int] = []  # partitions that turned out to have a newer owner, to be let go
         self.skipped_snapshots = 0  # newer ones that could not be used at the start
         self.unlearned = 0  # records between the one used instead and the state: remembered, never learned
-        self._marks: dict[int, Mark] = {}
+        self._marks: dict[int, PartitionMark] = {}
         self._round: _Round | None = None
         self._pace = pace
         self._clock = clocks.monotonic_s
@@ -207,7 +207,7 @@ class Checkpoints:
                 now.writing = Checkpoint(partition, epoch, watermark, now.snapshot, self._changes(partition))
             try:
                 self.store.commit(now.writing)
-                self._marks[partition] = Mark(watermark, now.snapshot, epoch)
+                self._marks[partition] = PartitionMark(watermark, now.snapshot, epoch)
             except StaleEpoch as error:
                 LOG.warning("%s", error)
                 self.disowned.append(partition)
@@ -232,7 +232,7 @@ class Checkpoints:
 
     # Going back
 
-    def last_good(self, component: str, before: str | None = None) -> Saved | None:
+    def last_good(self, component: str, before: str | None = None) -> SavedSnapshot | None:
         """The newest snapshot, older than `before`, in which this component was not in doubt; None without one."""
         if self.snapshots is None:
             return None

@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 from streamrec.errors import StateError, StateMissing, StateUnavailable
-from streamrec.state import Arrays, Mark, Saved, SnapshotStore
+from streamrec.state import Arrays, PartitionMark, SavedSnapshot, SnapshotStore
 
 LOG = logging.getLogger("streamrec.worker.recovery")
 FOREIGN = (KeyError, ValueError, IndexError, TypeError, RuntimeError)
@@ -23,13 +23,13 @@ FOREIGN = (KeyError, ValueError, IndexError, TypeError, RuntimeError)
 class RestoredModels:
     """The snapshot that was begun with, and at what price."""
 
-    snapshot: Saved
+    snapshot: SavedSnapshot
     skipped: tuple[str, ...]  # references of newer ones that could not be used
     unlearned: Mapping[int, int]  # records per partition that users remember and no model has learned
 
 
 def begin(
-    snapshots: SnapshotStore, marks: Mapping[int, Mark], schema: str, take: Callable[[Arrays], None]
+    snapshots: SnapshotStore, marks: Mapping[int, PartitionMark], schema: str, take: Callable[[Arrays], None]
 ) -> RestoredModels | None:
     """Load the newest snapshot that can be used and let `take` have its arrays; None where no mark names one.
 
@@ -68,7 +68,7 @@ def _older(snapshots: SnapshotStore, named: Collection[str], held: Collection[in
                 yield reference
 
 
-def _give(snapshot: Saved, take: Callable[[Arrays], None]) -> None:
+def _give(snapshot: SavedSnapshot, take: Callable[[Arrays], None]) -> None:
     try:
         take(snapshot.arrays)
     except FOREIGN as error:
@@ -79,7 +79,7 @@ def _give(snapshot: Saved, take: Callable[[Arrays], None]) -> None:
 
 
 def _told(
-    snapshot: Saved, failed: Mapping[str, StateError], marks: Mapping[int, Mark], by_name: bool
+    snapshot: SavedSnapshot, failed: Mapping[str, StateError], marks: Mapping[int, PartitionMark], by_name: bool
 ) -> RestoredModels:
     # With a directory for each worker, that others' snapshots are not here is no damage.
     damaged = {name: error for name, error in failed.items() if not (by_name and isinstance(error, StateMissing))}
@@ -128,7 +128,7 @@ def good_ones(
 
 def last_good(
     snapshots: SnapshotStore, component: str, schema: str, standing: Mapping[int, int], before: str | None = None
-) -> Saved | None:
+) -> SavedSnapshot | None:
     """The newest of `good_ones` that can still be read, None when there is none."""
     for reference in good_ones(snapshots, component, schema, standing, before):
         try:

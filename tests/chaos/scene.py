@@ -16,7 +16,7 @@ from streamrec.codec import MSGPACK, decode_slate, encode_event
 from streamrec.config.groups import PRESETS
 from streamrec.errors import StateError
 from streamrec.events import Event, Slate
-from streamrec.state import Mark, Store
+from streamrec.state import PartitionMark, Store
 from streamrec.testing import HEADERS, STARTED_MS, partition_of, shop
 from streamrec.transport.confluent import KafkaSink
 from streamrec.wiring import build_store
@@ -143,7 +143,7 @@ class Scene:
         with closing(build_store(self.outside)) as store:
             yield store
 
-    def marks(self) -> dict[int, Mark]:
+    def marks(self) -> dict[int, PartitionMark]:
         """Where each partition stands; nothing when the store is away."""
         with suppress(StateError), self.store() as store:
             return store.marks()

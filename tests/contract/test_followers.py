@@ -13,7 +13,7 @@ from confluent_kafka import Producer
 from streamrec.transport import Follower, Record
 from streamrec.transport.confluent_follower import KafkaFollower
 from streamrec.transport.local_follower import LocalFollower
-from streamrec.transport.topics import Missing, apply
+from streamrec.transport.topics import MissingTopic, apply
 
 SimulationNotes = tuple[bytes, bytes | None]
 
@@ -43,7 +43,7 @@ class KafkaTopic:
     def __init__(self, settings: dict[str, str | int]) -> None:
         self.name = f"things-{uuid.uuid4().hex[:8]}"
         self._settings = settings
-        apply([Missing(self.name, 3, 1, {"cleanup.policy": "compact"})], settings)
+        apply([MissingTopic(self.name, 3, 1, {"cleanup.policy": "compact"})], settings)
 
     def write(self, *told: SimulationNotes) -> None:
         producer = Producer({"bootstrap.servers": self._settings["bootstrap.servers"]})
@@ -111,7 +111,7 @@ def test_a_topic_that_is_not_there_is_empty_and_found_once_it_is_made(
         name = f"later-{uuid.uuid4().hex[:8]}"
         with closing(KafkaFollower(name, broker.settings)) as follower:
             read(follower, lambda found, each=follower: each.whole())
-            apply([Missing(name, 1, 1, {"cleanup.policy": "compact"})], broker.settings)
+            apply([MissingTopic(name, 1, 1, {"cleanup.policy": "compact"})], broker.settings)
             producer = Producer({"bootstrap.servers": broker.settings["bootstrap.servers"]})
             producer.produce(name, key=b"k", value=b"v")
             assert producer.flush(20) == 0

@@ -16,7 +16,7 @@ import redis
 
 from streamrec.demo.embedded import embedded_redis
 from streamrec.errors import ConfigError, StaleEpoch, StateError, StateUnavailable
-from streamrec.state import Checkpoint, Key, Kind, Mark
+from streamrec.state import Checkpoint, Key, Kind, PartitionMark
 from streamrec.state import redis as redis_module
 from streamrec.state.keys import KeySpace
 from streamrec.state.redis import RedisStore, without_password
@@ -126,7 +126,7 @@ def test_another_process_is_fenced_too(connect: Callable[..., RedisStore]) -> No
     zombie, owner = connect(), connect()
     zombie.open(0)
     zombie.commit(Checkpoint(0, 1, 10, None, {ANN: b"first"}))
-    assert owner.open(0) == Mark(10, None, 2)
+    assert owner.open(0) == PartitionMark(10, None, 2)
     with pytest.raises(StaleEpoch):
         zombie.commit(Checkpoint(0, 1, 20, None, {ANN: b"zombie"}))
     owner.commit(Checkpoint(0, 2, 11, None))
@@ -138,7 +138,7 @@ def test_a_server_that_forgot_its_scripts_is_told_them_again(store: RedisStore, 
     server.script_flush()
     store.commit(Checkpoint(0, 1, 1, None, {ANN: b"a"}))
     server.script_flush()
-    assert store.open(0) == Mark(1, None, 2)
+    assert store.open(0) == PartitionMark(1, None, 2)
 
 
 @pytest.fixture
@@ -162,7 +162,7 @@ def test_a_full_server_writes_nothing(
     with pytest.raises(StateUnavailable, match="maxmemory"):
         store.commit(Checkpoint(0, 1, 2, "0000000002-bb", {ANN: b"new", BOB: b"new"}))
     assert store.load([ANN, BOB]) == [b"old", None]
-    assert store.marks() == {0: Mark(1, "0000000001-aa", 1)}
+    assert store.marks() == {0: PartitionMark(1, "0000000001-aa", 1)}
     server.config_set("maxmemory", 0)
     store.commit(Checkpoint(0, 1, 3, "0000000003-cc", {ANN: b"new", BOB: b"new"}))
     assert store.load([ANN, BOB]) == [b"new", b"new"]
@@ -256,7 +256,7 @@ def test_a_copy_that_arrives_late_changes_nothing(connect: Callable[..., RedisSt
     assert b"EVALSHA" in line.held[0]
     line.deliver()
     assert store.load([ANN, BOB]) == [b"3", b"2"]
-    assert store.marks() == {0: Mark(2, "0000000003-cc", 1)}
+    assert store.marks() == {0: PartitionMark(2, "0000000003-cc", 1)}
 
 
 def test_what_was_confirmed_survives_the_servers_crash(connect: Callable[..., RedisStore]) -> None:
@@ -270,7 +270,7 @@ def test_what_was_confirmed_survives_the_servers_crash(connect: Callable[..., Re
         crashing.start()
         assert store.load([ANN]) == [b"a"]
         store.commit(Checkpoint(0, 1, 12, None, {ANN: b"c"}))
-        assert store.open(0) == Mark(12, None, 2)
+        assert store.open(0) == PartitionMark(12, None, 2)
         assert store.load([ANN]) == [b"c"]
 
 
@@ -281,7 +281,7 @@ def test_a_server_that_lost_everything_is_not_written_to(store: RedisStore, serv
     with pytest.raises(StateError, match="lost checkpoints of partition 0"):
         store.commit(Checkpoint(0, 1, 20, None, {BOB: b"b"}))
     assert store.load([BOB]) == [None]
-    assert store.open(0) == Mark(None, None, 1)
+    assert store.open(0) == PartitionMark(None, None, 1)
     store.commit(Checkpoint(0, 1, 20, None, {BOB: b"b"}))
 
 

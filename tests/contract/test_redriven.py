@@ -13,9 +13,9 @@ import redis
 
 from streamrec.demo.embedded import EmbeddedRedis
 from streamrec.errors import StateError
-from streamrec.state.redriven import LEASE_S, Redriven
+from streamrec.state.redrive_journal import LEASE_S, RedriveJournal
 
-Make = Callable[..., Redriven]
+Make = Callable[..., RedriveJournal]
 
 
 @pytest.fixture
@@ -26,10 +26,10 @@ def prefix() -> str:
 @pytest.fixture
 def make(redis_server: EmbeddedRedis, prefix: str) -> Iterator[Make]:
     """Makes memories of one system that nobody else has."""
-    made: list[Redriven] = []
+    made: list[RedriveJournal] = []
 
-    def one(keep_ms: int | None = 60_000, lease_s: float = LEASE_S) -> Redriven:
-        made.append(Redriven(redis_server.url, prefix=prefix, topic="events", keep_ms=keep_ms, lease_s=lease_s))
+    def one(keep_ms: int | None = 60_000, lease_s: float = LEASE_S) -> RedriveJournal:
+        made.append(RedriveJournal(redis_server.url, prefix=prefix, topic="events", keep_ms=keep_ms, lease_s=lease_s))
         return made[-1]
 
     yield one
@@ -79,7 +79,7 @@ def test_a_redrive_that_says_something_now_and_then_keeps_its_turn(
     make: Make, redis_server: EmbeddedRedis, prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now_s = [time.monotonic()]
-    monkeypatch.setattr("streamrec.state.redriven.time", SimpleNamespace(monotonic=lambda: now_s[0]))
+    monkeypatch.setattr("streamrec.state.redrive_journal.time", SimpleNamespace(monotonic=lambda: now_s[0]))
     memory = make(lease_s=60.0)
     with memory.held(), closing(redis.Redis.from_url(redis_server.url)) as client:
         (turn,) = client.scan_iter(f"{prefix}:*:lock")

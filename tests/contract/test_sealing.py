@@ -9,7 +9,7 @@ import pytest
 
 from streamrec.demo.embedded import EmbeddedRedis
 from streamrec.errors import StaleEpoch, StateError
-from streamrec.state import Checkpoint, Key, Kind, Mark, Store
+from streamrec.state import Checkpoint, Key, Kind, PartitionMark, Store
 from streamrec.state.memory import MemoryStore
 from streamrec.state.redis import RedisStore
 
@@ -50,13 +50,13 @@ def test_sealing_empties_and_leaves_other_partitions_alone(store: Store) -> None
     fill(store)
     store.seal([0])
     assert store.load([ANN, *ODD, CAT]) == [None] * (1 + len(ODD)) + [b"c"]
-    assert store.marks() == {0: Mark(None, None, 2, sealed=True), 1: Mark(20, "0000000001-aa", 1)}
+    assert store.marks() == {0: PartitionMark(None, None, 2, sealed=True), 1: PartitionMark(20, "0000000001-aa", 1)}
 
 
 def test_a_partition_never_seen_can_be_sealed(store: Store) -> None:
     store.seal([0, 1])
-    assert store.marks() == dict.fromkeys((0, 1), Mark(None, None, 1, sealed=True))
-    assert store.open(1) == Mark(None, None, 2, sealed=True)
+    assert store.marks() == dict.fromkeys((0, 1), PartitionMark(None, None, 1, sealed=True))
+    assert store.open(1) == PartitionMark(None, None, 2, sealed=True)
 
 
 def test_whoever_sealed_a_partition_fills_it_in_many_commits(store: Store) -> None:
@@ -66,8 +66,8 @@ def test_whoever_sealed_a_partition_fills_it_in_many_commits(store: Store) -> No
     store.commit(Checkpoint(0, epoch, 900, None, {ANN: b"whole"}))
     assert store.marks()[0].sealed
     store.unseal(0, 7, "0000000002-bb")
-    assert store.marks()[0] == Mark(7, "0000000002-bb", epoch)
-    assert store.open(0) == Mark(7, "0000000002-bb", epoch + 1)
+    assert store.marks()[0] == PartitionMark(7, "0000000002-bb", epoch)
+    assert store.open(0) == PartitionMark(7, "0000000002-bb", epoch + 1)
     assert store.load([ANN]) == [b"whole"]
 
 

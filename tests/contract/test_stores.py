@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from streamrec.errors import StaleEpoch, StateError
-from streamrec.state import Checkpoint, Key, Kind, Mark, Store
+from streamrec.state import Checkpoint, Key, Kind, PartitionMark, Store
 from streamrec.state.memory import MemoryStore
 from streamrec.state.redis import RedisStore
 
@@ -32,7 +32,7 @@ def store(request: pytest.FixtureRequest) -> Iterator[Store]:
 
 
 def test_a_partition_never_seen_has_no_watermark(store: Store) -> None:
-    assert store.open(0) == Mark(watermark=None, snapshot=None, epoch=1)
+    assert store.open(0) == PartitionMark(watermark=None, snapshot=None, epoch=1)
 
 
 def test_every_owner_of_a_partition_has_an_epoch_of_its_own(store: Store) -> None:
@@ -53,7 +53,7 @@ def test_the_next_owner_finds_the_mark_of_the_last_checkpoint(store: Store) -> N
     store.open(0)
     store.commit(Checkpoint(0, 1, 10, "0000000001-aa", {ANN: b"old"}))
     store.commit(Checkpoint(0, 1, 12, "0000000002-bb", {ANN: b"new"}))
-    assert store.open(0) == Mark(watermark=12, snapshot="0000000002-bb", epoch=2)
+    assert store.open(0) == PartitionMark(watermark=12, snapshot="0000000002-bb", epoch=2)
     assert store.load([ANN]) == [b"new"]
 
 
@@ -71,7 +71,7 @@ def test_a_checkpoint_without_a_snapshot_clears_the_reference(store: Store) -> N
     store.open(0)
     store.commit(Checkpoint(0, 1, 0, "0000000001-aa"))
     store.commit(Checkpoint(0, 1, 0, None))
-    assert store.marks() == {0: Mark(watermark=0, snapshot=None, epoch=1)}
+    assert store.marks() == {0: PartitionMark(watermark=0, snapshot=None, epoch=1)}
 
 
 def test_a_zombie_cannot_commit(store: Store) -> None:
@@ -81,7 +81,7 @@ def test_a_zombie_cannot_commit(store: Store) -> None:
     with pytest.raises(StaleEpoch, match="owned under epoch 2, this checkpoint came from epoch 1"):
         store.commit(Checkpoint(0, zombie.epoch, 99, "0000000009-zz", {ANN: b"zombie", BOB: b"zombie"}))
     assert store.load([ANN, BOB]) == [b"owner", None]
-    assert store.marks() == {0: Mark(watermark=10, snapshot="0000000001-aa", epoch=2, refused=1)}
+    assert store.marks() == {0: PartitionMark(watermark=10, snapshot="0000000001-aa", epoch=2, refused=1)}
     assert store.open(0).refused == 1  # whoever comes next can tell
 
 
@@ -151,7 +151,7 @@ def test_a_checkpoint_cannot_write_to_another_partition(store: Store) -> None:
 def test_looking_at_marks_takes_nothing_from_the_owner(store: Store) -> None:
     store.open(5)
     store.open(2)
-    assert store.marks() == store.marks() == {5: Mark(None, None, 1), 2: Mark(None, None, 1)}
+    assert store.marks() == store.marks() == {5: PartitionMark(None, None, 1), 2: PartitionMark(None, None, 1)}
     store.commit(Checkpoint(5, 1, 1, None))
 
 
@@ -169,7 +169,7 @@ def test_odd_names_are_kept_apart(store: Store) -> None:
     store.open(0)
     store.commit(Checkpoint(0, 1, 1, "0000000001-aa", writes))
     assert store.load(list(writes)) == list(writes.values())
-    assert store.marks() == {0: Mark(1, "0000000001-aa", 1)}
+    assert store.marks() == {0: PartitionMark(1, "0000000001-aa", 1)}
 
 
 def test_a_large_checkpoint_is_written_in_one_piece(store: Store) -> None:

@@ -15,7 +15,7 @@ from streamrec.errors import PublishFailed, TransportError
 from streamrec.transport import Record, Sink, Source
 from streamrec.transport.confluent import KafkaSink, KafkaSource
 from streamrec.transport.local import LocalSink, LocalSource
-from streamrec.transport.topics import Missing, apply
+from streamrec.transport.topics import MissingTopic, apply
 
 PATIENCE_S = 30.0
 
@@ -71,7 +71,7 @@ class KafkaTransport:
 
     def topic(self, values: Sequence[Sequence[bytes]]) -> str:
         name = f"test-{uuid.uuid4().hex[:12]}"
-        apply([Missing(name, len(values), 1)], self._broker.settings)
+        apply([MissingTopic(name, len(values), 1)], self._broker.settings)
         producer = Producer({"bootstrap.servers": self._broker.bootstrap, "linger.ms": 0})
         for partition, part in enumerate(values):
             for value in part:

@@ -16,7 +16,7 @@ import redis
 from streamrec.demo.embedded import EmbeddedBroker, EmbeddedRedis, EmbeddedServer, embedded_broker, embedded_redis
 from streamrec.errors import EmbeddedError
 from streamrec.transport.confluent import KafkaSink
-from streamrec.transport.topics import Missing, apply
+from streamrec.transport.topics import MissingTopic, apply
 
 PARENT = """
 import sys, time
@@ -54,7 +54,7 @@ def test_apache_kafka_takes_records(apache_kafka: EmbeddedBroker) -> None:
 
 
 def takes_records(broker: EmbeddedBroker) -> None:
-    apply([Missing("embedded", 1, 1)], broker.settings)
+    apply([MissingTopic("embedded", 1, 1)], broker.settings)
     sink = KafkaSink(broker.settings)
     sink.publish("embedded", b"k", b"v")
     sink.flush(10.0)

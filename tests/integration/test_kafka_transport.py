@@ -17,7 +17,7 @@ from streamrec.demo.embedded import EmbeddedBroker, embedded_broker
 from streamrec.errors import ConfigError, PublishDelayed, PublishFailed, TransportError
 from streamrec.transport.confluent import KafkaSink, KafkaSource
 from streamrec.transport.librdkafka import CONSUMER_ONLY, PRODUCER_ONLY, for_admin, for_consumer, for_producer
-from streamrec.transport.topics import Different, Missing, apply, plan, wanted
+from streamrec.transport.topics import DifferentSetting, MissingTopic, apply, plan, wanted
 
 PATIENCE_S = 40.0
 NOBODY = "127.0.0.1:9"  # the discard port: nothing answers there
@@ -107,7 +107,7 @@ NEWER = {"group.protocol": "consumer"}
 
 def test_members_of_the_newer_protocol_share_a_topic_too(apache_kafka: EmbeddedBroker) -> None:
     topic = f"newer-{uuid.uuid4().hex[:8]}"
-    apply([Missing(topic, 4, 1)], apache_kafka.settings)
+    apply([MissingTopic(topic, 4, 1)], apache_kafka.settings)
     settings, positions = {**apache_kafka.settings, **NEWER}, {}  # type: dict[str, str | int], dict[int, int]
     fill(settings, topic, 100)
     first = Member(KafkaSource(topic, settings, topic), positions)
@@ -125,7 +125,7 @@ def test_members_of_the_newer_protocol_share_a_topic_too(apache_kafka: EmbeddedB
 
 def test_a_static_member_that_comes_back_finds_its_partitions_where_they_were(apache_kafka: EmbeddedBroker) -> None:
     topic = f"static-{uuid.uuid4().hex[:8]}"
-    apply([Missing(topic, 4, 1)], apache_kafka.settings)
+    apply([MissingTopic(topic, 4, 1)], apache_kafka.settings)
     positions: dict[int, int] = {}
 
     def member(name: str) -> Member:
@@ -155,7 +155,7 @@ def cut_off(settings: Mapping[str, str | int], topic: str, before: int) -> None:
 
 def test_a_position_before_the_start_of_the_log_stops_or_skips_as_told(apache_kafka: EmbeddedBroker) -> None:
     topic = f"gap-{uuid.uuid4().hex[:8]}"
-    apply([Missing(topic, 1, 1)], apache_kafka.settings)
+    apply([MissingTopic(topic, 1, 1)], apache_kafka.settings)
     fill(apache_kafka.settings, topic, 30)
     cut_off({"bootstrap.servers": apache_kafka.bootstrap}, topic, 20)
     strict = Member(KafkaSource(topic, apache_kafka.settings, "g-strict"), {0: 5})
@@ -171,7 +171,7 @@ def test_a_position_before_the_start_of_the_log_stops_or_skips_as_told(apache_ka
 
 def test_another_log_of_the_same_name_is_no_gap_to_skip(apache_kafka: EmbeddedBroker) -> None:
     topic = f"anew-{uuid.uuid4().hex[:8]}"
-    apply([Missing(topic, 1, 1)], apache_kafka.settings)
+    apply([MissingTopic(topic, 1, 1)], apache_kafka.settings)
     fill(apache_kafka.settings, topic, 5)
     member = Member(KafkaSource(topic, apache_kafka.settings, "g-anew", skip_gaps=True), {0: 99})
     with pytest.raises(TransportError, match="made anew"):
@@ -213,7 +213,7 @@ def test_a_missing_topic_is_an_error_that_says_what_to_do(apache_kafka: Embedded
 
 
 def test_a_latest_start_skips_what_is_there(apache_kafka: EmbeddedBroker) -> None:
-    apply([Missing("latest", 1, 1)], apache_kafka.settings)
+    apply([MissingTopic("latest", 1, 1)], apache_kafka.settings)
     fill(apache_kafka.settings, "latest", 5)
     member = Member(KafkaSource("latest", {**apache_kafka.settings, "auto.offset.reset": "latest"}, "g-latest"), {})
     until(lambda: member.held == {0} and member.source.lag() == 0, member.step)
@@ -225,7 +225,7 @@ def test_a_latest_start_skips_what_is_there(apache_kafka: EmbeddedBroker) -> Non
 
 def test_a_source_and_a_sink_outlive_a_broker_that_crashes(apache_kafka: EmbeddedBroker) -> None:
     with embedded_broker(apache=True) as broker:
-        apply([Missing("t", 1, 1)], broker.settings)
+        apply([MissingTopic("t", 1, 1)], broker.settings)
         fill(broker.settings, "t", 50)
         sink, member = KafkaSink(broker.settings), Member(KafkaSource("t", broker.settings, "g"), {})
         until(lambda: len(member.read) == 50, member.step)
@@ -356,13 +356,13 @@ def test_a_plan_names_what_is_missing_and_apply_makes_just_that(empty_cluster: E
 
 def test_what_exists_otherwise_is_reported_and_left_alone(empty_cluster: EmbeddedBroker) -> None:
     settings = empty_cluster.settings
-    apply([Missing("p-events", 2, 1, {"cleanup.policy": "compact", "retention.ms": "5000"})], settings)
+    apply([MissingTopic("p-events", 2, 1, {"cleanup.policy": "compact", "retention.ms": "5000"})], settings)
     changes = plan(TOPICS, settings)
-    differences = [change for change in changes if isinstance(change, Different)]
+    differences = [change for change in changes if isinstance(change, DifferentSetting)]
     assert differences == [
-        Different("p-events", "partitions", "3", "2"),
-        Different("p-events", "cleanup.policy", "delete", "compact"),
-        Different("p-events", "retention.ms", "86400000", "5000"),
+        DifferentSetting("p-events", "partitions", "3", "2"),
+        DifferentSetting("p-events", "cleanup.policy", "delete", "compact"),
+        DifferentSetting("p-events", "retention.ms", "86400000", "5000"),
     ]
     apply(changes, settings)
     assert plan(TOPICS, settings) == differences

@@ -24,17 +24,17 @@ from streamrec.demo.embedded import EmbeddedBroker, EmbeddedRedis
 from streamrec.engine.rollout.plan import Plan
 from streamrec.engine.rollout.revisions import Mode, Revision
 from streamrec.errors import ConfigError, PromotionRefused
-from streamrec.evaluation.experiments.arms import SignificanceTerms
-from streamrec.evaluation.experiments.gates import Valuation
-from streamrec.evaluation.ope.evaluation import Options
-from streamrec.evaluation.ope.outcomes import Wanted
+from streamrec.evaluation.experiments.arms import ExperimentDesign
+from streamrec.evaluation.experiments.gates import OffPolicyEstimate
+from streamrec.evaluation.ope.evaluation import EvaluationOptions
+from streamrec.evaluation.ope.outcomes import OutcomeFilter
 from streamrec.events import Counterfactual, Outcome, Proposal
 from streamrec.transport.confluent import KafkaSink
 from streamrec.wiring import build_rollout_store, settled_revision
 from tests.support.deployment import Deployment
 
 HOUR = 3_600_000
-TERMS = SignificanceTerms(window_ms=HOUR)
+TERMS = ExperimentDesign(window_ms=HOUR)
 Make = Callable[..., Deployment]
 
 
@@ -89,8 +89,8 @@ def current(deployment: Deployment) -> Revision | None:
         return rollouts.latest()
 
 
-def known(lower: float) -> Callable[..., Valuation]:
-    return lambda outcomes, policy: Valuation(policy, lower + 0.01, lower, 0.1, 900, 1.0, 900 + len(outcomes))
+def known(lower: float) -> Callable[..., OffPolicyEstimate]:
+    return lambda outcomes, policy: OffPolicyEstimate(policy, lower + 0.01, lower, 0.1, 900, 1.0, 900 + len(outcomes))
 
 
 def test_a_policy_climbs_the_ladder_by_what_it_shows_and_comes_down_at_once(
@@ -239,7 +239,9 @@ def test_without_outcomes_it_is_said_when_they_come(make: Make, capsys: pytest.C
     experiment(settings, Question(), as_json=False, out=None)
     assert "nothing to judge yet: outcomes are published when the window of a slate is over" in capsys.readouterr().out
     with pytest.raises(ConfigError, match=r"nothing to value was found in topic .*: outcomes are published"):
-        ope.run_on_topic(settings, Wanted(), ["greedy"], Options(), ope.Printed(), limit=10, by_user=False)
+        ope.run_on_topic(
+            settings, OutcomeFilter(), ["greedy"], EvaluationOptions(), ope.Printed(), limit=10, by_user=False
+        )
 
 
 def test_an_experiment_since_the_rollout_was_changed(make: Make, capsys: pytest.CaptureFixture[str]) -> None:

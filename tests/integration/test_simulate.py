@@ -19,15 +19,21 @@ from streamrec.demo.embedded import EmbeddedBroker, EmbeddedRedis
 from streamrec.errors import TransportError
 from streamrec.evaluation.simulation.live import KafkaSystem
 from streamrec.evaluation.simulation.loop import simulate
-from streamrec.evaluation.simulation.world import Assortment, Crowd, Traffic, World, WorldSettings
+from streamrec.evaluation.simulation.world import (
+    AssortmentSettings,
+    CrowdSettings,
+    TrafficSettings,
+    World,
+    WorldSettings,
+)
 from streamrec.events import Event, EventType
 from tests.support.deployment import Deployment, until
 
 SMALL = WorldSettings(
     seed=5,
-    assortment=Assortment(items=80, categories=8),
-    crowd=Crowd(shoppers=20),
-    traffic=Traffic(requests=40, hours=0.5),
+    assortment=AssortmentSettings(items=80, categories=8),
+    crowd=CrowdSettings(shoppers=20),
+    traffic=TrafficSettings(requests=40, hours=0.5),
 )
 RUN_LIMIT_S = 120.0
 DAY_MS = 86_400_000
@@ -68,7 +74,7 @@ def test_shoppers_ask_read_and_answer_over_the_topics(deployment: Deployment, se
 
 
 def test_a_request_that_nobody_answers_is_given_up_and_at_last_the_whole_shop(deployment: Deployment) -> None:
-    few = replace(SMALL, traffic=Traffic(requests=3, hours=0.1))
+    few = replace(SMALL, traffic=TrafficSettings(requests=3, hours=0.1))
     episode = simulate(World(few), KafkaSystem(deployment.settings, patience_s=0.2, first_patience_s=0.2))
     assert not episode.answered.any()
     assert (episode.regret == episode.best).all()

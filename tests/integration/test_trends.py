@@ -278,10 +278,10 @@ def test_bad_messages_are_passed_over_and_the_page_shows_them(deployment: Deploy
 
 
 def test_a_trends_topic_with_too_few_partitions_is_refused(deployment: Deployment) -> None:
-    from streamrec.transport.topics import Missing, apply
+    from streamrec.transport.topics import MissingTopic, apply
 
     small = f"{deployment.settings.topics.trends}-small"
-    apply([Missing(small, PARTITIONS - 1, 1)], deployment.settings.kafka)
+    apply([MissingTopic(small, PARTITIONS - 1, 1)], deployment.settings.kafka)
     topics = deployment.settings.topics.model_copy(update={"trends": small})
     with pytest.raises(ConfigError, match=f"has {PARTITIONS - 1} partitions, expected {PARTITIONS}"):
         run(deployment.settings.model_copy(update={"topics": topics}))

@@ -20,7 +20,14 @@ from streamrec.engine.arrays.logged_event import LoggedEvent
 from streamrec.engine.batch_result import BatchResult
 from streamrec.engine.pipeline import Pipeline
 from streamrec.errors import ConfigError
-from streamrec.evaluation.backtest.ablation import EACH, LATE, Finding, Variant, comparisons, grids
+from streamrec.evaluation.backtest.ablation import (
+    DEFAULT_DELAYS,
+    EACH,
+    RunResult,
+    Variant,
+    comparisons,
+    markdown_tables,
+)
 from streamrec.evaluation.backtest.delays import LateLearning, StaleContext
 from streamrec.evaluation.backtest.metrics import RankingMetrics
 from streamrec.events import Event, EventType
@@ -161,7 +168,7 @@ def test_queries_see_the_history_without_the_latest_events_of_the_log(delay: int
 
 def test_without_anything_asked_for_learning_is_delayed() -> None:
     (runs,) = comparisons(MODELS, (), (), ())
-    assert runs == [Variant(learning_delay=delay) for delay in LATE]
+    assert runs == [Variant(learning_delay=delay) for delay in DEFAULT_DELAYS]
 
 
 def test_every_comparison_begins_with_what_it_is_compared_to() -> None:
@@ -192,17 +199,17 @@ def test_a_variant_changes_one_thing() -> None:
     assert Variant(without="covisit").settings(settings, MODELS).learning.seed == 5
 
 
-def finding(variant: Variant, **recall: float) -> Finding:
+def run_result(variant: Variant, **recall: float) -> RunResult:
     metrics = {name: RankingMetrics(100, value, value, value / 2, value / 2) for name, value in recall.items()}
-    return Finding(variant, metrics, 1_000, 2.0)
+    return RunResult(variant, metrics, 1_000, 2.0)
 
 
 def test_tables_say_how_much_is_lost() -> None:
     runs = [
-        finding(Variant(learning_delay=1), fused=0.4, covisit=0.2, repeats=0.0),
-        finding(Variant(learning_delay=512), fused=0.39, covisit=0.21, repeats=0.0),
+        run_result(Variant(learning_delay=1), fused=0.4, covisit=0.2, repeats=0.0),
+        run_result(Variant(learning_delay=512), fused=0.39, covisit=0.21, repeats=0.0),
     ]
-    recall, mrr = grids(runs)
+    recall, mrr = markdown_tables(runs)
     assert recall.title == "Recall@10, 100 targets"
     assert recall.header == ["", "learning 1 late", "learning 512 late"]
     assert recall.rows[0] == ["fused", "0.4000", "0.3900 (-2.5%)"]
@@ -210,7 +217,7 @@ def test_tables_say_how_much_is_lost() -> None:
     assert recall.rows[2] == ["repeats", "0.0000", "0.0000"]
     assert mrr.rows[0] == ["fused", "0.2000", "0.1950 (-2.5%)"]
     assert "| fused | 0.4000 | 0.3900 (-2.5%) |" in recall.markdown()
-    (without,) = grids([finding(Variant(), fused=0.4), finding(Variant(without="covisit"), fused=0.3)])
+    (without,) = markdown_tables([run_result(Variant(), fused=0.4), run_result(Variant(without="covisit"), fused=0.3)])
     assert without.rows == [
         ["everything", "0.4000", "0.2000"],
         ["without covisit", "0.3000 (-25.0%)", "0.1500 (-25.0%)"],

@@ -7,7 +7,7 @@ import random
 import pytest
 
 from streamrec.cli.shared.appraisal import appraise
-from streamrec.evaluation.experiments.gates import Thresholds, after_shadow
+from streamrec.evaluation.experiments.gates import Thresholds, shadow_gate
 from streamrec.events import Counterfactual, EventType, Outcome, Proposal
 
 WORTH = {"good": 0.5, "fair": 0.2, "poor": 0.1}
@@ -52,14 +52,14 @@ def test_the_value_of_the_first_place_is_found_from_the_slates_of_another() -> N
     assert found.support == pytest.approx(1.0, abs=0.05)
     assert 500 < found.ess < 4_000
     assert found.slates == 4_000
-    assert after_shadow(found, Thresholds()).passed
+    assert shadow_gate(found, Thresholds()).passed
 
 
 def test_a_policy_that_does_what_the_baseline_never_does_stays_in_the_shadow() -> None:
     found = appraise(logged({"fair": 0.5, "poor": 0.5}, {"good": 0.9, "fair": 0.1}, 2_000), "greedy")
     assert found is not None
     assert found.support == pytest.approx(0.1, abs=0.03)
-    gate = after_shadow(found, Thresholds())
+    gate = shadow_gate(found, Thresholds())
     assert not gate.passed
     assert "support" in {check.name for check in gate.refusals}
 
@@ -68,7 +68,7 @@ def test_a_worse_policy_stays_in_the_shadow_and_an_unknown_one_too() -> None:
     baseline = {"good": 0.6, "fair": 0.2, "poor": 0.2}
     worse = appraise(logged(baseline, {"good": 0.1, "fair": 0.1, "poor": 0.8}, 3_000), "greedy")
     assert worse is not None
-    assert {check.name for check in after_shadow(worse, Thresholds()).refusals} == {"value_lower"}
+    assert {check.name for check in shadow_gate(worse, Thresholds()).refusals} == {"value_lower"}
     assert appraise(logged(baseline, baseline, 50), "linucb") is None
     assert appraise([], "greedy") is None
-    assert not after_shadow(None, Thresholds()).passed
+    assert not shadow_gate(None, Thresholds()).passed

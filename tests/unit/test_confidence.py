@@ -15,8 +15,8 @@ from streamrec.evaluation.experiments.confidence import (
     Asymptotic,
     EmpiricalBernstein,
     Floats,
-    Interval,
-    Path,
+    MeanInterval,
+    MeanIntervals,
     asymptotic_difference,
     boundary,
     difference,
@@ -32,17 +32,17 @@ def rewards(seed: int, count: int = LOOKS) -> Floats:
     return np.random.default_rng(seed).choice(REWARDS, count, p=CHANCES)
 
 
-def missed(path: Path, mean: Floats | float, first: int = 1) -> bool:
+def missed(path: MeanIntervals, mean: Floats | float, first: int = 1) -> bool:
     """Whether the true mean was outside at any look, from the `first` on."""
     return bool(((path.lower > mean) | (path.upper < mean))[first - 1 :].any())
 
 
-def fixed(values: Floats) -> Path:
+def fixed(values: Floats) -> MeanIntervals:
     """What is used by mistake: the 95% interval for a sample of fixed size, after each value."""
     count = np.arange(1, len(values) + 1)
     mean = np.cumsum(values) / count
     margin = 1.96 * np.sqrt(np.maximum(np.cumsum(values**2) / count - mean**2, 0) / count)
-    return Path(mean, mean - margin, mean + margin)
+    return MeanIntervals(mean, mean - margin, mean + margin)
 
 
 def test_who_looks_after_every_value_is_misled_as_seldom_as_promised_and_by_the_usual_interval_often() -> None:
@@ -157,7 +157,7 @@ def test_before_the_first_value_everything_is_possible() -> None:
     assert (lower, upper) == (0, 1)
     few = Asymptotic()
     few.extend(np.zeros(50))
-    assert few.interval() == Interval(0.0, -math.inf, math.inf)
+    assert few.interval() == MeanInterval(0.0, -math.inf, math.inf)
 
 
 def test_intervals_stay_within_what_is_possible() -> None:
@@ -171,14 +171,14 @@ def two_arms(seed: int, lift: float, count: int) -> tuple[Floats, Floats]:
     return (draw.random(count) < 0.1 + lift).astype(float), (draw.random(count) < 0.1).astype(float)
 
 
-def exact_difference(new: Floats, old: Floats) -> Interval:
+def exact_difference(new: Floats, old: Floats) -> MeanInterval:
     sequences = EmpiricalBernstein(0, 1, 0.025), EmpiricalBernstein(0, 1, 0.025)
     for sequence, values in zip(sequences, (new, old), strict=True):
         sequence.extend(values)
     return difference(sequences[0].interval(), sequences[1].interval())
 
 
-def asymptotic(new: Floats, old: Floats) -> Interval:
+def asymptotic(new: Floats, old: Floats) -> MeanInterval:
     sequences = Asymptotic(), Asymptotic()
     for sequence, values in zip(sequences, (new, old), strict=True):
         sequence.extend(values)

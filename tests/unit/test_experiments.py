@@ -13,12 +13,12 @@ import pytest
 
 from streamrec.cli.commands.experiment import Question, run
 from streamrec.config.settings import Settings
-from streamrec.evaluation.experiments.arms import DAY_MS, Experiment, Method, SignificanceTerms, judge
-from streamrec.evaluation.experiments.confidence import EmpiricalBernstein, Interval, difference
+from streamrec.evaluation.experiments.arms import DAY_MS, Experiment, ExperimentDesign, SequenceMethod, analyse
+from streamrec.evaluation.experiments.confidence import EmpiricalBernstein, MeanInterval, difference
 from streamrec.evaluation.experiments.imitation import imitation
-from streamrec.evaluation.experiments.interleaving import duel
-from streamrec.evaluation.experiments.significance import SignificanceTest, verdict
-from streamrec.evaluation.experiments.slates import Settlement
+from streamrec.evaluation.experiments.interleaving import compare_interleaved
+from streamrec.evaluation.experiments.significance import Verdict, assess
+from streamrec.evaluation.experiments.slates import SettledSlates
 from streamrec.events import Counterfactual, Outcome, Proposal
 
 START = 1_704_067_200_000
@@ -47,9 +47,9 @@ def slate(user: str, ts: int, rewards: Sequence[float], **fields: object) -> lis
     ]
 
 
-def settled(outcomes: Sequence[Outcome], bound: float = 1.0, until: int = START + 10 * DAY_MS) -> Settlement:
+def settled(outcomes: Sequence[Outcome], bound: float = 1.0, until: int = START + 10 * DAY_MS) -> SettledSlates:
     """Those outcomes, and one of somebody who came so late that everybody's window before is over."""
-    settlement = Settlement(bound)
+    settlement = SettledSlates(bound)
     for outcome in [*outcomes, *slate("late", until, [0.0], arm="late")]:
         settlement.add(outcome)
     return settlement
@@ -79,31 +79,31 @@ def test_a_user_counts_once_with_the_slates_of_the_window() -> None:
         *slate("ann", START + DAY_MS, [1.0], arm="a"),  # the window is over by then
         *slate("bob", START + 2 * HOUR, [1.0], arm="a"),
     ]
-    assert arms_of(judge(settled(outcomes), SignificanceTerms()))["a"] == (2, 3, pytest.approx(0.6))
+    assert arms_of(analyse(settled(outcomes), ExperimentDesign()))["a"] == (2, 3, pytest.approx(0.6))
 
 
 def test_a_user_whose_window_is_not_over_waits() -> None:
     outcomes = [*slate("ann", START, [1.0], arm="a"), *slate("bob", START + HOUR, [0.0], arm="a")]
     (arm,) = (
-        one for one in judge(settled(outcomes, until=START + DAY_MS), SignificanceTerms()).arms if one.name == "a"
+        one for one in analyse(settled(outcomes, until=START + DAY_MS), ExperimentDesign()).arms if one.name == "a"
     )
     assert (arm.users, arm.waiting, arm.reward.mean) == (1, 1, 1.0)
 
 
 def test_a_partition_that_lags_behind_keeps_its_users_waiting() -> None:
-    settlement = Settlement()
+    settlement = SettledSlates()
     for partition, outcome in [
         *((0, outcome) for outcome in slate("ann", START, [1.0], arm="a")),
         *((1, outcome) for outcome in slate("bob", START, [1.0], arm="a")),
         *((1, outcome) for outcome in slate("bob", START + 2 * DAY_MS, [1.0], arm="a")),
     ]:
         settlement.add(outcome, partition)
-    assert [(arm.users, arm.waiting) for arm in judge(settlement, SignificanceTerms()).arms] == [(1, 1)]
+    assert [(arm.users, arm.waiting) for arm in analyse(settlement, ExperimentDesign()).arms] == [(1, 1)]
 
 
 def test_slates_in_another_arm_than_the_users_first_are_left_out() -> None:
     outcomes = [*slate("ann", START, [0.5], arm="control"), *slate("ann", START + HOUR, [1.0], arm="canary")]
-    experiment = judge(settled(outcomes), SignificanceTerms())
+    experiment = analyse(settled(outcomes), ExperimentDesign())
     assert arms_of(experiment) == {"control": (1, 1, 0.5)}
     assert experiment.moved_slates == 1
 
@@ -116,17 +116,17 @@ def test_who_is_in_no_arm_counts_while_the_experiment_ran() -> None:
         *slate("shadowed", START + HOUR, [0.5], mode="shadow"),
         *slate("bob", START + 2 * HOUR, [0.0], arm="linucb", policy="linucb"),
     ]
-    found = arms_of(judge(settled(outcomes), SignificanceTerms(), ["greedy"]))
+    found = arms_of(analyse(settled(outcomes), ExperimentDesign(), ["greedy"]))
     assert found == {"greedy": (1, 1, 0.5), "linucb": (2, 2, 0.0)}
 
 
 def test_policies_shown_one_after_the_other_are_told_and_not_compared() -> None:
-    settlement = Settlement()
+    settlement = SettledSlates()
     for number in range(200):
         policy = "greedy" if number < 100 else "linucb"
         for outcome in slate(f"u{number}", START + number * HOUR, [float(number >= 100)], policy=policy):
             settlement.add(outcome)
-    experiment = judge(settlement, SignificanceTerms(window_ms=HOUR))
+    experiment = analyse(settlement, ExperimentDesign(window_ms=HOUR))
     assert [(arm.name, arm.reward.mean) for arm in experiment.arms] == [("greedy", 0.0), ("linucb", 1.0)]
     assert experiment.comparisons == ()
 
@@ -137,9 +137,9 @@ def test_the_control_is_who_was_named_else_the_canarys_control_else_the_largest(
         *slate("bob", START, [0.0], arm="canary"),
         *slate("cat", START, [0.0], arm="canary"),
     ]
-    assert judge(settled(both), SignificanceTerms()).arms[0].name == "control"
-    assert judge(settled(both), SignificanceTerms(), ["nobody", "canary"]).arms[0].name == "canary"
-    assert judge(settled(both[1:]), SignificanceTerms()).arms[0].name == "canary"
+    assert analyse(settled(both), ExperimentDesign()).arms[0].name == "control"
+    assert analyse(settled(both), ExperimentDesign(), ["nobody", "canary"]).arms[0].name == "canary"
+    assert analyse(settled(both[1:]), ExperimentDesign()).arms[0].name == "canary"
 
 
 def crowd(seed: int, lift: float, users: int = 250, slates: int = 8) -> list[Outcome]:
@@ -156,14 +156,14 @@ def crowd(seed: int, lift: float, users: int = 250, slates: int = 8) -> list[Out
     return outcomes
 
 
-@pytest.mark.parametrize("method", Method)
-def test_two_arms_alike_are_seldom_told_apart_though_users_differ(method: Method) -> None:
+@pytest.mark.parametrize("method", SequenceMethod)
+def test_two_arms_alike_are_seldom_told_apart_though_users_differ(method: SequenceMethod) -> None:
     runs, wrong = 30, 0
     for seed in range(runs):
         settlement = settled(crowd(seed, 0.0, users=250, slates=3), until=START + 400 * HOUR)
-        experiment = judge(settlement, SignificanceTerms(method=method), ["control"])
-        (said,) = (c.verdict for c in experiment.comparisons if c.arm == "canary")
-        wrong += said.standing is not SignificanceTest.UNKNOWN
+        experiment = analyse(settlement, ExperimentDesign(method=method), ["control"])
+        (said,) = (c.significance for c in experiment.comparisons if c.arm == "canary")
+        wrong += said.decision is not Verdict.UNKNOWN
     assert wrong <= 0.05 * runs
 
 
@@ -188,32 +188,32 @@ def test_slates_of_one_user_are_not_so_many_witnesses() -> None:
 
 def test_a_planted_lift_is_found_and_its_size_is_within_the_sequence() -> None:
     settlement = settled(crowd(1, 0.3, users=1_500, slates=2), until=START + 2_000 * HOUR)
-    (found,) = (c for c in judge(settlement, SignificanceTerms(), ["control"]).comparisons if c.arm == "canary")
-    assert found.verdict.standing is SignificanceTest.BETTER
+    (found,) = (c for c in analyse(settlement, ExperimentDesign(), ["control"]).comparisons if c.arm == "canary")
+    assert found.significance.decision is Verdict.BETTER
     assert found.difference.lower < 0.26 < found.difference.upper
 
 
 def test_an_unknown_difference_says_about_how_much_more_it_takes() -> None:
-    near, far = Interval(0.02, -0.01, 0.05), Interval(0.002, -0.028, 0.032)
-    soon, late = verdict(near, 0.0, 1_000, 5_000), verdict(far, 0.0, 1_000, 5_000)
+    near, far = MeanInterval(0.02, -0.01, 0.05), MeanInterval(0.002, -0.028, 0.032)
+    soon, late = assess(near, 0.0, 1_000, 5_000), assess(far, 0.0, 1_000, 5_000)
     assert str(soon).startswith("not yet known: needs about ")
     assert soon.slates_needed is not None
     assert late.slates_needed is not None
     assert 5_000 < soon.slates_needed < 20_000 < late.slates_needed
-    assert verdict(near, 0.0, 5, 20).slates_needed is None
-    assert str(verdict(Interval(0.0, -0.1, 0.1), 0.0, 1_000, 5_000)).endswith("to say how much more is needed")
-    assert str(verdict(Interval(-0.1, -0.2, -0.05), 0.0, 1_000, 5_000)) == "worse"
+    assert assess(near, 0.0, 5, 20).slates_needed is None
+    assert str(assess(MeanInterval(0.0, -0.1, 0.1), 0.0, 1_000, 5_000)).endswith("to say how much more is needed")
+    assert str(assess(MeanInterval(-0.1, -0.2, -0.05), 0.0, 1_000, 5_000)) == "worse"
 
 
 def test_as_much_as_was_asked_for_is_about_enough() -> None:
-    def gained(count: int) -> Interval:
+    def gained(count: int) -> MeanInterval:
         sequence = EmpiricalBernstein(0, 1)
         sequence.extend(values[:count])
         return sequence.interval()
 
     draw = np.random.default_rng(5)
     values = np.concatenate([draw.permutation([1.0] * 26 + [0.0] * 24) for _ in range(400)])
-    needed = verdict(gained(2_000), 0.5, 2_000, 2_000).slates_needed
+    needed = assess(gained(2_000), 0.5, 2_000, 2_000).slates_needed
     assert needed is not None
     assert gained(2_000 + needed).lower > 0.5 > gained(2_000 + needed // 2).lower
 
@@ -237,34 +237,34 @@ def test_wins_losses_and_ties_are_counted_for_the_first_policy() -> None:
 
     given = [(1.0, 0.0), (0.2, 0.1), (0.0, 0.5), (0.0, 0.0), (0.3, 0.3)]
     outcomes = [outcome for number, pair_ in enumerate(given) for outcome in pair(*pair_, number)]
-    found = duel(settled(outcomes), order=("linucb", "greedy"))
+    found = compare_interleaved(settled(outcomes), order=("linucb", "greedy"))
     assert found is not None
     assert (found.first, found.second) == ("linucb", "greedy")
     assert (found.wins, found.losses, found.ties, found.slates) == (1, 2, 2, 5)
     assert found.preference.mean == pytest.approx(0.4)
-    assert judge(settled(outcomes), SignificanceTerms()).arms[0].name == "late"  # interleaved slates belong to no arm
+    assert analyse(settled(outcomes), ExperimentDesign()).arms[0].name == "late"  # interleaved slates belong to no arm
 
 
 def test_without_interleaving_there_is_no_duel() -> None:
-    assert duel(settled(slate("ann", START, [1.0]))) is None
+    assert compare_interleaved(settled(slate("ann", START, [1.0]))) is None
 
 
 def test_a_preferred_policy_wins_and_two_alike_stay_undecided() -> None:
-    better = duel(settled(list(interleaved(np.random.default_rng(0), 3_000, 0.08))))
+    better = compare_interleaved(settled(list(interleaved(np.random.default_rng(0), 3_000, 0.08))))
     assert better is not None
-    assert better.verdict.standing is SignificanceTest.BETTER
+    assert better.significance.decision is Verdict.BETTER
     wrong = 0
     for seed in range(60):
-        alike = duel(settled(list(interleaved(np.random.default_rng(seed), 300, 0.0))))
+        alike = compare_interleaved(settled(list(interleaved(np.random.default_rng(seed), 300, 0.0))))
         assert alike is not None
         wrong += bool((alike.trace.lower > 0.5).any() or (alike.trace.upper < 0.5).any())
     assert wrong <= 3
 
 
 def test_interleaving_needs_fewer_slates_than_arms() -> None:
-    pair = duel(settled(list(interleaved(np.random.default_rng(3), 1_500, 0.1))))
+    pair = compare_interleaved(settled(list(interleaved(np.random.default_rng(3), 1_500, 0.1))))
     assert pair is not None
-    assert pair.verdict.standing is SignificanceTest.BETTER
+    assert pair.significance.decision is Verdict.BETTER
     draw = np.random.default_rng(3)
     outcomes = []
     for number in range(1_500):
@@ -272,8 +272,8 @@ def test_interleaving_needs_fewer_slates_than_arms() -> None:
             ("greedy", 0.35) if draw.random() < 0.5 else ("linucb", 0.25)
         )  # the same liking, as the mean place
         outcomes += slate(f"user-{number}", START + number, [float(draw.random() < chance)], arm=arm)
-    (found,) = (c for c in judge(settled(outcomes), SignificanceTerms(), ["linucb"]).comparisons if c.arm == "greedy")
-    assert found.verdict.standing is SignificanceTest.UNKNOWN
+    (found,) = (c for c in analyse(settled(outcomes), ExperimentDesign(), ["linucb"]).comparisons if c.arm == "greedy")
+    assert found.significance.decision is Verdict.UNKNOWN
 
 
 def apprentice(shown: Sequence[str], proposed: Sequence[str]) -> list[Outcome]:

@@ -21,7 +21,7 @@ from streamrec.config.settings import Settings
 from streamrec.engine.learning.quarantine import PROBATION
 from streamrec.errors import SnapshotCorrupt, StateError, StateMissing
 from streamrec.events import EventType
-from streamrec.state import Arrays, Mark
+from streamrec.state import Arrays, PartitionMark
 from streamrec.state.memory import MemoryStore
 from streamrec.state.snapshots import MANIFEST, TENSORS, SnapshotDirectory
 from streamrec.testing import records, shop
@@ -187,7 +187,7 @@ def test_a_foreign_one_among_ours_is_skipped(tmp_path: Path) -> None:
     named_wrongly = ground.shelf.save({"x": {"a": np.zeros(3)}}, {0: 150}, worker.pipeline.schema, now_ms=1)
     mark = ground.store.open(0)
     for reference in (foreign, named_wrongly):
-        ground.store._marks[0] = Mark(200, reference, mark.epoch)
+        ground.store._marks[0] = PartitionMark(200, reference, mark.epoch)
         again, _ = ground.worker()
         assert learned(again) == wanted(0, 200)
 
@@ -198,19 +198,19 @@ def test_that_a_snapshot_is_in_another_workers_directory_is_no_damage(tmp_path: 
     elsewhere = theirs.save({"m": {"n": np.array(9)}}, {1: 9}, "v", now_ms=1)
     here = ours.save({"m": {"n": np.array(4)}}, {0: 4}, "v", now_ms=1)
     taken: list[Arrays] = []
-    beginning = begin(ours, {0: Mark(4, here, 1), 1: Mark(9, elsewhere, 1)}, "v", taken.append)
+    beginning = begin(ours, {0: PartitionMark(4, here, 1), 1: PartitionMark(9, elsewhere, 1)}, "v", taken.append)
     assert beginning is not None
     assert (beginning.snapshot.reference, beginning.skipped, beginning.unlearned) == (here, (), {})
     # What others left here stands for partitions that are not ours, and is no beginning.
     with pytest.raises(StateMissing):
-        begin(ours, {1: Mark(9, elsewhere, 1)}, "v", taken.append)
+        begin(ours, {1: PartitionMark(9, elsewhere, 1)}, "v", taken.append)
     assert len(taken) == 1
 
 
 def test_where_no_mark_names_one_there_is_nothing_to_begin_with(tmp_path: Path) -> None:
     shelf = SnapshotDirectory(tmp_path, 3)
     shelf.save({"m": {"n": np.array(4)}}, {0: 4}, "v", now_ms=1)
-    assert begin(shelf, {0: Mark(None, None, 1)}, "v", lambda arrays: None) is None
+    assert begin(shelf, {0: PartitionMark(None, None, 1)}, "v", lambda arrays: None) is None
 
 
 @settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
@@ -227,7 +227,7 @@ def test_whatever_bits_are_flipped_an_older_whole_one_is_begun_with(
     content[place] ^= data.draw(st.integers(1, 255))
     path.write_bytes(bytes(content))
     taken: list[Arrays] = []
-    beginning = begin(shelf, {0: Mark(2, newest, 1)}, "v", taken.append)
+    beginning = begin(shelf, {0: PartitionMark(2, newest, 1)}, "v", taken.append)
     assert beginning is not None
     assert beginning.skipped == (newest,)
     assert beginning.unlearned == {0: 1}
@@ -292,7 +292,7 @@ def test_tensors_that_were_made_to_look_right_are_refused_without_taking_room(tm
     reference = forged(shelf, *FORGERIES[name])
     with pytest.raises(SnapshotCorrupt, match=reference):
         shelf.load(reference, "v")
-    beginning = begin(shelf, {0: Mark(9, reference, 1)}, "v", lambda arrays: None)
+    beginning = begin(shelf, {0: PartitionMark(9, reference, 1)}, "v", lambda arrays: None)
     assert beginning is not None
     assert beginning.snapshot.reference == older
 
@@ -402,4 +402,4 @@ def test_the_error_of_a_snapshot_that_does_not_fit_says_what_to_do(tmp_path: Pat
     shelf = SnapshotDirectory(tmp_path, 3)
     reference = saved(shelf, 1)
     with pytest.raises(StateError, match=f"snapshot {reference} does not fit: KeyError"):
-        begin(shelf, {0: Mark(1, reference, 1)}, "v", lambda arrays: arrays["gone"])
+        begin(shelf, {0: PartitionMark(1, reference, 1)}, "v", lambda arrays: arrays["gone"])

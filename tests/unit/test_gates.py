@@ -8,40 +8,40 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from streamrec.evaluation.experiments.arms import Arm, Comparison, Experiment, Trace
-from streamrec.evaluation.experiments.confidence import Interval
+from streamrec.evaluation.experiments.arms import Arm, Comparison, Experiment, IntervalsOverTime
+from streamrec.evaluation.experiments.confidence import MeanInterval
 from streamrec.evaluation.experiments.gates import (
+    OffPolicyEstimate,
     Thresholds,
-    Valuation,
-    after_apprenticeship,
-    after_canary,
-    after_shadow,
-    larger_canary,
+    apprentice_gate,
+    canary_gate,
+    larger_canary_gate,
+    shadow_gate,
 )
 from streamrec.evaluation.experiments.imitation import Imitation
-from streamrec.evaluation.experiments.significance import Significance, SignificanceTest
+from streamrec.evaluation.experiments.significance import Significance, Verdict
 
 ASKED = Thresholds()
 NOTHING = np.zeros(0)
-GOOD = Valuation("greedy", estimate=0.12, lower=0.097, baseline=0.1, ess=900, support=0.99, slates=4_000)
+GOOD = OffPolicyEstimate("greedy", estimate=0.12, lower=0.097, baseline=0.1, ess=900, support=0.99, slates=4_000)
 
 
 def alike(rate: float, slates: int) -> Imitation:
-    return Imitation("greedy", slates, Interval(rate, rate - 0.05, rate + 0.05), 0.9, 10)
+    return Imitation("greedy", slates, MeanInterval(rate, rate - 0.05, rate + 0.05), 0.9, 10)
 
 
 def experiment(lower: float, upper: float, canary: int = 600, control: int = 9_000) -> Experiment:
-    trace = Trace(np.zeros(0, np.int64), NOTHING, NOTHING, NOTHING)
+    trace = IntervalsOverTime(np.zeros(0, np.int64), NOTHING, NOTHING, NOTHING)
     arms = tuple(
-        Arm(name, ("greedy",), users, 0, 3 * users, 0.1, 0.2, Interval(0.1, 0.0, 0.2), trace)
+        Arm(name, ("greedy",), users, 0, 3 * users, 0.1, 0.2, MeanInterval(0.1, 0.0, 0.2), trace)
         for name, users in (("control", control), ("canary", canary))
     )
-    apart = Interval((lower + upper) / 2, lower, upper)
-    return Experiment(arms, (Comparison("canary", "control", apart, Significance(SignificanceTest.UNKNOWN)),), 0)
+    apart = MeanInterval((lower + upper) / 2, lower, upper)
+    return Experiment(arms, (Comparison("canary", "control", apart, Significance(Verdict.UNKNOWN)),), 0)
 
 
 def test_an_apprentice_passes_when_it_does_as_it_is_shown_often_enough() -> None:
-    gate = after_apprenticeship(alike(0.85, 500), ASKED)
+    gate = apprentice_gate(alike(0.85, 500), ASKED)
     assert gate.passed
     assert gate.figures == {"slates": 500, "match_rate": 0.85}
 
@@ -55,14 +55,14 @@ def test_an_apprentice_passes_when_it_does_as_it_is_shown_often_enough() -> None
     ],
 )
 def test_an_apprentice_that_falls_short_is_told_where(rate: float, slates: int, reason: str) -> None:
-    gate = after_apprenticeship(alike(rate, slates), ASKED)
+    gate = apprentice_gate(alike(rate, slates), ASKED)
     assert not gate.passed
     assert reason in "; ".join(map(str, gate.refusals))
 
 
 def test_a_shadow_passes_when_it_is_surely_not_much_below_the_baseline() -> None:
-    assert after_shadow(GOOD, ASKED).passed
-    assert after_shadow(replace(GOOD, lower=0.095), ASKED).passed
+    assert shadow_gate(GOOD, ASKED).passed
+    assert shadow_gate(replace(GOOD, lower=0.095), ASKED).passed
 
 
 @pytest.mark.parametrize(
@@ -76,19 +76,19 @@ def test_a_shadow_passes_when_it_is_surely_not_much_below_the_baseline() -> None
     ],
 )
 def test_a_shadow_that_falls_short_is_told_where(change: dict[str, float], reason: str) -> None:
-    gate = after_shadow(replace(GOOD, **change), ASKED)  # type: ignore[arg-type]
+    gate = shadow_gate(replace(GOOD, **change), ASKED)  # type: ignore[arg-type]
     assert len(gate.refusals) == 1
     assert reason in str(gate.refusals[0])
 
 
 def test_the_tolerance_of_a_baseline_below_nothing_still_is_a_tolerance() -> None:
     value = replace(GOOD, baseline=-0.1, lower=-0.104)
-    assert after_shadow(value, ASKED).passed
-    assert not after_shadow(replace(value, lower=-0.106), ASKED).passed
+    assert shadow_gate(value, ASKED).passed
+    assert not shadow_gate(replace(value, lower=-0.106), ASKED).passed
 
 
 def test_without_an_estimate_a_shadow_stays_one() -> None:
-    gate = after_shadow(None, ASKED)
+    gate = shadow_gate(None, ASKED)
     assert not gate.passed
     assert "is unknown" in str(gate.refusals[-1])
     assert all(math.isfinite(value) for value in gate.figures.values())
@@ -96,22 +96,22 @@ def test_without_an_estimate_a_shadow_stays_one() -> None:
 
 @pytest.mark.parametrize(("lower", "passes"), [(-0.009, True), (0.02, True), (-0.01, False), (-0.3, False)])
 def test_a_canary_goes_online_when_it_is_surely_not_worse_by_the_margin(lower: float, passes: bool) -> None:
-    assert after_canary(experiment(lower, 0.3), ASKED).passed is passes
+    assert canary_gate(experiment(lower, 0.3), ASKED).passed is passes
 
 
 def test_a_canary_needs_users_in_both_arms() -> None:
-    gate = after_canary(experiment(0.01, 0.1, canary=499), ASKED)
+    gate = canary_gate(experiment(0.01, 0.1, canary=499), ASKED)
     assert [str(check) for check in gate.refusals] == [
         "the number of users of arm canary whose window is over is 499, expected at least 500"
     ]
-    nobody = after_canary(Experiment((), (), 0), ASKED)
+    nobody = canary_gate(Experiment((), (), 0), ASKED)
     assert len(nobody.refusals) == 3
     assert nobody.figures == {"canary_users": 0, "control_users": 0}
 
 
 def test_a_canary_may_grow_unless_it_is_known_to_be_worse() -> None:
-    assert larger_canary(experiment(-0.3, 0.01), ASKED).passed
-    gate = larger_canary(experiment(-0.3, -0.01), ASKED)
+    assert larger_canary_gate(experiment(-0.3, 0.01), ASKED).passed
+    gate = larger_canary_gate(experiment(-0.3, -0.01), ASKED)
     assert "upper bound of canary minus control, in reward per slate, is -0.01, expected at least 0" in str(
         gate.refusals[0]
     )
@@ -119,4 +119,4 @@ def test_a_canary_may_grow_unless_it_is_known_to_be_worse() -> None:
 
 def test_thresholds_can_be_changed() -> None:
     asked = ASKED.with_changes({"match_rate": 0.6, "min_slates": 10})
-    assert after_apprenticeship(alike(0.61, 10), asked).passed
+    assert apprentice_gate(alike(0.61, 10), asked).passed

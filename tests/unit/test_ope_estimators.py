@@ -7,12 +7,12 @@ import math
 import numpy as np
 import pytest
 
-from streamrec.evaluation.ope import estimators as family
+from streamrec.evaluation.ope import estimators
 from streamrec.evaluation.ope.estimators import Estimator
-from streamrec.evaluation.ope.evaluation import Logged, Options, evaluate, folds_of
-from streamrec.evaluation.ope.reward_model import Actions, Features, Form, cross_fit, predictions
+from streamrec.evaluation.ope.evaluation import EvaluationOptions, TargetLog, evaluate, folds_of
+from streamrec.evaluation.ope.reward_model import Actions, Features, Link, cross_fit, predictions
 from streamrec.evaluation.ope.rounds import Predictions, Rounds
-from streamrec.evaluation.ope.support import Origin
+from streamrec.evaluation.ope.support import LogOrigin
 from streamrec.evaluation.ope.synthetic import ActionWorld, SlateWorld
 from streamrec.evaluation.ope.weights import Weighting, effective_sample_size, importance_weights
 
@@ -77,13 +77,13 @@ def test_weights_and_values_are_those_of_the_formulas(weighting: Weighting) -> N
         if (mass := sum(v for v, _ in here)) > 0:
             normalised += len(here) / count * sum(v * r for v, r in here) / mass
     found = [
-        family.ips(data, weights),
-        family.clipped_ips(data, weights, 1.5),
-        family.snips(data, weights),
-        family.direct_method(data, q),
-        family.doubly_robust(data, weights, q),
-        family.switch_dr(data, weights, q, 1.2),
-        family.shrunk_dr(data, weights, q, 3.0),
+        estimators.ips(data, weights),
+        estimators.clipped_ips(data, weights, 1.5),
+        estimators.snips(data, weights),
+        estimators.direct_method(data, q),
+        estimators.doubly_robust(data, weights, q),
+        estimators.switch_dr(data, weights, q, 1.2),
+        estimators.shrunk_dr(data, weights, q, 3.0),
     ]
     for estimator in found:
         truth = normalised if estimator.name == "snips" else expected[estimator.name]
@@ -105,12 +105,12 @@ def test_single_actions_are_valued_as_the_open_bandit_pipeline_does() -> None:
     data = Rounds(at, reward, pscore, pi[action, position])
     weights, q = importance_weights(data), Predictions(q_hat[at, action, position], baseline)
     pairs: list[tuple[Estimator, float]] = [
-        (family.ips(data, weights), (reward * iw).mean()),
-        (family.snips(data, weights), (reward * iw / iw.mean()).mean()),
-        (family.direct_method(data, q), baseline.mean()),
-        (family.doubly_robust(data, weights, q), (baseline + iw * residual).mean()),
-        (family.switch_dr(data, weights, q, 2.0), (baseline + (iw <= 2.0) * iw * residual).mean()),
-        (family.shrunk_dr(data, weights, q, 9.0), (baseline + 9 * iw / (iw**2 + 9) * residual).mean()),
+        (estimators.ips(data, weights), (reward * iw).mean()),
+        (estimators.snips(data, weights), (reward * iw / iw.mean()).mean()),
+        (estimators.direct_method(data, q), baseline.mean()),
+        (estimators.doubly_robust(data, weights, q), (baseline + iw * residual).mean()),
+        (estimators.switch_dr(data, weights, q, 2.0), (baseline + (iw <= 2.0) * iw * residual).mean()),
+        (estimators.shrunk_dr(data, weights, q, 9.0), (baseline + 9 * iw / (iw**2 + 9) * residual).mean()),
     ]
     for estimator, theirs in pairs:
         assert abs(estimator.estimate - theirs) < 1e-9, estimator.name
@@ -119,7 +119,7 @@ def test_single_actions_are_valued_as_the_open_bandit_pipeline_does() -> None:
 def test_influences_say_what_leaving_a_slate_out_does() -> None:
     world = SlateWorld.drawn(5)
     data, _, _ = world.log(400, np.random.default_rng(0))
-    estimator = family.snips(data, importance_weights(data))
+    estimator = estimators.snips(data, importance_weights(data))
     whole = estimator.sums.sum(axis=0)
     without = np.array([float(estimator.value(whole - slate)) for slate in estimator.sums])
     moved = (estimator.estimate - without) * (len(without) - 1)
@@ -129,15 +129,19 @@ def test_influences_say_what_leaving_a_slate_out_does() -> None:
 
 @pytest.mark.parametrize("world", [ActionWorld.drawn(2, spread=0.7), SlateWorld.drawn(2)])
 def test_a_long_log_leads_to_the_true_value(world: ActionWorld | SlateWorld) -> None:
-    data, shown, wanted = world.log(200_000, np.random.default_rng(1))
+    data, shown, target_features = world.log(200_000, np.random.default_rng(1))
     weights = importance_weights(data)
-    q = predictions(shown, data.reward, folds_of(data, 3, 0), wanted)
-    for estimator in (family.ips(data, weights), family.snips(data, weights), family.doubly_robust(data, weights, q)):
+    q = predictions(shown, data.reward, folds_of(data, 3, 0), target_features)
+    for estimator in (
+        estimators.ips(data, weights),
+        estimators.snips(data, weights),
+        estimators.doubly_robust(data, weights, q),
+    ):
         error = float(estimator.influence.std()) / len(estimator.influence) ** 0.5
         assert abs(estimator.estimate - world.value) < 4 * error, estimator.name
-    assert abs(family.direct_method(data, q).estimate - world.value) > 4 * error  # the model cannot be right here
-    own = family.ips(data, np.ones(len(data)))
-    assert abs(own.estimate - world.value) > 4 * error  # and the two policies do not earn the same
+    assert abs(estimators.direct_method(data, q).estimate - world.value) > 4 * error  # the model cannot be right here
+    logging_policy = estimators.ips(data, np.ones(len(data)))
+    assert abs(logging_policy.estimate - world.value) > 4 * error  # and the two policies do not earn the same
 
 
 def test_each_weighting_is_right_where_its_assumption_holds() -> None:
@@ -145,7 +149,7 @@ def test_each_weighting_is_right_where_its_assumption_holds() -> None:
     data, _, _ = world.log(300_000, np.random.default_rng(2))
     off = {}
     for weighting in Weighting:
-        estimator = family.ips(data, importance_weights(data, weighting))
+        estimator = estimators.ips(data, importance_weights(data, weighting))
         off[weighting] = (estimator.estimate - world.value) / (estimator.influence.std() / data.slates**0.5)
     assert abs(off[Weighting.PREFIX]) < 4
     assert abs(off[Weighting.SLATE]) < 4
@@ -153,20 +157,26 @@ def test_each_weighting_is_right_where_its_assumption_holds() -> None:
 
 
 def test_a_good_reward_model_makes_doubly_robust_estimates_steadier_than_ips() -> None:
-    data, shown, wanted = SlateWorld.drawn(2).log(20_000, np.random.default_rng(0))
+    data, shown, target_features = SlateWorld.drawn(2).log(20_000, np.random.default_rng(0))
     weights = importance_weights(data)
-    q = predictions(shown, data.reward, folds_of(data, 5, 0), wanted)
-    assert family.doubly_robust(data, weights, q).influence.std() < 0.9 * family.ips(data, weights).influence.std()
+    q = predictions(shown, data.reward, folds_of(data, 5, 0), target_features)
+    assert (
+        estimators.doubly_robust(data, weights, q).influence.std() < 0.9 * estimators.ips(data, weights).influence.std()
+    )
 
 
 def test_switch_and_shrinkage_lead_from_the_direct_method_to_doubly_robust() -> None:
     data, q = rounds(), guesses()
     weights = importance_weights(data)
-    dm, dr = family.direct_method(data, q).estimate, family.doubly_robust(data, weights, q).estimate
-    assert family.switch_dr(data, weights, q, 1e9).estimate == family.shrunk_dr(data, weights, q, np.inf).estimate == dr
-    assert family.shrunk_dr(data, weights, q, 0.0).estimate == dm
-    assert family.switch_dr(data, weights, q, -1.0).estimate == dm
-    assert family.switch_dr(data, weights, q).tuned is not None
+    dm, dr = estimators.direct_method(data, q).estimate, estimators.doubly_robust(data, weights, q).estimate
+    assert (
+        estimators.switch_dr(data, weights, q, 1e9).estimate
+        == estimators.shrunk_dr(data, weights, q, np.inf).estimate
+        == dr
+    )
+    assert estimators.shrunk_dr(data, weights, q, 0.0).estimate == dm
+    assert estimators.switch_dr(data, weights, q, -1.0).estimate == dm
+    assert estimators.switch_dr(data, weights, q).tuned is not None
 
 
 def test_the_effective_sample_size_counts_equal_weights_whole_and_one_weight_as_one() -> None:
@@ -185,7 +195,7 @@ def test_the_reward_model_finds_effects_and_averages_over_the_targets_actions() 
     features = Features(np.empty((rows, 0)), codes, (5, 3))
     fold = np.arange(rows) % 2
     model = cross_fit(features, reward, fold)
-    assert model.form is Form.LOGISTIC
+    assert model.link is Link.LOGISTIC
     assert np.abs(model.predict(features, fold) - chance).max() < 0.03
     probability = np.tile([0.1, 0.2, 0.3, 0.4, 0.0], (3, 1))
     each = [
@@ -197,30 +207,30 @@ def test_the_reward_model_finds_effects_and_averages_over_the_targets_actions() 
     )
 
 
-@pytest.mark.parametrize("form", Form)
-def test_rows_that_look_alike_are_fitted_as_one_without_a_difference(form: Form) -> None:
+@pytest.mark.parametrize("link", Link)
+def test_rows_that_look_alike_are_fitted_as_one_without_a_difference(link: Link) -> None:
     rng = np.random.default_rng(1)
     codes = np.column_stack([rng.integers(0, 4, 900), rng.integers(0, 2, 900)])
     reward, fold = (rng.random(900) < 0.3).astype(float), np.arange(900) % 3
-    alike = cross_fit(Features(np.empty((900, 0)), codes, (4, 2)), reward, fold, form)
-    alone = cross_fit(Features(np.zeros((900, 1)), codes, (4, 2)), reward, fold, form)  # a number that says nothing
-    assert np.delete(alone.coefficients, 1, axis=1) == pytest.approx(alike.coefficients, abs=1e-6)
+    kind = cross_fit(Features(np.empty((900, 0)), codes, (4, 2)), reward, fold, link)
+    alone = cross_fit(Features(np.zeros((900, 1)), codes, (4, 2)), reward, fold, link)  # a number that says nothing
+    assert np.delete(alone.coefficients, 1, axis=1) == pytest.approx(kind.coefficients, abs=1e-6)
 
 
 def test_a_slate_is_predicted_by_models_that_have_not_seen_it() -> None:
-    data, shown, wanted = SlateWorld.drawn(2).log(60, np.random.default_rng(0))
+    data, shown, target_features = SlateWorld.drawn(2).log(60, np.random.default_rng(0))
     fold = folds_of(data, 3, 0)
     assert all(len(set(fold[data.slate == slate])) == 1 for slate in range(data.slates))
-    before = predictions(shown, data.reward, fold, wanted)
+    before = predictions(shown, data.reward, fold, target_features)
     changed = data.reward.copy()
     changed[fold == 1] = 1 - changed[fold == 1]
-    after = predictions(shown, changed, fold, wanted)
+    after = predictions(shown, changed, fold, target_features)
     assert after.shown[fold == 1] == pytest.approx(before.shown[fold == 1], abs=1e-12)
     assert np.abs(after.shown[fold == 0] - before.shown[fold == 0]).max() > 0.01
 
 
-def doubts(data: Rounds, origin: Origin) -> str:
-    return "; ".join(evaluate(Logged("t", data, origin), Options(draws=20)).warnings)
+def found_warnings(data: Rounds, origin: LogOrigin) -> str:
+    return "; ".join(evaluate(TargetLog("t", data, origin), EvaluationOptions(draws=20)).warnings)
 
 
 def test_missing_support_is_told_in_words() -> None:
@@ -228,12 +238,14 @@ def test_missing_support_is_told_in_words() -> None:
     item = rng.integers(0, 3, 4_000)  # a fourth item is never shown, and the target shows it half of the time
     reward = (rng.random(4_000) < 0.3).astype(float)
     target = np.array([0.2, 0.2, 0.1])[item]
-    told = doubts(Rounds(np.arange(4_000), reward, np.full(4_000, 1 / 3), target), Origin("log", never_shown=0.5))
+    told = found_warnings(
+        Rounds(np.arange(4_000), reward, np.full(4_000, 1 / 3), target), LogOrigin("log", never_shown=0.5)
+    )
     assert "expected 1" in told
     assert "weights are 0.499 on average" in told
     assert "50.0% of what the target would show is never shown" in told
     covered = Rounds(np.arange(4_000), reward, np.full(4_000, 1 / 3), np.array([0.5, 0.3, 0.2])[item])
-    assert doubts(covered, Origin("log")) == ""
+    assert found_warnings(covered, LogOrigin("log")) == ""
 
 
 def test_other_doubts_are_told_in_words() -> None:
@@ -241,8 +253,8 @@ def test_other_doubts_are_told_in_words() -> None:
     logged = np.where(rng.random(2_000) < 0.01, 0.001, 0.9)
     reward = np.zeros(2_000)
     reward[:5] = 1.0
-    told = doubts(
-        Rounds(np.arange(2_000), reward, logged, np.full(2_000, 0.5)), Origin("log", estimated_from=64, gaps=3)
+    told = found_warnings(
+        Rounds(np.arange(2_000), reward, logged, np.full(2_000, 0.5)), LogOrigin("log", estimated_from=64, gaps=3)
     )
     for words in (
         "the propensities are not those",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from streamrec.evaluation.ope import estimators as family
+from streamrec.evaluation.ope import estimators
 from streamrec.evaluation.ope.intervals import bernstein, bootstrap
 from streamrec.evaluation.ope.rounds import Rounds
 from streamrec.evaluation.ope.synthetic import ActionWorld, SlateWorld
@@ -35,7 +35,7 @@ def test_slates_of_a_user_that_are_drawn_together_make_the_interval_as_wide_as_u
     for cluster in (None, user):
         data = log_of(reward, cluster)
         found = bootstrap(
-            [family.snips(data, importance_weights(data)), family.ips(data, np.ones(2_000))],
+            [estimators.snips(data, importance_weights(data)), estimators.ips(data, np.ones(2_000))],
             draws=500, level=0.95, seed=0, cluster=cluster,
         )  # fmt: skip
         widths.append([interval.high - interval.low for interval in found])
@@ -51,7 +51,7 @@ def test_equal_seeds_give_equal_intervals_and_more_slates_narrower_ones() -> Non
     few, _, _ = world.log(400, np.random.default_rng(0))
 
     def interval(rounds: Rounds, seed: int = 0) -> tuple[float, float]:
-        found = bootstrap([family.ips(rounds, importance_weights(rounds))], draws=200, level=0.95, seed=seed)[0]
+        found = bootstrap([estimators.ips(rounds, importance_weights(rounds))], draws=200, level=0.95, seed=seed)[0]
         return found.low, found.high
 
     assert interval(data) == interval(data)
@@ -62,17 +62,19 @@ def test_equal_seeds_give_equal_intervals_and_more_slates_narrower_ones() -> Non
 def test_empirical_bernstein_is_the_published_formula() -> None:
     rewards = np.random.default_rng(0).random(200)
     data = log_of(rewards)
-    estimator = family.ips(data, np.ones(200))
+    estimator = estimators.ips(data, np.ones(200))
     log = np.log(2 / 0.025)  # half of 5% for each side
     span = rewards.max()  # from 0 to the largest reward seen
-    reach = np.sqrt(2 * rewards.var(ddof=1) * log / 200) + 7 * span * log / (3 * 199)
+    half_width = np.sqrt(2 * rewards.var(ddof=1) * log / 200) + 7 * span * log / (3 * 199)
     found = bernstein(estimator, 0.95)
     assert found is not None
-    assert (found.low, found.high) == pytest.approx((rewards.mean() - reach, rewards.mean() + reach), abs=1e-12)
+    assert (found.low, found.high) == pytest.approx(
+        (rewards.mean() - half_width, rewards.mean() + half_width), abs=1e-12
+    )
 
 
 def test_a_log_without_rewards_has_an_interval_of_no_width_from_resampling_and_a_wide_one_from_bernstein() -> None:
     data = log_of(np.zeros(50))
-    estimator = family.snips(data, importance_weights(data))
+    estimator = estimators.snips(data, importance_weights(data))
     found = bootstrap([estimator], draws=50, level=0.95, seed=0)[0]
     assert (found.low, found.high) == (0.0, 0.0)

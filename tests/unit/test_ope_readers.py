@@ -12,14 +12,14 @@ import polars as pl
 import pytest
 
 from streamrec.errors import ConfigError, TableError
-from streamrec.evaluation.ope.evaluation import Options, evaluate
-from streamrec.evaluation.ope.outcomes import Outcomes, Wanted, targets_of
+from streamrec.evaluation.ope.evaluation import EvaluationOptions, evaluate
+from streamrec.evaluation.ope.outcomes import OutcomeFilter, OutcomeLog, targets_of
 from streamrec.evaluation.ope.report import report, write_report
 from streamrec.evaluation.ope.synthetic import ActionWorld, SlateWorld
 from streamrec.evaluation.ope.tables import COLUMN, LOGGED, UNIFORM, ActionLog, TableOptions, read_actions
 from streamrec.events import Counterfactual, Outcome, Proposal
 
-EVERYTHING = Wanted()
+EVERYTHING = OutcomeFilter()
 
 
 def outcome(rec_id: str = "s", position: int = 1, **more: Any) -> Outcome:
@@ -31,8 +31,8 @@ def outcome(rec_id: str = "s", position: int = 1, **more: Any) -> Outcome:
     return Outcome(**{**fields, **more})
 
 
-def taken(*outcomes: Outcome, wanted: Wanted = EVERYTHING, limit: int = 1_000) -> Outcomes:
-    found = Outcomes(wanted, limit)
+def taken(*outcomes: Outcome, outcome_filter: OutcomeFilter = EVERYTHING, limit: int = 1_000) -> OutcomeLog:
+    found = OutcomeLog(outcome_filter, limit)
     for one in outcomes:
         found.add(one)
     return found
@@ -76,28 +76,28 @@ def test_a_policy_named_late_has_no_word_on_earlier_slates() -> None:
     assert targets_of(found, ()) == ("exp3", "greedy")
     logged = found.logged("exp3")
     assert logged.rounds.target.tolist() == [0.1, 0.1]
-    assert logged.wanted is None  # it proposed nothing: no direct method
-    assert evaluate(logged, Options(draws=20)).without_model is not None
+    assert logged.target_features is None  # it proposed nothing: no direct method
+    assert evaluate(logged, EvaluationOptions(draws=20)).without_model is not None
 
 
 @pytest.mark.parametrize(
-    ("wanted", "kept"),
+    ("outcome_filter", "kept"),
     [
-        (Wanted(since=1_000), "abc"),
-        (Wanted(since=1_001), "c"),
-        (Wanted(until=5_000), "ab"),
-        (Wanted(policy="exp3"), "b"),
-        (Wanted(scenario="basket"), "b"),
-        (Wanted(arm="treated"), "c"),
+        (OutcomeFilter(since=1_000), "abc"),
+        (OutcomeFilter(since=1_001), "c"),
+        (OutcomeFilter(until=5_000), "ab"),
+        (OutcomeFilter(policy="exp3"), "b"),
+        (OutcomeFilter(scenario="basket"), "b"),
+        (OutcomeFilter(arm="treated"), "c"),
     ],
 )
-def test_only_what_is_asked_for_counts(wanted: Wanted, kept: str) -> None:
+def test_only_what_is_asked_for_counts(outcome_filter: OutcomeFilter, kept: str) -> None:
     rows = [
         outcome("a"),
         outcome("b", policy="exp3", scenario="basket"),
         outcome("c", shown_ts=5_000, arm="treated"),
     ]
-    assert len(taken(*rows, wanted=wanted).logged("greedy").rounds) == len(kept)
+    assert len(taken(*rows, outcome_filter=outcome_filter).logged("greedy").rounds) == len(kept)
 
 
 def test_what_is_wrong_with_a_range_is_told() -> None:
@@ -108,7 +108,7 @@ def test_what_is_wrong_with_a_range_is_told() -> None:
         outcome("c", 1, policy="exp3"),
         outcome("d", 1),
     ]
-    told = "; ".join(evaluate(taken(*rows, limit=4).logged("greedy"), Options(draws=20)).warnings)
+    known = "; ".join(evaluate(taken(*rows, limit=4).logged("greedy"), EvaluationOptions(draws=20)).warnings)
     for words in (
         "estimated from 64 draws",
         "1 slates have places that were not seen",
@@ -117,7 +117,7 @@ def test_what_is_wrong_with_a_range_is_told() -> None:
         "100.0% of what the target would show is never shown",
         "only 4 rows have a reward",
     ):
-        assert words in told
+        assert words in known
     assert "limit of 3" in "; ".join(taken(*rows, limit=3).logged("greedy").origin.notes)
 
 
@@ -125,16 +125,16 @@ def test_outcomes_of_invented_slates_lead_to_the_true_value_with_a_reward_model(
     world = SlateWorld.drawn(2)
     found = taken(*world.outcomes(4_000, np.random.default_rng(0)), limit=100_000)
     assert found.targets == ("logged", "other")
-    result = evaluate(found.logged("other"), Options(draws=200))
+    result = evaluate(found.logged("other"), EvaluationOptions(draws=200))
     values = {value.name: value for value in result.values}
     assert set(values) == {"ips", "clipped_ips", "snips", "dm", "dr", "switch_dr", "shrunk_dr"}
     for name in ("ips", "snips", "dr"):
         interval = values[name].interval  # some four standard errors from end to end
         assert abs(values[name].value - world.value) < interval.high - interval.low
     assert abs(result.logged.value - world.value) > 2 * (result.logged.interval.high - result.logged.interval.low)
-    own = evaluate(found.logged("logged"), Options(draws=200))
-    assert {round(value.value, 9) for value in own.values if value.name in ("ips", "snips", "dr")} == {
-        round(own.logged.value, 9)
+    logging_policy = evaluate(found.logged("logged"), EvaluationOptions(draws=200))
+    assert {round(value.value, 9) for value in logging_policy.values if value.name in ("ips", "snips", "dr")} == {
+        round(logging_policy.logged.value, 9)
     }
 
 
@@ -144,7 +144,7 @@ COLUMNS = {"reward": "click", "propensity": "pscore", "item": "what", "position"
 @pytest.fixture
 def actions(tmp_path: Path) -> Path:
     world = ActionWorld.drawn(2, items=4, spread=0.5)
-    data, shown, wanted = world.log(6_000, np.random.default_rng(0))
+    data, shown, target_features = world.log(6_000, np.random.default_rng(0))
     item, place = shown.codes.T
     table = {
         "click": data.reward, "pscore": data.logged, "other": data.target, "what": item + 10, "where": place + 1,
@@ -152,7 +152,7 @@ def actions(tmp_path: Path) -> Path:
     }  # fmt: skip
     path = tmp_path / "log.parquet"
     pl.DataFrame(table).write_parquet(path)
-    rows = [(i + 10, p + 1, wanted.probability[p, i]) for p in range(3) for i in range(4)]
+    rows = [(i + 10, p + 1, target_features.probability[p, i]) for p in range(3) for i in range(4)]
     pl.DataFrame(rows, schema=["item", "position", "probability"], orient="row").write_csv(tmp_path / "target.csv")
     return path
 
@@ -166,9 +166,9 @@ def test_a_column_and_a_table_say_the_same_of_a_target(actions: Path) -> None:
     by_column, by_table = log.logged(COLUMN), log.logged(str(actions.parent / "target.csv"))
     assert by_column.rounds.target == pytest.approx(by_table.rounds.target, abs=1e-9)
     value = ActionWorld.drawn(2, items=4, spread=0.5).value
-    found = {v.name: v for v in evaluate(by_table, Options(draws=200)).values}
+    found = {v.name: v for v in evaluate(by_table, EvaluationOptions(draws=200)).values}
     assert found["dr"].interval.low < value < found["dr"].interval.high
-    assert {v.name for v in evaluate(by_column, Options(draws=20)).values} == {"ips", "clipped_ips", "snips"}
+    assert {v.name for v in evaluate(by_column, EvaluationOptions(draws=20)).values} == {"ips", "clipped_ips", "snips"}
     assert by_table.origin.never_shown == 0.0
 
 
@@ -191,7 +191,7 @@ def test_rows_are_chosen_and_slates_put_together(actions: Path) -> None:
     assert (np.diff(log.place)[data.step[1:] > 0] >= 0).all()
     assert data.cluster is not None
     assert data.cluster.max() == 1_499
-    features = opened(actions, features=("age", "height")).logged(UNIFORM).described
+    features = opened(actions, features=("age", "height")).logged(UNIFORM).shown_features
     assert features is not None
     assert features.sizes == (4, 3, 2)
     assert features.dense.std() == pytest.approx(1.0)
@@ -229,7 +229,7 @@ def test_a_table_that_is_no_distribution_is_refused(actions: Path, table: dict[s
 
 
 def test_the_report_has_a_shape_that_stays_and_plots_that_can_be_read(actions: Path, tmp_path: Path) -> None:
-    evaluations = [evaluate(opened(actions).logged(UNIFORM), Options(draws=50))]
+    evaluations = [evaluate(opened(actions).logged(UNIFORM), EvaluationOptions(draws=50))]
     found = report(evaluations)
     assert set(found) == {"version", "evaluations"}
     assert set(found["evaluations"][0]) == {

@@ -23,7 +23,7 @@ from streamrec.evaluation.backtest.new_items import NewItems
 from streamrec.evaluation.backtest.report import BacktestResult
 from streamrec.evaluation.backtest.report_files import write_report
 from streamrec.evaluation.backtest.slates import SlateWriter, fused_ranks, model_ranks, read_slates
-from streamrec.evaluation.backtest.slices import TargetMoments, masks
+from streamrec.evaluation.backtest.slices import TargetContexts, masks
 from streamrec.evaluation.backtest.variety import Variety
 
 MODELS = ("click", "sequence", "popularity")
@@ -76,7 +76,7 @@ def result_of(path: Path, **more: Any) -> BacktestResult:
         "ranks": fused_ranks(table),
         "model_ranks": model_ranks(table),
         "known_items": 60,
-        "moments": TargetMoments(count % 5, count % 7, count, (count * 100.0).astype(np.float32)),
+        "target_contexts": TargetContexts(count % 5, count % 7, count, (count * 100.0).astype(np.float32)),
         "variety": Variety(2_700, 45, 0.75, 0.4, 5.5, 0.8, None),
         "calibration": Calibration(
             8_000, 0.03, 0.71, (ReliabilityBin(8_000, 0.25, 0.22), *[ReliabilityBin(0, 0, 0)] * 9)
@@ -192,14 +192,14 @@ def test_slices_are_the_same_metrics_over_parts_of_the_targets(slates: Path, tmp
     result = result_of(slates)
     write_report(tmp_path, result)
     told = json.loads((tmp_path / "report.json").read_text())["slices"]
-    parts = masks(result.moments, result.known)
+    parts = masks(result.target_contexts, result.known)
     assert set(told) == set(parts)
     for name, mask in parts.items():
         assert told[name]["click"] == ranking_metrics(result.model_ranks["click"], result.scored & mask).as_dict()
 
 
 def test_every_slice_stands_beside_popularity(slates: Path, tmp_path: Path) -> None:
-    result = result_of(slates, newcomers=NewItems(0.25, 0.5))
+    result = result_of(slates, new_items=NewItems(0.25, 0.5))
     page = write_report(tmp_path, result).read_text()
     told = json.loads((tmp_path / "report.json").read_text())
     assert list(told["against_popularity"]) == ["all targets", *told["slices"]]
@@ -222,9 +222,9 @@ def test_every_slice_stands_beside_popularity(slates: Path, tmp_path: Path) -> N
     assert '<th scope="row">user: 1st event</th>' in page
 
 
-def test_without_popularity_or_moments_nothing_stands_beside_it(slates: Path, tmp_path: Path) -> None:
+def test_without_popularity_or_target_contexts_nothing_stands_beside_it(slates: Path, tmp_path: Path) -> None:
     alone = {"click": model_ranks(read_slates(slates))["click"]}
-    for changed in ({"model_ranks": alone}, {"moments": None}):
+    for changed in ({"model_ranks": alone}, {"target_contexts": None}):
         write_report(tmp_path, result_of(slates, **changed))
         told = json.loads((tmp_path / "report.json").read_text())
         assert told["newcomers"] is None
@@ -345,7 +345,7 @@ def test_an_empty_run_is_reported_without_plots(slates: Path, tmp_path: Path) ->
         scored=none,
         ranks=nothing,
         model_ranks=dict.fromkeys(MODELS, nothing),
-        moments=TargetMoments(nothing, nothing, nothing, nothing.astype(np.float32)),
+        target_contexts=TargetContexts(nothing, nothing, nothing, nothing.astype(np.float32)),
         variety=Variety(),
         calibration=None,
         weights=[],

@@ -24,7 +24,7 @@ from streamrec.engine.pipeline import Pipeline
 from streamrec.engine.users.fatigue import Fatigue
 from streamrec.engine.users.purchases import LIMIT, Purchases
 from streamrec.errors import BadEvent
-from streamrec.evaluation.ope.outcomes import LOGGED, Outcomes, Wanted
+from streamrec.evaluation.ope.outcomes import LOGGED, OutcomeFilter, OutcomeLog
 from streamrec.events import Event, EventType, Filters, Item, Outcome, Slate
 from streamrec.replay.catalogue_file import CatalogueItems
 from streamrec.state import Key, Kind
@@ -367,7 +367,7 @@ def test_slates_of_one_scenario_can_be_valued_by_themselves() -> None:
     after = [Event(type=EventType.VIEW, user_id="late", item_id="art-5", ts=NOW + 400_000 + n) for n in range(64)]
     settings = chosen(rollout={"evaluate": ("model:popularity",)})
     _, sink = through_a_worker([*LOG, *requests, *after], MemoryStore(), None, settings)
-    outcomes = Outcomes(Wanted(scenario="similar"), 10_000, by_user=True)
+    outcomes = OutcomeLog(OutcomeFilter(scenario="similar"), 10_000, by_user=True)
     for record in sink.records("outcomes"):
         outcomes.add(decode(record.value or b"", record.headers, Outcome))
     assert outcomes.logged(LOGGED).rounds.slates == 30

@@ -11,18 +11,18 @@ import numpy as np
 import pytest
 
 from streamrec.codec import MSGPACK, encode_event
-from streamrec.evaluation.simulation.calendar import Doing, calendar
+from streamrec.evaluation.simulation.calendar import EntryKind, calendar
 from streamrec.evaluation.simulation.draws import Purpose, normals, uniforms
-from streamrec.evaluation.simulation.loop import GROUP, Episode, Shown, System, simulate
-from streamrec.evaluation.simulation.shopper import FIRST_LOOK_MS, Moment, Shoppers
+from streamrec.evaluation.simulation.loop import GROUP, Episode, ShownSlate, System, simulate
+from streamrec.evaluation.simulation.shopper import FIRST_LOOK_MS, CalendarEntry, Shoppers
 from streamrec.evaluation.simulation.systems import Oracle, Shuffle
 from streamrec.evaluation.simulation.world import (
-    Assortment,
-    Crowd,
-    Drift,
+    AnswerSettings,
+    AssortmentSettings,
+    CrowdSettings,
     DriftKind,
-    Manners,
-    Traffic,
+    DriftSettings,
+    TrafficSettings,
     World,
     WorldSettings,
 )
@@ -30,9 +30,9 @@ from streamrec.events import Event, EventType
 
 SMALL = WorldSettings(
     seed=7,
-    assortment=Assortment(items=120, categories=12),
-    crowd=Crowd(shoppers=60),
-    traffic=Traffic(requests=400, hours=6.0),
+    assortment=AssortmentSettings(items=120, categories=12),
+    crowd=CrowdSettings(shoppers=60),
+    traffic=TrafficSettings(requests=400, hours=6.0),
 )
 
 
@@ -43,11 +43,13 @@ class Fixed:
         pulls = [world.pull(shopper, -1, world.end_ms, []) for shopper in range(world.settings.crowd.shoppers)]
         self._items = world.best(np.mean([world.value(pull) for pull in pulls], axis=0))
 
-    def handle(self, events: Sequence[Event], asked: Sequence[Moment], shoppers: Shoppers) -> Sequence[Shown]:
-        from streamrec.evaluation.simulation.loop import Place
+    def handle(
+        self, events: Sequence[Event], asked: Sequence[CalendarEntry], shoppers: Shoppers
+    ) -> Sequence[ShownSlate]:
+        from streamrec.evaluation.simulation.loop import ShownItem
 
-        places = tuple(Place(shoppers.world.item_ids[item]) for item in self._items)
-        return [Shown(f"rec-{moment.event_id}", moment.event_id, places) for moment in asked]
+        places = tuple(ShownItem(shoppers.world.item_ids[item]) for item in self._items)
+        return [ShownSlate(f"rec-{entry.event_id}", entry.event_id, places) for entry in asked]
 
     def close(self) -> None:
         pass
@@ -115,10 +117,10 @@ def test_every_policy_meets_the_same_shoppers() -> None:
 
 
 def test_an_item_is_answered_alike_wherever_it_is_shown_as_long_as_it_is_looked_at() -> None:
-    world = World(replace(SMALL, manners=Manners(patience=1.0)))
-    moment = Moment(world.end_ms, 3, 0, 11, 2, False)
+    world = World(replace(SMALL, manners=AnswerSettings(patience=1.0)))
+    entry = CalendarEntry(world.end_ms, 3, 0, 11, 2, False)
     ids = list(world.item_ids[:10])
-    told = [Shoppers(world).answer(moment, "r", order, moment.ts) for order in (ids, ids[::-1])]
+    told = [Shoppers(world).answer(entry, "r", order, entry.ts) for order in (ids, ids[::-1])]
     answers = [Counter((event.type, event.item_id) for event in answer.events) for answer in told]
     assert answers[0] == answers[1]
     assert told[0].looked == 10
@@ -141,7 +143,7 @@ def test_chance_earns_less_than_popularity_and_popularity_less_than_the_truth() 
 
 
 def test_what_shoppers_give_is_what_was_expected_on_average() -> None:
-    many = replace(SMALL, traffic=Traffic(requests=1_200, hours=20.0))
+    many = replace(SMALL, traffic=TrafficSettings(requests=1_200, hours=20.0))
     episode = simulate(World(many), Oracle())
     error = (episode.realised - episode.expected).std() / np.sqrt(len(episode.ts))
     assert abs(episode.realised.mean() - episode.expected.mean()) < 4 * error
@@ -166,7 +168,9 @@ def clicks_by_position(log: Sequence[Event], kind: EventType) -> list[int]:
 
 
 def test_places_are_looked_at_from_the_top_with_constant_patience() -> None:
-    log, episode = log_of(World(replace(SMALL, traffic=Traffic(requests=1_500, hours=20.0, lost=0.0))), Shuffle())
+    log, episode = log_of(
+        World(replace(SMALL, traffic=TrafficSettings(requests=1_500, hours=20.0, lost=0.0))), Shuffle()
+    )
     looks = clicks_by_position(log, EventType.IMPRESSION)
     assert looks[0] == 1_500
     expected = 1_500 * 0.85 ** np.arange(10)
@@ -197,7 +201,7 @@ def test_answers_name_the_slate_and_come_after_it() -> None:
 
 
 def test_purchases_come_minutes_later_but_within_the_hour() -> None:
-    log, _ = log_of(World(replace(SMALL, traffic=Traffic(requests=800, hours=12.0))), Oracle())
+    log, _ = log_of(World(replace(SMALL, traffic=TrafficSettings(requests=800, hours=12.0))), Oracle())
     clicked = {(event.rec_id, event.item_id): event.ts for event in log if event.type is EventType.CLICK}
     waits_s = [
         (event.ts - clicked[event.rec_id, event.item_id]) / 1000 for event in log if event.type is EventType.PURCHASE
@@ -210,21 +214,21 @@ def test_purchases_come_minutes_later_but_within_the_hour() -> None:
 
 def test_without_impressions_only_answers_tell_of_a_look() -> None:
     told, _ = log_of(World(SMALL), Oracle())
-    untold, _ = log_of(World(replace(SMALL, manners=Manners(impressions=False))), Oracle())
+    untold, _ = log_of(World(replace(SMALL, manners=AnswerSettings(impressions=False))), Oracle())
     assert [event for event in told if event.type is not EventType.IMPRESSION] == untold
 
 
 def test_a_silent_session_sends_requests_and_nothing_else_from_then_on() -> None:
-    lost = replace(SMALL, traffic=Traffic(requests=400, hours=6.0, lost=1.0))
+    lost = replace(SMALL, traffic=TrafficSettings(requests=400, hours=6.0, lost=1.0))
     log, episode = log_of(World(lost), Oracle())
     full, _ = log_of(World(SMALL), Oracle())
     assert len(log) < 0.7 * len(full)
     assert episode.answered.all()
-    lines = calendar(World(lost))
-    asked = lines.doing == Doing.REQUEST
-    silent = {f"{s}-{t}" for s, t in zip(lines.shopper[asked], lines.step[asked], strict=True)} - {
+    entries = calendar(World(lost))
+    asked = entries.kind == EntryKind.REQUEST
+    silent = {f"{s}-{t}" for s, t in zip(entries.shopper[asked], entries.step[asked], strict=True)} - {
         f"{s}-{t}"
-        for s, t, quiet in zip(lines.shopper[asked], lines.step[asked], lines.silent[asked], strict=True)
+        for s, t, quiet in zip(entries.shopper[asked], entries.step[asked], entries.silent[asked], strict=True)
         if not quiet
     }
     assert silent
@@ -252,7 +256,7 @@ def test_new_items_are_not_on_sale_before_their_time() -> None:
 
 @pytest.mark.parametrize("kind", DriftKind)
 def test_a_drift_changes_what_it_says_and_only_then(kind: DriftKind) -> None:
-    still, moved = World(SMALL), World(replace(SMALL, drift=Drift(kind, 0.5)))
+    still, moved = World(SMALL), World(replace(SMALL, drift=DriftSettings(kind, 0.5)))
     assert moved.drift_ms is not None
     before, after = moved.drift_ms - 1, moved.drift_ms
     assert (moved.pull(4, 0, before, []) == still.pull(4, 0, before, [])).all()
@@ -266,20 +270,22 @@ def test_a_drift_changes_what_it_says_and_only_then(kind: DriftKind) -> None:
 
 
 def test_sessions_of_a_shopper_do_not_overlap_and_requests_are_as_many_as_asked_for() -> None:
-    lines = calendar(World(WorldSettings(seed=2)))
-    asked = lines.doing == Doing.REQUEST
+    entries = calendar(World(WorldSettings(seed=2)))
+    asked = entries.kind == EntryKind.REQUEST
     assert asked.sum() == 6_000
-    hours = (lines.ts[-1] - lines.ts[0]) / 3_600_000
+    hours = (entries.ts[-1] - entries.ts[0]) / 3_600_000
     assert 40 < hours < 56
-    order = np.lexsort((lines.ts, lines.shopper))
-    sessions, people = lines.session[order], lines.shopper[order]
-    assert (np.diff(sessions)[np.diff(people) == 0] >= 0).all()
-    per_session = asked.sum() / len({*zip(lines.shopper[asked].tolist(), lines.session[asked].tolist(), strict=True)})
+    order = np.lexsort((entries.ts, entries.shopper))
+    sessions, shoppers = entries.session[order], entries.shopper[order]
+    assert (np.diff(sessions)[np.diff(shoppers) == 0] >= 0).all()
+    per_session = asked.sum() / len(
+        {*zip(entries.shopper[asked].tolist(), entries.session[asked].tolist(), strict=True)}
+    )
     assert 2.5 < per_session < 3.2
 
 
 def test_bots_hammer_a_few_items_and_never_ask() -> None:
-    log, _ = log_of(World(replace(SMALL, crowd=Crowd(shoppers=60, bots=2))), Shuffle())
+    log, _ = log_of(World(replace(SMALL, crowd=CrowdSettings(shoppers=60, bots=2))), Shuffle())
     bots = [event for event in log if event.user_id.startswith("bot-")]
     assert len(bots) > 500
     assert {event.type for event in bots} == {EventType.CLICK}

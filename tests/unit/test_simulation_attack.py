@@ -12,16 +12,23 @@ from streamrec.cli.commands.simulate import crowd_of
 from streamrec.config.settings import load_settings
 from streamrec.evaluation.simulation.contest import system_of
 from streamrec.evaluation.simulation.loop import GROUP, Episode, simulate
-from streamrec.evaluation.simulation.standings import pushed
+from streamrec.evaluation.simulation.standings import attack_effects
 from streamrec.evaluation.simulation.systems import Shuffle
-from streamrec.evaluation.simulation.world import Assortment, AttackKind, Crowd, Traffic, World, WorldSettings
+from streamrec.evaluation.simulation.world import (
+    AssortmentSettings,
+    AttackKind,
+    CrowdSettings,
+    TrafficSettings,
+    World,
+    WorldSettings,
+)
 from streamrec.events import Event, EventType
 
 SMALL = WorldSettings(
     seed=7,
-    assortment=Assortment(items=120, categories=12),
-    crowd=Crowd(shoppers=60, bots=2),
-    traffic=Traffic(requests=200, hours=3.0),
+    assortment=AssortmentSettings(items=120, categories=12),
+    crowd=CrowdSettings(shoppers=60, bots=2),
+    traffic=TrafficSettings(requests=200, hours=3.0),
 )
 ATTACKS = [kind for kind in AttackKind if kind is not AttackKind.HAMMER]
 
@@ -74,19 +81,21 @@ def test_a_slate_clicker_claims_slates_that_are_not_its_own_and_items_that_were_
 
 
 def test_under_attack_one_in_a_hundred_is_a_bot_unless_told_otherwise() -> None:
-    assert crowd_of(500, None, "ring", 0.25) == Crowd(500, bots=5, attack=AttackKind.RING, attack_at=0.25)
+    assert crowd_of(500, None, "ring", 0.25) == CrowdSettings(500, bots=5, attack=AttackKind.RING, attack_at=0.25)
     assert crowd_of(50, None, "flood", 0.0).bots == 1
     assert crowd_of(500, 0, "ring", 0.25).bots == 0
-    assert crowd_of(500, None, None, 0.25) == Crowd(500)
+    assert crowd_of(500, None, None, 0.25) == CrowdSettings(500)
 
 
 def test_one_bot_in_a_hundred_cannot_buy_slates_and_could_without_caps() -> None:
-    traffic = Traffic(requests=450, hours=9.0)
-    world = WorldSettings(seed=3, assortment=Assortment(items=200), crowd=Crowd(shoppers=200, bots=2), traffic=traffic)
+    traffic = TrafficSettings(requests=450, hours=9.0)
+    world = WorldSettings(
+        seed=3, assortment=AssortmentSettings(items=200), crowd=CrowdSettings(shoppers=200, bots=2), traffic=traffic
+    )
     attacked, settings = under(AttackKind.CLICKER, world), load_settings(preset="fast")
     systems = {name: system_of(name, settings, 3) for name in ("plackett-luce", "uncapped:plackett-luce")}
     episodes = {name: [simulate(attacked, system)] for name, system in systems.items()}
-    capped, uncapped = pushed(episodes, attacked.attack_ms)
+    capped, uncapped = attack_effects(episodes, attacked.attack_ms)
     print(capped, uncapped)
     assert uncapped.first.mean > 0.05
     assert uncapped.shown.mean > 0.8

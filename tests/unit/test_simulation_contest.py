@@ -19,20 +19,28 @@ from streamrec.engine.arrays.feedback import SlateFeedback
 from streamrec.engine.policies import CONTEXTS, PolicyInput, Posterior
 from streamrec.errors import ConfigError
 from streamrec.evaluation.simulation.contest import DEFAULT, contest, system_of
-from streamrec.evaluation.simulation.loop import Episode, Shown, simulate
+from streamrec.evaluation.simulation.loop import Episode, ShownSlate, simulate
 from streamrec.evaluation.simulation.report import SimulationNotes, write_report
-from streamrec.evaluation.simulation.shopper import Moment, Shoppers
-from streamrec.evaluation.simulation.standings import band, estimate, recoveries, standings
+from streamrec.evaluation.simulation.shopper import CalendarEntry, Shoppers
+from streamrec.evaluation.simulation.standings import estimate, interval_curve, recoveries, standings
 from streamrec.evaluation.simulation.systems import Shuffle, WorkerSystem
 from streamrec.evaluation.simulation.vowpal_wabbit import EXPLORERS, VowpalWabbit, vw_system
-from streamrec.evaluation.simulation.world import Assortment, Crowd, Drift, DriftKind, Traffic, World, WorldSettings
+from streamrec.evaluation.simulation.world import (
+    AssortmentSettings,
+    CrowdSettings,
+    DriftKind,
+    DriftSettings,
+    TrafficSettings,
+    World,
+    WorldSettings,
+)
 from streamrec.events import Event, EventType
 
 SMALL = WorldSettings(
     seed=7,
-    assortment=Assortment(items=120, categories=12),
-    crowd=Crowd(shoppers=40),
-    traffic=Traffic(requests=250, hours=3.0),
+    assortment=AssortmentSettings(items=120, categories=12),
+    crowd=CrowdSettings(shoppers=40),
+    traffic=TrafficSettings(requests=250, hours=3.0),
 )
 
 
@@ -73,14 +81,16 @@ def test_the_worker_answers_every_request_and_beats_chance(fast: Settings) -> No
 
 
 def test_the_workers_slates_do_not_depend_on_how_the_log_is_cut_into_groups(fast: Settings) -> None:
-    short = replace(SMALL, traffic=Traffic(requests=60, hours=0.8))
+    short = replace(SMALL, traffic=TrafficSettings(requests=60, hours=0.8))
     whole, single = (simulate(World(short), WorkerSystem(fast), group=group) for group in (512, 1))
     assert (whole.expected == single.expected).all()
 
 
 def test_a_request_that_is_not_answered_earns_nothing_and_the_shop_goes_on() -> None:
     class Half(Shuffle):
-        def handle(self, events: Sequence[Event], asked: Sequence[Moment], shoppers: Shoppers) -> Sequence[Shown]:
+        def handle(
+            self, events: Sequence[Event], asked: Sequence[CalendarEntry], shoppers: Shoppers
+        ) -> Sequence[ShownSlate]:
             return [shown for shown in super().handle(events, asked, shoppers) if int(shown.rec_id[-1]) % 4]
 
         def __init__(self) -> None:
@@ -127,7 +137,7 @@ def test_standings_take_the_last_quarter_and_differences_seed_by_seed() -> None:
 
 
 def test_a_band_is_a_rolling_mean_with_its_interval() -> None:
-    found = band([np.arange(100.0), np.arange(100.0) + 2], window=10)
+    found = interval_curve([np.arange(100.0), np.arange(100.0) + 2], window=10)
     assert found.at[0] == 10
     assert found.at[-1] == 100
     assert found.mean[0] == pytest.approx(4.5 + 1)
@@ -150,7 +160,7 @@ def test_recovery_is_the_first_window_back_at_its_old_share_of_the_best() -> Non
 
 
 def test_a_contest_writes_a_page_that_says_what_was_run(tmp_path: Path, fast: Settings) -> None:
-    short = replace(SMALL, traffic=Traffic(requests=120, hours=1.5), drift=Drift(DriftKind.TASTES))
+    short = replace(SMALL, traffic=TrafficSettings(requests=120, hours=1.5), drift=DriftSettings(DriftKind.TASTES))
     episodes = contest(["oracle", "shuffle"], short, [1, 2], fast)
     assert [len(runs) for runs in episodes.values()] == [2, 2]
     told = SimulationNotes("streamrec simulate <x>", [1, 2], short, {"fusion": {"explore": 0.02}}, 1.5)
@@ -246,7 +256,7 @@ def test_the_peer_learns_which_action_pays(explorer: str) -> None:
 
 def test_the_peer_answers_in_the_workers_place(fast: Settings) -> None:
     pytest.importorskip("vowpalwabbit")
-    short = replace(SMALL, traffic=Traffic(requests=60, hours=3.0))
+    short = replace(SMALL, traffic=TrafficSettings(requests=60, hours=3.0))
     first, again = (simulate(World(short), vw_system("squarecb", fast)) for _ in range(2))
     assert first.answered.all()
     assert (first.expected == again.expected).all()

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from streamrec.engine.arrays.batch import NOTHING, MicroBatch
 from streamrec.engine.items.item_table import ItemTable
-from streamrec.evaluation.backtest.lift import Lift, ahead, lift_by_slice
+from streamrec.evaluation.backtest.lift import Lift, lift_by_slice, lift_over_popularity
 from streamrec.evaluation.backtest.new_items import NewItemRecorder, NewItems
-from streamrec.evaluation.backtest.slices import MomentRecorder, TargetMoments, masks
+from streamrec.evaluation.backtest.slices import TargetContextRecorder, TargetContexts, masks
 
 counts = st.integers(0, 150)
 
@@ -19,7 +19,7 @@ counts = st.integers(0, 150)
 @given(st.lists(st.tuples(counts, counts, counts, st.floats(0, 1e6, width=32), st.booleans()), max_size=30))
 def test_every_target_is_in_one_slice_of_each_family(rows: list[tuple[int, int, int, float, bool]]) -> None:
     columns = [np.array([row[at] for row in rows]) for at in range(5)]
-    parts = masks(TargetMoments(*columns[:4]), columns[4].astype(bool))
+    parts = masks(TargetContexts(*columns[:4]), columns[4].astype(bool))
     for family in ("session", "item", "user"):
         together = [mask for name, mask in parts.items() if name.startswith(family + ":")]
         assert (np.sum(together, axis=0, dtype=int) == 1).all()
@@ -27,8 +27,8 @@ def test_every_target_is_in_one_slice_of_each_family(rows: list[tuple[int, int, 
 
 def test_a_moment_by_hand() -> None:
     ages_s = np.array([0.0, 3_599.0, 3_600.0, 2e5])
-    moments = TargetMoments(np.array([0, 2, 9, 1]), np.array([0, 5, 64, 1]), np.array([0, 5, 101, 2]), ages_s)
-    parts = masks(moments, np.array([False, True, True, True]))
+    target_contexts = TargetContexts(np.array([0, 2, 9, 1]), np.array([0, 5, 64, 1]), np.array([0, 5, 101, 2]), ages_s)
+    parts = masks(target_contexts, np.array([False, True, True, True]))
     assert {name: mask.tolist() for name, mask in parts.items() if mask.any()} == {
         "session: 1st event": [True, False, False, False],
         "session: 2nd event": [False, False, False, True],
@@ -45,9 +45,9 @@ def test_a_moment_by_hand() -> None:
     }
 
 
-def noted(events: list[tuple[int, int]], portions: list[int]) -> TargetMoments:
+def noted(events: list[tuple[int, int]], portions: list[int]) -> TargetContexts:
     """Targets (user, ts) of one item that was first seen at 1,000 ms, noted in portions of these sizes."""
-    items, recorder, start = ItemTable(8), MomentRecorder(), 0
+    items, recorder, start = ItemTable(8), TargetContextRecorder(), 0
     item = items.intern("a", 1_000)
     for size in portions:
         part = events[start : start + size]
@@ -66,24 +66,24 @@ def noted(events: list[tuple[int, int]], portions: list[int]) -> TargetMoments:
 def test_the_moment_of_a_basket_is_the_one_before_its_first_line() -> None:
     events = [(1, 1_000), (2, 1_000), (1, 1_000), (1, 5_000), (2, 5_000), (1, 5_000), (1, 6_000)]
     for portions in ([7], [1] * 7, [3, 4], [2, 3, 2]):
-        moments = noted(events, portions)
-        assert moments.user_targets.tolist() == [0, 0, 0, 2, 1, 2, 4]
-        assert moments.item_age_s.tolist() == [0, 0, 0, 4, 4, 4, 5]
-        assert moments.session_items.tolist() == [2] * 7
-        assert moments.user_items.tolist() == [3] * 7
+        target_contexts = noted(events, portions)
+        assert target_contexts.user_targets.tolist() == [0, 0, 0, 2, 1, 2, 4]
+        assert target_contexts.item_age_s.tolist() == [0, 0, 0, 4, 4, 4, 5]
+        assert target_contexts.session_items.tolist() == [2] * 7
+        assert target_contexts.user_items.tolist() == [3] * 7
 
 
 def test_nothing_noted_is_nothing() -> None:
-    assert len(MomentRecorder().recorded().user_items) == 0
+    assert len(TargetContextRecorder().recorded().user_items) == 0
 
 
 def test_how_far_a_list_is_ahead_by_hand() -> None:
     fused, popular = np.array([1, 0, 10, 11, 3]), np.array([0, 4, 10, 1, 20])
-    found = ahead(fused, popular, np.array([True, True, True, True, False]), of=5)
+    found = lift_over_popularity(fused, popular, np.array([True, True, True, True, False]), of=5)
     assert (found.targets, found.share, found.recall_10, found.popularity_recall_10) == (4, 0.8, 0.5, 0.75)
     assert found.difference == pytest.approx(-0.25)
     assert (found.lower, found.upper) == (-1, 1)  # four targets tell nothing
-    assert ahead(fused, popular, np.zeros(5, bool), of=5) == Lift(0, 0.0, 0.0, 0.0)
+    assert lift_over_popularity(fused, popular, np.zeros(5, bool), of=5) == Lift(0, 0.0, 0.0, 0.0)
 
 
 def test_the_interval_holds_the_difference_of_targets_that_depend_on_each_other() -> None:
@@ -94,7 +94,7 @@ def test_the_interval_holds_the_difference_of_targets_that_depend_on_each_other(
         for at in range(2_000):
             chances[at] = 0.5 if at and hit[at - 1] else 0.1
             hit[at] = luck[at] < chances[at]
-        found = ahead(hit.astype(int), np.zeros(2_000, int), np.ones(2_000, bool), of=2_000)
+        found = lift_over_popularity(hit.astype(int), np.zeros(2_000, int), np.ones(2_000, bool), of=2_000)
         missed += not found.lower <= chances.mean() <= found.upper
         assert found.upper - found.lower < 0.1
     assert missed <= 3
@@ -113,9 +113,9 @@ def test_the_share_of_places_with_young_items_by_hand() -> None:
     for name, ts in (("old", 0), ("hour", 100_000), ("young", 100_001)):
         items.intern(name, ts)
     recorder = NewItemRecorder(items)
-    assert recorder.newcomers() == NewItems(0.0, 0.0)
+    assert recorder.new_items() == NewItems(0.0, 0.0)
     slates = np.array([[2, 1], [0, NOTHING]], np.int32)
-    recorder.show(slates, np.array([[0, 1], [1, 0]], np.int32), np.array([3_700_000, 3_700_000]))
-    assert recorder.newcomers() == NewItems(pytest.approx(1 / 3), 0.0)
-    recorder.show(slates[:, ::-1], slates, np.array([3_600_000, 0]))
-    assert recorder.newcomers() == NewItems(pytest.approx(4 / 6), pytest.approx(3 / 7))
+    recorder.add_slates(slates, np.array([[0, 1], [1, 0]], np.int32), np.array([3_700_000, 3_700_000]))
+    assert recorder.new_items() == NewItems(pytest.approx(1 / 3), 0.0)
+    recorder.add_slates(slates[:, ::-1], slates, np.array([3_600_000, 0]))
+    assert recorder.new_items() == NewItems(pytest.approx(4 / 6), pytest.approx(3 / 7))

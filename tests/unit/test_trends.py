@@ -14,9 +14,9 @@ from streamrec.codec import decode, encode
 from streamrec.engine.trending.windows import PARTS, SHRINKAGE, Windows, acceleration
 from streamrec.errors import ConfigError
 from streamrec.events import Trend
-from streamrec.trends.board import Board
 from streamrec.trends.counts import CATEGORY, EVERYTHING, ITEM, RANKED, Flush, PartitionCounts
 from streamrec.trends.page import trends_page
+from streamrec.trends.totals import TrendTotals
 from streamrec.trends.watchdog import Watchdog
 
 WINDOWS = Windows((20, 60))
@@ -292,7 +292,7 @@ def test_records_and_table_values_come_back_as_they_were() -> None:
 
 def test_a_reader_adds_the_partitions_up() -> None:
     log = [Wanted("a", START + 500 * n) for n in range(40)] + [Wanted("b", START + 3_000)]
-    board = Board()
+    board = TrendTotals()
     for partition in range(3):
         counts = PartitionCounts(partition, WINDOWS, 100)
         for offset, event in enumerate(log[partition::3]):
@@ -310,7 +310,7 @@ def test_a_reader_adds_the_partitions_up() -> None:
 
 
 def test_a_partition_that_fell_silent_is_out_of_a_window_once_that_is_over() -> None:
-    board = Board()
+    board = TrendTotals()
     for partition, ts in enumerate((START, START + 30_000)):
         counts = PartitionCounts(partition, WINDOWS, 100)
         counts.take(0, ts, "a")

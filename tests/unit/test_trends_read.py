@@ -27,8 +27,8 @@ from streamrec.testing import records, shop
 from streamrec.transport import Record
 from streamrec.transport.local import LocalSink, LocalSource
 from streamrec.transport.local_follower import LocalFollower
-from streamrec.trends.board import Board
 from streamrec.trends.counts import PartitionCounts
+from streamrec.trends.totals import TrendTotals
 from streamrec.wiring import build_worker
 from streamrec.worker.loop import Worker
 from streamrec.worker.trends_feed import START_S, TrendsFeed
@@ -74,7 +74,11 @@ CUTS = st.lists(
 
 @given(CUTS, st.booleans())
 def test_what_is_counted_here_is_what_a_service_would_say(cuts: list[list[tuple[int, int]]], in_order: bool) -> None:
-    here, service, board = LocalTrendCounts(table(), 0.001), PartitionCounts(0, Windows(LENGTHS_S), 1_000), Board()
+    here, service, board = (
+        LocalTrendCounts(table(), 0.001),
+        PartitionCounts(0, Windows(LENGTHS_S), 1_000),
+        TrendTotals(),
+    )
     log = [(item, START + ms) for cut in cuts for item, ms in cut]
     if in_order:
         log.sort(key=lambda visit: visit[1])
@@ -113,7 +117,7 @@ STATEMENTS = st.lists(
 def test_statements_add_up_as_the_board_adds_them_whenever_an_item_gets_its_index(
     said: list[tuple[int, int, int, tuple[tuple[int, int], ...] | None]], known_first: int
 ) -> None:
-    items, board = named(*(f"i{n}" for n in range(known_first))), Board()
+    items, board = named(*(f"i{n}" for n in range(known_first))), TrendTotals()
     statements = TopicTrendCounts(table(), items, 100)
     for partition, item, ms, counts in said:
         name = f"i{item}"

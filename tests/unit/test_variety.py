@@ -48,14 +48,14 @@ class Shop:
                 self.items.categorise(index, "a" if n < 3 else "b")
         self.recorder = VarietyRecorder(self.items)
 
-    def show(self, *slates: list[int]) -> None:
+    def add_slates(self, *slates: list[int]) -> None:
         padded = np.full((len(slates), PLACES), NOTHING, np.int32)
         for row, slate in zip(padded, slates, strict=True):
             row[: len(slate)] = slate
-        self.recorder.show(padded, [[self.items.ids[item] for item in slate] for slate in slates])
+        self.recorder.add_slates(padded, [[self.items.ids[item] for item in slate] for slate in slates])
 
-    def want(self, *items: int) -> None:
-        self.recorder.want(np.array(items, np.int32))
+    def add_targets(self, *items: int) -> None:
+        self.recorder.add_targets(np.array(items, np.int32))
 
 
 def test_nothing_shown_is_not_an_error() -> None:
@@ -64,7 +64,7 @@ def test_nothing_shown_is_not_an_error() -> None:
 
 def test_coverage_and_gini_are_over_all_known_items() -> None:
     shop = Shop()
-    shop.show([0, 1], [0, 2])
+    shop.add_slates([0, 1], [0, 2])
     told = shop.recorder.variety(6)
     assert (told.slates, told.shown_items, told.coverage_10) == (2, 3, 0.5)
     assert told.gini_10 == pytest.approx(gini(np.array([0, 0, 0, 1, 1, 2])))
@@ -73,32 +73,32 @@ def test_coverage_and_gini_are_over_all_known_items() -> None:
 
 def test_novelty_is_the_surprise_at_the_moment_not_at_the_end() -> None:
     shop = Shop()
-    shop.want(0, 0, 0, 1)
-    shop.show([0, 1, 2])
-    shop.want(*[2] * 1_000)
+    shop.add_targets(0, 0, 0, 1)
+    shop.add_slates([0, 1, 2])
+    shop.add_targets(*[2] * 1_000)
     # one wanted three times in four, one once, and one never, which counts as once
     assert shop.recorder.variety(6).novelty_10_bits == pytest.approx((np.log2(4 / 3) + 2 + 2) / 3)
 
 
 def test_diversity_is_the_share_of_pairs_of_different_categories() -> None:
     shop = Shop()
-    shop.show([0, 1, 3, 4], [0, 3])
+    shop.add_slates([0, 1, 3, 4], [0, 3])
     pairs = [a // 3 != b // 3 for slate in ([0, 1, 3, 4], [0, 3]) for a, b in combinations(slate, 2)]
     assert shop.recorder.variety(6).diversity_10 == pytest.approx(np.mean(pairs))
 
 
 def test_diversity_without_categories_is_unknown_not_nought() -> None:
     shop = Shop(categories=False)
-    shop.show([0, 1, 3])
+    shop.add_slates([0, 1, 3])
     assert shop.recorder.variety(6).diversity_10 is None
 
 
 def test_an_index_given_to_another_item_starts_anew() -> None:
     shop = Shop()
-    shop.want(0, 0, 0, 1)
+    shop.add_targets(0, 0, 0, 1)
     shop.items.first_ts[0] = 9_000  # what was item 0 is another item now
-    shop.show([0])
+    shop.add_slates([0])
     assert shop.recorder.variety(6).novelty_10_bits == 2.0
-    shop.want(0)
-    shop.show([0])
+    shop.add_targets(0)
+    shop.add_slates([0])
     assert shop.recorder.variety(6).novelty_10_bits == pytest.approx((2 + np.log2(5)) / 2)

@@ -22,8 +22,8 @@ from streamrec.engine.batch_result import BatchResult
 from streamrec.errors import ConfigError, LogError, StaleEpoch, StateError, TransportError
 from streamrec.events import Event, EventType, Slate
 from streamrec.replay.logs import Log, open_log
-from streamrec.replay.warmup import HandedOver, Past, rehearse, warm_up
-from streamrec.state import Checkpoint, Kind, Mark
+from streamrec.replay.warmup import LogSource, WarmupResult, rehearse, warm_up
+from streamrec.state import Checkpoint, Kind, PartitionMark
 from streamrec.state.memory import MemoryStore
 from streamrec.state.snapshots import SnapshotDirectory
 from streamrec.testing import partition_of, records, recount, requests, shop
@@ -109,8 +109,8 @@ class Ground:
         held = Counter(self.place(event.user_id) for event in PAST)
         return {partition: held[partition] for partition in range(self.partitions)}
 
-    def warm_up(self, log: Log, observer: Callable[[BatchResult], None] | None = None, passes: int = 1) -> HandedOver:
-        past = Past(log, TOPIC, self.partitions, self.place, END_MS)
+    def warm_up(self, log: Log, observer: Callable[[BatchResult], None] | None = None, passes: int = 1) -> WarmupResult:
+        past = LogSource(log, TOPIC, self.partitions, self.place, END_MS)
         worker = build_warmup(self.settings, past, self.store, observer)
         return warm_up(worker, self.store, self.snapshots, self.partitions, self.starts, passes=passes, now_ms=1)
 
@@ -164,7 +164,9 @@ def test_the_past_and_what_followed_are_counted_and_learned_once(log: Log, tmp_p
     ground = Ground(tmp_path, partitions)
     handed_over = ground.warm_up(log)
     ground.assert_counted(PAST)
-    expected = {p: Mark(at, handed_over.snapshot, ground.store.marks()[p].epoch) for p, at in ground.starts().items()}
+    expected = {
+        p: PartitionMark(at, handed_over.snapshot, ground.store.marks()[p].epoch) for p, at in ground.starts().items()
+    }
     assert ground.store.marks() == expected
     worker = ground.live()
     ground.assert_counted(EVENTS)
@@ -266,7 +268,7 @@ def test_models_that_can_go_over_their_memory_are_asked_to(log: Log, tmp_path: P
         def rehearse(self, passes: int) -> None:
             asked.append((self.name, passes))
 
-    worker = build_warmup(Ground(tmp_path).settings, Past(log, TOPIC, 1, lambda user_id: 0), MemoryStore())
+    worker = build_warmup(Ground(tmp_path).settings, LogSource(log, TOPIC, 1, lambda user_id: 0), MemoryStore())
     worker.pipeline.models = (*worker.pipeline.models[:1], Diligent())  # type: ignore[assignment]
     rehearse(worker, 1)
     assert asked == []
@@ -275,7 +277,7 @@ def test_models_that_can_go_over_their_memory_are_asked_to(log: Log, tmp_path: P
 
 
 def test_a_log_that_is_learned_once_goes_forward_only(log: Log) -> None:
-    past = Past(log, TOPIC, 2, lambda user_id: 1, END_MS)
+    past = LogSource(log, TOPIC, 2, lambda user_id: 1, END_MS)
     rows = [record.offset for _ in range(20) for record in past.poll(100, 0.0)]
     assert rows == list(range(len(PAST)))
     assert past.exhausted()

@@ -12,7 +12,7 @@ from typing import Annotated
 import numpy as np
 import typer
 
-from streamrec.evaluation.ope import estimators as family
+from streamrec.evaluation.ope import estimators
 from streamrec.evaluation.ope.evaluation import folds_of
 from streamrec.evaluation.ope.intervals import bernstein, bootstrap
 from streamrec.evaluation.ope.reward_model import predictions
@@ -49,14 +49,14 @@ def coverage(
         rounds, shown, wanted = world.log(slates, rng)
         weights = importance_weights(rounds)
         fitted = predictions(shown, rounds.reward, folds_of(rounds, 2, number), wanted)
-        estimators = [
-            family.ips(rounds, weights),
-            family.snips(rounds, weights),
-            family.direct_method(rounds, fitted),
-            family.doubly_robust(rounds, weights, fitted),
+        compared = [
+            estimators.ips(rounds, weights),
+            estimators.snips(rounds, weights),
+            estimators.direct_method(rounds, fitted),
+            estimators.doubly_robust(rounds, weights, fitted),
         ]
-        intervals = bootstrap(estimators, draws=draws, level=LEVEL, seed=number)
-        for estimator, interval in zip(estimators, intervals, strict=True):
+        intervals = bootstrap(compared, draws=draws, level=LEVEL, seed=number)
+        for estimator, interval in zip(compared, intervals, strict=True):
             exact = bernstein(estimator, LEVEL)
             assert exact is not None
             holds = (interval.low <= world.value <= interval.high, exact.low <= world.value <= exact.high)

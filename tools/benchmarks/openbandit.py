@@ -22,9 +22,9 @@ from typing import Annotated
 import numpy as np
 import typer
 
-from streamrec.evaluation.ope import estimators as family
+from streamrec.evaluation.ope import estimators
 from streamrec.evaluation.ope.estimators import TITLES
-from streamrec.evaluation.ope.evaluation import Evaluation, Logged, Options, evaluate, folds_of
+from streamrec.evaluation.ope.evaluation import Evaluation, EvaluationOptions, TargetLog, evaluate, folds_of
 from streamrec.evaluation.ope.reward_model import Actions, predictions
 from streamrec.evaluation.ope.rounds import Float64, Rounds
 from streamrec.evaluation.ope.tables import UNIFORM, ActionLog, TableOptions, read_actions
@@ -50,7 +50,7 @@ class Case:
     """One policy valued from the other's log."""
 
     name: str
-    logged: Logged
+    logged: TargetLog
     truth: float  # what the target earned a row in its own log
 
 
@@ -70,7 +70,7 @@ def compare(
     """Estimates, intervals and relative errors of every case that the logs allow."""
     for case in cases(folder, campaign, priors, sims, USER_FEATURES if with_users else ()):
         print(f"\n{case.name}, campaign {campaign}, {len(case.logged.rounds):,} rows, truth {case.truth:.5f}\n")
-        print_estimates(evaluate(case.logged, Options()), errors(case, runs), case.truth, runs)
+        print_estimates(evaluate(case.logged, EvaluationOptions()), errors(case, runs), case.truth, runs)
         if obp is not None:
             print(f"\nlargest relative difference to obp on the same inputs: {difference(case.logged, obp):.1e}")
 
@@ -145,21 +145,21 @@ def write_table(path: Path, log: ActionLog, probability: Float64) -> None:
             )
 
 
-def estimates(logged: Logged, seed: int = 0) -> dict[str, float]:
+def estimates(logged: TargetLog, seed: int = 0) -> dict[str, float]:
     """Every estimator's value, without intervals."""
     rounds = logged.rounds
-    assert logged.described is not None
-    assert logged.wanted is not None
+    assert logged.shown_features is not None
+    assert logged.target_features is not None
     weights = importance_weights(rounds)
-    fitted = predictions(logged.described, rounds.reward, folds_of(rounds, 3, seed), logged.wanted)
+    fitted = predictions(logged.shown_features, rounds.reward, folds_of(rounds, 3, seed), logged.target_features)
     found = [
-        family.ips(rounds, weights),
-        family.clipped_ips(rounds, weights, Options().clip),
-        family.snips(rounds, weights),
-        family.direct_method(rounds, fitted),
-        family.doubly_robust(rounds, weights, fitted),
-        family.switch_dr(rounds, weights, fitted),
-        family.shrunk_dr(rounds, weights, fitted),
+        estimators.ips(rounds, weights),
+        estimators.clipped_ips(rounds, weights, EvaluationOptions().clip),
+        estimators.snips(rounds, weights),
+        estimators.direct_method(rounds, fitted),
+        estimators.doubly_robust(rounds, weights, fitted),
+        estimators.switch_dr(rounds, weights, fitted),
+        estimators.shrunk_dr(rounds, weights, fitted),
     ]
     return {estimator.name: estimator.estimate for estimator in found}
 
@@ -173,18 +173,18 @@ def errors(case: Case, runs: int) -> Mapping[str, Float64]:
     return {name: np.array(values) for name, values in found.items()}
 
 
-def resampled(logged: Logged, seed: int) -> Logged:
+def resampled(logged: TargetLog, seed: int) -> TargetLog:
     """As many rows, drawn with replacement."""
     rounds = logged.rounds
     rows = np.random.RandomState(seed).choice(np.arange(len(rounds)), size=len(rounds), replace=True)
-    assert logged.described is not None
-    assert isinstance(logged.wanted, Actions)
-    return Logged(
+    assert logged.shown_features is not None
+    assert isinstance(logged.target_features, Actions)
+    return TargetLog(
         logged.target,
         Rounds(np.arange(len(rows)), rounds.reward[rows], rounds.logged[rows], rounds.target[rows]),
         logged.origin,
-        logged.described.take(rows),
-        Actions(logged.wanted.probability, logged.wanted.place[rows]),
+        logged.shown_features.take(rows),
+        Actions(logged.target_features.probability, logged.target_features.place[rows]),
     )
 
 
@@ -201,21 +201,21 @@ def print_estimates(evaluation: Evaluation, error: Mapping[str, Float64], truth:
     print(f"\n{evaluation.ess:.0f} effective of {evaluation.rounds.slates:,} rows; " + "; ".join(evaluation.warnings))
 
 
-def difference(logged: Logged, python: Path) -> float:
+def difference(logged: TargetLog, python: Path) -> float:
     """The largest relative difference between our estimates and obp's on the same weights and predictions."""
-    rounds, wanted, described = logged.rounds, logged.wanted, logged.described
+    rounds, wanted, described = logged.rounds, logged.target_features, logged.shown_features
     assert described is not None
     assert isinstance(wanted, Actions)
     weights = importance_weights(rounds)
     fitted = predictions(described, rounds.reward, folds_of(rounds, 3, 0), wanted)
     switch, shrinkage = float(np.quantile(weights, 0.9)), 100.0
     ours = {
-        "ipw": family.ips(rounds, weights),
-        "snipw": family.snips(rounds, weights),
-        "dm": family.direct_method(rounds, fitted),
-        "dr": family.doubly_robust(rounds, weights, fitted),
-        "switch-dr": family.switch_dr(rounds, weights, fitted, switch),
-        "dr-os": family.shrunk_dr(rounds, weights, fitted, shrinkage),
+        "ipw": estimators.ips(rounds, weights),
+        "snipw": estimators.snips(rounds, weights),
+        "dm": estimators.direct_method(rounds, fitted),
+        "dr": estimators.doubly_robust(rounds, weights, fitted),
+        "switch-dr": estimators.switch_dr(rounds, weights, fitted, switch),
+        "dr-os": estimators.shrunk_dr(rounds, weights, fitted, shrinkage),
     }
     items = wanted.probability.shape[1]
     # obp asks for a prediction of every action: of the shown one ours, of the others what makes the target's mean ours.

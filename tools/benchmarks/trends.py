@@ -96,12 +96,12 @@ def in_a_process_of_its_own(task: Task) -> Result:
 async def measure(task: Task) -> Result:
     """In this process, on a topic that holds the events already."""
     from streamrec.cli.commands.trends import assemble
-    from streamrec.trends.app import Trends, run
+    from streamrec.trends.app import TrendsApp, run
 
     stop = asyncio.Event()
     began: list[tuple[float, float]] = []
 
-    class Watched(Trends):
+    class Watched(TrendsApp):
         """The app as it is, with a look at the clock before the first event."""
 
         def take(self, message: Any) -> None:

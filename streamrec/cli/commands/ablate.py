@@ -46,10 +46,10 @@ def run(part: LogPart, settings: Settings, changes: Ablations, *, out: Path, war
     results = []
     with Progress(*columns, console=console) as progress:
         for comparison in comparisons:
-            findings = []
+            run_results = []
             for variant in comparison:
                 task = progress.add_task(str(variant), total=len(log))
-                findings.append(
+                run_results.append(
                     ablation.run(
                         log,
                         settings,
@@ -57,10 +57,10 @@ def run(part: LogPart, settings: Settings, changes: Ablations, *, out: Path, war
                         models,
                         warmup=warmup,
                         catalogue=catalogue,
-                        heard=lambda events, task=task: progress.advance(task, events),  # type: ignore[misc]
+                        on_progress=lambda events, task=task: progress.advance(task, events),  # type: ignore[misc]
                     )
                 )
-            results.append(findings)
+            results.append(run_results)
     ablation.write(out, log, settings, warmup, results)
     done = f"ablation.json and ablation.md in {out}"
     if as_json:
@@ -68,7 +68,7 @@ def run(part: LogPart, settings: Settings, changes: Ablations, *, out: Path, war
         console.print(done, highlight=False, markup=False, soft_wrap=True)
         return
     for findings in results:
-        for grid in ablation.grids(findings):
+        for grid in ablation.markdown_tables(findings):
             table = Table(*grid.header, title=grid.title, title_justify="left")
             for row in grid.rows:
                 table.add_row(*row)

@@ -18,7 +18,7 @@ from typing import Protocol
 from streamrec.cli.shared.dead_letters import DeadLetterSelection, at, read, refused_now
 from streamrec.config.settings import Settings
 from streamrec.errors import BadEvent
-from streamrec.state.redriven import Redriven
+from streamrec.state.redrive_journal import RedriveJournal
 from streamrec.transport import Record
 from streamrec.transport.confluent import KafkaSink
 from streamrec.transport.confluent_sink import PARTITIONER_CHOOSES
@@ -34,7 +34,7 @@ _MARKED_AT_ONCE = 1_000
 
 
 class Memory(Protocol):
-    """What is remembered of messages sent back; see `state.redriven`."""
+    """What is remembered of messages sent back; see `state.redrive_journal`."""
 
     def known(self, origins: Sequence[str]) -> list[bool]: ...
 
@@ -160,7 +160,7 @@ def run(
 
 def _sent_back(
     settings: Settings,
-    memory: Redriven,
+    memory: RedriveJournal,
     refused: Callable[[DeadLetter], BadEvent | None],
     dead_letters: TopicReader,
     events: TopicReader,
@@ -201,7 +201,7 @@ def _take(
     redrive.send()
 
 
-def _find_unmarked(memory: Redriven, events: TopicReader) -> None:
+def _find_unmarked(memory: RedriveJournal, events: TopicReader) -> None:
     """Mark what a run that was cut short has sent: it lies past where the topic ended when that run began."""
     noted = memory.unfinished()
     if noted is None:
@@ -226,7 +226,7 @@ def _find_unmarked(memory: Redriven, events: TopicReader) -> None:
 class _Unchanged:
     """A memory that is asked, and told nothing."""
 
-    def __init__(self, memory: Redriven) -> None:
+    def __init__(self, memory: RedriveJournal) -> None:
         self._memory = memory
 
     def known(self, origins: Sequence[str]) -> list[bool]:

@@ -15,12 +15,12 @@ from streamrec.cli.shared.outcomes import ROLLOUT, OutcomeRange
 from streamrec.config.settings import Settings
 from streamrec.engine.rollout.revisions import Revision
 from streamrec.errors import ConfigError
-from streamrec.evaluation.experiments.arms import DEFAULT_TERMS, Experiment, SignificanceTerms, judge
-from streamrec.evaluation.experiments.confidence import Interval
+from streamrec.evaluation.experiments.arms import DEFAULT_DESIGN, Experiment, ExperimentDesign, analyse
+from streamrec.evaluation.experiments.confidence import MeanInterval
 from streamrec.evaluation.experiments.imitation import Imitation, imitation
-from streamrec.evaluation.experiments.interleaving import InterleavedPair, duel
+from streamrec.evaluation.experiments.interleaving import InterleavingResult, compare_interleaved
 from streamrec.evaluation.experiments.report import figures
-from streamrec.evaluation.experiments.slates import Settlement
+from streamrec.evaluation.experiments.slates import SettledSlates
 from streamrec.events import Outcome
 from streamrec.wiring import build_rollout_store, settled_revision
 
@@ -33,7 +33,7 @@ class Question:
     until: str | None = None
     file: Path | None = None
     bound: float = 1.0
-    terms: SignificanceTerms = DEFAULT_TERMS
+    terms: ExperimentDesign = DEFAULT_DESIGN
     control: str | None = None
 
 
@@ -48,14 +48,14 @@ def run(settings: Settings, question: Question, *, as_json: bool, out: Path | No
     current = _current(settings, question.since)
     since = current.ts if question.since == ROLLOUT else outcomes.time_of(question.since, "--since")
     part = OutcomeRange(since, outcomes.time_of(question.until, "--until"), question.file)
-    settlement = Settlement(question.bound)
+    settlement = SettledSlates(question.bound)
 
     def take(partition: int, outcome: Outcome) -> None:
         settlement.add(outcome, partition)
 
     unreadable = outcomes.read(settings, part, take)
-    experiment = judge(settlement, question.terms, _preferred(question, current))
-    pair = duel(settlement, question.terms.alpha, current.interleave)
+    experiment = analyse(settlement, question.terms, _preferred(question, current))
+    pair = compare_interleaved(settlement, question.terms.alpha, current.interleave)
     alike = _apprentice(settlement, current, question.terms.alpha)
     report = figures(settlement, question.terms, experiment, pair, alike)
     if out is not None:
@@ -96,20 +96,20 @@ def _preferred(question: Question, current: Revision) -> list[str]:
     return [*named, current.policy, *current.arms] if current.arms else named
 
 
-def _apprentice(settlement: Settlement, current: Revision, alpha: float) -> Imitation | None:
+def _apprentice(settlement: SettledSlates, current: Revision, alpha: float) -> Imitation | None:
     proposing = {policy for slate in settlement.slates() for policy in slate.proposed}
     if not proposing:
         return None
     return imitation(settlement, current.policy if current.policy in proposing else min(proposing), alpha)
 
 
-def _repeats(settlement: Settlement, unreadable: int) -> str:
+def _repeats(settlement: SettledSlates, unreadable: int) -> str:
     words = [f"{settlement.duplicates:,} repeats left out"] if settlement.duplicates else []
     words += [f"{unreadable:,} messages were no outcomes"] if unreadable else []
     return "".join(f"; {word}" for word in words)
 
 
-def _print_arms(console: Console, experiment: Experiment, terms: SignificanceTerms) -> None:
+def _print_arms(console: Console, experiment: Experiment, terms: ExperimentDesign) -> None:
     if not experiment.arms:
         return
     share = f"{100 * (1 - terms.alpha):g}%"
@@ -135,7 +135,7 @@ def _print_arms(console: Console, experiment: Experiment, terms: SignificanceTer
     if len(experiment.arms) > 1 and not experiment.comparisons:
         _say(console, "these policies were not shown at the same time to users chosen by chance: not compared")
     for compared in experiment.comparisons:
-        _say(console, f"{compared.arm} beside {compared.control}: {compared.verdict}")
+        _say(console, f"{compared.arm} beside {compared.control}: {compared.significance}")
     if experiment.moved_slates:
         _say(console, f"{experiment.moved_slates:,} slates of users who had been in another arm are left out")
     waiting = sum(arm.waiting for arm in experiment.arms)
@@ -144,12 +144,15 @@ def _print_arms(console: Console, experiment: Experiment, terms: SignificanceTer
         _say(console, f"no user's window of {hours:g} h is over: wait, or ask with a shorter --window")
 
 
-def _print_duel(console: Console, pair: InterleavedPair | None) -> None:
+def _print_duel(console: Console, pair: InterleavingResult | None) -> None:
     if pair is None:
         return
     wins = f"{pair.wins:,} won, {pair.losses:,} lost, {pair.ties:,} ties of {pair.slates:,} slates"
     _say(console, f"{pair.first} against {pair.second}: {wins}")
-    _say(console, f"preference {pair.preference.mean:.4f}, {_between(pair.preference)}; {pair.first} is {pair.verdict}")
+    _say(
+        console,
+        f"preference {pair.preference.mean:.4f}, {_between(pair.preference)}; {pair.first} is {pair.significance}",
+    )
 
 
 def _print_imitation(console: Console, alike: Imitation | None) -> None:
@@ -163,7 +166,7 @@ def _say(console: Console, words: str) -> None:
     console.print(words, highlight=False, markup=False, soft_wrap=True)
 
 
-def _between(interval: Interval) -> str:
+def _between(interval: MeanInterval) -> str:
     return f"{interval.lower:.4f} to {interval.upper:.4f}"
 
 

@@ -15,9 +15,9 @@ from streamrec.cli.shared.outcomes import NONE_YET, OutcomeRange, read
 from streamrec.config.settings import Settings
 from streamrec.errors import ConfigError
 from streamrec.evaluation.ope.estimators import TITLES
-from streamrec.evaluation.ope.evaluation import Evaluation, Logged, Options, Value, evaluate
+from streamrec.evaluation.ope.evaluation import Evaluation, EvaluationOptions, PolicyValue, TargetLog, evaluate
 from streamrec.evaluation.ope.intervals import Interval
-from streamrec.evaluation.ope.outcomes import Outcomes, Wanted, targets_of
+from streamrec.evaluation.ope.outcomes import OutcomeFilter, OutcomeLog, targets_of
 from streamrec.evaluation.ope.report import report, write_report
 from streamrec.evaluation.ope.tables import LOGGED, TableOptions, read_actions
 
@@ -32,9 +32,9 @@ class Printed:
 
 def run_on_topic(
     settings: Settings,
-    wanted: Wanted,
+    wanted: OutcomeFilter,
     targets: Sequence[str],
-    options: Options,
+    options: EvaluationOptions,
     printed: Printed,
     *,
     limit: int,
@@ -46,7 +46,7 @@ def run_on_topic(
         ConfigError: no outcome counts or names a target.
         TransportError: the topic cannot be read.
     """
-    outcomes = Outcomes(wanted, limit, by_user=by_user)
+    outcomes = OutcomeLog(wanted, limit, by_user=by_user)
     with Console(stderr=True).status(f"reading {settings.topics.outcomes}"):
         part = OutcomeRange(wanted.since, wanted.until)
         undecodable = read(settings, part, lambda partition, outcome: outcomes.add(outcome))
@@ -57,7 +57,9 @@ def run_on_topic(
     _finish((outcomes.logged(target) for target in targets_of(outcomes, targets)), options, printed)
 
 
-def run_on_table(log: Path, table: TableOptions, targets: Sequence[str], options: Options, printed: Printed) -> None:
+def run_on_table(
+    log: Path, table: TableOptions, targets: Sequence[str], options: EvaluationOptions, printed: Printed
+) -> None:
     """Value targets from a file of logged actions.
 
     Raises:
@@ -72,7 +74,7 @@ def print_note(words: str) -> None:
     Console(stderr=True).print(f"note: {words}", highlight=False, markup=False)
 
 
-def _finish(logs: Iterator[Logged], options: Options, printed: Printed) -> None:
+def _finish(logs: Iterator[TargetLog], options: EvaluationOptions, printed: Printed) -> None:
     evaluations = [evaluate(log, options) for log in logs]
     if printed.as_json:
         print(json.dumps(report(evaluations)))
@@ -107,7 +109,7 @@ def show(evaluation: Evaluation, console: Console) -> None:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
-def _title(value: Value) -> str:
+def _title(value: PolicyValue) -> str:
     return TITLES[value.name] if value.tuned is None else f"{TITLES[value.name]} {value.tuned:.3g}"
 
 

@@ -19,23 +19,23 @@ from streamrec.config.settings import Settings
 from streamrec.engine.rollout.plan import CONTROL
 from streamrec.engine.rollout.revisions import Mode, Revision
 from streamrec.errors import ConfigError, PromotionRefused
-from streamrec.evaluation.experiments.arms import DEFAULT_TERMS, SignificanceTerms, judge
+from streamrec.evaluation.experiments.arms import DEFAULT_DESIGN, ExperimentDesign, analyse
 from streamrec.evaluation.experiments.gates import (
     LADDER,
     Gate,
+    OffPolicyEstimate,
     Thresholds,
-    Valuation,
-    after_apprenticeship,
-    after_canary,
-    after_shadow,
-    larger_canary,
+    apprentice_gate,
+    canary_gate,
+    larger_canary_gate,
+    shadow_gate,
 )
 from streamrec.evaluation.experiments.imitation import imitation
-from streamrec.evaluation.experiments.slates import Settlement
+from streamrec.evaluation.experiments.slates import SettledSlates
 from streamrec.events import Outcome
 from streamrec.wiring import build_plan, build_rollout_store, settled_revision
 
-Appraisal = Callable[[Sequence[Outcome], str], Valuation | None]
+Appraisal = Callable[[Sequence[Outcome], str], OffPolicyEstimate | None]
 """What the policy of this name is worth by these outcomes; None where nothing can be said."""
 
 
@@ -50,7 +50,7 @@ class Promotion:
     why: str = ""
     since: str | None = None
     required: Mapping[str, float] | None = None  # thresholds in place of the defaults
-    terms: SignificanceTerms = DEFAULT_TERMS
+    terms: ExperimentDesign = DEFAULT_DESIGN
 
 
 def run(settings: Settings, asked: Promotion, appraise: Appraisal, *, as_json: bool) -> None:
@@ -153,7 +153,7 @@ def _gate(settings: Settings, current: Revision, to: Mode, asked: Promotion, app
     needed = thresholds(asked.required)
     in_force = asked.since in (None, ROLLOUT)
     since = (current.ts or None) if in_force else outcomes.time_of(asked.since, "--since")
-    settlement, kept = Settlement(), list[Outcome]()
+    settlement, kept = SettledSlates(), list[Outcome]()
 
     def take(partition: int, outcome: Outcome) -> None:
         if outcome.mode != current.mode:
@@ -164,11 +164,11 @@ def _gate(settings: Settings, current: Revision, to: Mode, asked: Promotion, app
     outcomes.read(settings, OutcomeRange(since), take)
     match current.mode:
         case Mode.APPRENTICE:
-            return after_apprenticeship(imitation(settlement, current.policy, asked.terms.alpha), needed)
+            return apprentice_gate(imitation(settlement, current.policy, asked.terms.alpha), needed)
         case Mode.SHADOW:
-            return after_shadow(appraise(kept, current.policy), needed)
-    experiment = judge(settlement, asked.terms, (CONTROL,))
-    return larger_canary(experiment, needed) if to is Mode.CANARY else after_canary(experiment, needed)
+            return shadow_gate(appraise(kept, current.policy), needed)
+    experiment = analyse(settlement, asked.terms, (CONTROL,))
+    return larger_canary_gate(experiment, needed) if to is Mode.CANARY else canary_gate(experiment, needed)
 
 
 def _print_json(gate: Gate | None, revision: Revision | None, as_json: bool) -> None:

@@ -15,9 +15,9 @@ from rich.table import Table
 
 from streamrec.config.settings import Settings, shown
 from streamrec.errors import ConfigError
-from streamrec.evaluation.simulation.loop import Episode, Takings
-from streamrec.evaluation.simulation.standings import Pushed, Standing
-from streamrec.evaluation.simulation.world import AttackKind, Crowd, World, WorldSettings
+from streamrec.evaluation.simulation.loop import Episode, EpisodeRecorder
+from streamrec.evaluation.simulation.standings import AttackEffect, Standing
+from streamrec.evaluation.simulation.world import AttackKind, CrowdSettings, World, WorldSettings
 
 BOTS_OF = 100
 """Shoppers for each bot, under an attack."""
@@ -41,12 +41,12 @@ def seeds_of(text: str) -> list[int]:
     return found
 
 
-def crowd_of(shoppers: int, bots: int | None, attack: str | None, attack_at: float) -> Crowd:
+def crowd_of(shoppers: int, bots: int | None, attack: str | None, attack_at: float) -> CrowdSettings:
     """People, and bots beside them: unless told otherwise one for every hundred people under attack, else none."""
     if attack is None:
-        return Crowd(shoppers=shoppers, bots=bots or 0)
+        return CrowdSettings(shoppers=shoppers, bots=bots or 0)
     count = -(-shoppers // BOTS_OF) if bots is None else bots
-    return Crowd(shoppers=shoppers, bots=count, attack=AttackKind(attack), attack_at=attack_at)
+    return CrowdSettings(shoppers=shoppers, bots=count, attack=AttackKind(attack), attack_at=attack_at)
 
 
 def contest(
@@ -65,7 +65,7 @@ def contest(
     """
     from streamrec.evaluation.simulation import contest as contests
     from streamrec.evaluation.simulation.report import SimulationNotes, contest_figures, write_report
-    from streamrec.evaluation.simulation.standings import pushed, standings
+    from streamrec.evaluation.simulation.standings import attack_effects, standings
 
     notes = Console(stderr=True)
     began = time.perf_counter()
@@ -92,7 +92,7 @@ def contest(
     shown_on = terminal if terminal.is_terminal else Console(width=120)
     shown_on.print(_table(standings(episodes)))
     if world.crowd.attack is not AttackKind.HAMMER:
-        shown_on.print(_bought(pushed(episodes, World(world).attack_ms)))
+        shown_on.print(_bought(attack_effects(episodes, World(world).attack_ms)))
     if out is not None:
         print(f"written to {out}")
 
@@ -106,36 +106,36 @@ def live(world: WorldSettings, settings: Settings, *, speed: float | None, as_js
     from streamrec.evaluation.simulation.live import KafkaSystem
     from streamrec.evaluation.simulation.loop import steps
 
-    system, takings = KafkaSystem(settings, speed=speed), Takings()
+    system, recorder = KafkaSystem(settings, speed=speed), EpisodeRecorder()
     printed, progress = 0, sys.stderr if as_json else sys.stdout
     try:
-        for _ in steps(World(world), system, takings):
-            if len(takings.rows) - printed >= PROGRESS_REQUESTS:
-                print(line(takings, printed), file=progress, flush=True)
-                printed = len(takings.rows)
+        for _ in steps(World(world), system, recorder):
+            if len(recorder.rows) - printed >= PROGRESS_REQUESTS:
+                print(line(recorder, printed), file=progress, flush=True)
+                printed = len(recorder.rows)
     finally:
         system.close()
-        if len(takings.rows) > printed:
-            print(line(takings, printed), file=progress, flush=True)
+        if len(recorder.rows) > printed:
+            print(line(recorder, printed), file=progress, flush=True)
         if as_json:
-            print(json.dumps({**served(takings, 0), "events_sent": takings.events, "late": system.late}))
-        elif takings.rows:
-            print(f"all: {line(takings, 0)}; {takings.events:,} events sent, {system.late:,} slates not waited for")
+            print(json.dumps({**served(recorder, 0), "events_sent": recorder.events, "late": system.late}))
+        elif recorder.rows:
+            print(f"all: {line(recorder, 0)}; {recorder.events:,} events sent, {system.late:,} slates not waited for")
 
 
-def served(takings: Takings, since: int) -> dict[str, float | int | None]:
+def served(recorder: EpisodeRecorder, since: int) -> dict[str, float | int | None]:
     """How the requests since the one numbered `since` were served, per slate; None where there were none."""
-    episode = Takings(takings.rows[since:]).episode() if len(takings.rows) > since else None
+    episode = EpisodeRecorder(recorder.rows[since:]).episode() if len(recorder.rows) > since else None
     columns = ("expected", "realised", "regret", "answered")
     means = {name: None if episode is None else float(getattr(episode, name).mean()) for name in columns}
-    return {"requests": len(takings.rows) - since, **means}
+    return {"requests": len(recorder.rows) - since, **means}
 
 
-def line(takings: Takings, since: int) -> str:
+def line(recorder: EpisodeRecorder, since: int) -> str:
     """The same in one line, after how many requests there have been; there is at least one."""
-    found = served(takings, since)
+    found = served(recorder, since)
     return (
-        f"{len(takings.rows):,} requests: reward {found['expected']:.4f} a slate "
+        f"{len(recorder.rows):,} requests: reward {found['expected']:.4f} a slate "
         f"(given {found['realised']:.4f}), regret {found['regret']:.4f}, "
         f"{found['answered']:.1%} answered"
     )
@@ -162,9 +162,9 @@ def _told(settings: Settings) -> dict[str, object]:
     return {name: value for name, value in shown(settings).items() if name not in ("kafka", "redis", "topics")}
 
 
-def _bought(pushed: Sequence[Pushed]) -> Table:
+def _bought(attack_effects: Sequence[AttackEffect]) -> Table:
     table = Table("since the bots came", "target in first place", "target on the slate", "reward")
-    for share in pushed:
+    for share in attack_effects:
         table.add_row(share.name, str(share.first), str(share.shown), str(share.reward))
     return table
 

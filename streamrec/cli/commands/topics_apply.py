@@ -17,7 +17,7 @@ def run(settings: Settings, *, as_json: bool) -> None:
     """
     changes = topics.plan(settings.topics, settings.kafka)
     made = topics.apply(changes, settings.kafka)
-    different = [change for change in changes if isinstance(change, topics.Different)]
+    different = [change for change in changes if isinstance(change, topics.DifferentSetting)]
     if as_json:
         print(json.dumps({"made": [*map(asdict, made)], "different": [*map(asdict, different)]}))
         return

@@ -17,7 +17,7 @@ def run(settings: Settings, *, as_json: bool) -> None:
     """
     changes = topics.plan(settings.topics, settings.kafka)
     if as_json:
-        kinds = {"missing": topics.Missing, "different": topics.Different}
+        kinds = {"missing": topics.MissingTopic, "different": topics.DifferentSetting}
         print(json.dumps({name: [asdict(c) for c in changes if isinstance(c, kind)] for name, kind in kinds.items()}))
         return
     for change in changes:

@@ -17,7 +17,7 @@ from streamrec.engine.trending.windows import Windows
 from streamrec.errors import ConfigError
 from streamrec.transport import Record
 from streamrec.transport.positions import TopicReader
-from streamrec.trends.app import Gap, Trends, TrendTopics, make_app
+from streamrec.trends.app import Gap, TrendsApp, TrendTopics, make_app
 from streamrec.trends.app import run as run_app
 from streamrec.trends.credentials import credentials
 from streamrec.trends.page import trends_page
@@ -28,7 +28,7 @@ LOOKS = 6
 """How often the watchdog looks within its limit."""
 
 
-def run(settings: Settings, kind: type[Trends] = Trends) -> None:
+def run(settings: Settings, kind: type[TrendsApp] = TrendsApp) -> None:
     """Count until Ctrl-C or SIGTERM; then publish and keep what changed, and leave the group.
 
     What cannot go on (a flush that fails, counting that hangs) ends the process with exit code 1.
@@ -64,7 +64,7 @@ def _partitions(settings: Settings) -> int:
         return events.partitions
 
 
-async def _count(settings: Settings, partitions: int, kind: type[Trends]) -> None:
+async def _count(settings: Settings, partitions: int, kind: type[TrendsApp]) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -77,7 +77,7 @@ async def _count(settings: Settings, partitions: int, kind: type[Trends]) -> Non
     await run_app(trends, settings.trends.emit_every_s, stop)
 
 
-def assemble(settings: Settings, partitions: int, kind: type[Trends] = Trends) -> Trends:
+def assemble(settings: Settings, partitions: int, kind: type[TrendsApp] = TrendsApp) -> TrendsApp:
     """The app and its counts, not started; to be called in the loop that runs them.
 
     Raises:

@@ -48,7 +48,7 @@ USERS_PLACED = 100_000
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class WarmupPlan:
     """How a log is learned and where the topic takes over, as it was typed.
 
     `until`, and a time in `start`, are ISO 8601 or milliseconds; `partitioner` is a name in PARTITIONERS.
@@ -61,7 +61,7 @@ class Plan:
     fresh: bool = False
 
 
-def run(part: LogPart, settings: Settings, plan: Plan, *, as_json: bool) -> None:
+def run(part: LogPart, settings: Settings, plan: WarmupPlan, *, as_json: bool) -> None:
     """Check everything, learn the log, and print where workers will go on.
 
     Raises:
@@ -81,9 +81,9 @@ def run(part: LogPart, settings: Settings, plan: Plan, *, as_json: bool) -> None
         spread = PARTITIONERS[partitioner_of(plan.partitioner, settings, topic.oldest(SAMPLE), topic.partitions)]
         place = lru_cache(USERS_PLACED)(lambda user_id: spread(user_id.encode(), topic.partitions))
         end = end_of(log, until, console)
-        from streamrec.replay.warmup import Past, warm_up  # loads every model: what is wrong is told before that
+        from streamrec.replay.warmup import LogSource, warm_up  # loads every model: what is wrong is told before that
 
-        past = Past(log, topic.topic, topic.partitions, place, end)
+        past = LogSource(log, topic.topic, topic.partitions, place, end)
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Rate(), TimeRemainingColumn())
         with Progress(*columns, console=console) as bar:
             learned = Learned(log, bar)

@@ -1,6 +1,6 @@
 """What a service says of trends, statement by statement: per input partition and item, what the windows hold.
 
-As `trends/board.py` does: the last statement of each partition on an item counts, and the sum over partitions is what
+As `trends/totals.py` does: the last statement of each partition on an item counts, and the sum over partitions is what
 all users did; what a partition said longer ago than a window is long, by the newest clock of all, is out of that
 window.
 

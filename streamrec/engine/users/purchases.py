@@ -16,21 +16,21 @@ from streamrec.engine.items.item_table import among
 LIMIT = 256
 
 
-class _Purchases(NamedTuple):
+class _UserPurchases(NamedTuple):
     """One user's, in the order in which they became known."""
 
     items: Int32
     at: Int64  # ms, when each was bought last
 
 
-NONE = _Purchases(np.empty(0, np.int32), np.empty(0, np.int64))
+NONE = _UserPurchases(np.empty(0, np.int32), np.empty(0, np.int64))
 
 
 class Purchases:
     """When each item was last bought, ms, by row of the user table."""
 
     def __init__(self) -> None:
-        self._of: dict[int, _Purchases] = {}
+        self._of: dict[int, _UserPurchases] = {}
 
     def add(self, row: int, item: int, ts: int) -> None:
         """The user bought an item."""
@@ -41,7 +41,7 @@ class Purchases:
         if len(items) > LIMIT:
             oldest = int(at.argmin())
             items, at = np.delete(items, oldest), np.delete(at, oldest)
-        self._of[row] = _Purchases(items, at)
+        self._of[row] = _UserPurchases(items, at)
 
     def since(self, row: int, ts: int) -> Int32:
         """The items bought at `ts` or later, by index."""
@@ -60,7 +60,7 @@ class Purchases:
         for row, (held, at) in self._of.items():
             leaving = gone(held)
             if leaving.any():
-                self._of[row] = _Purchases(held[~leaving], at[~leaving])
+                self._of[row] = _UserPurchases(held[~leaving], at[~leaving])
 
     def pack(self, row: int, item_ids: Sequence[str]) -> dict[str, Any]:
         items, at = self._of.get(row, NONE)
@@ -71,4 +71,4 @@ class Purchases:
         known = [(indices[item_id], at) for item_id, at in value.get("bought", ()) if indices.get(item_id, -1) >= 0]
         if known:
             items, at = zip(*known, strict=True)
-            self._of[row] = _Purchases(np.array(items, np.int32), np.array(at, np.int64))
+            self._of[row] = _UserPurchases(np.array(items, np.int32), np.array(at, np.int64))

@@ -1,1 +1,1 @@
-"""A run over a log of the past: each event is predicted before it is learned, and the figures make a report."""
+"""Prequential evaluation on a historical log: each target is ranked before it is learned; metrics and a report."""

@@ -1,7 +1,6 @@
-"""What it costs to learn late, to know users late, or to do without a model: one backtest, one thing changed at a time.
+"""Ablation: what delayed learning, a delayed user history or a missing model costs. One backtest per change.
 
-Every run is test-then-learn over the same targets, so the differences between runs are differences on the very same
-questions.
+Every run ranks the same targets before it learns them, so the runs' metrics can be compared target by target.
 """
 
 from __future__ import annotations
@@ -28,12 +27,12 @@ from streamrec.worker.loop import Worker
 FUSED = "fused"
 EACH = "each"
 FIGURES = {"recall_10": "Recall@10", "mrr_20": "MRR@20"}
-"""What is compared, and how people call it."""
+"""Metrics that are compared: the field's name, and the name to print."""
 
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """One run. Without any change it is the backtest of the settings as they are."""
+    """One run of an ablation: at most one field is set; with none, the backtest of the settings as they are."""
 
     learning_delay: int | None = None  # events
     context_delay: int | None = None  # events
@@ -59,7 +58,7 @@ class Variant:
         return settings.model_copy(update={"learning": learning})
 
     def lags(self, worker: Worker) -> list[Callable[[BatchResult], None]]:
-        """Put what lags behind into a worker; what comes back wants to see every portion."""
+        """Delay the worker's parts as this run asks; returns observers that must be called with every batch result."""
         found: list[Callable[[BatchResult], None]] = []
         if self.learning_delay is not None:
             found.append(LateLearning(worker.pipeline, self.learning_delay))
@@ -70,7 +69,7 @@ class Variant:
 
 Comparison = Sequence[Variant]
 """Runs that are compared with the first of them."""
-LATE = (1, 64, 512, 4_096)
+DEFAULT_DELAYS = (1, 64, 512, 4_096)
 
 
 def comparisons(
@@ -80,19 +79,19 @@ def comparisons(
 
     Args:
         models: all there are.
-        delays: of learning, in events; when nothing at all is asked for, LATE.
+        delays: of learning, in events; DEFAULT_DELAYS when neither delays nor models are given.
         context_delays: of the users' history, in events.
         without: model names, or `each`.
 
     Raises:
-        ConfigError: there is no such model, or it fills short lists up and cannot be done without.
+        ConfigError: there is no such model, or it is the baseline, which fills short lists up and cannot be removed.
     """
     removable = [name for name in models if name != BASELINE]
     unknown = [name for name in without if name not in (*removable, EACH)]
     if unknown:
         raise ConfigError(f"--without {unknown[0]}: expected one of {', '.join(removable)}, or '{EACH}'")
     if not (delays or context_delays or without):
-        delays = LATE
+        delays = DEFAULT_DELAYS
     found: list[Comparison] = []
     if delays or context_delays:
         late = [Variant(learning_delay=delay) for delay in sorted({1, *delays})]
@@ -104,16 +103,16 @@ def comparisons(
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
-    """What came of one run."""
+class RunResult:
+    """The metrics of one run."""
 
     variant: Variant
     metrics: Mapping[str, RankingMetrics]  # by list, the fused one first
     events: int
     seconds: float
 
-    def change(self, base: Finding, name: str, figure: str) -> float | None:
-        """How much larger a figure of a list is than in the base, as a share of it; None where there is no telling."""
+    def change(self, base: RunResult, name: str, figure: str) -> float | None:
+        """Relative change of a metric of a list against the base run; None where the base has no such value."""
         if name not in self.metrics or name not in base.metrics or self is base:
             return None
         before: float = getattr(base.metrics[name], figure)
@@ -121,8 +120,8 @@ class Finding:
         return after / before - 1.0 if before > 0 else None
 
 
-class Scorekeeper:
-    """Remembers where every list had put every target."""
+class RankRecorder:
+    """Records the rank of every target in every list."""
 
     def __init__(self, scored_from: float) -> None:
         self._scored_from = scored_from
@@ -150,8 +149,8 @@ def run(
     *,
     warmup: float,
     catalogue: CatalogueItems | None = None,
-    heard: Callable[[int], None] = lambda events: None,
-) -> Finding:
+    on_progress: Callable[[int], None] = lambda events: None,
+) -> RunResult:
     """One backtest, changed as the variant says.
 
     Args:
@@ -161,14 +160,14 @@ def run(
         models: all there are.
         warmup: share of the log's rows that is learned but not scored, in [0, 1).
         catalogue: categories of items.
-        heard: is told how many events were handled, again and again.
+        on_progress: called with the number of events handled since the last call.
 
     Raises:
         LogError: the log turned out unreadable after all.
         StreamrecError: the worker stopped.
     """
     began, events = time.perf_counter(), 0
-    scores = Scorekeeper(log.start + warmup * len(log))
+    scores = RankRecorder(log.start + warmup * len(log))
     observers: list[Callable[[BatchResult], None]] = []
 
     def observe(batch_result: BatchResult) -> None:
@@ -176,14 +175,14 @@ def run(
         events += len(batch_result.logged_events)
         for observer in observers:
             observer(batch_result)
-        heard(len(batch_result.logged_events))
+        on_progress(len(batch_result.logged_events))
 
     topic = settings.topics.events
     worker = build_rehearsal(variant.settings(settings, models), lambda: log.records(topic), observe, catalogue)
     lists = (FUSED, *worker.pipeline.fusion.models)
     observers += [scores, *variant.lags(worker)]
     worker.run()
-    return Finding(variant, scores.metrics(lists), events, time.perf_counter() - began)
+    return RunResult(variant, scores.metrics(lists), events, time.perf_counter() - began)
 
 
 def model_names(settings: Settings) -> tuple[str, ...]:
@@ -192,12 +191,12 @@ def model_names(settings: Settings) -> tuple[str, ...]:
     return worker.pipeline.fusion.models
 
 
-# What is written down
+# Tables and files
 
 
 @dataclass(frozen=True, slots=True)
-class Grid:
-    """A table of text."""
+class MarkdownTable:
+    """A table of text, for Markdown and the terminal."""
 
     title: str
     header: Sequence[str]
@@ -208,31 +207,31 @@ class Grid:
         return f"## {self.title}\n\n" + "\n".join(f"| {' | '.join(cells)} |" for cells in lines) + "\n"
 
 
-def grids(findings: Sequence[Finding]) -> list[Grid]:
+def markdown_tables(run_results: Sequence[RunResult]) -> list[MarkdownTable]:
     """The tables of one comparison: by list where learning is late, of the fused list where a model is missing."""
-    base = findings[0]
+    base = run_results[0]
     targets = base.metrics[FUSED].targets
     if base.variant.learning_delay is None:
-        rows = [[str(f.variant), *(_cell(f, base, FUSED, figure) for figure in FIGURES)] for f in findings]
-        return [Grid(f"Without a model, fused, {targets:,} targets", ["", *FIGURES.values()], rows)]
-    header = ["", *(str(finding.variant) for finding in findings)]
+        rows = [[str(f.variant), *(_cell(f, base, FUSED, figure) for figure in FIGURES)] for f in run_results]
+        return [MarkdownTable(f"Without a model, fused, {targets:,} targets", ["", *FIGURES.values()], rows)]
+    header = ["", *(str(run_result.variant) for run_result in run_results)]
     return [
-        Grid(
+        MarkdownTable(
             f"{label}, {targets:,} targets",
             header,
-            [[name, *(_cell(finding, base, name, figure) for finding in findings)] for name in base.metrics],
+            [[name, *(_cell(run_result, base, name, figure) for run_result in run_results)] for name in base.metrics],
         )
         for figure, label in FIGURES.items()
     ]
 
 
-def _cell(finding: Finding, base: Finding, name: str, figure: str) -> str:
-    change = finding.change(base, name, figure)
-    value = f"{getattr(finding.metrics[name], figure):.4f}" if name in finding.metrics else ""
+def _cell(run_result: RunResult, base: RunResult, name: str, figure: str) -> str:
+    change = run_result.change(base, name, figure)
+    value = f"{getattr(run_result.metrics[name], figure):.4f}" if name in run_result.metrics else ""
     return value if change is None else f"{value} ({change:+.1%})"
 
 
-def write(out: Path, log: Log, settings: Settings, warmup: float, results: Sequence[Sequence[Finding]]) -> None:
+def write(out: Path, log: Log, settings: Settings, warmup: float, results: Sequence[Sequence[RunResult]]) -> None:
     """Write `ablation.json` and `ablation.md` into `out`, which is made if need be.
 
     Raises:
@@ -245,24 +244,24 @@ def write(out: Path, log: Log, settings: Settings, warmup: float, results: Seque
         "rows": [log.start, log.stop],
         "warmup": warmup,
         "settings": said,
-        "comparisons": [[_plain(finding, findings[0]) for finding in findings] for findings in results],
+        "comparisons": [[_plain(run_result, run_results[0]) for run_result in run_results] for run_results in results],
     }
     (out / "ablation.json").write_text(json.dumps(figures, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    pages = [grid.markdown() for findings in results for grid in grids(findings)]
+    pages = [table.markdown() for run_results in results for table in markdown_tables(run_results)]
     (out / "ablation.md").write_text("\n".join(pages), encoding="utf-8")
 
 
-def _plain(finding: Finding, base: Finding) -> dict[str, object]:
-    variant = finding.variant
+def _plain(run_result: RunResult, base: RunResult) -> dict[str, object]:
+    variant = run_result.variant
     return {
         "run": str(variant),
         "learning_delay": variant.learning_delay,
         "context_delay": variant.context_delay,
         "without": variant.without,
-        "events": finding.events,
-        "seconds": finding.seconds,
-        "metrics": {name: metrics.as_dict() for name, metrics in finding.metrics.items()},
+        "events": run_result.events,
+        "seconds": run_result.seconds,
+        "metrics": {name: metrics.as_dict() for name, metrics in run_result.metrics.items()},
         "change": {
-            name: {figure: finding.change(base, name, figure) for figure in FIGURES} for name in finding.metrics
+            name: {figure: run_result.change(base, name, figure) for figure in FIGURES} for name in run_result.metrics
         },
     }

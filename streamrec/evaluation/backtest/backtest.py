@@ -1,7 +1,7 @@
-"""The live system on an old log: the worker's own objects, a local source, and a record of every ranking.
+"""The backtest: the live worker on a historical log from a local source, with every ranking recorded.
 
-Prequential: each wanted item is ranked before it is learned, a basket whole before any of it. Nothing here learns or
-ranks; it watches a worker that does not know it is watched.
+Prequential: each target is ranked before it is learned, and a basket is ranked whole before any of it is learned.
+Nothing here learns or ranks: it observes an ordinary worker.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from streamrec.evaluation.backtest.metrics import SLATE_LENGTH
 from streamrec.evaluation.backtest.new_items import NewItemRecorder
 from streamrec.evaluation.backtest.report import BacktestResult
 from streamrec.evaluation.backtest.slates import SlateWriter
-from streamrec.evaluation.backtest.slices import MomentRecorder
+from streamrec.evaluation.backtest.slices import TargetContextRecorder
 from streamrec.evaluation.backtest.variety import PLACES, VarietyRecorder
 from streamrec.replay.catalogue_file import CatalogueItems
 from streamrec.replay.logs import Log
@@ -36,11 +36,11 @@ SLATES = "slates.parquet"
 SAMPLES = 200
 """Points of the plots of weights and throughput."""
 CLICK_MODEL = "clicks"
-"""The model whose scores are log-odds, so that they can be held to what happened."""
+"""The model whose scores are log-odds, and whose calibration can therefore be measured."""
 
 
 class Targets(NamedTuple):
-    """The targets of one portion, in log order."""
+    """The targets of one batch result, in log order."""
 
     logged_events: list[LoggedEvent]
     rows: Int64  # (targets,) query rows of the batch
@@ -52,7 +52,7 @@ class Targets(NamedTuple):
 
 
 class Observer:
-    """Writes down every ranking of a worker, and samples how it goes."""
+    """Records every ranking of a worker, and samples the fusion's weights and the throughput."""
 
     def __init__(self, pipeline: Pipeline, writer: SlateWriter, rows: int, first_row: int, warmup: float) -> None:
         self._pipeline = pipeline
@@ -69,9 +69,9 @@ class Observer:
         self.known: list[bool] = []
         self.scored: list[bool] = []
         self.ranks: list[Int8] = []
-        self.moments = MomentRecorder()
+        self.target_contexts = TargetContextRecorder()
         self.variety = VarietyRecorder(pipeline.features.items)
-        self.newcomers = NewItemRecorder(pipeline.features.items)
+        self.new_items = NewItemRecorder(pipeline.features.items)
         self.calibration = CalibrationRecorder()
         self.weights: list[tuple[int, dict[str, float]]] = []
         self.throughput: list[tuple[int, float]] = []
@@ -89,7 +89,7 @@ class Observer:
 
     @property
     def seconds(self) -> float:
-        """Since the start."""
+        """Wall time since the start."""
         return time.perf_counter() - self._began
 
     def _targets(self, batch_result: BatchResult) -> Targets:
@@ -108,29 +108,29 @@ class Observer:
         )
 
     def _record(self, targets: Targets) -> None:
-        """What the figures are made of."""
+        """Record what the metrics are computed from."""
         batch, scored = self._pipeline.batch, np.array(targets.scored)
         self.ts += [logged.event.ts for logged in targets.logged_events]
         self.known += targets.known
         self.scored += targets.scored
         self.ranks.append(targets.ranks)
-        self.moments.add(batch, targets.rows, targets.examples, self._pipeline.features.items)
+        self.target_contexts.add(batch, targets.rows, targets.examples, self._pipeline.features.items)
         if self._clicks is not None and scored.any():
             scores = batch.candidates.scores[self._clicks]
             self.calibration.add(*pairs(batch, scores, targets.rows[scored], targets.items[scored]))
 
     def _write(self, targets: Targets) -> None:
-        """The slates, each made once for all targets that share it."""
+        """Write the slates; targets of one query share a slate, which is made once."""
         logged_events = targets.logged_events
         asked, first, place = np.unique(targets.rows, return_index=True, return_inverse=True)
         slates, ids, scores = self._slates(asked)
         scored = np.bincount(place, targets.scored) > 0  # (slates,)
         fresh = [n for n, at in enumerate(first) if scored[n] and self._is_fresh(logged_events[at])]
-        self.variety.show(slates[fresh, :PLACES], [ids[n] for n in fresh])
-        self.newcomers.show(
+        self.variety.add_slates(slates[fresh, :PLACES], [ids[n] for n in fresh])
+        self.new_items.add_slates(
             slates[fresh, :PLACES], self._popular(asked[fresh]), self._pipeline.batch.queries.ts[asked[fresh]]
         )
-        self.variety.want(targets.items)
+        self.variety.add_targets(targets.items)
         self._writer.append(
             rows=[logged.offset for logged in logged_events],
             ts=[logged.event.ts for logged in logged_events],
@@ -155,7 +155,7 @@ class Observer:
         return slates, named, [row[ok].tolist() for row, ok in zip(values, there, strict=True)]
 
     def _popular(self, rows: Int64) -> Int32:
-        """What popularity alone would have put first for each query row, item indices (rows, PLACES)."""
+        """Popularity's own ranking for each query row, item indices (rows, PLACES)."""
         candidates = self._pipeline.batch.candidates
         best = ranked(candidates.scores[self._pipeline.fill, rows], PLACES)
         return np.where(
@@ -163,7 +163,7 @@ class Observer:
         )
 
     def _is_fresh(self, logged: LoggedEvent) -> bool:
-        """False when this slate was counted in an earlier portion: a basket may be longer than one."""
+        """False when this slate was counted with an earlier batch result: a basket may be split over several."""
         if logged.event.ts != self._now_ms:
             self._now_ms = logged.event.ts
             self._counted.clear()
@@ -179,7 +179,7 @@ def backtest(
 
     Args:
         log: read whole, in order, as partition 0.
-        settings: the live ones; nobody saw these slates, so requests in the log are not answered and nothing explores.
+        settings: the live ones; no user saw these slates, so requests in the log are not answered and nothing explores.
         out: a directory, made when it is missing.
         warmup: share of the log's rows that is learned but not scored, in [0, 1).
         catalogue: categories of items.
@@ -234,9 +234,9 @@ def _result(
         scored=np.array(observer.scored, bool),
         ranks=ranks[0],
         model_ranks=dict(zip(pipeline.fusion.models, ranks[1:], strict=True)),
-        moments=observer.moments.recorded(),
+        target_contexts=observer.target_contexts.recorded(),
         variety=observer.variety.variety(known_items),
-        newcomers=observer.newcomers.newcomers(),
+        new_items=observer.new_items.new_items(),
         calibration=observer.calibration.calibration(),
         known_items=known_items,
         events=observer.events,

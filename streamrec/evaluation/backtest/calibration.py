@@ -1,9 +1,9 @@
-"""Whether probabilities can be believed: predicted against observed, and how well wanted is told from not wanted.
+"""Calibration of predicted probabilities against observed frequencies, and how well they rank targets above others.
 
     ECE   sum over bins of (share of pairs in the bin) * |mean predicted - share wanted|
-    AUC   chance that a wanted item is given a higher probability than one that was not
+    AUC   probability that a target gets a higher probability than another candidate
 
-Guo et al.: On calibration of modern neural networks (ICML 2017). Knows nothing of models: it is handed log-odds.
+Guo et al.: On calibration of modern neural networks (ICML 2017). Knows nothing of models: log-odds come in.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from streamrec.engine.arrays.batch import NOTHING, Float32, Int32, MicroBatch
 BINS = 10
 FINE_BINS = 4_096
 """Bins of log-odds that the AUC is taken from: between -16 and 16, so each is 0.008 wide."""
-REACH = 16.0
+MAX_LOG_ODDS = 16.0
 DRAWS = 3
 """Other candidates of the query that each target is set against: as many as the click model learns from."""
 
@@ -43,7 +43,7 @@ class Calibration:
 
 
 class CalibrationRecorder:
-    """Sorts probabilities into bins as they come; memory does not grow with the log."""
+    """Counts pairs by bins of their probability; memory does not grow with the log."""
 
     def __init__(self) -> None:
         self._predicted = np.zeros(BINS)
@@ -51,16 +51,16 @@ class CalibrationRecorder:
         self._fine = np.zeros(2 * FINE_BINS, np.int64)  # likewise
 
     def add(self, log_odds: NDArray[np.float64], wanted: NDArray[np.bool_]) -> None:
-        """Take some pairs: the log-odds predicted and whether the item was wanted, (pairs,) each."""
+        """Add pairs: the predicted log-odds, and whether the item was a target, (pairs,) each."""
         probability = 1 / (1 + np.exp(-log_odds))
         tenth = np.minimum((probability * BINS).astype(np.int64), BINS - 1)
-        fine = np.clip((log_odds + REACH) * (FINE_BINS / (2 * REACH)), 0, FINE_BINS - 1).astype(np.int64)
+        fine = np.clip((log_odds + MAX_LOG_ODDS) * (FINE_BINS / (2 * MAX_LOG_ODDS)), 0, FINE_BINS - 1).astype(np.int64)
         np.add.at(self._predicted, tenth, probability)
         np.add.at(self._counts, tenth + BINS * wanted, 1)
         np.add.at(self._fine, fine + FINE_BINS * wanted, 1)
 
     def calibration(self) -> Calibration | None:
-        """The figures so far; None before there was something wanted and something not."""
+        """The figures so far; None before there was at least one target and one other candidate."""
         counts = self._counts.reshape(2, BINS)
         pairs = counts.sum(0)
         refused, wanted = self._fine.reshape(2, FINE_BINS)
@@ -70,7 +70,7 @@ class CalibrationRecorder:
             ReliabilityBin(int(n), float(p / n), float(w / n)) if n else ReliabilityBin(0, 0.0, 0.0)
             for n, p, w in zip(pairs, self._predicted, counts[1], strict=True)
         ]
-        lower = np.cumsum(refused) - refused / 2  # what is refused below each bin, and half of what ties
+        lower = np.cumsum(refused) - refused / 2  # other candidates in lower bins, half of those in the same
         return Calibration(
             pairs=int(pairs.sum()),
             ece=float(sum(b.pairs * abs(b.predicted - b.observed) for b in bins) / pairs.sum()),

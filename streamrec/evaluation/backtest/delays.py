@@ -1,6 +1,6 @@
-"""What a recommender would be if a part of it lagged behind the log: for measuring what freshness is worth.
+"""Delays learning, or the users' history, of a pipeline: to measure what freshness is worth.
 
-Both lags stand between a recommender and its own parts; it does not know that they are there.
+Both wrap parts of the pipeline; the pipeline's own code is unchanged.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from streamrec.engine.pipeline import Pipeline
 from streamrec.engine.retrieval import Retriever
 
 Learner = Model | Fusion | Retriever
-Part = TypeVar("Part", bound=Learner)
+LearnerT = TypeVar("LearnerT", bound=Learner)
 
 
 class LateLearning:
@@ -37,17 +37,18 @@ class LateLearning:
         self._waiting: deque[tuple[int, MicroBatch]] = deque()  # and how many events had come by its end
         self._events = 0
         pipeline.models = tuple(
-            _stand_in(model, learn=_not_now, forget=partial(self._forget, model.forget)) for model in pipeline.models
+            _overridden(model, learn=_learn_nothing, forget=partial(self._forget, model.forget))
+            for model in pipeline.models
         )
-        pipeline.retrievers = tuple(_stand_in(retriever, learn=_not_now) for retriever in pipeline.retrievers)
-        pipeline.fusion = _stand_in(pipeline.fusion, learn=self._learn)  # between models and retrievers
+        pipeline.retrievers = tuple(_overridden(retriever, learn=_learn_nothing) for retriever in pipeline.retrievers)
+        pipeline.fusion = _overridden(pipeline.fusion, learn=self._learn)  # between models and retrievers
 
     def __call__(self, batch_result: BatchResult) -> None:
-        """Count a portion's events, before it is learned."""
+        """Count the events of a batch result, before it is learned."""
         self._events += len(batch_result.logged_events)
 
     def _learn(self, batch: MicroBatch, feedback: Sequence[SlateFeedback] = ()) -> None:
-        # Nothing is shown to anybody here, so there are no lessons.
+        # No slate is shown in a backtest, so there is no feedback.
         self._waiting.append((self._events, _copied(batch)))
         while self._waiting and self._events - self._waiting[0][0] >= self._delay - 1:
             self._learn_oldest()
@@ -58,7 +59,7 @@ class LateLearning:
             learner.learn(batch)
 
     def _forget(self, forget: Callable[[Int32], None], items: Int32) -> None:
-        """What waits names items by indices that others are about to get: it is learned while it still can be."""
+        """Learn all that waits before items are forgotten: it refers to indices that other items will be given."""
         while self._waiting:
             self._learn_oldest()
         forget(items)
@@ -67,7 +68,7 @@ class LateLearning:
 class StaleContext:
     """Queries see their user's history without what was done in the last `delay` events of the log.
 
-    Counts events one by one, so the recommender must learn after each (`learning.micro_batch` 1).
+    Counts single events, so the pipeline must learn after each (`learning.micro_batch` 1).
     """
 
     def __init__(self, pipeline: Pipeline, delay: int) -> None:
@@ -77,10 +78,10 @@ class StaleContext:
         self._pushed: dict[int, int] = {}  # by user hash, what its history has taken in so far
         self._latest: deque[tuple[int, int]] = deque()  # user hash of each of the latest events, and what it pushed
         self._hidden: Counter[int] = Counter()  # the same, summed by user
-        pipeline.rank = self._rank_as_it_was  # type: ignore[method-assign]
+        pipeline.rank = self._rank_with_old_history  # type: ignore[method-assign]
 
     def __call__(self, batch_result: BatchResult) -> None:
-        """Take a portion's events, after they were ranked."""
+        """Take the events of a batch result, after they were ranked."""
         for logged in batch_result.logged_events:
             user = name_hash(logged.event.user_id)
             row = self._features.users.touch((logged.partition, logged.event.user_id))
@@ -92,7 +93,7 @@ class StaleContext:
                 user, gone = self._latest.popleft()
                 self._hidden[user] -= gone
 
-    def _rank_as_it_was(self, rows: slice) -> None:
+    def _rank_with_old_history(self, rows: slice) -> None:
         queries = self._queries
         for q in range(rows.start, rows.stop):
             hidden = min(self._hidden[int(queries.user[q])], HISTORY)
@@ -103,7 +104,7 @@ class StaleContext:
         self._rank(rows)
 
 
-def _not_now(batch: MicroBatch) -> None:
+def _learn_nothing(batch: MicroBatch) -> None:
     """Learn nothing."""
 
 
@@ -115,16 +116,16 @@ def _copied(batch: MicroBatch) -> MicroBatch:
     return copy
 
 
-class _StandIn:
-    """Does `instead`, and is the part itself for everything else."""
+class _Override:
+    """A part with some of its methods replaced; everything else is delegated to the part."""
 
-    def __init__(self, part: Learner, instead: Mapping[str, Callable[..., None]]) -> None:
+    def __init__(self, part: Learner, methods: Mapping[str, Callable[..., None]]) -> None:
         self._part = part
-        self.__dict__.update(instead)
+        self.__dict__.update(methods)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._part, name)
 
 
-def _stand_in(part: Part, **instead: Callable[..., None]) -> Part:
-    return cast(Part, _StandIn(part, instead))
+def _overridden(part: LearnerT, **methods: Callable[..., None]) -> LearnerT:
+    return cast(LearnerT, _Override(part, methods))

@@ -1,10 +1,10 @@
-"""How far the fused list is ahead of plain popularity on some targets, and between what the truth lies.
+"""Lift over popularity: the difference of the hit rates of the fused list and of plain popularity, with an interval.
 
-Both rank the same candidates at the same moment, so each target pays +1 (the fused list alone had it among its first
-ten), -1 (popularity alone) or 0, and the mean of these is the difference of the hit rates. Targets of one log depend on
-each other; what the interval covers is the average over them of the difference expected given everything before, which
-needs no independence (`experiments.confidence.EmpiricalBernstein`). It holds at every length of the log at once, and is
-wide where targets are few.
+Both rank the same candidates at the same time, so each target gives +1 (only the fused list has it among its first
+ten), -1 (only popularity has it) or 0, and the mean of these is the difference of the hit rates. Targets of one log
+depend on each other; what the interval covers is the average over them of the difference expected given everything
+before, which needs no independence (`experiments.confidence.EmpiricalBernstein`). It holds at every length of the log
+at once, and is wide where targets are few.
 
 Knows nothing of what the targets have in common.
 """
@@ -20,13 +20,13 @@ from streamrec.evaluation.backtest.metrics import Mask, Ranks, hits
 from streamrec.evaluation.experiments.confidence import EmpiricalBernstein
 
 PLACES = 10
-SURE = 0.95
-"""How often an interval holds what it is said to hold."""
+LEVEL = 0.95
+"""Coverage of the intervals."""
 
 
 @dataclass(frozen=True, slots=True)
 class Lift:
-    """Of some scored targets; rates and shares in [0, 1], the difference in [-1, 1]."""
+    """Hit rates on some scored targets, in [0, 1], and their difference with its interval, in [-1, 1]."""
 
     targets: int
     share: float
@@ -46,8 +46,8 @@ class Lift:
         return f"{self.difference:+.3f} ({self.lower:+.3f}, {self.upper:+.3f})"
 
 
-def ahead(fused: Ranks, popularity: Ranks, chosen: Mask, of: int) -> Lift:
-    """How far `fused` is ahead of `popularity` on the targets that are `chosen`, out of `of` scored ones.
+def lift_over_popularity(fused: Ranks, popularity: Ranks, chosen: Mask, of: int) -> Lift:
+    """The lift of `fused` over `popularity` on the targets that are `chosen`, out of `of` scored ones.
 
     Args:
         fused: (targets,) place in a slate of 20, 0 = not there, in log order; `popularity` likewise.
@@ -58,7 +58,7 @@ def ahead(fused: Ranks, popularity: Ranks, chosen: Mask, of: int) -> Lift:
     ours, theirs = hits(fused[chosen], PLACES), hits(popularity[chosen], PLACES)
     if not len(ours):
         return Lift(0, 0.0, 0.0, 0.0)
-    sequence = EmpiricalBernstein(alpha=1 - SURE)
+    sequence = EmpiricalBernstein(alpha=1 - LEVEL)
     sequence.extend(ours - theirs)
     return Lift(len(ours), len(ours) / of, float(ours.mean()), float(theirs.mean()), *sequence.interval())
 
@@ -66,4 +66,6 @@ def ahead(fused: Ranks, popularity: Ranks, chosen: Mask, of: int) -> Lift:
 def lift_by_slice(fused: Ranks, popularity: Ranks, scored: Mask, parts: Mapping[str, Mask]) -> dict[str, Lift]:
     """The same for all scored targets, and for those of each slice, (targets,) each."""
     whole = {"all targets": np.ones(len(scored), bool), **parts}
-    return {name: ahead(fused, popularity, scored & mask, int(scored.sum())) for name, mask in whole.items()}
+    return {
+        name: lift_over_popularity(fused, popularity, scored & mask, int(scored.sum())) for name, mask in whole.items()
+    }

@@ -69,7 +69,7 @@ def discounted_gains(ranks: Ranks, k: int) -> NDArray[np.float64]:
 
 
 def coverage(recommended: int, known: int) -> float:
-    """Share of the known items that were ever in the first places of a slate; 0 when no item is known."""
+    """Share of the known items that were recommended at all; 0 when no item is known."""
     return recommended / known if known else 0.0
 
 

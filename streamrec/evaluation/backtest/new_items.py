@@ -1,7 +1,7 @@
-"""How much room new items get: the share of recommended places that hold an item younger than an hour.
+"""Exposure of new items: the share of recommended positions that hold an item younger than an hour.
 
 Of the first ten places, each slate counted once; an item's age is counted from when the log, or the catalogue, first
-named it. Popularity's share, of the same rankings, stands beside it.
+named it. The same share is computed for popularity's rankings.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ class NewItems:
 
 
 class NewItemRecorder:
-    """Counts places as rankings come."""
+    """Counts positions as rankings come."""
 
     def __init__(self, items: ItemTable) -> None:
         self._items = items
         self._young = np.zeros(2, np.int64)  # places of the fused list, of popularity
         self._places = np.zeros(2, np.int64)
 
-    def show(self, fused: Int32, popular: Int32, ts: Int64) -> None:
+    def add_slates(self, fused: Int32, popular: Int32, ts: Int64) -> None:
         """Count some rankings.
 
         Args:
@@ -45,7 +45,7 @@ class NewItemRecorder:
             self._young[at] += np.count_nonzero(there & (age_ms < HOUR_S * 1000))
             self._places[at] += np.count_nonzero(there)
 
-    def newcomers(self) -> NewItems:
+    def new_items(self) -> NewItems:
         """The shares so far."""
         fused, popularity = (self._young / np.maximum(self._places, 1)).tolist()
         return NewItems(fused, popularity)

@@ -42,7 +42,7 @@ def over_time(label: str, lines: Mapping[str, Line]) -> str:
 
 
 def weights(samples: Sequence[tuple[int, Mapping[str, float]]], rankers: Sequence[str] = ()) -> str:
-    """The fusion's weights, those that mattered most if they are many; `rankers` keep their colours of other plots."""
+    """The fusion's weights, the largest if they are many; `rankers` keep the colours they have in other plots."""
     if len(samples) < 2:
         return NOTHING
     names = list(dict.fromkeys(name for _, weight in samples for name in weight))

@@ -1,4 +1,4 @@
-"""Writes what a backtest found: `report.json` for programs, and `report.html`, one page that needs nothing else.
+"""The result of a backtest, and the figures of it that `report.json` holds.
 
 Every metric of the fused slate and of the models can be recomputed from `slates.parquet`.
 Knows nothing of models or logs: they are names and arrays.
@@ -16,7 +16,7 @@ from streamrec.evaluation.backtest.calibration import Calibration
 from streamrec.evaluation.backtest.lift import Lift, lift_by_slice
 from streamrec.evaluation.backtest.metrics import RankingMetrics, ranking_metrics
 from streamrec.evaluation.backtest.new_items import NewItems
-from streamrec.evaluation.backtest.slices import HOUR_S, YOUNG, TargetMoments, masks
+from streamrec.evaluation.backtest.slices import HOUR_S, YOUNG, TargetContexts, masks
 from streamrec.evaluation.backtest.variety import Variety
 
 FUSED = "fused"
@@ -48,11 +48,11 @@ class BacktestResult:
     """Events handled, whether ranked or not."""
     seconds: float
     """How long handling them took, reading the log included."""
-    moments: TargetMoments | None = None
-    """What was known when each target was ranked; None reports no slices."""
+    target_contexts: TargetContexts | None = None
+    """What was known when each target was ranked; without it no slices are reported."""
     variety: Variety = field(default_factory=Variety)
     """Of the fused slates of scored targets."""
-    newcomers: NewItems = field(default_factory=NewItems)
+    new_items: NewItems = field(default_factory=NewItems)
     """How much of those slates is new items."""
     calibration: Calibration | None = None
     """Of the click model's probabilities, where there is a click model."""
@@ -95,7 +95,7 @@ def report_figures(result: BacktestResult) -> dict[str, object]:
         "metrics_of_known_targets": _metrics(result, scored & result.known),
         "slices": {name: _metrics(result, scored & mask) for name, mask in slices(result).items()},
         "against_popularity": {name: part.as_dict() for name, part in against_popularity(result).items()},
-        "newcomers": newcomers(result),
+        "newcomers": new_items(result),
         "beyond_accuracy": result.variety.as_dict(),
         "calibration": None if result.calibration is None else asdict(result.calibration),
         "microseconds_per_event": microseconds_per_event(result),
@@ -118,32 +118,32 @@ def rankers(result: BacktestResult) -> dict[str, NDArray[np.integer]]:
 
 
 def slices(result: BacktestResult) -> Mapping[str, NDArray[np.bool_]]:
-    """The targets of each slice, (targets,), by its name; none where the moments were not noted."""
-    return {} if result.moments is None else masks(result.moments, result.known)
+    """Masks of the targets of each slice, (targets,), by name; empty without target contexts."""
+    return {} if result.target_contexts is None else masks(result.target_contexts, result.known)
 
 
 def against_popularity(result: BacktestResult) -> dict[str, Lift]:
-    """How far the fused list is ahead, over all scored targets and by slice; nothing where popularity did not rank."""
+    """Lift of the fused list over popularity, of all scored targets and by slice; empty without popularity's ranks."""
     popular = result.model_ranks.get(POPULARITY)
     return {} if popular is None else lift_by_slice(result.ranks, popular, result.scored, slices(result))
 
 
-def newcomers(result: BacktestResult) -> dict[str, object] | None:
-    """Items younger than an hour, as users wanted them and as they were recommended; None where ages were not noted."""
+def new_items(result: BacktestResult) -> dict[str, object] | None:
+    """Items younger than an hour among targets and among recommended positions; None without item ages."""
     young = against_popularity(result).get(YOUNG)
     if young is None:
         return None
     return {
         "younger_than_s": HOUR_S,
         "share_of_targets": young.share,
-        "share_of_places": asdict(result.newcomers),
+        "share_of_places": asdict(result.new_items),
         "recall_10": {FUSED: young.recall_10, POPULARITY: young.popularity_recall_10},
     }
 
 
 def new_items_in_words(result: BacktestResult) -> str:
     """The same in a sentence; empty where there is nothing to say."""
-    young, shown = against_popularity(result).get(YOUNG), result.newcomers
+    young, shown = against_popularity(result).get(YOUNG), result.new_items
     if young is None or not int(result.scored.sum()):
         return ""
     return (

@@ -47,7 +47,7 @@ def report_page(result: BacktestResult, figures: Mapping[str, object]) -> str:
         hit_rate=plots.over_time("Hit rate at 10", rolling_lines(times, scored, lambda ranks: hits(ranks, 10))),
         mrr=plots.over_time("MRR at 20", rolling_lines(times, scored, lambda ranks: reciprocal_ranks(ranks, 20))),
         slices=_slices_table(against_popularity(result)),
-        newcomers=escape(new_items_in_words(result)),
+        new_items=escape(new_items_in_words(result)),
         variety=_pairs_table(_variety(result)),
         calibration=_calibration(result),
         weights=plots.weights(result.weights, list(whole)),

@@ -1,6 +1,6 @@
-"""Parts of a run's targets that are served very differently: session starts, new items, heavy users.
+"""Slices of a run's targets whose metrics differ much: session starts, new items, heavy users.
 
-A slice is told from what was known at the target's moment, never from what came later. Knows nothing of models.
+A slice is defined by what was known when the target was ranked, never by what came later. Knows nothing of models.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ YOUNG = "item: first seen within an hour"
 
 
 @dataclass(frozen=True, slots=True)
-class TargetMoments:
-    """What was known when each target was ranked: (targets,) each."""
+class TargetContexts:
+    """What was known of user and item when each target was ranked: (targets,) each."""
 
     session_items: Int32
     """Items of the same session before it, at most as many as a user's history holds."""
@@ -37,14 +37,14 @@ class TargetMoments:
     """Since the log first showed the item, in its own time; 0 when it never had."""
 
 
-def masks(moments: TargetMoments, known: NDArray[np.bool_]) -> Mapping[str, NDArray[np.bool_]]:
+def masks(target_contexts: TargetContexts, known: NDArray[np.bool_]) -> Mapping[str, NDArray[np.bool_]]:
     """The targets of every slice, (targets,) each, by the slice's name.
 
     `known` says whether the log had shown the target before.
     """
-    session, user = moments.session_items, moments.user_items
-    settled, heavy = user >= 3, moments.user_targets > HEAVY
-    young, fresh = moments.item_age_s < HOUR_S, moments.item_age_s < DAY_S
+    session, user = target_contexts.session_items, target_contexts.user_items
+    settled, heavy = user >= 3, target_contexts.user_targets > HEAVY
+    young, fresh = target_contexts.item_age_s < HOUR_S, target_contexts.item_age_s < DAY_S
     return {
         "session: 1st event": session == 0,
         "session: 2nd event": session == 1,
@@ -62,16 +62,16 @@ def masks(moments: TargetMoments, known: NDArray[np.bool_]) -> Mapping[str, NDAr
     }
 
 
-class MomentRecorder:
-    """Notes the moments of a run, portion by portion; 16 bytes a target."""
+class TargetContextRecorder:
+    """Records the contexts of a run's targets, batch by batch; 16 bytes a target."""
 
     def __init__(self) -> None:
         self._user_targets = np.zeros(HASHED_USERS, np.int32)
         self._now_ms, self._ranked = 0, dict[int, int]()  # by user: targets before the ranking made at this time
-        self._parts: list[TargetMoments] = []
+        self._parts: list[TargetContexts] = []
 
     def add(self, batch: MicroBatch, rows: Int64, examples: Int64, items: ItemTable) -> None:
-        """Note some targets.
+        """Record some targets.
 
         Args:
             batch: holds their queries and examples, not learned yet.
@@ -82,7 +82,7 @@ class MomentRecorder:
         queries = batch.queries
         age_ms = batch.examples.ts[examples] - items.first_ts[batch.examples.item[examples]]
         self._parts.append(
-            TargetMoments(
+            TargetContexts(
                 session_items=queries.session[rows].astype(np.int32),
                 user_items=(queries.items[rows] != NOTHING).sum(1, dtype=np.int32),
                 user_targets=self._counted(queries.user[rows], queries.ts[rows]),
@@ -102,13 +102,13 @@ class MomentRecorder:
             self._user_targets[bucket] += 1
         return before
 
-    def recorded(self) -> TargetMoments:
+    def recorded(self) -> TargetContexts:
         """Everything noted so far, in log order."""
 
         def joined(name: str, dtype: type[np.generic]) -> NDArray[Any]:
             return np.concatenate([np.empty(0, dtype), *(getattr(part, name) for part in self._parts)])
 
-        return TargetMoments(
+        return TargetContexts(
             session_items=joined("session_items", np.int32),
             user_items=joined("user_items", np.int32),
             user_targets=joined("user_targets", np.int32),

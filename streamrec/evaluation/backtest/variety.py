@@ -1,4 +1,4 @@
-"""Beyond accuracy: how much of the catalogue is shown, how evenly, and how surprising and various slates are.
+"""Beyond-accuracy metrics: catalogue coverage, evenness of exposure, novelty, personalisation and diversity.
 
     coverage          distinct items shown / items known
     Gini              of how often each known item was shown: 0 all alike, towards 1 a few get everything
@@ -29,7 +29,7 @@ PLACES = 10
 
 @dataclass(frozen=True, slots=True)
 class Variety:
-    """Figures of the slates of scored targets; None where there is nothing to tell it from."""
+    """Beyond-accuracy metrics of the slates of scored targets; None where a metric cannot be computed."""
 
     slates: int = 0
     shown_items: int = 0
@@ -45,7 +45,7 @@ class Variety:
 
 
 class VarietyRecorder:
-    """Adds up what slates show. Bounded by the items of the log, not by its length."""
+    """Accumulates exposure counts; memory is bounded by the items of the log, not by its length."""
 
     def __init__(self, items: ItemTable) -> None:
         self._items = items
@@ -57,7 +57,7 @@ class VarietyRecorder:
         self._bits, self._places = 0.0, 0
         self._different, self._pairs = 0, 0
 
-    def show(self, slates: Int32, ids: Sequence[Sequence[str]]) -> None:
+    def add_slates(self, slates: Int32, ids: Sequence[Sequence[str]]) -> None:
         """Count some slates: item indices best first, (slates, PLACES), NOTHING past the last; `ids` likewise."""
         there = slates != NOTHING
         self._slates += len(slates)
@@ -72,15 +72,15 @@ class VarietyRecorder:
         self._pairs += int(told.sum())
         self._different += int((told & (kinds[:, :, None] != kinds[:, None, :])).sum())
 
-    def want(self, items: Int32) -> None:
-        """These items, (targets,), were wanted; from now on they are less of a surprise."""
+    def add_targets(self, items: Int32) -> None:
+        """Count targets, (targets,) item indices: each makes its item less novel from now on."""
         self._wanted[items] = self._wanted_so_far(items)
         self._since[items] = self._items.first_ts[items]
         np.add.at(self._wanted, items, 1)
         self._positives += len(items)
 
     def _wanted_so_far(self, items: Int32) -> NDArray[np.int64]:
-        """An index that was given to another item meanwhile starts anew: its first time differs."""
+        """Targets so far by item; an index given to another item meanwhile (another first time) counts from 0."""
         return np.where(self._since[items] == self._items.first_ts[items], self._wanted[items], 0)
 
     def variety(self, known_items: int) -> Variety:

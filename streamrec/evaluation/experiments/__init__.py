@@ -1,6 +1,6 @@
-"""What came of policies that were tried on people, and whether one may be trusted with more of them.
+"""Online experiments: what each policy earned, which one is better, and whether one may be rolled out further.
 
-    outcomes > slates > users or duels > confidence sequence > verdict > gate
+    outcomes > slates > arms or interleaving > confidence sequence > significance > gate
 
-Knows nothing of topics, stores or the wall clock: outcomes come in, figures and words go out.
+Knows nothing of topics, stores or the wall clock: outcomes come in; figures and words go out.
 """

@@ -1,14 +1,15 @@
-"""Arms of an experiment, and a canary beside its control: what a slate is worth in each, and which is better.
+"""A/B tests: the mean reward per slate in each arm, and whether an arm is better than the control.
 
-People differ more than the slates of one person do, so these must not count as so many witnesses. A user counts once:
-with the mean reward of the slates shown in a window of time that starts with the first one, when the window is over.
-Users were put into arms by a hash, so they are independent witnesses, and what one is worth is settled when it is
-counted: that is what a confidence sequence needs. They are taken in the order in which they came.
+Users differ more than the slates of one user do, so the user, not the slate, is the unit of randomisation and of
+analysis. A user's value is the mean reward of the slates shown within a window of time that starts with the user's
+first slate; it is counted once the window is over. Users were put into arms by a hash, so their values are independent,
+and a value no longer changes once it is counted: a confidence sequence needs both. Values are taken in the order in
+which users first appeared.
 
-A user who is met in a second arm (shares were changed meanwhile) stays with the first one, and the other slates are
-left out. Policies that were shown one after the other, to nobody's arm, are told and not compared: another time is
-another world. With more than one arm to compare to the control, each difference gets its part of alpha, so that all
-verdicts hold together.
+A user seen in a second arm (the arms' shares were changed meanwhile) stays in the first, and slates of the other arm
+are left out. Policies that were shown one after the other, without arms, are reported and not compared: their users
+came at different times. With several arms beside the control, alpha is divided among the comparisons (Bonferroni), so
+that all of them hold together.
 
 Knows nothing of topics or stores.
 """
@@ -27,18 +28,18 @@ from streamrec.engine.rollout.revisions import Mode
 from streamrec.evaluation.experiments.confidence import (
     Asymptotic,
     EmpiricalBernstein,
-    Interval,
+    MeanInterval,
     MeanSequence,
     asymptotic_difference,
     difference,
 )
-from streamrec.evaluation.experiments.significance import Significance, verdict
-from streamrec.evaluation.experiments.slates import SettledSlate, Settlement
+from streamrec.evaluation.experiments.significance import Significance, assess
+from streamrec.evaluation.experiments.slates import SettledSlate, SettledSlates
 
 DAY_MS = 24 * 3_600_000
 
 
-class Method(StrEnum):
+class SequenceMethod(StrEnum):
     """Which confidence sequence."""
 
     BOUNDED = "bounded"
@@ -46,12 +47,12 @@ class Method(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class SignificanceTerms:
-    """How an experiment is judged: settled before it is looked at."""
+class ExperimentDesign:
+    """How an experiment is analysed; to be fixed before its outcomes are seen."""
 
-    alpha: float = 0.05  # the chance that any of its verdicts is ever wrong
-    window_ms: int = DAY_MS  # of a user's slates, from the first on
-    method: Method = Method.BOUNDED
+    alpha: float = 0.05  # probability that any of the comparisons is ever wrong
+    window_ms: int = DAY_MS  # slates count that are shown within so long of a user's first one
+    method: SequenceMethod = SequenceMethod.BOUNDED
 
 
 @dataclass(slots=True)
@@ -64,8 +65,8 @@ class _User:
 
 
 @dataclass(frozen=True, slots=True)
-class Trace:
-    """An interval as it was over time, (values,) each; `ts` in ms."""
+class IntervalsOverTime:
+    """The interval of a mean after each value, and when that value was counted: (values,) each, `ts` in ms."""
 
     ts: NDArray[np.int64]
     mean: NDArray[np.float64]
@@ -75,7 +76,7 @@ class Trace:
 
 @dataclass(frozen=True, slots=True)
 class Arm:
-    """One arm: users whose window is over, those whose is not, and what a slate is worth to a user of it."""
+    """One arm: users counted, users whose window is not over yet, and the mean reward per slate."""
 
     name: str
     policies: tuple[str, ...]
@@ -83,19 +84,19 @@ class Arm:
     waiting: int
     slates: int  # of the users whose window is over
     reward_per_slate: float  # plain, every slate alike: nan without any
-    deviation: float  # of users' means
-    reward: Interval  # the mean of users' means
-    trace: Trace
+    deviation: float  # standard deviation of the users' means
+    reward: MeanInterval  # the mean of users' means
+    trace: IntervalsOverTime
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """An arm beside the control: how much more a slate is worth in it."""
+    """An arm compared with the control: the difference of their mean rewards per slate."""
 
     arm: str
     control: str
-    difference: Interval
-    verdict: Significance
+    difference: MeanInterval
+    significance: Significance
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,67 +108,67 @@ class Experiment:
     moved_slates: int  # left out, because their users had been met in another arm
 
 
-DEFAULT_TERMS = SignificanceTerms()
+DEFAULT_DESIGN = ExperimentDesign()
 
 
-def judge(settlement: Settlement, terms: SignificanceTerms, preferred_control: Sequence[str] = ()) -> Experiment:
-    """Judge the arms that slates were shown in; interleaved slates belong to none.
+def analyse(settled: SettledSlates, design: ExperimentDesign, preferred_control: Sequence[str] = ()) -> Experiment:
+    """Analyse the arms of an experiment. Interleaved slates belong to no arm and are left out.
 
     Args:
-        settlement: slates with their outcomes.
-        terms: of the judgement.
+        settled: slates with their outcomes.
+        design: how to analyse them.
         preferred_control: names, the first of which that is an arm is the control; without any, the arm called
             `control`, else the one with most users.
     """
-    slates = [slate for slate in settlement.slates() if not slate.teams]
-    by_chance = any(slate.arm is not None for slate in slates)
-    users, policies, moved = _by_user(_contemporary(slates) if by_chance else slates, settlement, terms.window_ms)
+    slates = [slate for slate in settled.slates() if not slate.teams]
+    randomised = any(slate.arm is not None for slate in slates)
+    users, policies, switched = _by_user(_contemporary(slates) if randomised else slates, settled, design.window_ms)
     if not users:
-        return Experiment((), (), moved)
+        return Experiment((), (), switched)
     names = _ordered(users.values(), preferred_control)
     rewards = {name: [user for user in users.values() if user.arm == name] for name in names}
     pairs = max(len(names) - 1, 1)
     found, compared = list[Arm](), list[Comparison]()
     sequences: dict[str, MeanSequence] = {}
     for name in names:
-        over = [user for user in rewards[name] if user.ts + terms.window_ms <= settlement.newest[user.partition]]
+        over = [user for user in rewards[name] if user.ts + design.window_ms <= settled.newest[user.partition]]
         values = np.array([user.reward / user.slates for user in over])
-        sequences[name] = _sequence(terms.method, settlement.bound, terms.alpha / (2 * pairs))
+        sequences[name] = _sequence(design.method, settled.bound, design.alpha / (2 * pairs))
         sequences[name].extend(values)
-        found.append(_arm(name, sorted(policies[name]), over, len(rewards[name]), values, settlement.bound, terms))
+        found.append(_arm(name, sorted(policies[name]), over, len(rewards[name]), values, settled.bound, design))
     control = found[0]
-    for arm in found[1:] if by_chance else ():
-        apart = _difference(sequences[arm.name], sequences[control.name], terms.alpha / pairs)
-        said = verdict(apart, 0.0, min(arm.users, control.users), arm.slates + control.slates)
+    for arm in found[1:] if randomised else ():
+        apart = _difference(sequences[arm.name], sequences[control.name], design.alpha / pairs)
+        said = assess(apart, 0.0, min(arm.users, control.users), arm.slates + control.slates)
         compared.append(Comparison(arm.name, control.name, apart, said))
-    return Experiment(tuple(found), tuple(compared), moved)
+    return Experiment(tuple(found), tuple(compared), switched)
 
 
 def _contemporary(slates: list[SettledSlate]) -> list[SettledSlate]:
-    """Who is in no arm counts while slates of some arm were shown."""
+    """Slates of arms, and online slates outside any arm that were shown during the same time."""
     times = [slate.ts for slate in slates if slate.arm is not None]
     first, last = min(times), max(times)
     return [s for s in slates if s.arm is not None or (s.mode == Mode.ONLINE and first <= s.ts <= last)]
 
 
 def _by_user(
-    slates: list[SettledSlate], settlement: Settlement, window_ms: int
+    slates: list[SettledSlate], settled: SettledSlates, window_ms: int
 ) -> tuple[dict[str, _User], dict[str, set[str]], int]:
     """Users in the order in which they came, the policies of each arm, and the slates shown in another arm."""
     users: dict[str, _User] = {}
     policies: dict[str, set[str]] = {}
-    moved = 0
+    switched = 0
     for slate in slates:
         arm = slate.arm or slate.policy
         user = users.setdefault(slate.user_id, _User(arm, slate.ts, slate.partition))
         if user.arm != arm:
-            moved += 1
+            switched += 1
             continue
         policies.setdefault(arm, set()).add(slate.policy)
         if slate.ts - user.ts < window_ms:
             user.slates += 1
-            user.reward += settlement.reward(slate)
-    return users, policies, moved
+            user.reward += settled.reward(slate)
+    return users, policies, switched
 
 
 def _ordered(users: Iterable[_User], preferred: Sequence[str]) -> list[str]:
@@ -186,9 +187,9 @@ def _arm(
     everybody: int,
     values: NDArray[np.float64],
     bound: float,
-    terms: SignificanceTerms,
+    design: ExperimentDesign,
 ) -> Arm:
-    sequence = _sequence(terms.method, bound, terms.alpha)
+    sequence = _sequence(design.method, bound, design.alpha)
     path = sequence.extend(values)
     slates = sum(user.slates for user in over)
     return Arm(
@@ -200,15 +201,15 @@ def _arm(
         reward_per_slate=sum(user.reward for user in over) / slates if slates else float("nan"),
         deviation=sequence.deviation,
         reward=sequence.interval(),
-        trace=Trace(np.array([user.ts + terms.window_ms for user in over], np.int64), *path),
+        trace=IntervalsOverTime(np.array([user.ts + design.window_ms for user in over], np.int64), *path),
     )
 
 
-def _sequence(method: Method, bound: float, alpha: float) -> MeanSequence:
-    return Asymptotic(alpha) if method is Method.ASYMPTOTIC else EmpiricalBernstein(-bound, bound, alpha)
+def _sequence(method: SequenceMethod, bound: float, alpha: float) -> MeanSequence:
+    return Asymptotic(alpha) if method is SequenceMethod.ASYMPTOTIC else EmpiricalBernstein(-bound, bound, alpha)
 
 
-def _difference(first: MeanSequence, second: MeanSequence, alpha: float) -> Interval:
+def _difference(first: MeanSequence, second: MeanSequence, alpha: float) -> MeanInterval:
     if isinstance(first, Asymptotic) and isinstance(second, Asymptotic):
         return asymptotic_difference(first, second, alpha)
     return difference(first.interval(), second.interval())

@@ -1,7 +1,7 @@
-"""Confidence sequences: intervals for a mean that are right at every look, however often somebody looks.
+"""Confidence sequences: intervals for a mean that hold at all times at once, however often they are looked at.
 
-A 95% interval for a sample of fixed size is wrong far more often than once in twenty for those who look daily and stop
-when they like what they see. A confidence sequence has P(L_t <= mean <= U_t at every t) >= 1 - alpha.
+A 95% interval for a sample of fixed size is wrong far more often than once in twenty for anyone who looks daily and
+stops at a favourable result. A confidence sequence has P(L_t <= mean <= U_t at every t) >= 1 - alpha.
 
 Two of them, each a few sums:
 
@@ -42,7 +42,7 @@ Elsewhere it is a little wider: 5% at five times as much, 10% at a fifth. To be 
 TIGHT_AT_VALUES = 2_000
 """Likewise for the asymptotic sequence, in values."""
 MANY = 100
-"""With fewer values, or with equal ones alone, the asymptotic sequence says nothing."""
+"""With fewer values, or values that are all equal, the asymptotic interval is unbounded."""
 GRID_RATIO = 1.01
 LARGEST_V = 1e8
 """Boundaries are looked up in a table over V, each point so many times the one before."""
@@ -50,15 +50,15 @@ CHORD = 1 + 1e-5
 """A boundary is concave: between two points of the table the line lies below it, by less than this (3e-6)."""
 
 
-class Interval(NamedTuple):
-    """The mean of what was seen, and between what the true one lies."""
+class MeanInterval(NamedTuple):
+    """The mean of the values so far, and the interval that holds the true mean."""
 
     mean: float
     lower: float
     upper: float
 
 
-class Path(NamedTuple):
+class MeanIntervals(NamedTuple):
     """An interval after each value, (values,) each."""
 
     mean: Floats
@@ -77,10 +77,10 @@ class MeanSequence(Protocol):
     def deviation(self) -> float:
         """The values' standard deviation, 0 for fewer than two."""
 
-    def extend(self, values: Floats) -> Path:
+    def extend(self, values: Floats) -> MeanIntervals:
         """Take values, in order, and return the interval after each."""
 
-    def interval(self) -> Interval:
+    def interval(self) -> MeanInterval:
         """The interval as of now; before the first value everything is possible and the mean is nan."""
 
 
@@ -110,7 +110,7 @@ class EmpiricalBernstein:
         mean = self._total / self.values
         return math.sqrt(max(self._squares / self.values - mean * mean, 0.0)) * (self.high - self.low)
 
-    def extend(self, values: Floats) -> Path:
+    def extend(self, values: Floats) -> MeanIntervals:
         """Take values, in order, and return the interval after each.
 
         Raises:
@@ -128,17 +128,17 @@ class EmpiricalBernstein:
             self._squares += float(x @ x)
         return self._scaled(total / count, boundary(v, self.alpha / 2, self.tight_at) / count)
 
-    def interval(self) -> Interval:
+    def interval(self) -> MeanInterval:
         if self.values == 0:
-            return Interval(math.nan, self.low, self.high)
+            return MeanInterval(math.nan, self.low, self.high)
         margin = boundary(np.array([self._v]), self.alpha / 2, self.tight_at) / self.values
         path = self._scaled(np.array([self._total / self.values]), margin)
-        return Interval(*(float(part[0]) for part in path))
+        return MeanInterval(*(float(part[0]) for part in path))
 
-    def _scaled(self, mean: Floats, margin: Floats) -> Path:
+    def _scaled(self, mean: Floats, margin: Floats) -> MeanIntervals:
         span = self.high - self.low
         lower, upper = np.maximum(mean - margin, 0.0), np.minimum(mean + margin, 1.0)
-        return Path(self.low + span * mean, self.low + span * lower, self.low + span * upper)
+        return MeanIntervals(self.low + span * mean, self.low + span * lower, self.low + span * upper)
 
 
 @dataclass(slots=True)
@@ -161,7 +161,7 @@ class Asymptotic:
     def deviation(self) -> float:
         return math.sqrt(self.variance)
 
-    def extend(self, values: Floats) -> Path:
+    def extend(self, values: Floats) -> MeanIntervals:
         """Take values, in order, and return the interval after each."""
         x = np.asarray(values, np.float64)
         count = self.values + np.arange(1, len(x) + 1)
@@ -173,24 +173,24 @@ class Asymptotic:
         silent = (count < MANY) | (variance <= 0)
         margin = np.where(silent, np.inf, np.sqrt(variance) * _asymptotic_width(count, self.alpha))
         mean = total / count
-        return Path(mean, mean - margin, mean + margin)
+        return MeanIntervals(mean, mean - margin, mean + margin)
 
-    def interval(self) -> Interval:
+    def interval(self) -> MeanInterval:
         if self.values == 0:
-            return Interval(math.nan, -math.inf, math.inf)
+            return MeanInterval(math.nan, -math.inf, math.inf)
         mean = self._total / self.values
         if self.values < MANY or self.variance <= 0:
-            return Interval(mean, -math.inf, math.inf)
+            return MeanInterval(mean, -math.inf, math.inf)
         margin = self.deviation * float(_asymptotic_width(np.array([self.values]), self.alpha)[0])
-        return Interval(mean, mean - margin, mean + margin)
+        return MeanInterval(mean, mean - margin, mean + margin)
 
 
-def difference(first: Interval, second: Interval) -> Interval:
+def difference(first: MeanInterval, second: MeanInterval) -> MeanInterval:
     """For the first mean minus the second: it misses only where one of the two does, so their alphas add up."""
-    return Interval(first.mean - second.mean, first.lower - second.upper, first.upper - second.lower)
+    return MeanInterval(first.mean - second.mean, first.lower - second.upper, first.upper - second.lower)
 
 
-def asymptotic_difference(first: Asymptotic, second: Asymptotic, alpha: float) -> Interval:
+def asymptotic_difference(first: Asymptotic, second: Asymptotic, alpha: float) -> MeanInterval:
     """For the first mean minus the second, of independent values: one sequence over both, narrower than `difference`.
 
     Their alphas do not matter: the variances of the two means are added, and `alpha` spent once.
@@ -198,10 +198,10 @@ def asymptotic_difference(first: Asymptotic, second: Asymptotic, alpha: float) -
     both = first.values + second.values
     mean = first.interval().mean - second.interval().mean
     if min(first.values, second.values) < MANY or min(first.variance, second.variance) <= 0:
-        return Interval(mean, -math.inf, math.inf)
+        return MeanInterval(mean, -math.inf, math.inf)
     variance = both * (first.variance / first.values + second.variance / second.values)
     margin = math.sqrt(variance) * float(_asymptotic_width(np.array([both]), alpha)[0])
-    return Interval(mean, mean - margin, mean + margin)
+    return MeanInterval(mean, mean - margin, mean + margin)
 
 
 def boundary(v: Floats, alpha: float, tight_at: float = TIGHT_AT) -> Floats:

@@ -1,9 +1,9 @@
-"""Gates: what a policy has to show before it may do more.
+"""Gates: the conditions that a policy must meet before it is rolled out one step further.
 
-    apprentice > shadow     it does as it is shown: often enough, on enough slates
-    shadow > canary         its value, estimated from the baseline's slates, is surely not much below the baseline's
+    apprentice > shadow     its first item agrees with the shown one: often enough, on enough slates
+    shadow > canary         the lower bound of its off-policy value is not much below the baseline's value
     canary > canary         for a larger share: it is not known to be worse than its control
-    canary > online         it is surely not much worse than its control
+    canary > online         the lower bound of canary minus control is above -margin (non-inferiority)
 
 A gate is a list of checks, each a figure and the least that it must be. It passes when all do, and a refusal names
 every figure that fell short, and of what. A canary's bounds are ends of confidence sequences, so its gate may be asked
@@ -28,10 +28,10 @@ LADDER = (Mode.APPRENTICE, Mode.SHADOW, Mode.CANARY, Mode.ONLINE)
 
 @dataclass(frozen=True, slots=True)
 class Thresholds:
-    """What gates ask for."""
+    """The least figures that gates accept; names as `--require` takes them."""
 
     match_rate: float = 0.8
-    """Apprentice: share of slates that it would have begun with the same item, at least."""
+    """Apprentice: share of slates whose first item it would have chosen too, at least."""
     min_slates: float = 500
     """Apprentice and shadow: slates to tell it from, at least."""
     tolerance: float = 0.05
@@ -39,7 +39,7 @@ class Thresholds:
     min_ess: float = 300
     """Shadow: effective sample size of the estimate, in slates, at least."""
     min_support: float = 0.9
-    """Shadow: share of what it would do that the baseline does at times too, at least."""
+    """Shadow: share of its choices that the baseline makes with a probability above 0, at least."""
     margin: float = 0.01
     """Canary: it may be worse than its control by less than this, in reward per slate."""
     min_users: float = 500
@@ -55,15 +55,15 @@ class Thresholds:
 
 
 @dataclass(frozen=True, slots=True)
-class Valuation:
-    """What a policy is worth by the slates of another: an off-policy estimate, per slate."""
+class OffPolicyEstimate:
+    """A policy's value per slate, estimated from the slates of another policy."""
 
     policy: str
     estimate: float
     lower: float  # of its interval
-    baseline: float  # what those slates were worth under the policy that made them
+    baseline: float  # mean reward of those slates, under the policy that made them
     ess: float  # effective sample size: (sum of the weights)^2 / sum of their squares
-    support: float  # share of the policy's choices that the logging policy makes at times, in [0, 1]
+    support: float  # share of the policy's choices that the logging policy makes too, in [0, 1]
     slates: int
 
 
@@ -78,7 +78,7 @@ class Check:
 
     @property
     def passed(self) -> bool:
-        """A figure that is not known is one that falls short."""
+        """An unknown figure (nan) does not pass."""
         return not math.isnan(self.found) and self.found >= self.least
 
     def __str__(self) -> str:
@@ -88,7 +88,7 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """The checks between two steps of the ladder."""
+    """The checks between two modes of the rollout."""
 
     before: Mode
     after: Mode
@@ -105,43 +105,43 @@ class Gate:
 
     @property
     def figures(self) -> dict[str, float]:
-        """What was found, by name: for the revision that follows. What is not known is left out."""
+        """The figures found, by name, to be stored with the next revision; unknown ones are left out."""
         return {check.name: check.found for check in self.checks if math.isfinite(check.found)}
 
 
-def after_apprenticeship(shown: Imitation, asked: Thresholds) -> Gate:
+def apprentice_gate(imitation: Imitation, thresholds: Thresholds) -> Gate:
     """From apprentice to shadow."""
     return Gate(
         Mode.APPRENTICE,
         Mode.SHADOW,
         (
-            Check("slates", "the number of slates to compare", shown.slates, asked.min_slates),
+            Check("slates", "the number of slates to compare", imitation.slates, thresholds.min_slates),
             Check(
                 "match_rate",
-                f"the share of slates that {shown.policy} would have begun alike",
-                shown.match_rate.mean,
-                asked.match_rate,
+                f"the share of slates that {imitation.policy} would have begun alike",
+                imitation.match_rate.mean,
+                thresholds.match_rate,
             ),
         ),
     )
 
 
-def after_shadow(value: Valuation | None, asked: Thresholds) -> Gate:
+def shadow_gate(value: OffPolicyEstimate | None, thresholds: Thresholds) -> Gate:
     """From shadow to canary. `value` None: there is no estimate, which passes nothing."""
     nothing = math.nan
-    found = value or Valuation("the policy", nothing, nothing, nothing, nothing, nothing, 0)
-    least = found.baseline - asked.tolerance * abs(found.baseline)
+    found = value or OffPolicyEstimate("the policy", nothing, nothing, nothing, nothing, nothing, 0)
+    least = found.baseline - thresholds.tolerance * abs(found.baseline)
     return Gate(
         Mode.SHADOW,
         Mode.CANARY,
         (
-            Check("slates", "the number of slates that the estimate is from", found.slates, asked.min_slates),
-            Check("ess", "the effective sample size of the estimate", found.ess, asked.min_ess),
+            Check("slates", "the number of slates that the estimate is from", found.slates, thresholds.min_slates),
+            Check("ess", "the effective sample size of the estimate", found.ess, thresholds.min_ess),
             Check(
                 "support",
                 f"the share of {found.policy}'s choices that the baseline makes at times",
                 found.support,
-                asked.min_support,
+                thresholds.min_support,
             ),
             Check(
                 "value_lower",
@@ -154,34 +154,37 @@ def after_shadow(value: Valuation | None, asked: Thresholds) -> Gate:
     )
 
 
-def after_canary(experiment: Experiment, asked: Thresholds) -> Gate:
-    """From canary to online: surely not worse than the control by the margin or more."""
+def canary_gate(experiment: Experiment, thresholds: Thresholds) -> Gate:
+    """From canary to online: the canary is not worse than the control by the margin or more (non-inferiority)."""
     lower, _ = _canary_beside_control(experiment)
     name = "the lower bound of canary minus control, in reward per slate,"
-    worst = math.nextafter(-asked.margin, math.inf)  # above -margin, not at it
+    worst = math.nextafter(-thresholds.margin, math.inf)  # above -margin, not at it
     return Gate(
         Mode.CANARY,
         Mode.ONLINE,
-        (*_enough_users(experiment, asked), Check("difference_lower", name, lower, worst)),
+        (*_enough_users(experiment, thresholds), Check("difference_lower", name, lower, worst)),
     )
 
 
-def larger_canary(experiment: Experiment, asked: Thresholds) -> Gate:
-    """From a canary to one with a larger share: not known to be worse than the control."""
+def larger_canary_gate(experiment: Experiment, thresholds: Thresholds) -> Gate:
+    """From a canary to a larger share: the canary is not significantly worse than the control."""
     _, upper = _canary_beside_control(experiment)
     name = "the upper bound of canary minus control, in reward per slate,"
     return Gate(
         Mode.CANARY,
         Mode.CANARY,
-        (*_enough_users(experiment, asked), Check("difference_upper", name, upper, 0.0)),
+        (*_enough_users(experiment, thresholds), Check("difference_upper", name, upper, 0.0)),
     )
 
 
-def _enough_users(experiment: Experiment, asked: Thresholds) -> tuple[Check, ...]:
+def _enough_users(experiment: Experiment, thresholds: Thresholds) -> tuple[Check, ...]:
     users = {arm.name: arm.users for arm in experiment.arms}
     return tuple(
         Check(
-            f"{arm}_users", f"the number of users of arm {arm} whose window is over", users.get(arm, 0), asked.min_users
+            f"{arm}_users",
+            f"the number of users of arm {arm} whose window is over",
+            users.get(arm, 0),
+            thresholds.min_users,
         )
         for arm in (CANARY, CONTROL)
     )

@@ -1,7 +1,7 @@
-"""How well an apprentice does as it is shown: the share of slates on which it would have begun with the same item.
+"""How closely an apprentice follows the policy that is shown: on which share of slates its first item is the same.
 
-Also the overlap at k: the share of a slate's k items that it would have shown as well, at whatever place. Only places
-whose outcome is known count, so a slate without a known first place has an overlap and no match.
+Also the overlap at k: the share of a slate's k items that it proposed too, at any position. Only positions whose
+outcome is known count, so a slate whose first position is unknown has an overlap and no match.
 """
 
 from __future__ import annotations
@@ -10,26 +10,28 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from streamrec.evaluation.experiments.confidence import EmpiricalBernstein, Interval
-from streamrec.evaluation.experiments.slates import Settlement
+from streamrec.evaluation.experiments.confidence import EmpiricalBernstein, MeanInterval
+from streamrec.evaluation.experiments.slates import SettledSlates
 
 
 @dataclass(frozen=True, slots=True)
 class Imitation:
-    """How alike an apprentice's slates and the shown ones are; all in [0, 1]."""
+    """Agreement of an apprentice's slates with those shown; rates are in [0, 1]."""
 
     policy: str
     slates: int  # whose first place is known
-    match_rate: Interval  # of the first place
+    match_rate: MeanInterval  # of the first place
     overlap: float  # at k, averaged over slates: nan without any
     k: int  # places of the longest slate
 
 
-def imitation(settlement: Settlement, policy: str, alpha: float = 0.05) -> Imitation:
-    """What an apprentice proposed, beside what was shown."""
-    pairs = [(slate, slate.proposed[policy]) for slate in settlement.slates() if policy in slate.proposed]
+def imitation(settled: SettledSlates, policy: str, alpha: float = 0.05) -> Imitation:
+    """Compare what an apprentice proposed with what was shown; `alpha` is of the match rate's interval."""
+    pairs = [(slate, slate.proposed[policy]) for slate in settled.slates() if policy in slate.proposed]
     matches = EmpiricalBernstein(0.0, 1.0, alpha)
-    matches.extend(np.array([float(proposed.first) for _, proposed in pairs if proposed.first is not None]))
+    matches.extend(
+        np.array([float(proposed.first_matches) for _, proposed in pairs if proposed.first_matches is not None])
+    )
     overlaps = [len(slate.items & proposed.items) / len(slate.items) for slate, proposed in pairs]
     return Imitation(
         policy,

@@ -1,4 +1,4 @@
-"""Draws an experiment: each arm's sequence over time, and the preference of a duel.
+"""Draws an experiment: each arm's confidence sequence over time, and the preference between interleaved policies.
 
 Knows nothing of how they were computed.
 """
@@ -9,8 +9,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from streamrec.evaluation.experiments.arms import Experiment, Trace
-from streamrec.evaluation.experiments.interleaving import InterleavedPair
+from streamrec.evaluation.experiments.arms import Experiment, IntervalsOverTime
+from streamrec.evaluation.experiments.interleaving import InterleavingResult
 from streamrec.evaluation.plotting import (
     EMPTY,
     INK,
@@ -27,17 +27,19 @@ POINTS = 400
 """Of a line in a plot."""
 
 
-def pictures(experiment: Experiment, duel: InterleavedPair | None) -> Mapping[str, str]:
+def pictures(experiment: Experiment, interleaving: InterleavingResult | None) -> Mapping[str, str]:
     """SVG files by name: the sequences over time."""
     drawn = {}
     if any(arm.users for arm in experiment.arms):
         drawn["arms.svg"] = sequences("reward per slate", {arm.name: arm.trace for arm in experiment.arms})
-    if duel is not None:
-        drawn["interleaving.svg"] = sequences(f"preference over {duel.second}", {duel.first: duel.trace}, level=0.5)
+    if interleaving is not None:
+        drawn["interleaving.svg"] = sequences(
+            f"preference over {interleaving.second}", {interleaving.first: interleaving.trace}, level=0.5
+        )
     return drawn
 
 
-def sequences(label: str, traces: Mapping[str, Trace], level: float | None = None) -> str:
+def sequences(label: str, traces: Mapping[str, IntervalsOverTime], level: float | None = None) -> str:
     """Means with their intervals over time, as an SVG file; `level` is a line to compare them with."""
     drawn = {name: _thinned(trace) for name, trace in traces.items() if len(trace.ts)}
     if not drawn:
@@ -60,6 +62,6 @@ def sequences(label: str, traces: Mapping[str, Trace], level: float | None = Non
     return standalone(svg_of(figure, f"{label} over time, with intervals: {', '.join(drawn)}"))
 
 
-def _thinned(trace: Trace) -> Trace:
+def _thinned(trace: IntervalsOverTime) -> IntervalsOverTime:
     at = np.unique(np.linspace(0, len(trace.ts) - 1, POINTS).round().astype(int))
-    return Trace(trace.ts[at], trace.mean[at], trace.lower[at], trace.upper[at])
+    return IntervalsOverTime(trace.ts[at], trace.mean[at], trace.lower[at], trace.upper[at])

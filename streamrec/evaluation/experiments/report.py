@@ -1,6 +1,6 @@
-"""An experiment's figures as plain values, in a shape that stays.
+"""An experiment's figures as plain values for JSON, with keys that do not change.
 
-Figures that are not known are null. Knows nothing of where outcomes come from.
+Unknown figures are null. Knows nothing of where outcomes come from.
 """
 
 from __future__ import annotations
@@ -8,38 +8,38 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from streamrec.evaluation.experiments.arms import Arm, Comparison, Experiment, SignificanceTerms
-from streamrec.evaluation.experiments.confidence import Interval
+from streamrec.evaluation.experiments.arms import Arm, Comparison, Experiment, ExperimentDesign
+from streamrec.evaluation.experiments.confidence import MeanInterval
 from streamrec.evaluation.experiments.imitation import Imitation
-from streamrec.evaluation.experiments.interleaving import InterleavedPair
+from streamrec.evaluation.experiments.interleaving import InterleavingResult
 from streamrec.evaluation.experiments.significance import Significance
-from streamrec.evaluation.experiments.slates import Settlement
+from streamrec.evaluation.experiments.slates import SettledSlates
 
 
 def figures(
-    settlement: Settlement,
-    terms: SignificanceTerms,
+    settled: SettledSlates,
+    design: ExperimentDesign,
     experiment: Experiment,
-    duel: InterleavedPair | None,
+    interleaving: InterleavingResult | None,
     imitation: Imitation | None,
 ) -> dict[str, Any]:
-    """Everything that `streamrec experiment --json` prints."""
-    times = [slate.ts for slate in settlement.slates()]
+    """What `streamrec experiment --json` prints."""
+    times = [slate.ts for slate in settled.slates()]
     return {
         "first_ts": times[0] if times else None,
         "last_ts": times[-1] if times else None,
-        "outcomes": settlement.outcomes,
-        "duplicates": settlement.duplicates,
+        "outcomes": settled.outcomes,
+        "duplicates": settled.duplicates,
         "slates": len(times),
         "moved_slates": experiment.moved_slates,
-        "alpha": terms.alpha,
-        "method": terms.method.value,
-        "window_h": terms.window_ms / 3_600_000,
-        "bound": settlement.bound,
+        "alpha": design.alpha,
+        "method": design.method.value,
+        "window_h": design.window_ms / 3_600_000,
+        "bound": settled.bound,
         "control": experiment.arms[0].name if experiment.arms else None,
         "arms": [_arm(arm) for arm in experiment.arms],
         "comparisons": [_comparison(compared) for compared in experiment.comparisons],
-        "interleaving": None if duel is None else _duel(duel),
+        "interleaving": None if interleaving is None else _interleaving(interleaving),
         "imitation": None if imitation is None else _imitation(imitation),
     }
 
@@ -62,20 +62,20 @@ def _comparison(compared: Comparison) -> dict[str, Any]:
         "arm": compared.arm,
         "control": compared.control,
         "difference": _interval(compared.difference),
-        **_verdict(compared.verdict),
+        **_verdict(compared.significance),
     }
 
 
-def _duel(duel: InterleavedPair) -> dict[str, Any]:
+def _interleaving(interleaving: InterleavingResult) -> dict[str, Any]:
     return {
-        "first": duel.first,
-        "second": duel.second,
-        "slates": duel.slates,
-        "wins": duel.wins,
-        "losses": duel.losses,
-        "ties": duel.ties,
-        "preference": _interval(duel.preference),
-        **_verdict(duel.verdict),
+        "first": interleaving.first,
+        "second": interleaving.second,
+        "slates": interleaving.slates,
+        "wins": interleaving.wins,
+        "losses": interleaving.losses,
+        "ties": interleaving.ties,
+        "preference": _interval(interleaving.preference),
+        **_verdict(interleaving.significance),
     }
 
 
@@ -89,11 +89,15 @@ def _imitation(imitation: Imitation) -> dict[str, Any]:
     }
 
 
-def _verdict(verdict: Significance) -> dict[str, Any]:
-    return {"verdict": verdict.standing.value, "slates_needed": verdict.slates_needed, "in_words": str(verdict)}
+def _verdict(significance: Significance) -> dict[str, Any]:
+    return {
+        "verdict": significance.decision.value,
+        "slates_needed": significance.slates_needed,
+        "in_words": str(significance),
+    }
 
 
-def _interval(interval: Interval) -> dict[str, float | None]:
+def _interval(interval: MeanInterval) -> dict[str, float | None]:
     return {name: _number(value) for name, value in interval._asdict().items()}
 
 

@@ -1,4 +1,4 @@
-"""What may be said of a difference, in words, and how much more it would take to say something.
+"""Whether a difference is significant, in words, and about how many more slates a decision needs.
 
 Knows nothing of where a difference comes from.
 """
@@ -9,16 +9,16 @@ import math
 from dataclasses import dataclass
 from enum import StrEnum
 
-from streamrec.evaluation.experiments.confidence import Interval
+from streamrec.evaluation.experiments.confidence import MeanInterval
 
 FEW = 30
-"""Below so many values on either side, a guess of how many more are needed would be a guess about nothing."""
+"""With fewer values on either side, no estimate of the slates still needed is given."""
 MOST = 1e6
-"""Times the data there are: beyond that the two are alike for all that matters."""
+"""The most times the present data that an estimate of what is needed may be; beyond, none is given."""
 
 
-class SignificanceTest(StrEnum):
-    """How one side stands to the other."""
+class Verdict(StrEnum):
+    """What is decided of one side in comparison with the other."""
 
     BETTER = "better"
     WORSE = "worse"
@@ -27,37 +27,37 @@ class SignificanceTest(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Significance:
-    """A standing and, while it is unknown, about how many more slates it would take; None where nobody can say."""
+    """A decision and, while it is open, about how many more slates it needs; None where that cannot be estimated."""
 
-    standing: SignificanceTest
+    decision: Verdict
     slates_needed: int | None = None
 
     def __str__(self) -> str:
-        if self.standing is not SignificanceTest.UNKNOWN:
-            return self.standing.value
+        if self.decision is not Verdict.UNKNOWN:
+            return self.decision.value
         if self.slates_needed is None:
-            return f"{self.standing.value}: there is too little to say how much more is needed"
-        return f"{self.standing.value}: needs about {self.slates_needed:,} more slates"
+            return f"{self.decision.value}: there is too little to say how much more is needed"
+        return f"{self.decision.value}: needs about {self.slates_needed:,} more slates"
 
 
-def verdict(difference: Interval, nothing: float, values: int, slates: int) -> Significance:
-    """What a difference says.
+def assess(difference: MeanInterval, nothing: float, values: int, slates: int) -> Significance:
+    """Decide by a confidence interval of a difference.
 
     Args:
-        difference: with its confidence sequence.
-        nothing: where neither side is better.
+        difference: its interval, from a confidence sequence.
+        nothing: the value at which neither side is better.
         values: independent values on the smaller side.
         slates: on both sides together.
     """
     if difference.lower > nothing:
-        return Significance(SignificanceTest.BETTER)
+        return Significance(Verdict.BETTER)
     if difference.upper < nothing:
-        return Significance(SignificanceTest.WORSE)
+        return Significance(Verdict.WORSE)
     margin, distance = (difference.upper - difference.lower) / 2, abs(difference.mean - nothing)
     if values < FEW or not math.isfinite(margin) or distance == 0:
-        return Significance(SignificanceTest.UNKNOWN)
+        return Significance(Verdict.UNKNOWN)
     factor = _factor(values, margin / distance)
-    return Significance(SignificanceTest.UNKNOWN, _rounded((factor - 1) * slates) if factor < MOST else None)
+    return Significance(Verdict.UNKNOWN, _rounded((factor - 1) * slates) if factor < MOST else None)
 
 
 def _factor(values: int, shrink: float) -> float:
@@ -71,6 +71,6 @@ def _factor(values: int, shrink: float) -> float:
 
 
 def _rounded(count: float) -> int:
-    """To two digits, upwards: it is a guess."""
+    """To two significant digits, upwards, as it is only an estimate."""
     unit: int = 10 ** max(math.floor(math.log10(max(count, 1.0))) - 1, 0)
     return math.ceil(max(count, 1.0) / unit) * unit

@@ -1,9 +1,9 @@
-"""Outcomes of single items, put together to slates: what each was worth, and to which side it is counted.
+"""Joins outcomes of single items into slates, each with its reward and the policy or arm that it counts for.
 
 An outcome counts once, however often it was published. A slate's reward is the sum of its items' rewards, clipped to
-[-bound, bound], so that no single slate decides. Memory: some hundred bytes per slate.
+[-bound, bound], so that no single slate dominates. Memory: some hundred bytes per slate.
 
-Knows nothing of topics: a partition is a number whose outcomes come in the order in which slates are settled.
+Knows nothing of topics: a partition is a number, and its outcomes come in the order in which slates become final.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from streamrec.events import Outcome
 
 
 @dataclass(slots=True)
-class Proposed:
-    """What an apprentice would have shown in a slate's place."""
+class ProposedSlate:
+    """The slate that an apprentice would have shown instead."""
 
-    first: bool | None = None  # its first item is the slate's first; None while that place's outcome is missing
+    first_matches: bool | None = None  # both begin with the same item; None while that position's outcome is missing
     items: set[str] = field(default_factory=set)
 
 
 @dataclass(slots=True)
 class SettledSlate:
-    """One slate and what came of it."""
+    """One slate and the rewards of its items."""
 
     user_id: str
     ts: int  # when it was shown, ms
@@ -36,14 +36,14 @@ class SettledSlate:
     gain: float = 0.0  # of all items together
     teams: dict[str, float] = field(default_factory=dict)  # of the items that each policy picked
     items: set[str] = field(default_factory=set)  # apprentices' slates alone
-    proposed: dict[str, Proposed] = field(default_factory=dict)  # by policy; likewise
+    proposed: dict[str, ProposedSlate] = field(default_factory=dict)  # by policy; likewise
 
 
-class Settlement:
-    """Slates as their outcomes come in."""
+class SettledSlates:
+    """Collects outcomes, in any order, into slates."""
 
     def __init__(self, bound: float = 1.0) -> None:
-        """`bound`: a slate is worth at most so much, and at least minus that."""
+        """A slate's reward is clipped to [-bound, bound]."""
         self.bound = bound
         self.outcomes = 0
         self.duplicates = 0
@@ -73,7 +73,7 @@ class Settlement:
         return True
 
     def reward(self, slate: SettledSlate) -> float:
-        """What a slate was worth, in [-bound, bound]."""
+        """The reward of a slate, in [-bound, bound]."""
         return min(max(slate.gain, -self.bound), self.bound)
 
     def slates(self) -> list[SettledSlate]:
@@ -86,7 +86,7 @@ def _compare(slate: SettledSlate, outcome: Outcome) -> None:
     for policy, other in outcome.alternatives.items():
         if other.proposal is None:
             continue
-        proposed = slate.proposed.setdefault(policy, Proposed())
+        proposed = slate.proposed.setdefault(policy, ProposedSlate())
         proposed.items.add(other.proposal.item_id)
         if outcome.position == 1:
-            proposed.first = other.proposal.item_id == outcome.item_id
+            proposed.first_matches = other.proposal.item_id == outcome.item_id

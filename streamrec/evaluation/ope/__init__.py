@@ -1,6 +1,6 @@
-"""Off-policy evaluation: what a policy would have earned, from the log of another that noted its propensities.
+"""Off-policy evaluation (OPE): the value of a target policy, from the log of another policy with its propensities.
 
     topic or file -> rounds -> weights -> reward model -> estimators -> intervals -> report
 
-Knows nothing of workers, models of this system or Kafka: a reader hands over columns.
+Knows nothing of workers, Kafka or this system's models: readers hand over columns.
 """

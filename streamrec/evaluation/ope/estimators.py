@@ -1,6 +1,6 @@
-"""The estimators, each as sums over slates, so that a resample of slates needs no second look at the rows.
+"""The estimators, each as sums over slates, so that a bootstrap resample of slates needs no pass over the rows.
 
-With w the importance weight, r the reward, q(shown) and q(target) what the reward model expects, a slate is worth
+With w the importance weight, r the reward, q(shown) and q(target) the reward model's predictions, a slate's value is
 
     IPS           sum_l w r                                          Horvitz, Thompson, 1952; Strehl et al., 2010
     clipped IPS   sum_l min(w, M) r                                  Ionides, 2008; Bottou et al., 2013
@@ -10,7 +10,7 @@ With w the importance weight, r the reward, q(shown) and q(target) what the rewa
     switch-DR     sum_l w 1[w <= T] (r - q(shown)) + q(target)       Wang, Agarwal, Dudik, ICML 2017
     shrunk DR     sum_l L w / (w^2 + L) (r - q(shown)) + q(target)   Su et al., ICML 2020
 
-and the value is the mean over slates. `share_l` is the part of slates that have a row l.
+and the estimate is the mean over slates. `share_l` is the share of slates that have a row l.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ TITLES = {
     "switch_dr": "switch-DR",
     "shrunk_dr": "shrunk DR",
 }
-"""How each estimator is called, by its name."""
+"""Display name of each estimator."""
 
 SWITCH_QUANTILES = (0.5, 0.8, 0.9, 0.95, 0.99, 0.999, 1.0)
 SHRINKAGES = (0.0, 1.0, 10.0, 100.0, 1_000.0, 10_000.0, 100_000.0, np.inf)
@@ -39,12 +39,12 @@ SHRINKAGES = (0.0, 1.0, 10.0, 100.0, 1_000.0, 10_000.0, 100_000.0, np.inf)
 
 @dataclass(frozen=True, slots=True)
 class Estimator:
-    """One way to value the target.
+    """One estimate of the target's value, in a form that can be resampled.
 
     `value` maps sums over any collection of slates, (..., parts), to the value, (...). `influence` is how far each
     slate moves the value, (slates,), mean zero: exact for means, to first order for ratios. `mass` is how much that
     falls as the value rises, (slates,), mean one; None stands for ones, as means have them. `bound` holds the least
-    and the largest that a slate (of a ratio: a row) could be worth. `tuned` is the clip, switch or shrinkage used.
+    and the largest value that a slate (of a ratio: a row) can have. `tuned` is the clip, switch or shrinkage used.
     """
 
     name: str
@@ -98,12 +98,12 @@ def snips(rounds: Rounds, weights: Float64) -> Estimator:
 
 
 def direct_method(rounds: Rounds, predictions: Predictions) -> Estimator:
-    """What the reward model expects of the target."""
+    """The reward model's prediction for the target (the direct method)."""
     return _mean("dm", rounds, predictions.target, _prediction_bound(rounds, predictions))
 
 
 def doubly_robust(rounds: Rounds, weights: Float64, predictions: Predictions) -> Estimator:
-    """The direct method, corrected by the weighted residuals: right when either weights or model are."""
+    """The direct method, corrected by weighted residuals: consistent when either the weights or the model are right."""
     return _corrected("dr", rounds, weights, weights, predictions)
 
 

@@ -1,4 +1,4 @@
-"""One evaluation from rounds to figures: weights, predictions, estimators, intervals, doubts."""
+"""One evaluation from rounds to figures: weights, predictions, estimators, intervals, warnings."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from streamrec.evaluation.ope import estimators as family
+from streamrec.evaluation.ope import estimators
 from streamrec.evaluation.ope.estimators import Estimator
 from streamrec.evaluation.ope.intervals import Interval, bernstein, bootstrap
 from streamrec.evaluation.ope.reward_model import Actions, Features, predictions
 from streamrec.evaluation.ope.rounds import Float64, Int64, Predictions, Rounds
-from streamrec.evaluation.ope.support import Origin, warnings
+from streamrec.evaluation.ope.support import LogOrigin, warnings
 from streamrec.evaluation.ope.weights import StepWeights, Weighting, by_step, effective_sample_size, importance_weights
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
+class EvaluationOptions:
     """How to evaluate. `switch` and `shrinkage` are chosen by the log where they are None."""
 
     weighting: Weighting = Weighting.PREFIX
@@ -30,19 +30,19 @@ class Options:
 
 
 @dataclass(frozen=True, slots=True)
-class Logged:
-    """A log as one target sees it. Without `described` or `wanted` there is nothing to fit a reward model to."""
+class TargetLog:
+    """A log prepared for one target policy. The reward model needs both `shown_features` and `target_features`."""
 
     target: str
     rounds: Rounds
-    origin: Origin
-    described: Features | None = None  # (rows,) what was shown
-    wanted: Features | Actions | None = None  # (rows,) a draw from the target, or all of its distribution
+    origin: LogOrigin
+    shown_features: Features | None = None  # (rows,) what was shown
+    target_features: Features | Actions | None = None  # (rows,) a draw from the target, or all of its distribution
 
 
 @dataclass(frozen=True, slots=True)
-class Value:
-    """What one estimator says. `variance_only`: the interval knows nothing of the estimator's bias."""
+class PolicyValue:
+    """The result of one estimator. With `variance_only`, the interval does not include the estimator's bias."""
 
     name: str
     value: float
@@ -54,14 +54,14 @@ class Value:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """What is known of a target; `logged` is the mean reward per slate of the policy that made the log."""
+    """The evaluation of one target; `logged` is the mean reward per slate of the policy that made the log."""
 
     target: str
-    options: Options
+    options: EvaluationOptions
     rounds: Rounds
-    origin: Origin
-    logged: Value
-    values: tuple[Value, ...]
+    origin: LogOrigin
+    logged: PolicyValue
+    values: tuple[PolicyValue, ...]
     weights: Float64  # (rows,)
     steps: tuple[StepWeights, ...]
     warnings: tuple[str, ...]
@@ -69,26 +69,26 @@ class Evaluation:
 
     @property
     def ess(self) -> float:
-        """Slates that the weighted slates are worth, by the weights of all rows together, in slates."""
+        """Effective sample size by the weights of all rows together, in slates."""
         return effective_sample_size(self.weights) * self.rounds.slates / max(len(self.rounds), 1)
 
 
 UNBIASED = frozenset({"logged", "ips", "snips", "dr"})
-"""Whose interval is one for the target's value; the others' bias is unknown."""
+"""Estimators whose interval is one for the target's value; the bias of the others is unknown."""
 
 
-def evaluate(logged: Logged, options: Options) -> Evaluation:
-    """Value the target by every estimator that the log has the means for."""
+def evaluate(logged: TargetLog, options: EvaluationOptions) -> Evaluation:
+    """Estimate the target's value by every estimator that the log allows."""
     rounds = logged.rounds
     weights = importance_weights(rounds, options.weighting)
     fitted, why_not = _fitted(logged, options)
-    own = family.ips(rounds, np.ones(len(rounds)))
-    found = [own, *_estimators(rounds, weights, fitted, options)]
+    logging_policy = estimators.ips(rounds, np.ones(len(rounds)))
+    found = [logging_policy, *_estimators(rounds, weights, fitted, options)]
     intervals = bootstrap(found, draws=options.draws, level=options.level, seed=options.seed, cluster=rounds.cluster)
     names = ["logged", *(estimator.name for estimator in found[1:])]
     values = [_value(*each, rounds, options) for each in zip(names, found, intervals, strict=True)]
     steps = by_step(rounds, weights)
-    doubts = warnings(rounds, weights, steps, logged.origin, options.clip)
+    found_warnings = warnings(rounds, weights, steps, logged.origin, options.clip)
     return Evaluation(
         target=logged.target,
         options=options,
@@ -98,54 +98,58 @@ def evaluate(logged: Logged, options: Options) -> Evaluation:
         values=tuple(values[1:]),
         weights=weights,
         steps=tuple(steps),
-        warnings=tuple(doubts),
+        warnings=tuple(found_warnings),
         without_model=why_not,
     )
 
 
 def folds_of(rounds: Rounds, folds: int, seed: int) -> Int64:
-    """A fold for each row, (rows,): whole slates, and whole clusters, drawn evenly."""
+    """A random fold for each row, (rows,); the rows of a slate, and of a cluster, share one."""
     units = rounds.slates if rounds.cluster is None else int(rounds.cluster.max()) + 1
     dealt = np.random.default_rng(seed).permutation(units) % max(min(folds, units), 2)
     by_slate = dealt if rounds.cluster is None else dealt[rounds.cluster]
     return np.asarray(by_slate[rounds.slate])
 
 
-def _fitted(logged: Logged, options: Options) -> tuple[Predictions | None, str | None]:
-    if logged.described is None or logged.wanted is None:
+def _fitted(logged: TargetLog, options: EvaluationOptions) -> tuple[Predictions | None, str | None]:
+    if logged.shown_features is None or logged.target_features is None:
         return None, "the log does not say what the target would have shown itself"
     if logged.rounds.slates < 2:
         return None, "a single slate cannot be predicted from others"
     fold = folds_of(logged.rounds, options.folds, options.seed)
-    return predictions(logged.described, logged.rounds.reward, fold, logged.wanted), None
+    return predictions(logged.shown_features, logged.rounds.reward, fold, logged.target_features), None
 
 
-def _estimators(rounds: Rounds, weights: Float64, fitted: Predictions | None, options: Options) -> list[Estimator]:
+def _estimators(
+    rounds: Rounds, weights: Float64, fitted: Predictions | None, options: EvaluationOptions
+) -> list[Estimator]:
     found = [
-        family.ips(rounds, weights),
-        family.clipped_ips(rounds, weights, options.clip),
-        family.snips(rounds, weights),
+        estimators.ips(rounds, weights),
+        estimators.clipped_ips(rounds, weights, options.clip),
+        estimators.snips(rounds, weights),
     ]
     if fitted is not None:
         found += [
-            family.direct_method(rounds, fitted),
-            family.doubly_robust(rounds, weights, fitted),
-            family.switch_dr(rounds, weights, fitted, options.switch),
-            family.shrunk_dr(rounds, weights, fitted, options.shrinkage),
+            estimators.direct_method(rounds, fitted),
+            estimators.doubly_robust(rounds, weights, fitted),
+            estimators.switch_dr(rounds, weights, fitted, options.switch),
+            estimators.shrunk_dr(rounds, weights, fitted, options.shrinkage),
         ]
     return found
 
 
-def _value(name: str, estimator: Estimator, interval: Interval, rounds: Rounds, options: Options) -> Value:
-    """Intervals are cut to what a slate can be worth by the least and the largest reward seen."""
+def _value(
+    name: str, estimator: Estimator, interval: Interval, rounds: Rounds, options: EvaluationOptions
+) -> PolicyValue:
+    """The estimate with its intervals, which are clipped to the values that a slate can have by the rewards seen."""
     least = min(0.0, float(rounds.reward.min())) * rounds.steps
     most = max(0.0, float(rounds.reward.max())) * rounds.steps
     exact = bernstein(estimator, options.level)
-    return Value(
+    return PolicyValue(
         name=name,
         value=estimator.estimate,
-        interval=interval.within(least, most),
-        bernstein=None if exact is None else exact.within(least, most),
+        interval=interval.clipped(least, most),
+        bernstein=None if exact is None else exact.clipped(least, most),
         variance_only=name not in UNBIASED,
         tuned=estimator.tuned,
     )

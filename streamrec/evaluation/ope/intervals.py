@@ -1,6 +1,6 @@
 """Intervals for values: the studentised bootstrap over slates, and empirical Bernstein.
 
-The bootstrap draws slates anew with replacement, all estimators from the same draws. Of each draw it takes
+The bootstrap resamples slates with replacement, the same resamples for all estimators. Of each draw it takes
 t = (value* - value) / error*, and the interval is value - error * quantiles(t) (Efron, Tibshirani, "An Introduction to
 the Bootstrap", 1993, chapter 12.5). Importance weighted rewards are skewed, so that the upper ends of normal and
 percentile intervals are too low; t is skewed likewise, and corrects it. Errors are those of the linearised value, each
@@ -28,13 +28,13 @@ COUNTED_AT_ONCE = 100_000
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """From `low` to `high`, both of the value's own unit."""
+    """An interval from `low` to `high`, in the unit of the value (reward per slate)."""
 
     low: float
     high: float
 
-    def within(self, least: float, most: float) -> Interval:
-        """What of the interval is possible."""
+    def clipped(self, least: float, most: float) -> Interval:
+        """The interval clipped to [least, most]."""
         return Interval(min(max(self.low, least), most), max(min(self.high, most), least))
 
 
@@ -48,7 +48,7 @@ def bootstrap(
         draws: resamples; 200 are enough for a first look, 1,000 for figures that are published.
         level: how often the interval is to hold the value, as .95.
         seed: of the draws.
-        cluster: (slates,) drawn anew together; None draws each slate by itself.
+        cluster: (slates,) slates of one cluster are resampled together; None resamples single slates.
     """
     parts = [_columns(estimator, cluster) for estimator in estimators]
     columns = np.hstack(parts)  # (clusters, all columns)
@@ -66,7 +66,7 @@ def bootstrap(
 
 
 def _columns(estimator: Estimator, cluster: Int64 | None) -> Float64:
-    """What of each cluster is summed over a draw: the parts of the value, then the moments that its error needs."""
+    """The columns to sum over a resample, one row per cluster: parts of the value, then moments for its error."""
     if estimator.mass is None and cluster is None:  # of means, where the mass is 1, one moment tells all
         return np.column_stack([estimator.sums, estimator.influence**2])
     mass = np.ones(len(estimator.sums)) if estimator.mass is None else estimator.mass
@@ -76,7 +76,7 @@ def _columns(estimator: Estimator, cluster: Int64 | None) -> Float64:
 
 
 def _error(moments: Float64, shift: Float64 | float, clusters: int, slates: int) -> Float64:
-    """The standard error by a draw whose value is off by `shift`: its influences are influence - shift * mass."""
+    """The standard error from a resample whose value is off by `shift`: influences are influence - shift * mass."""
     if moments.shape[-1] == 1:
         squares, total = moments[..., 0] - slates * np.square(shift), float(slates)
     else:
@@ -90,37 +90,41 @@ def bernstein(estimator: Estimator, level: float) -> Interval | None:
     """The empirical Bernstein interval of a mean, or of a ratio of means by the union bound; None for one slate."""
     if len(estimator.sums) < 2:
         return None
-    outside = 1.0 - level
+    alpha = 1.0 - level
     if estimator.sums.shape[1] == 2:
-        reach = _reach(estimator.sums[:, 0], estimator.bound[1] - estimator.bound[0], outside)
-        return Interval(estimator.estimate - reach, estimator.estimate + reach)
-    return _ratios(estimator, outside)
+        half_width = _half_width(estimator.sums[:, 0], estimator.bound[1] - estimator.bound[0], alpha)
+        return Interval(estimator.estimate - half_width, estimator.estimate + half_width)
+    return _ratio_interval(estimator, alpha)
 
 
-def _ratios(estimator: Estimator, outside: float) -> Interval:
+def _ratio_interval(estimator: Estimator, alpha: float) -> Interval:
     """Self-normalised: at each step E[w r] / E[w] times the share of slates, all three with a part of the error."""
     seen, weight, earned = np.split(estimator.sums[:, :-1], 3, axis=1)  # (slates, steps) each
     low = high = 0.0
     for step in range(seen.shape[1]):
-        part = outside / (3 * seen.shape[1])
+        part = alpha / (3 * seen.shape[1])
         span = estimator.bound[1] - estimator.bound[0]
-        mass = _around(weight[:, step], float(weight.max()), part)
-        worth = _around(earned[:, step], span, part)
-        share = _around(seen[:, step], 1.0, part).within(0.0, 1.0) if seen[:, step].min() < 1 else Interval(1.0, 1.0)
+        mass = _mean_interval(weight[:, step], float(weight.max()), part)
+        worth = _mean_interval(earned[:, step], span, part)
+        share = (
+            _mean_interval(seen[:, step], 1.0, part).clipped(0.0, 1.0)
+            if seen[:, step].min() < 1
+            else Interval(1.0, 1.0)
+        )
         least, most = max(mass.low, 1e-12), max(mass.high, 1e-12)
-        low += min(worth.low / end * part_of for end in (least, most) for part_of in (share.low, share.high))
-        high += max(worth.high / end * part_of for end in (least, most) for part_of in (share.low, share.high))
+        low += min(worth.low / end * share_end for end in (least, most) for share_end in (share.low, share.high))
+        high += max(worth.high / end * share_end for end in (least, most) for share_end in (share.low, share.high))
     return Interval(low, high)
 
 
-def _around(values: Float64, span: float, outside: float) -> Interval:
-    reach = _reach(values, span, outside)
-    return Interval(float(values.mean()) - reach, float(values.mean()) + reach)
+def _mean_interval(values: Float64, span: float, alpha: float) -> Interval:
+    half_width = _half_width(values, span, alpha)
+    return Interval(float(values.mean()) - half_width, float(values.mean()) + half_width)
 
 
-def _reach(values: Float64, span: float, outside: float) -> float:
-    """How far the mean of so many values within `span` is from its expectation, but for `outside` of both sides."""
-    log = np.log(4.0 / outside)  # ln(2 / delta), with half of it for each side
+def _half_width(values: Float64, span: float, alpha: float) -> float:
+    """Half the width of the 1 - alpha interval around the mean of values whose range is `span`."""
+    log = np.log(4.0 / alpha)  # ln(2 / delta), with half of it for each side
     count = len(values)
     return float(np.sqrt(2.0 * values.var(ddof=1) * log / count) + 7.0 * span * log / (3.0 * (count - 1)))
 

@@ -1,4 +1,4 @@
-"""Outcomes as rounds: columns that grow record by record, and the log as each target sees it.
+"""Reads outcomes into columns, record by record, and hands over the log of each target policy.
 
 Memory is bounded by the limit on rows: ids are kept as 64-bit digests, everything else as numbers. With eleven models
 and one target that is 280 bytes a row, and 1 kB while it is evaluated. Knows nothing of topics.
@@ -14,24 +14,24 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from streamrec.errors import ConfigError
-from streamrec.evaluation.ope.evaluation import Logged
+from streamrec.evaluation.ope.evaluation import TargetLog
 from streamrec.evaluation.ope.reward_model import Features
 from streamrec.evaluation.ope.rounds import Bool, Float64, Int64, Rounds
-from streamrec.evaluation.ope.support import Origin
+from streamrec.evaluation.ope.support import LogOrigin
 from streamrec.events import Outcome
 
 LOGGED = "logged"
 """The target that is the logging policy itself."""
-MOST_PLACES = 32
+MAX_POSITIONS = 32
 """Positions further down share the last one's effect in the reward model."""
-MOST_ITEMS = 200
+MAX_ITEMS = 200
 """With more items than these the reward model knows them by their scores alone."""
-MOST_MODELS = 64
+MAX_MODELS = 64
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
-    """Which outcomes count. Times are in ms and mean when the slate was shown; None asks for nothing."""
+class OutcomeFilter:
+    """Which outcomes are read. Times are in ms, and are those at which slates were shown; None does not filter."""
 
     since: int | None = None
     until: int | None = None
@@ -40,7 +40,7 @@ class Wanted:
     arm: str | None = None
 
     def accepts(self, outcome: Outcome) -> bool:
-        """Whether this one counts."""
+        """Whether the outcome passes the filter."""
         shown = outcome.shown_ts or outcome.ts
         return (
             (self.since is None or shown >= self.since)
@@ -52,8 +52,8 @@ class Wanted:
 
 
 @dataclass(slots=True)
-class _Described:
-    """What is known of one item per row: who, with what score, and what each model says."""
+class _ItemColumns:
+    """One item per row: digest of its id, score, and each model's score."""
 
     item: array[int] = field(default_factory=lambda: array("q"))
     score: array[float] = field(default_factory=lambda: array("d"))
@@ -64,30 +64,30 @@ class _Described:
         self.item.append(0 if item_id is None else digest(item_id))
         self.score.append(score)
         for name in scores:
-            if name not in self.scores and len(self.scores) < MOST_MODELS:
+            if name not in self.scores and len(self.scores) < MAX_MODELS:
                 self.scores[name] = array("d", [np.nan]) * row
         for name, column in self.scores.items():
             column.append(scores.get(name, np.nan))
 
 
 @dataclass(slots=True)
-class _Target:
-    """One target's columns, NaN and no item where an outcome does not name it."""
+class _TargetColumns:
+    """Columns of one target policy; NaN and no item where an outcome does not name the policy."""
 
     propensity: array[float]
-    proposal: _Described
+    proposal: _ItemColumns
 
 
-class Outcomes:
-    """Takes outcomes in any order; hands over the log as a target sees it.
+class OutcomeLog:
+    """Collects outcomes in any order; hands over the log prepared for a target policy.
 
     An outcome that comes again, as after a crash, counts once; one without a propensity in (0, 1] is left out and
     counted. `full` once `limit` rows are held.
     """
 
-    def __init__(self, wanted: Wanted, limit: int, *, by_user: bool = False) -> None:
-        """With `by_user`, the slates of one user are drawn anew together."""
-        self.wanted = wanted
+    def __init__(self, outcome_filter: OutcomeFilter, limit: int, *, by_user: bool = False) -> None:
+        """With `by_user`, the slates of one user are resampled together."""
+        self.outcome_filter = outcome_filter
         self.limit = limit
         self.by_user = by_user
         self.unusable = 0
@@ -98,8 +98,8 @@ class Outcomes:
         self.policies: dict[str, None] = {}
         self._ids = {name: array("q") for name in ("outcome", "slate", "user", "position", "ts")}
         self._reward, self._propensity = array("d"), array("d")
-        self._shown = _Described()
-        self._targets: dict[str, _Target] = {}
+        self._shown = _ItemColumns()
+        self._targets: dict[str, _TargetColumns] = {}
 
     def __len__(self) -> int:
         return len(self._reward)
@@ -111,13 +111,13 @@ class Outcomes:
 
     @property
     def targets(self) -> tuple[str, ...]:
-        """Every policy that outcomes say something of, the logging policy first."""
+        """Every policy that can be evaluated, the logging policy first."""
         return (LOGGED, *sorted(self._targets))
 
     def add(self, outcome: Outcome) -> None:
-        """Take one, if it counts and there is room."""
+        """Add an outcome if it passes the filter and there is room."""
         self.read += 1
-        if self.full or not self.wanted.accepts(outcome):
+        if self.full or not self.outcome_filter.accepts(outcome):
             return
         if not 0.0 < outcome.propensity <= 1.0 + 1e-9:
             self.unusable += 1
@@ -137,11 +137,11 @@ class Outcomes:
         self.first_ts = shown if self.first_ts is None else min(self.first_ts, shown)
         self.last_ts = shown if self.last_ts is None else max(self.last_ts, shown)
 
-    def logged(self, target: str) -> Logged:
-        """The slates that say what the target would have done.
+    def logged(self, target: str) -> TargetLog:
+        """The slates whose outcomes have the target's propensities, as rounds with features.
 
         Raises:
-            ConfigError: no outcome names the target, or none counted at all.
+            ConfigError: no outcome names the target, or none was read at all.
         """
         if target not in self.targets or len(self) == 0:
             held = "none of them counts" if len(self) == 0 else f"they name {', '.join(self.targets)}"
@@ -160,9 +160,9 @@ class Outcomes:
         rounds = Rounds(slate, np.array(self._reward)[order], propensity, np.clip(other, 0.0, 1.0), cluster)
         shown, drawn = self._columns(self._shown, order), self._columns(proposal, order)
         complete = bool((drawn[0] != 0).all())
-        described, proposed = _features(shown, drawn, position)
+        columns, proposed = _features(shown, drawn, position)
         dropped = len(np.unique(np.array(self._ids["slate"], np.int64))) - rounds.slates
-        origin = Origin(
+        origin = LogOrigin(
             name="outcomes",
             policies=tuple(self.policies),
             never_shown=float((~np.isin(drawn[0], shown[0])).mean()) if complete else None,
@@ -170,31 +170,31 @@ class Outcomes:
             gaps=int((np.bincount(slate, position > rounds.step + 1) > 0).sum()),
             notes=self._notes(target, dropped),
         )
-        return Logged(target, rounds, origin, described, proposed if complete else None)
+        return TargetLog(target, rounds, origin, columns, proposed if complete else None)
 
     def _take_alternatives(self, outcome: Outcome, row: int) -> None:
         for name in outcome.alternatives:
             if name not in self._targets:
-                empty = _Described()
+                empty = _ItemColumns()
                 for _ in range(row):
                     empty.append(None, 0.0, {})
-                self._targets[name] = _Target(array("d", [np.nan]) * row, empty)
+                self._targets[name] = _TargetColumns(array("d", [np.nan]) * row, empty)
         for name, target in self._targets.items():
-            said = outcome.alternatives.get(name)
-            proposal = None if said is None else said.proposal
-            target.propensity.append(np.nan if said is None else said.propensity)
+            alternative = outcome.alternatives.get(name)
+            proposal = None if alternative is None else alternative.proposal
+            target.propensity.append(np.nan if alternative is None else alternative.propensity)
             if proposal is None:
                 target.proposal.append(None, 0.0, {})
             else:
                 target.proposal.append(proposal.item_id, proposal.score, proposal.scores)
 
     def _slates(self, target: str) -> tuple[Int64, Int64]:
-        """The rows that count, by time, slate and position, and the slate of each; slates that lack a word are out."""
+        """Rows by time, slate and position, and the slate of each; repeats and incomplete slates are left out."""
         ids = {name: np.array(column, np.int64) for name, column in self._ids.items()}
         _, rows = np.unique(ids["outcome"], return_index=True)
         if target != LOGGED:
-            told = np.isfinite(np.array(self._targets[target].propensity))
-            lacking = np.unique(ids["slate"][~told])
+            known = np.isfinite(np.array(self._targets[target].propensity))
+            lacking = np.unique(ids["slate"][~known])
             rows = rows[~np.isin(ids["slate"][rows], lacking)]
             if len(rows) == 0:
                 raise ConfigError(f"no slate says at every place what {target!r} would have done")
@@ -202,12 +202,12 @@ class Outcomes:
         slate = ids["slate"][order]
         return order, np.concatenate([[0], np.cumsum(slate[1:] != slate[:-1])])
 
-    def _columns(self, described: _Described, order: Int64) -> tuple[Int64, Float64]:
-        """Item digests, and numbers with a column per model that anybody named, (rows,) and (rows, numbers)."""
+    def _columns(self, columns: _ItemColumns, order: Int64) -> tuple[Int64, Float64]:
+        """Item digests, (rows,), and scores with a column per model, (rows, numbers)."""
         names = list(self._shown.scores)
         nothing = np.full(len(self), np.nan)
-        columns = [np.array(described.score), *(np.array(described.scores.get(n, nothing)) for n in names)]
-        return np.array(described.item, np.int64)[order], np.column_stack(columns)[order]
+        numbers = [np.array(columns.score), *(np.array(columns.scores.get(n, nothing)) for n in names)]
+        return np.array(columns.item, np.int64)[order], np.column_stack(numbers)[order]
 
     def _notes(self, target: str, dropped: int) -> tuple[str, ...]:
         found = []
@@ -225,27 +225,27 @@ class Outcomes:
 
 
 def digest(name: str) -> int:
-    """64 bits that stand for a name; two of ten million names are the same with a chance of 1 in 370,000."""
+    """A 64-bit hash of a name; among ten million names any two collide with a probability of 1 in 370,000."""
     return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little", signed=True)
 
 
 def _features(shown: tuple[Int64, Float64], drawn: tuple[Int64, Float64], position: Int64) -> tuple[Features, Features]:
-    """Both as the reward model sees them: numbers on the scale of what was shown, item where they are few, position."""
+    """Features of shown and proposed items: standardised scores, the item if there are few items, and the position."""
     centre = np.array([_over(column, np.nanmean) for column in shown[1].T])
     scale = np.array([_over(column, np.nanstd) or 1.0 for column in shown[1].T])
     varies: Bool = np.array([_over(column, np.nanstd) > 1e-9 for column in shown[1].T], np.bool_)
     items = np.unique(shown[0])
-    known = len(items) <= MOST_ITEMS
-    place = np.minimum(position - 1, MOST_PLACES - 1)
+    known = len(items) <= MAX_ITEMS
+    place = np.minimum(position - 1, MAX_POSITIONS - 1)
     sizes = (len(items) if known else 0, int(place.max()) + 1)
 
-    def described(item: Int64, numbers: Float64) -> Features:
+    def columns(item: Int64, numbers: Float64) -> Features:
         dense = np.nan_to_num((numbers - centre) / scale)[:, varies]
         code = np.minimum(np.searchsorted(items, item), len(items) - 1)
         code = np.where((items[code] == item) & known, code, -1)
         return Features(dense, np.column_stack([code, place]), sizes)
 
-    return described(*shown), described(*drawn)
+    return columns(*shown), columns(*drawn)
 
 
 def _over(column: Float64, measure: object) -> float:
@@ -254,6 +254,6 @@ def _over(column: Float64, measure: object) -> float:
     return float(measure(column)) if np.isfinite(column).any() else 0.0
 
 
-def targets_of(outcomes: Outcomes, asked: Sequence[str]) -> tuple[str, ...]:
-    """The targets to value: those asked for, else all but the logging policy, else that alone."""
+def targets_of(outcomes: OutcomeLog, asked: Sequence[str]) -> tuple[str, ...]:
+    """The targets to evaluate: those asked for, else all but the logging policy, else that alone."""
     return tuple(asked) or outcomes.targets[1:] or outcomes.targets

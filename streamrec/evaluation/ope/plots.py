@@ -1,4 +1,4 @@
-"""Draws an evaluation: each estimator's interval beside what the log itself earned, and the spread of the weights.
+"""Plots of an evaluation: each estimator's interval beside the logging policy's value, and a histogram of the weights.
 
 Equal evaluations give equal bytes.
 """
@@ -39,7 +39,7 @@ def intervals(evaluation: Evaluation) -> str:
 
 
 def weights(evaluation: Evaluation) -> str:
-    """How many rows have which weight, as SVG; zero weights stand at the left end."""
+    """Histogram of the rows' weights, as SVG; zero weights are at the left end."""
     figure, axes = framed(8.0, 3.2, grid="x")
     figure.set_layout_engine("constrained")
     positive = evaluation.weights[evaluation.weights > 0]

@@ -1,4 +1,4 @@
-"""What an evaluation found: figures in a shape that stays, `report.json`, and two plots beside it."""
+"""Writes an evaluation's figures, with keys that do not change, as `report.json`, and two plots per target."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from streamrec.evaluation.ope.evaluation import Evaluation, Value
+from streamrec.evaluation.ope.evaluation import Evaluation, PolicyValue
 from streamrec.evaluation.ope.intervals import Interval
 from streamrec.evaluation.ope.support import mean_interval
 
@@ -18,7 +18,7 @@ VERSION = 1
 
 
 def figures(evaluation: Evaluation) -> dict[str, Any]:
-    """One target. Values are mean reward per slate; a share is in [0, 1]."""
+    """The figures of one target. Values are mean rewards per slate; shares are in [0, 1]."""
     options, rounds, origin = evaluation.options, evaluation.rounds, evaluation.origin
     return {
         "target": evaluation.target,
@@ -71,7 +71,7 @@ def write_report(directory: Path, evaluations: Sequence[Evaluation]) -> None:
         (directory / f"weights-{name}.svg").write_text(plots.weights(evaluation), encoding="utf-8")
 
 
-def _value(value: Value, beside: float | None) -> dict[str, Any]:
+def _value(value: PolicyValue, beside: float | None) -> dict[str, Any]:
     return {
         "value": value.value,
         "bootstrap": _ends(value.interval),

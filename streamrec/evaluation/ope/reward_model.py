@@ -2,10 +2,10 @@
 
 Rewards of 0 and 1 are fitted by logistic regression (Newton steps), others by ridge regression, both with the penalty
 of a standard normal prior on each coefficient. Each slate is predicted by the fit of the other folds (cross-fitting:
-Chernozhukov et al., "Double/debiased machine learning", 2018): what was learned by heart gains nothing.
+Chernozhukov et al., "Double/debiased machine learning", 2018), so overfitting does not bias estimates.
 
-Rows that look alike are fitted as one: a log of single actions without context has as many rows as there are items and
-positions, however long it is.
+Equal rows are fitted as one, with a count: a log of single actions without context has as many distinct rows as
+there are items and positions, however long it is.
 """
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ PENALTY = 1.0
 CHUNK_ROWS = 32_768
 NEWTON_STEPS = 25
 ITEM = 0
-"""The factor that says which item was shown comes first."""
+"""The first factor is the item shown."""
 
 
-class Form(StrEnum):
-    """How an expected reward follows from the sum of effects."""
+class Link(StrEnum):
+    """The link between the linear predictor and the expected reward."""
 
     LOGISTIC = "logistic"
     LINEAR = "linear"
 
     @classmethod
-    def of(cls, reward: Float64) -> Form:
+    def of(cls, reward: Float64) -> Link:
         """Logistic for rewards that are 0 or 1."""
         return cls.LOGISTIC if bool(np.isin(reward, (0.0, 1.0)).all()) else cls.LINEAR
 
 
 @dataclass(frozen=True, slots=True)
 class Features:
-    """What is known of what was shown: numbers, and factors as the code of a category, -1 for none."""
+    """Features of rows: numbers, and factors as category codes, -1 for none."""
 
     dense: Float64  # (rows, numbers)
     codes: Int64  # (rows, factors)
@@ -51,7 +51,7 @@ class Features:
 
     @property
     def width(self) -> int:
-        """Coefficients: one for all, one per number, one per category."""
+        """Number of coefficients: the intercept, one per number, one per category."""
         return int(1 + self.dense.shape[1] + sum(self.sizes))
 
     def take(self, rows: Int64 | Bool | slice) -> Features:
@@ -70,14 +70,14 @@ class Features:
             start += size
         return out
 
-    def first_of(self, factor: int) -> int:
+    def first_column(self, factor: int) -> int:
         """The column of a factor's first category."""
         return int(1 + self.dense.shape[1] + sum(self.sizes[:factor]))
 
 
 @dataclass(frozen=True, slots=True)
 class Actions:
-    """The target's whole distribution over items where it depends on the place alone."""
+    """The target's whole distribution over items, where it depends on the position alone."""
 
     probability: Float64  # (places, items) rows sum to 1
     place: Int64  # (rows,)
@@ -85,9 +85,9 @@ class Actions:
 
 @dataclass(frozen=True, slots=True)
 class RewardModel:
-    """Coefficients by fold; `fold` names the one that has not seen a row."""
+    """Coefficients by fold; a row is predicted by the coefficients fitted without its fold."""
 
-    form: Form
+    link: Link
     coefficients: Float64  # (folds, width)
 
     def predict(self, features: Features, fold: Int64) -> Float64:
@@ -95,41 +95,43 @@ class RewardModel:
         out = np.empty(len(features))
         for rows in _chunks(len(features)):
             out[rows] = np.einsum("rw,rw->r", features.take(rows).matrix(), self.coefficients[fold[rows]])
-        return _mean_of(out, self.form)
+        return _inverse_link(out, self.link)
 
     def expect(self, features: Features, fold: Int64, actions: Actions) -> Float64:
-        """The expected reward of each row had its item been drawn from the target, (rows,)."""
+        """The expected reward of each row if its item is drawn from the target, (rows,)."""
         codes = features.codes.copy()
         codes[:, ITEM] = -1
         others = replace(features, codes=codes)
-        first, alike = _alike(others, np.column_stack([fold, actions.place]))
-        at = features.first_of(ITEM)
+        first, kind = _distinct_rows(others, np.column_stack([fold, actions.place]))
+        at = features.first_column(ITEM)
         effects = self.coefficients[:, at : at + features.sizes[ITEM]]  # (folds, items)
         out = np.empty(len(first))
         for part in _chunks(len(first)):
             rows = first[part]
             base = np.einsum("rw,rw->r", others.take(rows).matrix(), self.coefficients[fold[rows]])
-            rewards = _mean_of(base[:, None] + effects[fold[rows]], self.form)  # (rows, items)
+            rewards = _inverse_link(base[:, None] + effects[fold[rows]], self.link)  # (rows, items)
             out[part] = (rewards * actions.probability[actions.place[rows]]).sum(axis=1)
-        return out[alike]
+        return out[kind]
 
 
-def cross_fit(features: Features, reward: Float64, fold: Int64, form: Form | None = None) -> RewardModel:
+def cross_fit(features: Features, reward: Float64, fold: Int64, link: Link | None = None) -> RewardModel:
     """Fit one model per fold to the rows of the other folds."""
-    form = form or Form.of(reward)
-    first, alike = _alike(features, fold[:, None])
-    cells, of_cell = features.take(first), fold[first]
-    count = np.bincount(alike, minlength=len(first)).astype(np.float64)
-    earned = np.bincount(alike, reward, len(first)).astype(np.float64)
-    start = _fit(cells, count, earned, form, None)
-    folds = [_fit(cells, np.where(of_cell == k, 0.0, count), earned, form, start) for k in range(int(fold.max()) + 1)]
-    return RewardModel(form, np.array(folds))
+    link = link or Link.of(reward)
+    first, kind = _distinct_rows(features, fold[:, None])
+    distinct, of_cell = features.take(first), fold[first]
+    count = np.bincount(kind, minlength=len(first)).astype(np.float64)
+    earned = np.bincount(kind, reward, len(first)).astype(np.float64)
+    start = _fit(distinct, count, earned, link, None)
+    folds = [
+        _fit(distinct, np.where(of_cell == k, 0.0, count), earned, link, start) for k in range(int(fold.max()) + 1)
+    ]
+    return RewardModel(link, np.array(folds))
 
 
 def predictions(
-    features: Features, reward: Float64, fold: Int64, target: Features | Actions, form: Form | None = None
+    features: Features, reward: Float64, fold: Int64, target: Features | Actions, link: Link | None = None
 ) -> Predictions:
-    """What cross-fitted models expect of what was shown and of what the target would have shown.
+    """Cross-fitted predictions for what was shown and for what the target would show.
 
     Args:
         features: (rows,) of what was shown.
@@ -138,51 +140,51 @@ def predictions(
         target: the target's distribution, or (rows,) one draw from it per row.
         form: by the rewards when not given.
     """
-    model = cross_fit(features, reward, fold, form)
+    model = cross_fit(features, reward, fold, link)
     shown = model.predict(features, fold)
     if isinstance(target, Actions):
         return Predictions(shown, model.expect(features, fold, target))
     return Predictions(shown, model.predict(target, fold))
 
 
-def _alike(features: Features, more: Int64) -> tuple[Int64, Int64]:
-    """One row of each kind, and for every row which kind it is; rows with numbers are each of their own kind."""
+def _distinct_rows(features: Features, more: Int64) -> tuple[Int64, Int64]:
+    """Indices of the distinct rows, and for every row which it equals; rows with numbers all count as distinct."""
     if features.dense.shape[1]:
         every = np.arange(len(features))
         return every, every
     key = np.zeros(len(features), np.int64)
     for column in [*more.T, *(features.codes.T + 1)]:
         _, key = np.unique(key * (int(column.max(initial=0)) + 1) + column, return_inverse=True)
-    _, first, alike = np.unique(key, return_index=True, return_inverse=True)
-    return first, alike
+    _, first, kind = np.unique(key, return_index=True, return_inverse=True)
+    return first, kind
 
 
-def _fit(cells: Features, count: Float64, earned: Float64, form: Form, start: Float64 | None) -> Float64:
+def _fit(distinct: Features, count: Float64, earned: Float64, link: Link, start: Float64 | None) -> Float64:
     """Penalised coefficients, (width,), by Newton steps: one is enough for the linear form."""
-    weights = np.zeros(cells.width) if start is None else start
-    penalty = np.full(cells.width, PENALTY)
-    penalty[0] = 1e-6  # the common level is not drawn to zero
+    weights = np.zeros(distinct.width) if start is None else start
+    penalty = np.full(distinct.width, PENALTY)
+    penalty[0] = 1e-6  # the intercept is hardly penalised
     used = np.flatnonzero(count)
-    for _ in range(1 if form is Form.LINEAR else NEWTON_STEPS):
+    for _ in range(1 if link is Link.LINEAR else NEWTON_STEPS):
         gradient = -penalty * weights
         curvature = np.diag(penalty)
         for part in _chunks(len(used)):
             rows = used[part]
-            x = cells.take(rows).matrix()
-            mean = _mean_of(x @ weights, form)
-            spread = mean * (1.0 - mean) if form is Form.LOGISTIC else np.ones(len(rows))
+            x = distinct.take(rows).matrix()
+            mean = _inverse_link(x @ weights, link)
+            spread = mean * (1.0 - mean) if link is Link.LOGISTIC else np.ones(len(rows))
             gradient += x.T @ (earned[rows] - count[rows] * mean)
             curvature += (x * (count[rows] * spread)[:, None]).T @ x
         step = scipy.linalg.solve(curvature, gradient, assume_a="pos")
-        step *= min(1.0, 4.0 / max(float(np.abs(step).max()), 1e-12)) if form is Form.LOGISTIC else 1.0
+        step *= min(1.0, 4.0 / max(float(np.abs(step).max()), 1e-12)) if link is Link.LOGISTIC else 1.0
         weights = weights + step
         if float(np.abs(step).max()) < 1e-6:
             break
     return weights
 
 
-def _mean_of(effects: Float64, form: Form) -> Float64:
-    return effects if form is Form.LINEAR else 1.0 / (1.0 + np.exp(-np.clip(effects, -30.0, 30.0)))
+def _inverse_link(effects: Float64, link: Link) -> Float64:
+    return effects if link is Link.LINEAR else 1.0 / (1.0 + np.exp(-np.clip(effects, -30.0, 30.0)))
 
 
 def _chunks(rows: int) -> Iterator[slice]:

@@ -1,4 +1,4 @@
-"""The logged rounds that a policy is valued from: columns, one row for each item that was shown and seen."""
+"""Logged rounds, as OPE needs them: columns, with one row for each item that was shown and seen."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Rounds:
     reward: Float64  # (rows,)
     logged: Float64  # (rows,) in (0, 1]
     target: Float64  # (rows,) in [0, 1]
-    cluster: Int64 | None = None  # (slates,) from 0: slates that are drawn anew together; None: each by itself
+    cluster: Int64 | None = None  # (slates,) from 0: slates that are resampled together; None: each by itself
 
     def __len__(self) -> int:
         """Rows."""
@@ -60,7 +60,7 @@ class Rounds:
 
 @dataclass(frozen=True, slots=True)
 class Predictions:
-    """What a reward model expects, from a fit that did not see the slate."""
+    """Expected rewards, predicted by a fit that did not see the slate."""
 
     shown: Float64  # (rows,) of the item that was shown
-    target: Float64  # (rows,) of what the target would have put there, in expectation or as one draw
+    target: Float64  # (rows,) of the target's item at that position, in expectation or of one draw

@@ -1,7 +1,7 @@
-"""What of the target the log can tell nothing about, and other reasons to doubt an estimate, in words.
+"""Warnings about an estimate: missing support, a small effective sample, clipping, and what reading the log found.
 
-A weight has mean 1 if the logging policy can do whatever the target does. Where the target puts mass out of its reach,
-the mean is short of 1 by that mass, and no estimator but the reward model says anything about it.
+The weights' mean is 1 if the logging policy can choose whatever the target chooses (common support). Where it cannot,
+the mean falls short of 1 by the target's probability of these choices, and only the reward model covers them.
 """
 
 from __future__ import annotations
@@ -15,39 +15,46 @@ from scipy.stats import norm
 from streamrec.evaluation.ope.rounds import Float64, Rounds
 from streamrec.evaluation.ope.weights import StepWeights
 
-FEW_EFFECTIVE = 50.0
-SMALL_SHARE = 0.01
-FEW_REWARDS = 30
-HEAVY_SLATE = 0.1
-NEVER_SHOWN = 0.05
+MIN_EFFECTIVE = 50.0
+MIN_EFFECTIVE_SHARE = 0.01
+MIN_REWARDS = 30
+MAX_SLATE_SHARE = 0.1
+MAX_NEVER_SHOWN = 0.05
 UNCERTAINTY = 0.01
-"""The mean weight is doubted when its interval of this error, over all steps together, leaves out 1."""
+"""A warning is given when the interval of the mean weight, with this error over all steps together, excludes 1."""
 
 
 @dataclass(frozen=True, slots=True)
-class Origin:
-    """What reading the log has found, besides the rounds."""
+class LogOrigin:
+    """Where a log comes from, and what reading it has found besides the rounds."""
 
     name: str
     policies: tuple[str, ...] = ()
-    never_shown: float | None = None  # share of what the target would show that the log never shows
+    never_shown: float | None = None  # share of the target's choices that the log never shows
     estimated_from: int = 0  # draws that propensities are estimated from, 0: exact
     gaps: int = 0  # slates with a row whose earlier positions were not seen
     notes: tuple[str, ...] = ()
 
 
-def warnings(rounds: Rounds, weights: Float64, steps: Sequence[StepWeights], origin: Origin, clip: float) -> list[str]:
-    """Sentences for people, the gravest first; none where there is nothing to doubt."""
-    return [*_support(steps, origin), *_size(rounds, weights, steps), *_clipping(weights, clip), *_reading(origin)]
+def warnings(
+    rounds: Rounds, weights: Float64, steps: Sequence[StepWeights], origin: LogOrigin, clip: float
+) -> list[str]:
+    """Warnings as sentences, the gravest first."""
+    return [
+        *_support_warnings(steps, origin),
+        *_sample_size_warnings(rounds, weights, steps),
+        *_clipping_warnings(weights, clip),
+        *_log_warnings(origin),
+    ]
 
 
 def mean_interval(step: StepWeights, error: float = UNCERTAINTY) -> tuple[float, float]:
-    """Where the mean weight lies, by the normal distribution."""
+    """The normal interval of a step's mean weight."""
     reach = float(norm.ppf(1.0 - error / 2.0)) * step.standard_error
     return step.mean - reach, step.mean + reach
 
 
-def _support(steps: Sequence[StepWeights], origin: Origin) -> list[str]:
+def _support_warnings(steps: Sequence[StepWeights], origin: LogOrigin) -> list[str]:
     found = []
     for step in steps:
         low, high = mean_interval(step, UNCERTAINTY / len(steps))
@@ -61,35 +68,35 @@ def _support(steps: Sequence[StepWeights], origin: Origin) -> list[str]:
         )
         found.append(f"weights are {step.mean:.3g} {where}, expected 1 ({low:.3g} to {high:.3g} by the log): {why}")
         break  # later places only repeat it
-    if origin.never_shown is not None and origin.never_shown >= NEVER_SHOWN:
+    if origin.never_shown is not None and origin.never_shown >= MAX_NEVER_SHOWN:
         found.append(f"{origin.never_shown:.1%} of what the target would show is never shown in this log")
     return found
 
 
-def _size(rounds: Rounds, weights: Float64, steps: Sequence[StepWeights]) -> list[str]:
+def _sample_size_warnings(rounds: Rounds, weights: Float64, steps: Sequence[StepWeights]) -> list[str]:
     found = []
     least = min(steps, key=lambda step: step.ess)
-    if least.ess < FEW_EFFECTIVE or least.ess < SMALL_SHARE * least.rows:
+    if least.ess < MIN_EFFECTIVE or least.ess < MIN_EFFECTIVE_SHARE * least.rows:
         where = f" at place {least.step}" if len(steps) > 1 else ""
         found.append(
             f"{least.rows:,} weighted slates{where} are worth {least.ess:.0f} unweighted ones: target and logging "
             "policy have little in common"
         )
     rewards = int(np.count_nonzero(rounds.reward))
-    if rewards < FEW_REWARDS:
+    if rewards < MIN_REWARDS:
         found.append(f"only {rewards} rows have a reward: every interval here is a rough one")
     worth = np.abs(rounds.by_slate(weights * rounds.reward))
-    if worth.sum() > 0 and (share := float(worth.max() / worth.sum())) > HEAVY_SLATE:
+    if worth.sum() > 0 and (share := float(worth.max() / worth.sum())) > MAX_SLATE_SHARE:
         found.append(f"one slate makes up {share:.0%} of the weighted reward")
     return found
 
 
-def _clipping(weights: Float64, clip: float) -> list[str]:
+def _clipping_warnings(weights: Float64, clip: float) -> list[str]:
     clipped = float((weights > clip).mean())
     return [f"clipped IPS cuts {clipped:.2%} of the weights at {clip:g}"] if clipped > 0 else []
 
 
-def _reading(origin: Origin) -> list[str]:
+def _log_warnings(origin: LogOrigin) -> list[str]:
     found = []
     if origin.estimated_from:
         found.append(

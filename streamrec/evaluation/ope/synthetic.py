@@ -1,4 +1,4 @@
-"""Logs of invented policies whose targets' values are known exactly: what estimators and intervals are tested on."""
+"""Synthetic logs whose targets' true values are known: to test estimators and intervals on."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""A file of logged actions (parquet, csv or jsonl) as rounds, and the targets that it can be asked about.
+"""Reads a file of logged actions (parquet, csv or jsonl) as rounds, and the target policies to evaluate on it.
 
-Knows nothing of topics. A target that depends on item and position alone is given as a whole distribution, so that
-direct and doubly robust estimates sum over every action; one that the log names by a column has no such sum.
+A target that depends on item and position alone comes as a whole distribution, so that direct and doubly robust
+estimates sum over every action; a target given by a column of the log has no such sum. Knows nothing of topics.
 """
 
 from __future__ import annotations
@@ -14,24 +14,24 @@ import numpy as np
 import polars as pl
 
 from streamrec.errors import TableError
-from streamrec.evaluation.ope.evaluation import Logged
+from streamrec.evaluation.ope.evaluation import TargetLog
 from streamrec.evaluation.ope.reward_model import Actions, Features
 from streamrec.evaluation.ope.rounds import Float64, Int64, Rounds
-from streamrec.evaluation.ope.support import Origin
-from streamrec.replay.columns import Converted, number, text
+from streamrec.evaluation.ope.support import LogOrigin
+from streamrec.replay.columns import ParsedColumn, number, text
 from streamrec.replay.tables import Table, open_table
 
 LOGGED, UNIFORM, COLUMN = "logged", "uniform", "column"
 """Targets with a name of their own; any other is the path of a table of probabilities."""
 REQUIRED = ("reward", "propensity", "item")
 FIELDS = (*REQUIRED, "position", "slate", "user", "target")
-MOST_CATEGORIES = 64
+MAX_CATEGORIES = 64
 SUM_TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True, slots=True)
 class TableOptions:
-    """Which rows and columns of a file make the log."""
+    """Which rows and columns of a file to read."""
 
     mapping: Mapping[str, str] = field(default_factory=dict)  # field to column
     where: Mapping[str, str] = field(default_factory=dict)  # column to the one value that counts
@@ -43,7 +43,7 @@ class TableOptions:
 
 @dataclass(frozen=True, slots=True)
 class ActionLog:
-    """The rows that count, ordered by slate and position where there are slates, else as in the file."""
+    """The rows read, ordered by slate and position where there are slates, else as in the file."""
 
     path: Path
     options: TableOptions
@@ -59,41 +59,41 @@ class ActionLog:
     context: Features  # (rows,) without items and places
     notes: tuple[str, ...]
 
-    def logged(self, target: str) -> Logged:
-        """The log as a target sees it: `logged`, `uniform`, `column`, or a table's path.
+    def logged(self, target: str) -> TargetLog:
+        """The log prepared for a target: `logged`, `uniform`, `column`, or the path of a table of probabilities.
 
         Raises:
-            TableError: the log or the table does not say what the target does.
+            TableError: the log or the table lacks the target's probabilities.
         """
         if target in (COLUMN, LOGGED):
             other = self.propensity if target == LOGGED else self.target
             if other is None:
                 raise TableError(f"{self.path.name}: no column holds the target's probability (--map target=COLUMN)")
-            described = self._described(len(self.items))
-            drawn = described if target == LOGGED else None
-            return Logged(target, self._rounds(other), self._origin(None), described, drawn)
+            features = self._features(len(self.items))
+            drawn = features if target == LOGGED else None
+            return TargetLog(target, self._rounds(other), self._origin(None), features, drawn)
         items, probability = self._uniform() if target == UNIFORM else self._table(Path(target))
         shown = np.zeros(probability.shape, np.bool_)
         shown[self.place, self.item] = True
         share = np.bincount(self.place, minlength=len(self.places)) / max(len(self.place), 1)
-        out_of_sight = float((np.where(shown, 0.0, probability).sum(axis=1) * share).sum())
+        never_shown = float((np.where(shown, 0.0, probability).sum(axis=1) * share).sum())
         rounds = self._rounds(probability[self.place, self.item])
-        described = self._described(len(items))
+        features = self._features(len(items))
         name = target if target == UNIFORM else Path(target).name
-        return Logged(name, rounds, self._origin(out_of_sight), described, Actions(probability, self.place))
+        return TargetLog(name, rounds, self._origin(never_shown), features, Actions(probability, self.place))
 
     def _rounds(self, target: Float64) -> Rounds:
         return Rounds(self.slate, self.reward, self.propensity, target, self.cluster)
 
-    def _origin(self, never_shown: float | None) -> Origin:
-        return Origin(self.path.name, never_shown=never_shown, notes=self.notes)
+    def _origin(self, never_shown: float | None) -> LogOrigin:
+        return LogOrigin(self.path.name, never_shown=never_shown, notes=self.notes)
 
-    def _described(self, items: int) -> Features:
+    def _features(self, items: int) -> Features:
         codes = np.column_stack([self.item, self.place, self.context.codes])
         return Features(self.context.dense, codes, (items, len(self.places), *self.context.sizes))
 
     def _uniform(self) -> tuple[tuple[str, ...], Float64]:
-        """Evenly over all actions; those that the log never shows come after its own."""
+        """The uniform distribution over all actions; those that the log never shows come last."""
         count = len(self.items) if self.options.actions is None else self.options.actions
         if count < len(self.items):
             raise TableError(f"{self.path.name}: shows {len(self.items)} items, more than --actions {count}")
@@ -101,12 +101,12 @@ class ActionLog:
         return items, np.full((len(self.places), count), 1.0 / count)
 
     def _table(self, path: Path) -> tuple[tuple[str, ...], Float64]:
-        """A table of item, probability and, where the target minds it, position."""
+        """Probabilities read from a table of item, probability and, if they depend on it, position."""
         table = open_table(path)
-        lacking = [name for name in ("item", "probability") if name not in table.columns]
-        if lacking:
+        missing = [name for name in ("item", "probability") if name not in table.columns]
+        if missing:
             raise TableError(
-                f"{path}: expected the columns item and probability, and position if need be; lacks {lacking}"
+                f"{path}: expected the columns item and probability, and position if need be; lacks {missing}"
             )
         columns = [name for name in ("item", "probability", "position") if name in table.columns]
         frame = _frame(table, columns)
@@ -124,20 +124,22 @@ class ActionLog:
             out[:, at] = probability
         sums = out.sum(axis=1)
         if (out < 0).any() or (np.abs(sums - 1.0) > SUM_TOLERANCE).any():
-            told = ", ".join(f"{name or 'all'}: {total:.4g}" for name, total in zip(self.places, sums, strict=True))
-            raise TableError(f"{path}: probabilities at each position must sum to 1; they sum to {told}")
+            sums_by_position = ", ".join(
+                f"{name or 'all'}: {total:.4g}" for name, total in zip(self.places, sums, strict=True)
+            )
+            raise TableError(f"{path}: probabilities at each position must sum to 1; they sum to {sums_by_position}")
         return items, out / sums[:, None]
 
 
 def read_actions(path: Path, options: TableOptions) -> ActionLog:
-    """Read a log whole, at most `options.limit` rows that count.
+    """Read a log whole, at most `options.limit` of the rows that match.
 
     Raises:
         TableError: the file, a column or a value is not what it should be; the message says which.
     """
     table = open_table(path)
-    columns = _mapped(table, options)
-    frame, cut = _selected(table, sorted({*columns.values(), *options.where, *options.features}), options)
+    columns = _field_columns(table, options)
+    frame, cut = _selected_rows(table, sorted({*columns.values(), *options.where, *options.features}), options)
     if len(frame) == 0:
         raise TableError(
             f"{path.name}: no row counts; it has {table.row_count:,} rows and --where {dict(options.where)}"
@@ -147,20 +149,20 @@ def read_actions(path: Path, options: TableOptions) -> ActionLog:
         frame = frame.sort(by, maintain_order=True)
     reward = _numbers(path, columns["reward"], frame[columns["reward"]])
     propensity = _numbers(path, columns["propensity"], frame[columns["propensity"]])
-    _probable(path, columns["propensity"], propensity, positive=True)
+    _check_probabilities(path, columns["propensity"], propensity, positive=True)
     target = None
     if "target" in columns:
         target = _numbers(path, columns["target"], frame[columns["target"]])
-        _probable(path, columns["target"], target, positive=False)
-    item, items = _coded(path, frame, columns.get("item"))
-    place, places = _coded(path, frame, columns.get("position"))
+        _check_probabilities(path, columns["target"], target, positive=False)
+    item, items = _codes(path, frame, columns.get("item"))
+    place, places = _codes(path, frame, columns.get("position"))
     slate = np.arange(len(frame))
     if "slate" in columns:
-        name = _coded(path, frame, columns["slate"])[0]
+        name = _codes(path, frame, columns["slate"])[0]
         slate = np.concatenate([[0], np.cumsum(name[1:] != name[:-1])])
     cluster = None
     if options.by_user:
-        user = _coded(path, frame, columns.get("user"))[0][np.unique(slate, return_index=True)[1]]
+        user = _codes(path, frame, columns.get("user"))[0][np.unique(slate, return_index=True)[1]]
         cluster = np.unique(user, return_inverse=True)[1]
     notes = (f"reading stopped at the limit of {options.limit:,} rows",) if cut else ()
     context = _context(frame, options.features)
@@ -169,7 +171,7 @@ def read_actions(path: Path, options: TableOptions) -> ActionLog:
     )
 
 
-def _mapped(table: Table, options: TableOptions) -> dict[str, str]:
+def _field_columns(table: Table, options: TableOptions) -> dict[str, str]:
     """Field to column: what the mapping says, and every field that has a column of its own name."""
     columns = {name: name for name in FIELDS if name in table.columns} | dict(options.mapping)
     problems = [f"{name!r} is no field; fields are {', '.join(FIELDS)}" for name in columns if name not in FIELDS]
@@ -187,8 +189,8 @@ def _mapped(table: Table, options: TableOptions) -> dict[str, str]:
     return columns
 
 
-def _selected(table: Table, columns: Sequence[str], options: TableOptions) -> tuple[pl.DataFrame, bool]:
-    """The rows that count, and whether there were more."""
+def _selected_rows(table: Table, columns: Sequence[str], options: TableOptions) -> tuple[pl.DataFrame, bool]:
+    """The rows that match `where`, and whether there were more than the limit."""
     frames, rows = [], 0
     for batch in table.batches(columns):
         if batch.broken:
@@ -208,7 +210,7 @@ def _frame(table: Table, columns: Sequence[str]) -> pl.DataFrame:
     return pl.concat([batch.frame for batch in table.batches(columns)])
 
 
-def _coded(path: Path, frame: pl.DataFrame, column: str | None) -> tuple[Int64, tuple[str, ...]]:
+def _codes(path: Path, frame: pl.DataFrame, column: str | None) -> tuple[Int64, tuple[str, ...]]:
     """A code per row and the names of the codes; one code for all without a column."""
     if column is None:
         return np.zeros(len(frame), np.int64), ("",)
@@ -217,7 +219,7 @@ def _coded(path: Path, frame: pl.DataFrame, column: str | None) -> tuple[Int64, 
 
 
 def _context(frame: pl.DataFrame, features: Sequence[str]) -> Features:
-    """Numbers are brought to one scale; of texts the most frequent categories are kept."""
+    """Features of the context: numbers are standardised; of texts the most frequent categories are kept."""
     dense, codes, sizes = [], [], []
     for name in features:
         series = frame[name]
@@ -226,7 +228,7 @@ def _context(frame: pl.DataFrame, features: Sequence[str]) -> Features:
             spread = float(np.nanstd(values)) or 1.0
             dense.append(np.nan_to_num((values - float(np.nanmean(values))) / spread))
         else:
-            kept = series.cast(pl.String).value_counts(sort=True)[name].drop_nulls().head(MOST_CATEGORIES).to_list()
+            kept = series.cast(pl.String).value_counts(sort=True)[name].drop_nulls().head(MAX_CATEGORIES).to_list()
             code = {value: n for n, value in enumerate(kept)}
             codes.append(np.array([code.get(value, -1) for value in series.cast(pl.String)], np.int64))
             sizes.append(len(kept))
@@ -239,15 +241,15 @@ def _context(frame: pl.DataFrame, features: Sequence[str]) -> Features:
 
 
 def _numbers(path: Path, column: str, series: pl.Series) -> Float64:
-    return np.asarray(_whole(path, column, number(series), "a number").to_numpy(), np.float64)
+    return np.asarray(_complete(path, column, number(series), "a number").to_numpy(), np.float64)
 
 
 def _texts(path: Path, column: str, series: pl.Series) -> list[str]:
-    return list(_whole(path, column, text(series, 1, 1024), "text"))
+    return list(_complete(path, column, text(series, 1, 1024), "text"))
 
 
-def _whole(path: Path, column: str, converted: Converted, expected: str) -> pl.Series:
-    """The values, all of them there."""
+def _complete(path: Path, column: str, converted: ParsedColumn, expected: str) -> pl.Series:
+    """The values of a column that has to be complete; raises TableError where one is missing."""
     if converted.values.null_count():
         row = int(converted.values.is_null().arg_max() or 0)
         raise TableError(
@@ -256,7 +258,7 @@ def _whole(path: Path, column: str, converted: Converted, expected: str) -> pl.S
     return converted.values
 
 
-def _probable(path: Path, column: str, values: Float64, *, positive: bool) -> None:
+def _check_probabilities(path: Path, column: str, values: Float64, *, positive: bool) -> None:
     bad = (values > 1.0 + 1e-9) | (values < 0.0) | (positive & (values == 0.0))
     if bad.any():
         low = "above 0" if positive else "from 0"

@@ -1,6 +1,6 @@
-"""Importance weights: how much more often the target would have made the choices that the log shows.
+"""Importance weights: how much likelier the logged choices are under the target than under the logging policy.
 
-Which choices a row answers for is the weighting:
+The weighting says which choices of the slate go into a row's weight:
 
     prefix     w_l = prod_{j <= l} target_j / logged_j    the choices up to the row (reward interaction)
     position   w_l = target_l / logged_l                  the row's own choice (independent)
@@ -21,7 +21,7 @@ from streamrec.evaluation.ope.rounds import Float64, Rounds
 
 
 class Weighting(StrEnum):
-    """Which choices of a slate the reward of a row is weighed by."""
+    """Which choices of a slate go into the weight of a row."""
 
     PREFIX = "prefix"
     POSITION = "position"
@@ -42,14 +42,14 @@ def importance_weights(rounds: Rounds, weighting: Weighting = Weighting.PREFIX) 
 
 
 def effective_sample_size(weights: Float64) -> float:
-    """As many unweighted draws are as good: (sum w)^2 / sum w^2 (Kong, 1992)."""
+    """The number of unweighted samples with the same precision: (sum w)^2 / sum w^2 (Kong, 1992)."""
     squares = float(weights @ weights)
     return float(weights.sum()) ** 2 / squares if squares > 0 else 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class StepWeights:
-    """The weights of one place in the slates; their mean is 1 if the logging policy can do all that the target does."""
+    """Statistics of the weights at one step; their mean is 1 under common support."""
 
     step: int
     rows: int

@@ -1,9 +1,9 @@
-"""Made-up shoppers who read slates and answer them: a closed loop in which the true worth of every slate is known.
+"""A simulator: shoppers with known tastes read slates and respond, so the true expected reward of a slate is known.
 
     world = World(WorldSettings(seed=1))
     episode = simulate(world, WorkerSystem(Settings()))
-    episode.expected.sum() / episode.best.sum()  # share of what the best slates would have earned
+    episode.expected.sum() / episode.best.sum()  # share of the best possible expected reward
 
-Everything happens in log time, and every draw is a function of the seed, the shopper and the shopper's own step: two
-policies in equal worlds meet the same shoppers (common random numbers), and one seed gives one log.
+All times are log time, and every random draw is a function of the seed, the shopper and the shopper's own step: two
+policies in equal worlds meet the same shoppers (common random numbers), and equal seeds give equal logs.
 """

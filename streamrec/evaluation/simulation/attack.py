@@ -1,14 +1,14 @@
-"""Bots that want one item to be shown to everybody, or a few that just hammer: what each of them sends, and when.
+"""Simulated attacks: bots that push one item to be recommended, or only send many events. What they send, and when.
 
     hammer    a click a minute, on three items of its own in turn
     flood     a click on the target every few seconds
-    views     looks around like a person, hours on end, but every other item is the target
-    ring      as little as a person does: now and then a visit of a few popular items, and the target last
-    clicker   asks for slates and buys the target wherever it stands; where it does not, claims that it did, and claims
-              the slates of others too
+    views     browses for hours like a person, but every other item is the target
+    ring      as few events as a person: now and then a visit of a few popular items, and the target last
+    clicker   requests slates and buys the target wherever it is shown; where it is not, it claims to have bought it
+              there, and on other users' slates too
 
-All of them want the same target, an item of middling appeal. Bots act by the calendar alone, and what they send does
-not move a draw of the shoppers, so equal worlds with and without them have the same people.
+All of them push the same target, an item of middling appeal. Bots act by the calendar alone, and what they send changes
+no random draw of the shoppers, so equal worlds with and without bots have the same shoppers.
 """
 
 from __future__ import annotations
@@ -22,33 +22,33 @@ from streamrec.evaluation.simulation.draws import Int64, Purpose, uniforms
 from streamrec.evaluation.simulation.world import AttackKind, World
 from streamrec.events import Event, EventType
 
-SOON_MS = 1_000
-"""From a slate to what a bot makes of it: no sooner than people."""
+RESPONSE_DELAY_MS = 1_000
+"""From a slate to a bot's response: no sooner than shoppers respond."""
 
 
 @dataclass(frozen=True, slots=True)
-class Pace:
-    """Visits at even steps, and in each so many events, `apart_s` from one to the next."""
+class VisitPattern:
+    """Visits at equal intervals, each of so many events, `spacing_s` from one to the next."""
 
-    every_s: float
+    interval_s: float
     events: int = 1
-    apart_s: float = 0.0
+    spacing_s: float = 0.0
 
 
-PACES = {
-    AttackKind.HAMMER: Pace(60),
-    AttackKind.FLOOD: Pace(5),
-    AttackKind.VIEWS: Pace(20),
-    AttackKind.RING: Pace(2_400, events=4, apart_s=15),
-    AttackKind.CLICKER: Pace(120),
+VISIT_PATTERNS = {
+    AttackKind.HAMMER: VisitPattern(60),
+    AttackKind.FLOOD: VisitPattern(5),
+    AttackKind.VIEWS: VisitPattern(20),
+    AttackKind.RING: VisitPattern(2_400, events=4, spacing_s=15),
+    AttackKind.CLICKER: VisitPattern(120),
 }
 
 
-def bot_lines(world: World) -> tuple[Int64, Int64, Int64]:
-    """When which bot does its which step, all (lines,)."""
-    crowd, pace = world.settings.crowd, PACES[world.settings.crowd.attack]
-    visits = np.arange(world.attack_ms, world.end_ms, int(pace.every_s * 1000))
-    ts = (visits[:, None] + int(pace.apart_s * 1000) * np.arange(pace.events)).ravel()
+def bot_entries(world: World) -> tuple[Int64, Int64, Int64]:
+    """Times in ms, bots and their steps, (entries,) each."""
+    crowd, pattern = world.settings.crowd, VISIT_PATTERNS[world.settings.crowd.attack]
+    visits = np.arange(world.attack_ms, world.end_ms, int(pattern.interval_s * 1000))
+    ts = (visits[:, None] + int(pattern.spacing_s * 1000) * np.arange(pattern.events)).ravel()
     bots, steps = np.arange(crowd.bots)[:, None], np.arange(len(ts))
     shape = (crowd.bots, len(ts))
     columns = np.broadcast_to(ts + 137 * bots, shape), np.broadcast_to(bots, shape), np.broadcast_to(steps, shape)
@@ -57,7 +57,7 @@ def bot_lines(world: World) -> tuple[Int64, Int64, Int64]:
 
 
 def bot_event(world: World, bot: int, step: int, ts: int) -> Event:
-    """What a bot does at one of its steps."""
+    """The event that a bot sends at one of its steps."""
     kind = world.settings.crowd.attack
     if kind is AttackKind.CLICKER:
         k = world.settings.traffic.k
@@ -66,22 +66,22 @@ def bot_event(world: World, bot: int, step: int, ts: int) -> Event:
         return _touch(world, EventType.CLICK, bot, int(world.fan_of[bot, step % world.fan_of.shape[1]]), step, ts)
     if kind is AttackKind.FLOOD:
         return _touch(world, EventType.CLICK, bot, world.target, step, ts)
-    together = PACES[kind].events if kind is AttackKind.RING else 2
+    together = VISIT_PATTERNS[kind].events if kind is AttackKind.RING else 2
     last = step % together == together - 1
     item = world.target if last else _ordinary(world, bot, step, ts)
     return _touch(world, EventType.VIEW, bot, item, step, ts)
 
 
-def bot_answer(
+def bot_response(
     world: World, bot: int, step: int, rec_ids: Sequence[str], item_ids: Sequence[str], ts: int
 ) -> list[Event]:
-    """What a slate clicker makes of a slate that came at `ts`.
+    """The events with which a clicker bot responds to a slate that came at `ts`.
 
     Args:
-        world: whose target it is.
-        bot: which bot.
-        step: of the bot's request.
-        rec_ids: its own slate's, and others' that it knows of.
+        world: has the target.
+        bot: the bot's number.
+        step: the bot's step at which it asked.
+        rec_ids: of its own slate, and of others' slates that it knows.
         item_ids: of its own slate, from the top.
         ts: ms.
     """
@@ -90,14 +90,14 @@ def bot_answer(
     events = []
     for slate, rec_id in enumerate(rec_ids):
         for act, kind in enumerate((EventType.IMPRESSION, EventType.CLICK, EventType.PURCHASE)):
-            at = ts + SOON_MS + 1_000 * act + 100 * slate
+            at = ts + RESPONSE_DELAY_MS + 1_000 * act + 100 * slate
             event = _touch(world, kind, bot, world.target, step, at, f"{slate}-{kind.value}", rec_id, place)
             events.append(event)
     return sorted(events, key=lambda event: event.ts)
 
 
 def _ordinary(world: World, bot: int, step: int, ts: int) -> int:
-    """An item that is on sale and that many like (a Gumbel draw of the softmax of twice its appeal)."""
+    """A popular item that is on sale, drawn from the softmax of twice the appeal (Gumbel-max)."""
     keys = uniforms(world.settings.seed, Purpose.BOT, 1, bot, step, np.arange(len(world.item_ids)))
     liking = np.where(world.released_ms <= ts, 2.0 * world.appeal, -np.inf)
     return int(np.argmax(liking - np.log(-np.log(keys))))

@@ -1,8 +1,8 @@
-"""Several policies, each alone in equal worlds: who earns how much, and how sure that is.
+"""A contest: several policies, each alone in an equal world, and an episode of every one.
 
 A contender is a policy by its name (`fusion.policy`), `vw:EXPLORER` for Vowpal Wabbit over the same candidates and
-features, `uncapped:POLICY` for a policy that learns from everybody as much as they send, or one of two who are no
-recommenders: `oracle` shows the best slate there is, `shuffle` draws evenly from all that is on sale.
+features, `uncapped:POLICY` for a policy without rate limits on what one user can teach, or one of two references:
+`oracle` shows the best slate there is, `shuffle` draws uniformly from the items on sale.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def contest(
     settings: Settings,
     on_episode: Callable[[str, int, Episode], None] | None = None,
 ) -> Episodes:
-    """Every contender in the world of every seed, one after the other.
+    """Simulate every contender in the world of every seed, one after the other.
 
     Raises:
         ConfigError: there is no such contender.
@@ -57,10 +57,10 @@ def contest(
 
 
 def system_of(name: str, settings: Settings, seed: int) -> System:
-    """Who goes by this name; `seed` is of its own draws.
+    """The contender of this name; `seed` is for its own random draws.
 
     Raises:
-        ConfigError: nobody does.
+        ConfigError: there is no such contender.
     """
     if name == ORACLE:
         return Oracle()

@@ -1,8 +1,7 @@
-"""Random numbers addressed by what they are for, not by when they are drawn.
+"""Counter-based random numbers: each is a hash of the world's seed and a key (purpose, shopper, step, item, ...).
 
-A number is a hash of the world's seed and a key (which purpose, which shopper, which step, which item), so what one
-policy causes cannot move the numbers of what it did not cause: common random numbers, as simulation has them (Law:
-Simulation Modeling and Analysis, ch. 11).
+A number does not depend on which others were drawn before it, so different policies in equal worlds meet the same
+randomness: common random numbers (Law: Simulation Modeling and Analysis, ch. 11).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The closed loop: the calendar and the answers of shoppers in one order of time, through a system that recommends.
+"""The closed loop: events of the calendar and of shoppers' responses, in time order, through a recommender.
 
 Events go to the system in groups, for speed. A group ends before the first event that a slate asked for in it could
 have caused, so the log is the same whatever the size of the groups; only how fast it is made differs.
@@ -15,10 +15,10 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from streamrec.evaluation.simulation.attack import bot_answer, bot_event
-from streamrec.evaluation.simulation.calendar import Calendar, Doing, calendar
+from streamrec.evaluation.simulation.attack import bot_event, bot_response
+from streamrec.evaluation.simulation.calendar import Calendar, EntryKind, calendar
 from streamrec.evaluation.simulation.draws import Float64, Int64
-from streamrec.evaluation.simulation.shopper import FIRST_LOOK_MS, Answer, Moment, Shoppers
+from streamrec.evaluation.simulation.shopper import FIRST_LOOK_MS, CalendarEntry, ShopperResponse, Shoppers
 from streamrec.evaluation.simulation.world import World
 from streamrec.events import Event, EventType
 
@@ -26,18 +26,18 @@ GROUP = 512
 """Events in a group, at most."""
 
 
-class Place(msgspec.Struct, frozen=True):
-    """What a shopper sees of a place of a slate."""
+class ShownItem(msgspec.Struct, frozen=True):
+    """What a shopper sees of one item of a slate."""
 
     item_id: str
 
 
-class Shown(msgspec.Struct, frozen=True):
+class ShownSlate(msgspec.Struct, frozen=True):
     """What a shopper sees of a slate, and which request it answers."""
 
     rec_id: str
     request_id: str | None
-    items: tuple[Place, ...]
+    items: tuple[ShownItem, ...]
 
     @property
     def item_ids(self) -> list[str]:
@@ -46,21 +46,23 @@ class Shown(msgspec.Struct, frozen=True):
 
 
 class System(Protocol):
-    """Whatever recommends: a worker in this process, a deployment, or somebody who knows the truth."""
+    """A recommender in the simulation: a worker in this process, a deployment, or a reference such as the oracle."""
 
-    def handle(self, events: Sequence[Event], asked: Sequence[Moment], shoppers: Shoppers) -> Sequence[Shown]:
-        """Take events in log order; the slates for the requests among them, which are those of the moments `asked`.
+    def handle(
+        self, events: Sequence[Event], asked: Sequence[CalendarEntry], shoppers: Shoppers
+    ) -> Sequence[ShownSlate]:
+        """Handle events in log order; returns slates for the requests among them, whose calendar entries are `asked`.
 
-        Only systems that stand outside the contest may look at `shoppers`.
+        Only references (the oracle, the shuffle) may look at `shoppers`.
         """
 
     def close(self) -> None:
-        """Nothing more will come."""
+        """No more events will come."""
 
 
 @dataclass(frozen=True, slots=True)
 class Episode:
-    """What came of every request of the shoppers', all arrays (requests,), in time order."""
+    """The slate and rewards of every request of a shopper, all arrays (requests,), in time order."""
 
     ts: Int64
     shopper: Int64
@@ -74,24 +76,24 @@ class Episode:
 
     @property
     def regret(self) -> Float64:
-        """What each slate missed of the best one's expected reward."""
+        """Expected reward of the best slate minus that of the slate shown, (requests,)."""
         return self.best - self.expected
 
 
 @dataclass(slots=True)
-class Takings:
+class EpisodeRecorder:
     """Collects an episode while it happens."""
 
     rows: list[tuple[int, int, float, float, float, int, bool, int]] = field(default_factory=list)
     events: int = 0
 
-    def take(self, moment: Moment, answer: Answer, answered: bool, target: int = 0) -> None:
-        """Note what came of one request, and where the item that bots push stood."""
+    def take(self, entry: CalendarEntry, answer: ShopperResponse, answered: bool, target: int = 0) -> None:
+        """Record the response to one request, and the position of the item that bots push, 0 for none."""
         told = answer.expected, answer.best, answer.realised, answer.looked
-        self.rows.append((moment.ts, moment.shopper, *told, answered, target))
+        self.rows.append((entry.ts, entry.shopper, *told, answered, target))
 
     def episode(self) -> Episode:
-        """Everything noted, in time order."""
+        """What was recorded, in time order."""
         rows = sorted(self.rows)
         columns = [np.array(column) for column in zip(*rows, strict=True)] if rows else [np.zeros(0)] * 8
         ts, shopper, expected, best, realised, looked, answered, target = columns
@@ -108,60 +110,60 @@ class Takings:
         )
 
 
-class Agenda:
-    """What happens next: lines of the calendar, and answers that are on their way."""
+class EventQueue:
+    """Merges the calendar's entries and the shoppers' pending responses in time order."""
 
-    def __init__(self, shoppers: Shoppers, lines: Calendar) -> None:
+    def __init__(self, shoppers: Shoppers, entries: Calendar) -> None:
         self._shoppers = shoppers
-        self._lines = lines
+        self._entries = entries
         self._next = 0
-        self._on_their_way: list[tuple[int, str, Event]] = []
+        self._responses: list[tuple[int, str, Event]] = []
 
     def add(self, events: Sequence[Event]) -> None:
-        """Answers that will be sent at their time."""
+        """Add responses, to be sent at their own times."""
         for event in events:
-            heapq.heappush(self._on_their_way, (event.ts, event.event_id or "", event))
+            heapq.heappush(self._responses, (event.ts, event.event_id or "", event))
 
-    def group(self, most: int) -> tuple[list[Event], list[Moment]]:
-        """The next events in time order, and the moments of the requests among them; none when all is over."""
+    def group(self, most: int) -> tuple[list[Event], list[CalendarEntry]]:
+        """At most `most` next events, in time order, and the calendar entries of the requests among them."""
         events: list[Event] = []
-        asked: list[Moment] = []
+        asked: list[CalendarEntry] = []
         horizon = np.iinfo(np.int64).max
         while len(events) < most:
-            line_ts = int(self._lines.ts[self._next]) if self._next < len(self._lines) else None
-            answer_ts = self._on_their_way[0][0] if self._on_their_way else None
+            line_ts = int(self._entries.ts[self._next]) if self._next < len(self._entries) else None
+            answer_ts = self._responses[0][0] if self._responses else None
             if answer_ts is not None and (line_ts is None or answer_ts <= line_ts):
                 if answer_ts >= horizon:
                     break
-                events.append(heapq.heappop(self._on_their_way)[2])
+                events.append(heapq.heappop(self._responses)[2])
             elif line_ts is not None:
                 if line_ts >= horizon:
                     break
-                event, moment = self._line()
+                event, entry = self._next_entry()
                 if event is not None:
                     events.append(event)
-                if moment is not None:
-                    asked.append(moment)
-                    horizon = min(horizon, moment.ts + FIRST_LOOK_MS)
+                if entry is not None:
+                    asked.append(entry)
+                    horizon = min(horizon, entry.ts + FIRST_LOOK_MS)
             else:
                 break
         return events, asked
 
-    def _line(self) -> tuple[Event | None, Moment | None]:
-        """The calendar's next line as an event, and as a moment when it is a request."""
-        lines, at = self._lines, self._next
+    def _next_entry(self) -> tuple[Event | None, CalendarEntry | None]:
+        """The calendar's next entry as an event, None where it is silent, and the entry itself when it is a request."""
+        entries, at = self._entries, self._next
         self._next += 1
         ts, shopper, session, step, intent = (
-            int(column[at]) for column in (lines.ts, lines.shopper, lines.session, lines.step, lines.intent)
+            int(column[at]) for column in (entries.ts, entries.shopper, entries.session, entries.step, entries.intent)
         )
-        if lines.doing[at] == Doing.BOT:
+        if entries.kind[at] == EntryKind.BOT:
             event = bot_event(self._shoppers.world, shopper, step, ts)
             asks = event.type is EventType.REQUEST
-            return event, Moment(ts, shopper, session, step, intent, False, bot=True) if asks else None
-        moment = Moment(ts, shopper, session, step, intent, bool(lines.silent[at]))
-        if lines.doing[at] == Doing.REQUEST:
-            return self._shoppers.request(moment), moment
-        return (None if moment.silent else self._shoppers.browse(moment)), None
+            return event, CalendarEntry(ts, shopper, session, step, intent, False, bot=True) if asks else None
+        entry = CalendarEntry(ts, shopper, session, step, intent, bool(entries.silent[at]))
+        if entries.kind[at] == EntryKind.REQUEST:
+            return self._shoppers.request(entry), entry
+        return (None if entry.silent else self._shoppers.browse(entry)), None
 
 
 def simulate(
@@ -170,56 +172,56 @@ def simulate(
     *,
     group: int = GROUP,
     on_events: Callable[[Sequence[Event]], None] | None = None,
-    on_answer: Callable[[Takings], None] | None = None,
+    on_answer: Callable[[EpisodeRecorder], None] | None = None,
 ) -> Episode:
-    """Let everybody in the world shop with this system, from the calendar's first line to the last late purchase.
+    """Run the whole simulation, from the calendar's first entry to the last late purchase.
 
     Args:
-        world: who comes, and what they like.
-        system: who recommends; closed at the end, also by an error.
+        world: shoppers, items and tastes.
+        system: the recommender; closed at the end, also after an error.
         group: events handed over at once, at most.
-        on_events: sees every group before it is handed over.
-        on_answer: sees what was noted so far after every group with requests.
+        on_events: called with every group before it is handed over.
+        on_answer: called with what was recorded so far, after every group with requests.
     """
-    takings = Takings()
+    recorder = EpisodeRecorder()
     try:
-        for _ in steps(world, system, takings, group, on_events):
+        for _ in steps(world, system, recorder, group, on_events):
             if on_answer is not None:
-                on_answer(takings)
+                on_answer(recorder)
     finally:
         system.close()
-    return takings.episode()
+    return recorder.episode()
 
 
 def steps(
     world: World,
     system: System,
-    takings: Takings,
+    recorder: EpisodeRecorder,
     group: int = GROUP,
     on_events: Callable[[Sequence[Event]], None] | None = None,
-) -> Iterator[Sequence[Moment]]:
+) -> Iterator[Sequence[CalendarEntry]]:
     """The loop, one group at a time; yields the requests of each group that had some, once they are answered."""
     shoppers = Shoppers(world)
-    agenda = Agenda(shoppers, calendar(world))
+    queue = EventQueue(shoppers, calendar(world))
     target, latest = world.item_ids[world.target], ""  # latest: the slate shown last to a shopper
     while True:
-        events, asked = agenda.group(group)
+        events, asked = queue.group(group)
         if not events:
             return
         if on_events is not None:
             on_events(events)
-        takings.events += len(events)
+        recorder.events += len(events)
         slates = {shown.request_id: shown for shown in system.handle(events, asked, shoppers)}
-        for moment in asked:
-            shown = slates.get(moment.event_id)
+        for entry in asked:
+            shown = slates.get(entry.event_id)
             rec_id, item_ids = ("", []) if shown is None else (shown.rec_id, shown.item_ids)
-            if moment.bot:
+            if entry.bot:
                 known = [name for name in (rec_id, latest) if name]
-                agenda.add(bot_answer(world, moment.shopper, moment.step, known, item_ids, moment.ts))
+                queue.add(bot_response(world, entry.shopper, entry.step, known, item_ids, entry.ts))
                 continue
             latest = rec_id
-            answer = shoppers.answer(moment, rec_id, item_ids, moment.ts)
-            takings.take(moment, answer, shown is not None, item_ids.index(target) + 1 if target in item_ids else 0)
-            agenda.add(answer.events)
+            answer = shoppers.answer(entry, rec_id, item_ids, entry.ts)
+            recorder.take(entry, answer, shown is not None, item_ids.index(target) + 1 if target in item_ids else 0)
+            queue.add(answer.events)
         if asked:
             yield asked

@@ -1,4 +1,4 @@
-"""Writes what a contest came to: figures as JSON, plots as SVG, and one page that needs nothing else."""
+"""Writes the report of a contest: figures as JSON, plots as SVG, and one self-contained page."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ import numpy as np
 from streamrec.evaluation.pages import filled, table_row
 from streamrec.evaluation.plotting import standalone
 from streamrec.evaluation.simulation.contest import Episodes
-from streamrec.evaluation.simulation.figures import banded
+from streamrec.evaluation.simulation.plots import curves_plot
 from streamrec.evaluation.simulation.standings import (
     RECOVERED,
-    Pushed,
+    AttackEffect,
     Recovery,
     Standing,
-    pushed,
+    attack_effects,
     recoveries,
-    regret_bands,
-    reward_bands,
-    share_bands,
+    regret_curves,
+    reward_curves,
+    share_curves,
     standings,
 )
 from streamrec.evaluation.simulation.world import AttackKind, World, WorldSettings
@@ -35,7 +35,7 @@ COLUMNS = ("reward", "last_quarter", "share_of_best", "behind_first", "regret", 
 
 @dataclass(frozen=True, slots=True)
 class SimulationNotes:
-    """What the page says of how it came about."""
+    """How a contest was run: what the page says beside the figures."""
 
     command: str
     seeds: Sequence[int]
@@ -44,18 +44,18 @@ class SimulationNotes:
     seconds: float
 
 
-def contest_figures(episodes: Episodes, told: SimulationNotes) -> dict[str, object]:
+def contest_figures(episodes: Episodes, notes: SimulationNotes) -> dict[str, object]:
     """What `contest.json` says, in words that JSON knows; at least one contender with at least one seed."""
-    drift_ms = World(told.world).drift_ms
+    drift_ms = World(notes.world).drift_ms
     figures = {
-        "command": told.command,
-        "seeds": list(told.seeds),
-        "world": asdict(told.world),
-        "settings": told.settings,
-        "seconds": round(told.seconds, 1),
+        "command": notes.command,
+        "seeds": list(notes.seeds),
+        "world": asdict(notes.world),
+        "settings": notes.settings,
+        "seconds": round(notes.seconds, 1),
         "standings": [asdict(standing) for standing in standings(episodes)],
         "recoveries": [asdict(recovery) for recovery in _recovered(episodes, drift_ms)],
-        "pushed": [asdict(share) for share in _pushed(episodes, told)],
+        "pushed": [asdict(share) for share in _pushed(episodes, notes)],
     }
     return {name: _finite(value) for name, value in figures.items()}
 
@@ -64,37 +64,37 @@ def _recovered(episodes: Episodes, drift_ms: int | None) -> list[Recovery]:
     return [] if drift_ms is None else recoveries(episodes, drift_ms)
 
 
-def _pushed(episodes: Episodes, told: SimulationNotes) -> list[Pushed]:
-    if told.world.crowd.attack is AttackKind.HAMMER:
+def _pushed(episodes: Episodes, notes: SimulationNotes) -> list[AttackEffect]:
+    if notes.world.crowd.attack is AttackKind.HAMMER:
         return []
-    return pushed(episodes, World(told.world).attack_ms)
+    return attack_effects(episodes, World(notes.world).attack_ms)
 
 
-def write_report(out: Path, episodes: Episodes, told: SimulationNotes) -> list[Standing]:
+def write_report(out: Path, episodes: Episodes, notes: SimulationNotes) -> list[Standing]:
     """Write `report.html`, `contest.json`, `episodes.npz` and the plots into `out`; returns the table.
 
     Args:
         out: a directory, made when it is missing.
         episodes: at least one contender with at least one seed.
-        told: how they came about.
+        notes: how they came about.
     """
     out.mkdir(parents=True, exist_ok=True)
     table = standings(episodes)
-    drift_ms = World(told.world).drift_ms
+    drift_ms = World(notes.world).drift_ms
     plots = _plots(episodes, drift_ms)
     for name, svg in plots.items():
         (out / f"{name}.svg").write_text(standalone(svg), encoding="utf-8")
-    text = json.dumps(contest_figures(episodes, told), indent=1, default=str)
+    text = json.dumps(contest_figures(episodes, notes), indent=1, default=str)
     (out / FIGURES).write_text(text + "\n", encoding="utf-8")
     arrays = {
         f"{name}/{seed}/{column}": getattr(run, column)
         for name, runs in episodes.items()
-        for seed, run in zip(told.seeds, runs, strict=True)
+        for seed, run in zip(notes.seeds, runs, strict=True)
         for column in ("ts", "shopper", "expected", "best", "realised", "looked", "answered", "target")
     }
     np.savez_compressed(out / EPISODES, **arrays)
-    special = _recovered(episodes, drift_ms), _pushed(episodes, told)
-    (out / PAGE).write_text(_page(table, special, plots, told), encoding="utf-8")
+    special = _recovered(episodes, drift_ms), _pushed(episodes, notes)
+    (out / PAGE).write_text(_page(table, special, plots, notes), encoding="utf-8")
     return table
 
 
@@ -102,40 +102,40 @@ def _plots(episodes: Episodes, drift_ms: int | None) -> dict[str, str]:
     first = next(iter(episodes.values()))[0]
     marked = None if drift_ms is None else int(np.searchsorted(first.ts, drift_ms))
     return {
-        "reward": banded("Expected reward per slate", reward_bands(episodes), marked),
-        "share": banded("Share of the best slates' reward", share_bands(episodes), marked),
-        "regret": banded("Regret, summed up", regret_bands(episodes), marked),
+        "reward": curves_plot("Expected reward per slate", reward_curves(episodes), marked),
+        "share": curves_plot("Share of the best slates' reward", share_curves(episodes), marked),
+        "regret": curves_plot("Regret, summed up", regret_curves(episodes), marked),
     }
 
 
 def _page(
     table: Sequence[Standing],
-    special: tuple[Sequence[Recovery], Sequence[Pushed]],
+    special: tuple[Sequence[Recovery], Sequence[AttackEffect]],
     plots: Mapping[str, str],
-    told: SimulationNotes,
+    notes: SimulationNotes,
 ) -> str:
-    recovered, bought = special
+    recovery, effects = special
     return filled(
         Path(__file__).parent / "report.html",
         **plots,
-        seeds=", ".join(str(seed) for seed in told.seeds),
-        command=escape(told.command),
+        seeds=", ".join(str(seed) for seed in notes.seeds),
+        command=escape(notes.command),
         standings="".join(table_row(s.name, [str(getattr(s, column)) for column in COLUMNS]) for s in table),
-        recovery=_recovery(recovered) + _bought(bought),
-        seconds=f"{told.seconds:,.0f}",
-        world=_pairs({k: v for k, v in asdict(told.world).items() if k != "seed"}),
-        settings=_pairs(told.settings),
+        recovery=_recovery_table(recovery) + _attack_table(effects),
+        seconds=f"{notes.seconds:,.0f}",
+        world=_pairs({k: v for k, v in asdict(notes.world).items() if k != "seed"}),
+        settings=_pairs(notes.settings),
     )
 
 
-def _recovery(recovered: Sequence[Recovery]) -> str:
-    if not recovered:
+def _recovery_table(recovery: Sequence[Recovery]) -> str:
+    if not recovery:
         return ""
     rows = [
         table_row(
             r.name, [str(r.before), str(r.lowest), ", ".join("not" if n is None else f"{n:,}" for n in r.requests)]
         )
-        for r in recovered
+        for r in recovery
     ]
     head = "<tr><th>contender</th><th>share before</th><th>lowest after</th><th>requests until back, by seed</th></tr>"
     return (
@@ -146,10 +146,10 @@ def _recovery(recovered: Sequence[Recovery]) -> str:
     )
 
 
-def _bought(bought: Sequence[Pushed]) -> str:
-    if not bought:
+def _attack_table(effects: Sequence[AttackEffect]) -> str:
+    if not effects:
         return ""
-    rows = [table_row(b.name, [str(b.first), str(b.shown), str(b.reward)]) for b in bought]
+    rows = [table_row(b.name, [str(b.first), str(b.shown), str(b.reward)]) for b in effects]
     head = "<tr><th>contender</th><th>in first place</th><th>on the slate</th><th>reward</th></tr>"
     return (
         "<h2>What bots bought</h2>"

@@ -1,8 +1,8 @@
-"""How somebody looks at a slate and answers it, and what is browsed without one.
+"""How shoppers examine a slate and respond to it, and what they browse without one.
 
-Looking starts at the top and goes on with constant patience. What was looked at may be clicked, carted and, minutes
-later, bought; the answer's draws belong to the shopper's step and the item, so an item is answered alike wherever a
-policy puts it, as long as it is looked at.
+Examination starts at the top and continues with a constant probability. An examined item may be clicked, put in the
+cart and, minutes later, bought. The random draws belong to the shopper's step and the item, so the response to an item
+is the same at whatever position a policy puts it, as long as it is examined.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from streamrec.evaluation.simulation.world import World
 from streamrec.events import Event, EventType
 
 FIRST_LOOK_MS = 1_000
-"""Nobody answers a slate sooner: what is sent until then cannot depend on it."""
+"""The earliest response to a slate: what is sent before cannot depend on it."""
 LOOK_MS = 700
 """From one place to the next."""
 CLICK_MS, VIEW_MS, CART_MS, SKIP_MS = 300, 900, 20_000, 500
 
 
 @dataclass(frozen=True, slots=True)
-class Moment:
-    """One line of the calendar: whose step it is, when, and what the session is about. Bots are numbered apart."""
+class CalendarEntry:
+    """One entry of the calendar: shopper or bot (numbered apart), time in ms, session and its intent (a category)."""
 
     ts: int
     shopper: int
@@ -49,13 +49,13 @@ class Moment:
 
     @property
     def event_id(self) -> str:
-        """Of the event that the calendar itself asks for; answers add to it."""
+        """Id of the entry's own event; ids of responses begin with it."""
         return f"bot-{self.shopper}-{self.step}" if self.bot else f"{self.shopper}-{self.step}"
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """What came of a slate: events in time order, and its worth."""
+class ShopperResponse:
+    """The response to a slate: events in time order, and the rewards."""
 
     events: Sequence[Event]
     looked: int  # places looked at
@@ -65,53 +65,51 @@ class Answer:
 
 
 class Shoppers:
-    """Everybody in a world, and what they have bought."""
+    """The shoppers of a world, and what each has bought."""
 
     def __init__(self, world: World) -> None:
         self.world = world
         self._bought: defaultdict[int, list[int]] = defaultdict(list)
 
-    def value(self, moment: Moment) -> Float64:
+    def value(self, entry: CalendarEntry) -> Float64:
         """Expected reward now of each item looked at, (items,); -inf for what is not on sale."""
-        return self.world.value(self._pull(moment))
+        return self.world.value(self._pull(entry))
 
-    def request(self, moment: Moment) -> Event:
-        """What asks for a slate."""
+    def request(self, entry: CalendarEntry) -> Event:
+        """The request event of an entry."""
         return Event(
             type=EventType.REQUEST,
-            user_id=moment.user_id,
-            ts=moment.ts,
-            event_id=moment.event_id,
-            session_id=moment.session_id,
+            user_id=entry.user_id,
+            ts=entry.ts,
+            event_id=entry.event_id,
+            session_id=entry.session_id,
             k=self.world.settings.traffic.k,
         )
 
-    def browse(self, moment: Moment) -> Event:
-        """One item looked up without being recommended, drawn by its pull (a Gumbel draw of the softmax)."""
+    def browse(self, entry: CalendarEntry) -> Event:
+        """A view of one item without a recommendation, drawn from the softmax of the pulls (Gumbel-max)."""
         world = self.world
-        keys = uniforms(
-            world.settings.seed, Purpose.BROWSE, moment.shopper, moment.step, np.arange(len(world.item_ids))
-        )
-        item = int(np.argmax(self._pull(moment) - np.log(-np.log(keys))))
-        return self._event(EventType.VIEW, moment, item, moment.ts, moment.event_id)
+        keys = uniforms(world.settings.seed, Purpose.BROWSE, entry.shopper, entry.step, np.arange(len(world.item_ids)))
+        item = int(np.argmax(self._pull(entry) - np.log(-np.log(keys))))
+        return self._event(EventType.VIEW, entry, item, entry.ts, entry.event_id)
 
-    def answer(self, moment: Moment, rec_id: str, item_ids: Sequence[str], since_ms: int) -> Answer:
-        """Look at a slate that was there at `since_ms`; items that the shop does not sell are looked through."""
+    def answer(self, entry: CalendarEntry, rec_id: str, item_ids: Sequence[str], since_ms: int) -> ShopperResponse:
+        """Examine a slate that came at `since_ms`, and respond; items unknown to the world earn nothing."""
         world = self.world
         seed, manners, rewards = world.settings.seed, world.settings.manners, world.settings.rewards
-        pull = self._pull(moment)
+        pull = self._pull(entry)
         value = world.value(pull)
         best = world.expected(value, world.best(value))
         index = world.index
-        slate = np.array([index.get(item_id, -1) for item_id in item_ids[: len(world.looked_at)]], np.int64)
+        slate = np.array([index.get(item_id, -1) for item_id in item_ids[: len(world.examination)]], np.int64)
         if len(slate) == 0:
-            return Answer((), 0, 0.0, best, 0.0)
+            return ShopperResponse((), 0, 0.0, best, 0.0)
         sold = slate >= 0
         worth = np.where(sold & np.isfinite(value[slate]), value[slate], 0.0)
-        expected = float(world.looked_at[: len(slate)] @ worth)
-        look = float(uniforms(seed, Purpose.LOOK, moment.shopper, moment.step)[0])
-        looked = int((look < world.looked_at[: len(slate)]).sum())
-        draws = uniforms(seed, Purpose.ANSWER, moment.shopper, moment.step, slate[:looked, None], np.arange(5))
+        expected = float(world.examination[: len(slate)] @ worth)
+        look = float(uniforms(seed, Purpose.LOOK, entry.shopper, entry.step)[0])
+        looked = int((look < world.examination[: len(slate)]).sum())
+        draws = uniforms(seed, Purpose.ANSWER, entry.shopper, entry.step, slate[:looked, None], np.arange(5))
         clicked = sold[:looked] & (draws[:, 0] < expit(pull[slate[:looked]]))
         skipped = sold[:looked] & ~clicked & (draws[:, 1] < manners.skip)
         carted = clicked & (draws[:, 1] < world.cart[slate[:looked]])
@@ -119,13 +117,13 @@ class Shoppers:
         reward = np.select(
             [bought, carted, clicked, skipped], [rewards.purchase, rewards.cart, rewards.click, rewards.skip], 0.0
         )
-        self._bought[moment.shopper] += slate[:looked][bought].tolist()
-        events = self._told(moment, rec_id, slate, looked, since_ms, draws, (clicked, carted, bought, skipped))
-        return Answer(events, looked, expected, best, float(reward.sum()))
+        self._bought[entry.shopper] += slate[:looked][bought].tolist()
+        events = self._events(entry, rec_id, slate, looked, since_ms, draws, (clicked, carted, bought, skipped))
+        return ShopperResponse(events, looked, expected, best, float(reward.sum()))
 
-    def _told(
+    def _events(
         self,
-        moment: Moment,
+        entry: CalendarEntry,
         rec_id: str,
         slate: Int64,
         looked: int,
@@ -133,8 +131,8 @@ class Shoppers:
         draws: Float64,
         answers: tuple[np.ndarray[tuple[int], np.dtype[np.bool_]], ...],
     ) -> list[Event]:
-        """The events that reach the log, in time order: none from a session that has fallen silent."""
-        if moment.silent:
+        """The events of a response that reach the log, in time order: none from a silent session."""
+        if entry.silent:
             return []
         manners = self.world.settings.manners
         clicked, carted, bought, skipped = (answer.tolist() for answer in answers)
@@ -143,32 +141,32 @@ class Shoppers:
         hesitations_ms = (CART_MS * (0.5 + draws[:, 4])).astype(np.int64).tolist()
         events = []
 
-        def tell(kind: EventType, place: int, ts: int) -> None:
+        def add(kind: EventType, place: int, ts: int) -> None:
             item = int(slate[place])
-            name = f"{moment.event_id}-{place + 1}-{kind.value}"
-            events.append(self._event(kind, moment, item, ts, name, rec_id, place + 1))
+            name = f"{entry.event_id}-{place + 1}-{kind.value}"
+            events.append(self._event(kind, entry, item, ts, name, rec_id, place + 1))
 
         for place in range(looked):
             if slate[place] < 0:
                 continue
             at = since_ms + FIRST_LOOK_MS + place * LOOK_MS
             if manners.impressions:
-                tell(EventType.IMPRESSION, place, at)
+                add(EventType.IMPRESSION, place, at)
             if clicked[place]:
-                tell(EventType.CLICK, place, at + CLICK_MS)
-                tell(EventType.VIEW, place, at + VIEW_MS)
+                add(EventType.CLICK, place, at + CLICK_MS)
+                add(EventType.VIEW, place, at + VIEW_MS)
             if carted[place]:
-                tell(EventType.ADD_TO_CART, place, at + CLICK_MS + hesitations_ms[place])
+                add(EventType.ADD_TO_CART, place, at + CLICK_MS + hesitations_ms[place])
             if bought[place]:
-                tell(EventType.PURCHASE, place, at + CLICK_MS + waits_ms[place])
+                add(EventType.PURCHASE, place, at + CLICK_MS + waits_ms[place])
             if skipped[place]:
-                tell(EventType.SKIP, place, at + SKIP_MS)
+                add(EventType.SKIP, place, at + SKIP_MS)
         return sorted(events, key=lambda event: event.ts)
 
     def _event(
         self,
         kind: EventType,
-        moment: Moment,
+        entry: CalendarEntry,
         item: int,
         ts: int,
         event_id: str,
@@ -177,15 +175,15 @@ class Shoppers:
     ) -> Event:
         return Event(
             type=kind,
-            user_id=moment.user_id,
+            user_id=entry.user_id,
             ts=ts,
             item_id=self.world.item_ids[item],
             event_id=event_id,
-            session_id=moment.session_id,
+            session_id=entry.session_id,
             rec_id=rec_id,
             position=position,
             context={"category": self.world.categories[item]},
         )
 
-    def _pull(self, moment: Moment) -> Float64:
-        return self.world.pull(moment.shopper, moment.intent, moment.ts, self._bought[moment.shopper])
+    def _pull(self, entry: CalendarEntry) -> Float64:
+        return self.world.pull(entry.shopper, entry.intent, entry.ts, self._bought[entry.shopper])

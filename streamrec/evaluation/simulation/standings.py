@@ -1,7 +1,7 @@
-"""What a contest's episodes come to: rewards over time, the table, paired differences, and recovery from a drift.
+"""Statistics of a contest: rewards over time, the standings, paired differences, recovery from drift, and attacks.
 
-Intervals are Student's t over seeds, 95 %. Differences are taken seed by seed: contenders met the same shoppers, so
-what all of them had to bear is not counted as uncertainty.
+Intervals are Student's t over seeds, 95 %. Differences are paired by seed: contenders met the same shoppers, so what
+varies between seeds alone cancels.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from streamrec.evaluation.simulation.loop import Episode
 POINTS = 60
 """Of each line over time."""
 WINDOW = 300
-"""Requests that a point of a line is the mean of, unless the episode is too short for that."""
+"""Requests that each point of a curve is the mean of, unless the episode is too short for that."""
 QUARTER = 4
 RECOVERED = 0.95
 """Of the share of the best reward before the drift."""
@@ -49,8 +49,8 @@ class Standing:
 
 
 @dataclass(frozen=True, slots=True)
-class Pushed:
-    """What bots got of people's slates, from their coming on, and what people's slates earned meanwhile."""
+class AttackEffect:
+    """Effect of an attack since it began: exposure of the target in shoppers' slates, and what these slates earned."""
 
     name: str
     first: Estimate  # share of the slates with the target in the first place
@@ -59,8 +59,8 @@ class Pushed:
 
 
 @dataclass(frozen=True, slots=True)
-class Band:
-    """A line over time with an interval around it, all (points,)."""
+class IntervalCurve:
+    """A curve over time with an interval around it, all (points,)."""
 
     at: Int64  # requests so far
     mean: Float64
@@ -79,7 +79,7 @@ class Recovery:
 
 
 def standings(episodes: Mapping[str, Sequence[Episode]]) -> list[Standing]:
-    """One line per contender, in their order."""
+    """One row per contender, in the order given."""
     first = next(iter(episodes.values()))
     found = []
     for name, runs in episodes.items():
@@ -98,34 +98,34 @@ def standings(episodes: Mapping[str, Sequence[Episode]]) -> list[Standing]:
     return found
 
 
-def reward_bands(episodes: Mapping[str, Sequence[Episode]]) -> dict[str, Band]:
+def reward_curves(episodes: Mapping[str, Sequence[Episode]]) -> dict[str, IntervalCurve]:
     """Expected reward per slate over time."""
-    return {name: band([run.expected for run in runs]) for name, runs in episodes.items()}
+    return {name: interval_curve([run.expected for run in runs]) for name, runs in episodes.items()}
 
 
-def regret_bands(episodes: Mapping[str, Sequence[Episode]]) -> dict[str, Band]:
+def regret_curves(episodes: Mapping[str, Sequence[Episode]]) -> dict[str, IntervalCurve]:
     """Regret summed up since the start."""
-    return {name: band([np.cumsum(run.regret) for run in runs], window=1) for name, runs in episodes.items()}
+    return {name: interval_curve([np.cumsum(run.regret) for run in runs], window=1) for name, runs in episodes.items()}
 
 
-def share_bands(episodes: Mapping[str, Sequence[Episode]]) -> dict[str, Band]:
+def share_curves(episodes: Mapping[str, Sequence[Episode]]) -> dict[str, IntervalCurve]:
     """Share of the best slates' expected reward over time."""
     return {name: _shares(runs) for name, runs in episodes.items()}
 
 
 def recoveries(episodes: Mapping[str, Sequence[Episode]], drift_ms: int) -> list[Recovery]:
-    """How each contender came through the drift at `drift_ms`."""
+    """How each contender recovered from the drift at `drift_ms`."""
     return [_recovery(name, runs, drift_ms) for name, runs in episodes.items()]
 
 
-def pushed(episodes: Mapping[str, Sequence[Episode]], attack_ms: int) -> list[Pushed]:
+def attack_effects(episodes: Mapping[str, Sequence[Episode]], attack_ms: int) -> list[AttackEffect]:
     """How often each contender showed what bots push, in the requests of people since `attack_ms`."""
     found = []
     for name, runs in episodes.items():
         since = [run.ts >= attack_ms for run in runs]
         places = [run.target[late] for run, late in zip(runs, since, strict=True)]
         found.append(
-            Pushed(
+            AttackEffect(
                 name,
                 estimate([float((place == 1).mean()) for place in places]),
                 estimate([float((place > 0).mean()) for place in places]),
@@ -144,27 +144,27 @@ def estimate(values: Sequence[float]) -> Estimate:
     return Estimate(float(numbers.mean()), float(student.ppf(0.975, len(numbers) - 1) * error))
 
 
-def band(runs: Sequence[Float64], window: int | None = None) -> Band:
+def interval_curve(runs: Sequence[Float64], window: int | None = None) -> IntervalCurve:
     """Rolling means of several runs of (requests,) numbers, and the interval around their mean."""
     length = min(len(run) for run in runs)
     window = _window(length) if window is None else window
     at = np.unique(np.linspace(window, length, POINTS).astype(np.int64))
-    lines = np.array([_rolling(run[:length], at, window) for run in runs])  # (runs, points)
-    estimates = [estimate(column) for column in lines.T]
-    mean = np.array([e.mean for e in estimates])
-    margin = np.nan_to_num(np.array([e.margin for e in estimates]))
-    return Band(at, mean, mean - margin, mean + margin)
+    return _curve(at, np.array([_rolling(run[:length], at, window) for run in runs]))
 
 
-def _shares(runs: Sequence[Episode]) -> Band:
+def _shares(runs: Sequence[Episode]) -> IntervalCurve:
     length = min(len(run.ts) for run in runs)
     window = _window(length)
     at = np.unique(np.linspace(window, length, POINTS).astype(np.int64))
-    lines = np.array([_rolling(run.expected, at, window) / _rolling(run.best, at, window) for run in runs])
+    return _curve(at, np.array([_rolling(run.expected, at, window) / _rolling(run.best, at, window) for run in runs]))
+
+
+def _curve(at: Int64, lines: Float64) -> IntervalCurve:
+    """The mean of the runs' lines, (runs, points), with its interval at each point."""
     estimates = [estimate(column) for column in lines.T]
     mean = np.array([e.mean for e in estimates])
     margin = np.nan_to_num(np.array([e.margin for e in estimates]))
-    return Band(at, mean, mean - margin, mean + margin)
+    return IntervalCurve(at, mean, mean - margin, mean + margin)
 
 
 def _recovery(name: str, runs: Sequence[Episode], drift_ms: int) -> Recovery:

@@ -1,6 +1,7 @@
-"""Who can recommend in a simulation: the real worker in this process, and two who stand outside the contest.
+"""Recommenders of a simulation: the real worker in this process, and two references.
 
-The oracle knows the truth; nobody can do better in expectation. The shuffle knows what is on sale and draws evenly.
+The oracle knows the true rewards, so no policy can do better in expectation. The shuffle draws uniformly from the items
+on sale.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ import numpy as np
 from streamrec.codec import MSGPACK, encode_event
 from streamrec.config.settings import Settings
 from streamrec.evaluation.simulation.draws import Int64, Purpose, uniforms
-from streamrec.evaluation.simulation.loop import Place, Shown
-from streamrec.evaluation.simulation.shopper import Moment, Shoppers
+from streamrec.evaluation.simulation.loop import ShownItem, ShownSlate
+from streamrec.evaluation.simulation.shopper import CalendarEntry, Shoppers
 from streamrec.events import Event
 from streamrec.replay.logs import HEADERS
 from streamrec.state.memory import MemoryStore
@@ -27,7 +28,7 @@ WITHOUT_TIMER_S = 1e9
 
 
 class WorkerSystem:
-    """The worker as it runs live, on a log, a sink and a store in memory. Nothing of it outlives the process."""
+    """The worker as it runs live, on a log, a sink and a store in memory; nothing outlives the process."""
 
     def __init__(self, settings: Settings, prepare: Callable[[Worker], None] | None = None) -> None:
         """`prepare` may change the worker before its first event: another policy in its place, an observer."""
@@ -41,11 +42,13 @@ class WorkerSystem:
         if prepare is not None:
             prepare(self.worker)
         self.source.subscribe(self.worker)
-        self._decoder = msgspec.json.Decoder(Shown)
-        self._slates: list[Shown] = []
+        self._decoder = msgspec.json.Decoder(ShownSlate)
+        self._slates: list[ShownSlate] = []
         self._offset = 0
 
-    def handle(self, events: Sequence[Event], asked: Sequence[Moment], shoppers: Shoppers) -> Sequence[Shown]:
+    def handle(
+        self, events: Sequence[Event], asked: Sequence[CalendarEntry], shoppers: Shoppers
+    ) -> Sequence[ShownSlate]:
         self._slates = []
         self.source.append(self._record(event) for event in events)
         while records := self.source.poll(len(events), 0.0):
@@ -71,29 +74,33 @@ class WorkerSystem:
 class Oracle:
     """Shows the best slate there is."""
 
-    def handle(self, events: Sequence[Event], asked: Sequence[Moment], shoppers: Shoppers) -> Sequence[Shown]:
-        return [_shown(shoppers, moment, shoppers.world.best(shoppers.value(moment))) for moment in asked]
+    def handle(
+        self, events: Sequence[Event], asked: Sequence[CalendarEntry], shoppers: Shoppers
+    ) -> Sequence[ShownSlate]:
+        return [_shown(shoppers, entry, shoppers.world.best(shoppers.value(entry))) for entry in asked]
 
     def close(self) -> None:
         pass
 
 
 class Shuffle:
-    """Shows items drawn evenly from all that are on sale."""
+    """Shows items drawn uniformly from those on sale."""
 
-    def handle(self, events: Sequence[Event], asked: Sequence[Moment], shoppers: Shoppers) -> Sequence[Shown]:
+    def handle(
+        self, events: Sequence[Event], asked: Sequence[CalendarEntry], shoppers: Shoppers
+    ) -> Sequence[ShownSlate]:
         world = shoppers.world
         slates = []
-        for moment in asked:
-            items = np.flatnonzero(world.released_ms <= moment.ts)
-            keys = uniforms(world.settings.seed, Purpose.SHUFFLE, moment.shopper, moment.step, items)
-            slates.append(_shown(shoppers, moment, items[np.argsort(keys)[: world.settings.traffic.k]]))
+        for entry in asked:
+            items = np.flatnonzero(world.released_ms <= entry.ts)
+            keys = uniforms(world.settings.seed, Purpose.SHUFFLE, entry.shopper, entry.step, items)
+            slates.append(_shown(shoppers, entry, items[np.argsort(keys)[: world.settings.traffic.k]]))
         return slates
 
     def close(self) -> None:
         pass
 
 
-def _shown(shoppers: Shoppers, moment: Moment, items: Int64) -> Shown:
+def _shown(shoppers: Shoppers, entry: CalendarEntry, items: Int64) -> ShownSlate:
     ids = shoppers.world.item_ids
-    return Shown(f"slate-{moment.event_id}", moment.event_id, tuple(Place(ids[item]) for item in items.tolist()))
+    return ShownSlate(f"slate-{entry.event_id}", entry.event_id, tuple(ShownItem(ids[item]) for item in items.tolist()))

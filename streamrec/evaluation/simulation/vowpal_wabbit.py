@@ -2,12 +2,12 @@
 
 VW runs `--cb_explore_adf` with an explorer (Bietti, Agarwal, Langford: A contextual bandit bake-off, JMLR 2021). Slates
 are made the way its own `--ccb_explore_adf` makes them: place after place, each an exploration over the candidates that
-are left. Every place that was seen is a lesson with the action set of that place, the chosen action's cost (its reward,
-negative) and the exact probability with which VW chose it. VW gets more than `SlateFeedback` holds, on purpose: whole
-action sets, where the fusion is told only what was seen.
+are left. Every place that was seen is a training example: the action set of that place, the chosen action's cost (its
+reward, negated) and the exact probability with which VW chose it. VW gets more than `SlateFeedback` holds, on purpose:
+whole action sets, where the fusion gets only what was seen.
 
-What is remembered of a slate waits for its lesson; it is found again by the features of its first item, in the half
-precision that lessons come in.
+A slate is kept until its feedback comes; it is found by the features of its first item, in the half precision that
+feedback has.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ SLOT_COUNTER = 500
 
 
 @dataclass(frozen=True, slots=True)
-class Waiting:
-    """A slate that waits for its lesson."""
+class PendingSlate:
+    """A slate whose feedback has not come yet."""
 
     lines: Sequence[str]  # (candidates,) in VW's text format
     shared: str
@@ -59,7 +59,7 @@ class Waiting:
 
 
 class VowpalWabbit:
-    """A policy that leaves everything to VW. The ranking of a row is one draw of VW's randomness."""
+    """A policy that leaves ranking and learning to VW. The ranking of a row is one draw from VW's distribution."""
 
     estimated_from = 1
 
@@ -81,7 +81,7 @@ class VowpalWabbit:
         self.arguments = arguments
         self.slots = slots
         self.unmatched = 0  # lessons whose slate was not remembered
-        self._waiting: OrderedDict[bytes, Waiting] = OrderedDict()
+        self._pending: OrderedDict[bytes, PendingSlate] = OrderedDict()
 
     def components(self, asked: PolicyInput, posterior: Posterior) -> Components:
         rows, width = asked.items.shape
@@ -98,12 +98,12 @@ class VowpalWabbit:
 
     def learn(self, feedback: Sequence[SlateFeedback]) -> None:
         for slate_feedback in feedback:
-            waiting = self._waiting.pop(slate_feedback.features[0].tobytes(), None)
-            if waiting is None:
+            pending = self._pending.pop(slate_feedback.features[0].tobytes(), None)
+            if pending is None:
                 self.unmatched += 1
                 continue
-            for slot, reward in enumerate(slate_feedback.reward.tolist()[: len(waiting.chosen)]):
-                self._teach(waiting, slot, reward)
+            for slot, reward in enumerate(slate_feedback.reward.tolist()[: len(pending.chosen)]):
+                self._teach(pending, slot, reward)
 
     def state(self) -> dict[str, Array]:
         return {}
@@ -124,17 +124,17 @@ class VowpalWabbit:
             propensity.append(float(chances[at] / chances.sum()))
         self._vw.finish_example(examples)
         first = features[chosen[0]].tobytes()
-        self._waiting[first] = Waiting(lines, shared, chosen, propensity)
-        while len(self._waiting) > OPEN_SLATES:
-            self._waiting.popitem(last=False)
+        self._pending[first] = PendingSlate(lines, shared, chosen, propensity)
+        while len(self._pending) > OPEN_SLATES:
+            self._pending.popitem(last=False)
         return chosen
 
-    def _teach(self, waiting: Waiting, slot: int, reward: float) -> None:
+    def _teach(self, pending: PendingSlate, slot: int, reward: float) -> None:
         """One place that was seen: the actions there were, the one chosen, its cost and its probability."""
-        gone, action = set(waiting.chosen[:slot]), waiting.chosen[slot]
-        label = f"0:{-reward:.6g}:{max(waiting.propensity[slot], 1e-6):.6g} "
-        lines = [(label if n == action else "") + line for n, line in enumerate(waiting.lines) if n not in gone]
-        self._vw.learn("\n".join([waiting.shared, *lines]))
+        gone, action = set(pending.chosen[:slot]), pending.chosen[slot]
+        label = f"0:{-reward:.6g}:{max(pending.propensity[slot], 1e-6):.6g} "
+        lines = [(label if n == action else "") + line for n, line in enumerate(pending.lines) if n not in gone]
+        self._vw.learn("\n".join([pending.shared, *lines]))
 
 
 def vw_system(explorer: str, settings: Settings) -> WorkerSystem:

@@ -1,13 +1,13 @@
-"""A made-up shop: its catalogue, the latent tastes of its shoppers, and what an item is truly worth to each of them.
+"""A simulated shop: its catalogue, the latent tastes of its shoppers, and the true expected reward of every item.
 
-The pull of item j on shopper u is the log-odds of a click, given that the item is looked at:
+The pull of item j on shopper u is the log-odds of a click, given that the item is examined:
 
     pull = base + chattiness_u + appeal * a_j + taste * (t_u . v_j) + intent * [category_j = intent of the session]
            - thrift * (price_j - budget_u)^2 / 2 - sated * [u has bought j]
 
-What a click is worth follows from how often it ends in a cart and a purchase, which is a matter of the item's quality.
-So the expected reward of an item looked at is known, and the best slate is the list of the items sorted by it: places
-are looked at from the top with falling probability, whatever is shown (a position-based model; Craswell et al.: An
+The expected reward of a click follows from how often it ends in a cart and a purchase, which depends on the item's
+quality. So the expected reward of an examined item is known, and the best slate is the items sorted by it: positions
+are examined from the top with falling probability, whatever is shown (a position-based model; Craswell et al.: An
 experimental comparison of click position-bias models, WSDM 2008).
 
 Knows nothing of events, slates or policies.
@@ -29,9 +29,9 @@ HOUR_MS = 3_600_000
 FAVOURITES = 2
 """Categories that a shopper comes back to."""
 ROTATION = np.pi / 2
-"""How far tastes turn at a drift: old and new have nothing in common."""
+"""The angle by which taste vectors turn at a drift: old and new are orthogonal."""
 SHIFTED = 0.5
-"""Share of the items whose appeal is dealt anew at a drift."""
+"""Share of the items whose appeal is drawn again at a drift."""
 
 
 class AttackKind(StrEnum):
@@ -53,7 +53,7 @@ class DriftKind(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Assortment:
+class AssortmentSettings:
     """The catalogue. A share of its items, `new`, arrives evenly over the log; the others are there from the start."""
 
     items: int = 600
@@ -63,8 +63,8 @@ class Assortment:
 
 
 @dataclass(frozen=True, slots=True)
-class Crowd:
-    """Who there is: people, whose log activity has the standard deviation `spread`, and bots beside them."""
+class CrowdSettings:
+    """Shoppers, whose log activity has the standard deviation `spread`, and bots."""
 
     shoppers: int = 500
     spread: float = 0.7
@@ -74,10 +74,8 @@ class Crowd:
 
 
 @dataclass(frozen=True, slots=True)
-class Traffic:
-    """How often they come, and what they do in a session. `lost` is the share of sessions that fall silent half-way:
-    their later answers never arrive, though their requests do.
-    """
+class TrafficSettings:
+    """Requests and browsing. In the share `lost` of sessions, responses are lost from half-way on; requests are not."""
 
     requests: int = 6_000
     hours: float = 48.0
@@ -89,8 +87,8 @@ class Traffic:
 
 
 @dataclass(frozen=True, slots=True)
-class Pull:
-    """What the log-odds of a click are made of; see the top of the file."""
+class ClickSettings:
+    """Coefficients of the log-odds of a click; see the top of the file."""
 
     base: float = -4.5
     appeal: float = 0.7
@@ -101,12 +99,12 @@ class Pull:
 
 
 @dataclass(frozen=True, slots=True)
-class Manners:
-    """How a slate is looked at and answered.
+class AnswerSettings:
+    """How a slate is examined and responded to.
 
-    `patience` is the chance to look at the next place after one; `skip` the chance to refuse what was looked at and
+    `patience` is the probability of examining the next position; `skip` that of refusing an item that was examined and
     not clicked. A purchase comes between `delay_s` and `latest_s` after the click, exponentially with mean
-    `mean_delay_s` past the least. Without `impressions`, what was looked at is not told.
+    `mean_delay_s` past the least. Without `impressions`, no event says what was examined.
     """
 
     patience: float = 0.85
@@ -120,7 +118,7 @@ class Manners:
 
 
 @dataclass(frozen=True, slots=True)
-class Drift:
+class DriftSettings:
     """A sudden change after the share `at` of the log's time."""
 
     kind: DriftKind
@@ -128,8 +126,8 @@ class Drift:
 
 
 @dataclass(frozen=True, slots=True)
-class Rewards:
-    """What the most valuable answer to a shown item is worth, as `attribution.values` has it."""
+class RewardSettings:
+    """Rewards of the responses, as `attribution.values`; the most valuable response to an item counts."""
 
     click: float = 0.2
     cart: float = 0.5
@@ -139,20 +137,20 @@ class Rewards:
 
 @dataclass(frozen=True, slots=True)
 class WorldSettings:
-    """A world, wholly: equal settings make equal worlds."""
+    """Everything that defines a world: equal settings make equal worlds."""
 
     seed: int = 0
-    assortment: Assortment = field(default_factory=Assortment)
-    crowd: Crowd = field(default_factory=Crowd)
-    traffic: Traffic = field(default_factory=Traffic)
-    pull: Pull = field(default_factory=Pull)
-    manners: Manners = field(default_factory=Manners)
-    rewards: Rewards = field(default_factory=Rewards)
-    drift: Drift | None = None
+    assortment: AssortmentSettings = field(default_factory=AssortmentSettings)
+    crowd: CrowdSettings = field(default_factory=CrowdSettings)
+    traffic: TrafficSettings = field(default_factory=TrafficSettings)
+    pull: ClickSettings = field(default_factory=ClickSettings)
+    manners: AnswerSettings = field(default_factory=AnswerSettings)
+    rewards: RewardSettings = field(default_factory=RewardSettings)
+    drift: DriftSettings | None = None
 
 
 class World:
-    """Catalogue, tastes and true rewards. Nothing in it changes; what shoppers have bought is theirs to remember."""
+    """Catalogue, tastes and true rewards. Immutable: purchases are kept by `Shoppers`."""
 
     def __init__(self, settings: WorldSettings) -> None:
         self.settings = settings
@@ -166,7 +164,7 @@ class World:
         self._make_drift()
         manners, rewards = settings.manners, settings.rewards
         places = np.arange(settings.traffic.k, dtype=np.float64)
-        self.looked_at = np.power(manners.patience, places)  # (k,) chance that a place is looked at
+        self.examination = np.power(manners.patience, places)  # (k,) probability that a position is examined
         self.cart = expit(_logit(manners.cart) + 0.8 * self.quality)  # (items,) given a click
         self.purchase = expit(_logit(manners.purchase) + 0.6 * self.quality)  # (items,) given a cart
         in_cart = (1 - self.purchase) * rewards.cart + self.purchase * rewards.purchase
@@ -176,7 +174,7 @@ class World:
         self.categories = tuple(f"category-{category}" for category in self.category.tolist())  # (items,) by item
 
     def pull(self, shopper: int, intent: int, ts: int, bought: list[int]) -> Float64:
-        """Log-odds of a click on each item looked at now, (items,); -inf for what is not on sale yet."""
+        """Log-odds of a click on each item if it is examined now, (items,); -inf for items not on sale yet."""
         weights = self.settings.pull
         late = self.drift_ms is not None and ts >= self.drift_ms
         taste = (self.later_taste if late else self.taste)[shopper]
@@ -189,7 +187,7 @@ class World:
         return pull
 
     def value(self, pull: Float64) -> Float64:
-        """Expected reward of each item looked at, (items,); -inf for what is not on sale."""
+        """Expected reward of each item if it is examined, (items,); -inf for items not on sale."""
         clicked = expit(pull)
         refused = self.settings.manners.skip * (1 - clicked)
         value = clicked * self.click_worth + refused * self.settings.rewards.skip
@@ -202,9 +200,9 @@ class World:
         return top[np.argsort(-value[top], kind="stable")]
 
     def expected(self, value: Float64, slate: Int64) -> float:
-        """Expected reward of a slate of known items; what is not on sale earns nothing."""
+        """Expected reward of a slate of known items; items not on sale earn nothing."""
         worth = value[slate]
-        return float(self.looked_at[: len(slate)] @ np.where(np.isfinite(worth), worth, 0.0))
+        return float(self.examination[: len(slate)] @ np.where(np.isfinite(worth), worth, 0.0))
 
     def _moment(self, share: float) -> int:
         return self.start_ms + int(share * (self.end_ms - self.start_ms))

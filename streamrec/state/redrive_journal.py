@@ -1,10 +1,10 @@
-"""What is remembered of dead letters that were sent back, so that none is sent twice: marks, a journal and a lock.
+"""Remembers in Redis which dead letters were redriven, so that none is sent twice: marks, a journal and a lock.
 
 Redis and Kafka share no transaction. So a redrive notes in its journal where the events topic ends before it sends
 anything, marks what was sent once Kafka has stored it, and closes the journal at the end. A journal found open belongs
 to a run that was cut short: what it sent and did not mark lies in the topic past the places noted.
 
-Knows nothing of what a letter is, beyond the name of the message it was made of.
+Knows nothing of a dead letter beyond the name of the message it was made of.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ LEASE_S = 120.0
 """A redrive that says nothing for so long has ended: no wait of its own is as long, not the producer's last flush."""
 
 
-class Redriven:
-    """The memory of redrives into one topic, in Redis.
+class RedriveJournal:
+    """The record of redrives into one topic, in Redis.
 
     Guarantee: one redrive at a time holds it; a mark outlives every process, for `keep_ms`.
 
@@ -79,10 +79,10 @@ class Redriven:
                     self._lock.release()
 
     def go_on(self) -> None:
-        """Still at it: called for every record that is read or sent, and asks Redis now and then.
+        """Extend the lock; to be called for every record read or sent, and asks Redis only now and then.
 
         Raises:
-            StateError: too long ago that the last call was made: somebody else may have begun.
+            StateError: the last call was so long ago that the lock has expired: another redrive may have begun.
         """
         now_s = time.monotonic()
         if now_s - self._asked_s < self._lease_s / 8:
@@ -105,7 +105,7 @@ class Redriven:
             return [mark is not None for mark in self._client.mget([self._mark(origin) for origin in origins])]
 
     def mark(self, origins: Iterable[str]) -> None:
-        """These messages have been sent back: Kafka has stored them."""
+        """Mark these messages as sent back, once Kafka has stored them."""
         with self._named_errors("noting which letters were sent back"):
             pipeline = self._client.pipeline(transaction=False)
             for origin in origins:
@@ -113,18 +113,18 @@ class Redriven:
             pipeline.execute()
 
     def unfinished(self) -> dict[int, int] | None:
-        """Where the events topic ended when a run began that never came to its end; None when all did."""
+        """The end offsets noted by a run that did not finish; None when every run has finished."""
         with self._named_errors("reading the journal of redrives"):
             noted = self._client.get(self._journal)
         return msgspec.msgpack.decode(noted, type=dict[int, int]) if isinstance(noted, bytes) else None
 
     def begin(self, ends: Mapping[int, int]) -> None:
-        """Note where the events topic ends; before anything is sent."""
+        """Note the end offsets of the events topic, before anything is sent."""
         with self._named_errors("opening the journal of redrives"):
             self._client.set(self._journal, msgspec.msgpack.encode(dict(ends)))
 
     def finish(self) -> None:
-        """Everything that was sent is marked."""
+        """Close the journal: everything that was sent is marked."""
         with self._named_errors("closing the journal of redrives"):
             self._client.delete(self._journal)
 

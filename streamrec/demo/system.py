@@ -1,4 +1,4 @@
-"""What the demonstration runs on: a broker, a Redis server and a worker, each a child process that ends with this one.
+"""The system of the demonstration: a broker, a Redis server and a worker, child processes that end with this one.
 
 Knows nothing of what is sent or shown.
 """
@@ -49,7 +49,7 @@ class WorkerProcess(EmbeddedServer):
 
 
 @dataclass(frozen=True, slots=True)
-class Stage:
+class RunningSystem:
     """Everything running, and the configuration file that connects any `streamrec` command to it."""
 
     broker: EmbeddedBroker
@@ -59,7 +59,7 @@ class Stage:
 
 
 @contextmanager
-def stage(place: Path, items: Path) -> Iterator[Stage]:
+def running_system(place: Path, items: Path) -> Iterator[RunningSystem]:
     """Start everything, with data, logs and model snapshots in `place`; end it with the block, the worker first.
 
     Raises:
@@ -84,6 +84,6 @@ def stage(place: Path, items: Path) -> Iterator[Stage]:
         worker = WorkerProcess(config, place / "worker.log")
         try:
             worker.start()
-            yield Stage(broker, worker, settings, config)
+            yield RunningSystem(broker, worker, settings, config)
         finally:
             worker.stop()

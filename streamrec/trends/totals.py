@@ -1,10 +1,10 @@
-"""What readers make of the trends topic: what the partitions say of each item, added up.
+"""For readers of the trends topic: the counts of all partitions, added up by item.
 
-A record of partition p of the topic is what input partition p says. So the last record of a key in each partition
-counts, and the sum over partitions is what all users did. Knows nothing of Kafka.
+A record in partition p of the topic has the counts of input partition p. So the last record of a key in each partition
+counts, and the sum over partitions is of all users. Knows nothing of Kafka.
 
-A partition whose clock stands still says nothing new, however old its counts become. Here what was said longer ago than
-a window is long, by the newest clock of all, is out of that window.
+A partition whose clock stands still publishes nothing new, however old its counts become. So a record that is older
+than a window's length, by the newest clock of all partitions, does not count for that window.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from streamrec.engine.trending.windows import acceleration, rate_per_hour
 from streamrec.events import Trend, WindowTrend
 
 
-class Board:
-    """Takes statements in any order between partitions, in log order within each; repeats change nothing."""
+class TrendTotals:
+    """Takes records in any order between partitions, in log order within each; repeats change nothing."""
 
     def __init__(self) -> None:
         self.clock = 0
-        """The newest log time that any statement named, ms."""
+        """The newest log time of any record, ms."""
         self._said: dict[str, dict[int, Trend]] = {}
 
     def take(self, partition: int, item_id: str, trend: Trend | None) -> None:
-        """What a partition says of an item; None: nothing any more."""
+        """Take a partition's newest record of an item; None removes it."""
         if trend is None:
             said = self._said.get(item_id, {})
             said.pop(partition, None)
@@ -33,7 +33,7 @@ class Board:
         self.clock = max(self.clock, trend.ts)
 
     def items(self) -> set[str]:
-        """Everything that anything is said of."""
+        """The items that have counts."""
         return set(self._said)
 
     def of(self, item_id: str) -> tuple[WindowTrend, ...]:
