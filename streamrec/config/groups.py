@@ -5,13 +5,14 @@ Sources, later ones win: the defaults here, a TOML file, `STREAMREC_...` environ
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
+from streamrec.config import parts
 from streamrec.events import EventType
 
 Seconds = Annotated[float, Field(gt=0)]
@@ -83,49 +84,33 @@ class Limits(Group):
     """Items of the catalogue kept in memory; of more, the longest unchanged are as if they were not in it."""
 
 
-MODELS = (
-    "popularity_minutes",
-    "popularity",
-    "popularity_days",
-    "covisit",
-    "covisit_recent",
-    "transitions",
-    "sessions",
-    "repeats",
-    "content",
-    "clicks",
-    "factors",
-    "sequence",
-    "trends",
-)
-"""Every model there is."""
-DEFAULT_MODELS = tuple(name for name in MODELS if name not in ("factors", "content", "trends"))
-"""Those that add something somewhere when the others are there."""
 HASHED = "hashed"
 """The encoder that needs no model."""
-PRESETS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
-    "default": {},
-    "fast": {
-        "learning": {
-            "models": (
-                "popularity_minutes",
-                "popularity",
-                "popularity_days",
-                "covisit_recent",
-                "transitions",
-                "repeats",
-            ),
-        },
-        "fusion": {"form": "linear"},
-    },
-}
-"""Settings that belong together; every other source of settings goes before them."""
+ALONE = "model:"
+"""Before a model's name: the policy that ranks by that model alone."""
+
+
+def preset_settings(name: str) -> Mapping[str, Mapping[str, Any]]:
+    """Settings that belong together; every other source of settings goes before them. The default's are none."""
+    if name != "fast":
+        return {}
+    return {"learning": {"models": parts.default_models("fast")}, "fusion": {"form": "linear"}}
+
+
+def _model(name: str) -> str:
+    if name in parts.models():
+        return name
+    raise PydanticCustomError("model", f"Input should be {_either([repr(known) for known in parts.models()])}")
+
+
+def _either(names: Sequence[str]) -> str:
+    return " or ".join([", ".join(names[:-1]), names[-1]])
 
 
 class Learning(Group):
     """What is learned from, by which models, and in which micro-batches."""
 
-    models: tuple[Literal[MODELS], ...] = DEFAULT_MODELS  # type: ignore[valid-type]
+    models: tuple[Annotated[str, AfterValidator(_model)], ...] = Field(default_factory=parts.default_models)
     """The models that learn and score; `popularity` is always needed, for short lists are filled up with it."""
     positives: tuple[str, ...] = ("view", "click", "add_to_cart", "purchase", "like", "rating>=4")
     """Event types that count as interest; `type>=value` asks for a least value."""
@@ -151,14 +136,10 @@ class Learning(Group):
     """Every random draw is a function of this and of the input position."""
 
 
-POLICIES = ("plackett-luce", "greedy", "thompson", "linucb", "exp3", "uniform")
-"""Every policy there is, beside model:NAME for each model, which ranks by that one alone."""
-
-
 def _policy(name: str) -> str:
-    if name in POLICIES or name.removeprefix("model:") in MODELS:
+    if name in parts.policies() or (name.startswith(ALONE) and name.removeprefix(ALONE) in parts.models()):
         return name
-    raise PydanticCustomError("policy", f"Input should be {', '.join(POLICIES)} or model:NAME")
+    raise PydanticCustomError("policy", f"Input should be {_either([*parts.policies(), ALONE + 'NAME'])}")
 
 
 def _teacher(name: str) -> str:
@@ -172,7 +153,7 @@ class FusionSettings(Group):
     """The bandit over model scores."""
 
     policy: PolicyName = "plackett-luce"
-    """What orders slates: plackett-luce, greedy, thompson, linucb, exp3, uniform, or model:NAME for one model alone."""
+    """What orders slates: a policy by name, or model:NAME for one model alone."""
     temperature: Annotated[float, Field(gt=0, le=10)] = 0.25
     """Of the Plackett-Luce draw: lower is closer to the plain order."""
     explore: Annotated[float, Field(ge=0, le=1)] = 0.02

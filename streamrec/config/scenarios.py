@@ -13,7 +13,9 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
+from streamrec.config import parts
 from streamrec.config.groups import Group
+from streamrec.config.parts import Finds
 from streamrec.engine.scenarios.scenario import Kinship, LeftOut, Needs, Scenario, SlateMix, Worth
 from streamrec.events import Filters
 
@@ -98,18 +100,16 @@ class ScenarioSettings(Group):
         )
 
 
-NEIGHBOURS = ("transitions", "covisit", "covisit_recent", "sessions", "nearest", "content")
-POPULAR = ("popularity_minutes", "popularity", "popularity_days")
 BUILT_IN: Mapping[str, Mapping[str, Any]] = {
     "home": {},
     "similar": {
         "needs": "item",
-        "retrievers": (*NEIGHBOURS, "alike", *POPULAR),
+        "retrievers": (Finds.NEIGHBOURS, "alike", Finds.POPULAR),
         "lean": {"covisit_recent": 1.0, "alike": 1.0},
     },
     "bundle": {
         "needs": "basket",
-        "retrievers": (*NEIGHBOURS, "alike", *POPULAR),
+        "retrievers": (Finds.NEIGHBOURS, "alike", Finds.POPULAR),
         "lean": {"covisit_recent": 2.0, "alike": 1.0},
         "slates": {"diversity": 0.5},
     },
@@ -119,14 +119,14 @@ BUILT_IN: Mapping[str, Mapping[str, Any]] = {
         "slates": {"most_per_category": 3},
     },
     "new_items": {
-        "retrievers": ("newest", "fresh", *NEIGHBOURS, *POPULAR),
+        "retrievers": ("newest", "fresh", Finds.NEIGHBOURS, Finds.POPULAR),
         "leave_out": {"older_than_s": 7 * DAY_S},
     },
     "trending": {"retrievers": ("trends", "popularity_minutes"), "lean": {"trends": 0.5, "popularity_minutes": 1.0}},
     "search": {"needs": "query", "retrievers": ("text", "meaning"), "lean": {"text": 4.0, "meaning": 1.0}},
     "ads": {"worth": "bid", "retrievers": ("ads",)},
 }
-"""What every scenario is unless a configuration changes it.
+"""What every scenario is unless a configuration changes it; of a family, all retrievers that are listed in it propose.
 
 Weights were chosen by `tools/bench scenarios --part choose`, the same for all logs.
 """
@@ -136,8 +136,19 @@ def merged(given: Any) -> Any:
     """The built-in scenarios with what is given laid over them, name by name and rule by rule."""
     if not isinstance(given, Mapping):
         return given  # for the settings' own check to refuse
-    names = dict.fromkeys([*BUILT_IN, *given])
-    return {name: _laid_over(BUILT_IN.get(name, {}), given.get(name, {})) for name in names}
+    below = {name: _listed(rules) for name, rules in BUILT_IN.items()}
+    return {name: _laid_over(below.get(name, {}), given.get(name, {})) for name in dict.fromkeys([*below, *given])}
+
+
+def _listed(rules: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The rules, families of retrievers replaced by those that are listed in them."""
+    if "retrievers" not in rules:
+        return rules
+    names: list[str] = []
+    for one in rules["retrievers"]:
+        family = [name for name, entry in parts.retrievers().items() if entry.finds is one]
+        names += family if isinstance(one, Finds) else [one]
+    return {**rules, "retrievers": tuple(names)}
 
 
 def _laid_over(below: Any, above: Any) -> Any:

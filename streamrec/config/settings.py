@@ -21,7 +21,6 @@ from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from streamrec.config.groups import (
-    PRESETS,
     Attribution,
     Checkpointing,
     FusionSettings,
@@ -32,6 +31,7 @@ from streamrec.config.groups import (
     Serving,
     Topics,
     TrendsSettings,
+    preset_settings,
 )
 from streamrec.config.scenarios import ScenarioSettings, merged
 from streamrec.errors import ConfigError
@@ -84,7 +84,7 @@ class Settings(BaseSettings):
     redis: Redis = Redis()
     topics: Topics = Topics()
     limits: Limits = Limits()
-    learning: Learning = Learning()
+    learning: Learning = Field(default_factory=Learning)
     fusion: FusionSettings = FusionSettings()
     attribution: Attribution = Attribution()
     rollout: Rollout = Rollout()
@@ -162,8 +162,8 @@ def load_settings(
         ("environment", _read_environment()),
         ("command line", options),
     ]
-    preset = next((layer["preset"] for _, layer in reversed(layers) if "preset" in layer), "default")
-    layers.insert(0, (f"preset {preset}", PRESETS.get(preset, {})))
+    chosen = next((layer["preset"] for _, layer in reversed(layers) if "preset" in layer), "default")
+    layers.insert(0, (f"preset {chosen}", preset_settings(chosen)))
     values: dict[str, Any] = {}
     sources: dict[tuple[str, ...], str] = {}
     for source, layer in layers:

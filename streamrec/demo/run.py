@@ -15,6 +15,7 @@ from contextlib import closing
 from pathlib import Path
 
 from streamrec.client import EventProducer, RecommendationConsumer
+from streamrec.config import parts
 from streamrec.demo.baskets import Basket, read_baskets
 from streamrec.demo.figures import Figures
 from streamrec.demo.sample import sample_items, sample_log
@@ -24,12 +25,14 @@ from streamrec.errors import EmbeddedError
 from streamrec.events import Event, Slate
 from streamrec.replay.catalogue_file import read_catalogue
 from streamrec.state import inspection as inspect
-from streamrec.wiring import HALF_LIVES_S, build_store
+from streamrec.wiring import build_store
 
 QUICK_ROWS = 24_000
 MOST_WAITING = 8
 WARMUP = 0.1
 """This share of the baskets is learned but not scored."""
+HALF_LIFE = "half_life_s"
+"""The option of the listed popularities."""
 SHOWN = 3
 """Slates shown in words at the end: those of the last customers who had been there before."""
 SILENCE_LIMIT_S = 180.0
@@ -45,8 +48,9 @@ def run(*, quick: bool, stay: bool) -> None:
     began = time.monotonic()
     baskets = read_baskets(sample_log(), QUICK_ROWS if quick else None)
     catalogue = read_catalogue(sample_items())
+    lives = {name: entry.options[HALF_LIFE] for name, entry in parts.models().items() if HALF_LIFE in entry.options}
     display = Display(catalogue, total=sum(len(basket.purchases) + 1 for basket in baskets))
-    figures = Figures(HALF_LIVES_S, sorted(catalogue), warmup=round(WARMUP * len(baskets)))
+    figures = Figures(lives, sorted(catalogue), warmup=round(WARMUP * len(baskets)))
     with tempfile.TemporaryDirectory(prefix="streamrec-demo-", ignore_cleanup_errors=True) as place:
         with display.starting(), running_system(Path(place), sample_items()) as running:
             display.started(running)

@@ -1,15 +1,15 @@
-"""Where the parts are put together: the only room that names concrete classes.
+"""Where the parts are put together.
 
-A new model, retriever, feature, store or transport is one new file and one line here; that line enrols it in the
-contract tests. What is slow to import (torch, river, Kafka's and Redis's clients) is imported by the function that
-needs it: many commands need none of them.
+Models, retrievers and policies are listed by name in `config/parts.py` and loaded from there; every other concrete
+class is named here and nowhere else. What is slow to import (torch, river, Kafka's and Redis's clients) is imported by
+the function that needs it: many commands need none of them.
 """
 
 from __future__ import annotations
 
 from streamrec.wiring.connections import build_redriven, build_rollout_store, build_store, connect_worker, kafka_sink
 from streamrec.wiring.features import build_encoder, build_features
-from streamrec.wiring.models import BASELINE, HALF_LIVES_S, build_models, build_retrievers
+from streamrec.wiring.models import build_model, build_models, build_retrievers
 from streamrec.wiring.pipeline import build_pipeline, build_scenarios
 from streamrec.wiring.policies import build_plan, build_policy, following, settled_revision
 from streamrec.wiring.processor import steady_arithmetic, torch_device
@@ -22,11 +22,10 @@ from streamrec.wiring.worker import (
 )
 
 __all__ = [
-    "BASELINE",
-    "HALF_LIVES_S",
     "build_rollout_store",
     "build_encoder",
     "build_features",
+    "build_model",
     "build_models",
     "build_open_slates",
     "build_plan",

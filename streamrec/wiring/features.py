@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from streamrec.config import parts as listed
 from streamrec.config.groups import HASHED
+from streamrec.config.parts import Need
 from streamrec.replay.catalogue_file import CatalogueItems
 from streamrec.wiring.processor import torch_device
 
@@ -42,7 +44,6 @@ def build_features(
     from streamrec.engine.features import FeatureStore
     from streamrec.engine.items.item_table import ItemTable
     from streamrec.engine.items.uncertainty import Uncertainty
-    from streamrec.engine.trending.table import TRENDS
     from streamrec.engine.users.affinity import Affinity
     from streamrec.engine.users.counts import Counts
     from streamrec.engine.users.deduplication import Deduplication
@@ -67,7 +68,7 @@ def build_features(
     shown = Fatigue() if any(rules.shown_at_most for rules in left_out) else None
     always: list[UserFeature] = [history, counts, affinity, prices, duplicates]
     optional: list[UserFeature | None] = [seen, bought, shown]
-    trends_wanted = told or settings.trends.rehearse or TRENDS in learning.models
+    trends_wanted = told or settings.trends.rehearse or listed.needed(learning.models, Need.TRENDS)
     return FeatureStore(
         users=UserTable(limits.max_users, always + [one for one in optional if one is not None], items),
         items=items,
@@ -131,7 +132,7 @@ def build_texts(settings: Settings) -> TextVectors | None:
     """
     from streamrec.engine.items.text_encoders import TextVectors
 
-    wanted = settings.serving.search or "content" in settings.learning.models
+    wanted = settings.serving.search or listed.needed(settings.learning.models, Need.TEXTS)
     return TextVectors(build_encoder(settings), settings.learning.content_width) if wanted else None
 
 

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
+from streamrec.config import parts as listed
+from streamrec.config.parts import BASELINE
 from streamrec.errors import ConfigError
 from streamrec.replay.catalogue_file import CatalogueItems
 from streamrec.wiring.features import build_features, build_texts
-from streamrec.wiring.models import (
-    BASELINE,
-    build_models,
-    build_retrievers,
-    build_searchers,
-    build_special_retrievers,
-)
+from streamrec.wiring.models import build_model, build_models, build_retrievers, build_searchers
 from streamrec.wiring.policies import build_plan, build_policy
 from streamrec.wiring.processor import steady_arithmetic
 
@@ -27,9 +23,6 @@ if TYPE_CHECKING:
     from streamrec.engine.pipeline import Pipeline
     from streamrec.engine.scenarios.scenario import Scenario
     from streamrec.engine.slates.responder import SlateResponder
-
-PRIOR_WEIGHTS: Mapping[str, float] = {"popularity_days": 2.0}
-"""The fusion's weights at first: while the models have learned little, what is popular is the safest answer."""
 
 
 def build_pipeline(
@@ -47,7 +40,6 @@ def build_pipeline(
     from streamrec.engine.learning.prequential import PrequentialRecord
     from streamrec.engine.learning.rate_limits import RateLimits
     from streamrec.engine.micro_batches import Batching
-    from streamrec.engine.models.trends import TrendModel
     from streamrec.engine.pipeline import Pipeline, Rankers, Safety
     from streamrec.engine.scenarios.rules import ScenarioRules
     from streamrec.engine.trending.table import TRENDS
@@ -64,7 +56,9 @@ def build_pipeline(
     items, trends = features.items, features.trends
     by_name = build_models(settings, items, trends)
     models = list(by_name.values())
-    unranked = {TRENDS: TrendModel(TRENDS, trends)} if trends is not None and TRENDS not in by_name else {}
+    follows = trends is not None and TRENDS not in by_name
+    unranked = {TRENDS: build_model(settings, listed.models()[TRENDS], items, trends)} if follows else {}
+    everywhere, named = build_retrievers({**by_name, **unranked}, features, tuple(unranked))
     fusion = build_fusion(settings, list(by_name))
     steady_arithmetic()
     searchers = build_searchers(items, features.catalogue, texts)
@@ -72,10 +66,10 @@ def build_pipeline(
         features=features,
         rankers=Rankers(
             models=models,
-            retrievers=build_retrievers(by_name, features.catalogue),
+            retrievers=everywhere,
             fill=BASELINE,
             unranked=list(unranked.values()),
-            special=build_special_retrievers(features, unranked),
+            special=named,
         ),
         fusion=fusion,
         answers=build_responder(settings, features, models, fusion),
@@ -96,7 +90,7 @@ def build_fusion(settings: Settings, models: Sequence[str]) -> Fusion:
         particles=fusion.particles,
         forgetting=fusion.forgetting,
         seed=settings.learning.seed,
-        prior=PRIOR_WEIGHTS,
+        prior={name: entry.prior_weight for name, entry in listed.models().items() if entry.prior_weight is not None},
         form=fusion.form,
         learn_outcomes=fusion.learn_outcomes,
         weighted=fusion.importance == "inverse",

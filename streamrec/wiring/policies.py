@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from streamrec.config.groups import MODELS
+from streamrec.config import parts as listed
+from streamrec.config.groups import ALONE
+from streamrec.config.parts import BASELINE
 from streamrec.engine.rollout.revisions import Mode, Revision
 from streamrec.errors import ConfigError
-from streamrec.wiring.models import BASELINE
 
 if TYPE_CHECKING:
     from streamrec.config.settings import Settings
@@ -21,25 +22,18 @@ def build_policy(settings: Settings, name: str) -> Policy:
     """The policy of that name, untaught.
 
     Raises:
-        ConfigError: it ranks by a model that is not among `learning.models`.
+        ConfigError: it ranks by a model that is not among `learning.models`, or it cannot be built.
     """
-    from streamrec.engine.policies.deterministic import Greedy, ModelAlone, Uniform
-    from streamrec.engine.policies.exp3 import Exp3
-    from streamrec.engine.policies.linear import Thompson, UpperConfidence
-    from streamrec.engine.policies.plackett_luce import PlackettLuce
+    from streamrec.engine.policies import PolicyParts
+    from streamrec.engine.policies.deterministic import ModelAlone
 
-    fusion, models = settings.fusion, [name for name in MODELS if name in settings.learning.models]
-    makers: dict[str, Callable[[str], Policy]] = {
-        "plackett-luce": lambda name: PlackettLuce(name, fusion.temperature, fusion.explore),
-        "greedy": Greedy,
-        "thompson": lambda name: Thompson(name, fusion.temperature, fusion.explore),
-        "linucb": lambda name: UpperConfidence(name, fusion.explore),
-        "exp3": lambda name: Exp3(name, len(models), fusion.explore),
-        "uniform": Uniform,
-    }
-    if name in makers:
-        return makers[name](name)
-    alone = name.removeprefix("model:")
+    fusion, models = settings.fusion, tuple(name for name in listed.models() if name in settings.learning.models)
+    if name in listed.policies():
+        policy: Policy = listed.built(
+            listed.policies()[name], PolicyParts(name, models, fusion.temperature, fusion.explore)
+        )
+        return policy
+    alone = name.removeprefix(ALONE)
     if alone not in models:
         raise ConfigError(
             f"policy {name!r} ranks by a model that is not there; learning.models are {', '.join(models)}"

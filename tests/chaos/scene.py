@@ -13,7 +13,7 @@ from pathlib import Path
 from confluent_kafka.admin import AdminClient
 
 from streamrec.codec import MSGPACK, decode_slate, encode_event
-from streamrec.config.groups import PRESETS
+from streamrec.config.groups import preset_settings
 from streamrec.errors import StateError
 from streamrec.events import Event, Slate
 from streamrec.state import PartitionMark, Store
@@ -25,7 +25,7 @@ from tests.chaos.workers import ForkedWorker, Supervised, log_in
 from tests.support.deployment import PATIENCE_S, Deployment, until
 from tests.support.oracle import assert_counts_equal_a_recount, assert_each_request_has_its_answer
 
-FAST = PRESETS["fast"]
+FAST = preset_settings("fast")
 GROUPS: Mapping[str, Mapping[str, object]] = {
     "learning": {"device": "cpu", **FAST["learning"]},
     "fusion": FAST["fusion"],

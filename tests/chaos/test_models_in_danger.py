@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 from streamrec.codec import decode_slate
-from streamrec.config.groups import DEFAULT_MODELS, Checkpointing, Learning, Limits
+from streamrec.config.groups import Checkpointing, Learning, Limits
+from streamrec.config.parts import default_models
 from streamrec.config.settings import Settings
 from streamrec.engine.batch_result import BatchResult
 from streamrec.engine.fusion.fusion import Fusion
@@ -36,7 +37,7 @@ LOG = shop(3_800, seed=11)
 BROKEN, MENDED, CALM = 800, 1_408, 2_700
 """Offsets: where the harm begins, where it ends, and from where on nothing should be left of it."""
 POLL = 32
-MODELS = tuple(name for name in DEFAULT_MODELS if name != "clicks")
+MODELS = tuple(name for name in default_models() if name != "clicks")
 """Without the one that takes the longest to learn, and that nothing here breaks."""
 PATIENCE = 4
 """A torch model learns in one cut of three here, so that eight strikes would take most of the time of harm."""

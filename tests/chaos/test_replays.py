@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from streamrec.config.groups import PRESETS
+from streamrec.config.parts import default_models
 from streamrec.errors import StateMissing
 from streamrec.events import Event, EventType
 from streamrec.state import Key
@@ -22,7 +22,7 @@ from tests.support.ground import ATTRIBUTION, TOPIC, Ground, PowerCut
 from tests.support.oracle import assert_counts_equal_a_recount
 
 LOG = shop(900, seed=5)
-FAST_MODELS = PRESETS["fast"]["learning"]["models"]
+FAST_MODELS = default_models("fast")
 FEW_ITEMS = 5
 """So few that every slate shows all of them: what came of a slate can then be compared, whatever its order."""
 

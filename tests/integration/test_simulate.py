@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from streamrec.codec import decode_event
-from streamrec.config.groups import PRESETS
+from streamrec.config.groups import preset_settings
 from streamrec.demo.embedded import EmbeddedBroker, EmbeddedRedis
 from streamrec.errors import TransportError
 from streamrec.evaluation.simulation.live import KafkaSystem
@@ -41,7 +41,7 @@ DAY_MS = 86_400_000
 
 @pytest.fixture
 def deployment(tmp_path: Path, tansu: EmbeddedBroker, redis_server: EmbeddedRedis) -> Deployment:
-    fast = {**PRESETS["fast"]["learning"], "device": "cpu"}
+    fast = {**preset_settings("fast")["learning"], "device": "cpu"}
     return Deployment(tmp_path, tansu.settings, redis_server.url, 2, learning=fast, fusion={"form": "linear"})
 
 

@@ -15,7 +15,7 @@ import pytest
 from confluent_kafka import Producer
 
 from streamrec.codec import MSGPACK, decode, decode_slate
-from streamrec.config.groups import PRESETS, Attribution
+from streamrec.config.groups import Attribution, preset_settings
 from streamrec.demo.embedded import EmbeddedBroker, EmbeddedRedis, embedded_redis
 from streamrec.events import Event, EventType, Evidence, Outcome, Slate
 from streamrec.state import inspection as inspect
@@ -226,7 +226,7 @@ def test_a_worker_is_ended_in_the_stated_time_whether_it_can_save_or_not(tansu: 
     handover_s = 2.0
     with embedded_redis() as redis:
         checkpoints = {"handover_s": handover_s, "interval_s": 0.2, "directory": tmp_path / "snapshots"}
-        groups = {**PRESETS["fast"], "checkpoints": checkpoints}
+        groups = {**preset_settings("fast"), "checkpoints": checkpoints}
         deployment = Deployment(tmp_path, tansu.settings, redis.url, **groups)
         deployment.send(LOG)
         with deployment.worker() as busy:

@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from streamrec.codec import MSGPACK, encode_event
-from streamrec.config.groups import PRESETS
+from streamrec.config.groups import preset_settings
 from streamrec.config.settings import Settings
 from streamrec.events import Event
 from streamrec.testing import HEADERS
@@ -102,8 +102,8 @@ class Deployment:
             "redis": {"url": redis_url, "prefix": name},
             "topics": {**topics, "partitions": partitions},
             "checkpoints": {"interval_s": 0.3, "share": 0.5, "directory": directory / "snapshots"},
-            **PRESETS[preset],
-            "learning": {"device": "cpu", **PRESETS[preset].get("learning", {})},
+            **preset_settings(preset),
+            "learning": {"device": "cpu", **preset_settings(preset).get("learning", {})},
             **groups,
         }
         self.directory = directory

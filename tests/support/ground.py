@@ -8,7 +8,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from streamrec.codec import decode, decode_slate
-from streamrec.config.groups import DEFAULT_MODELS, Attribution, Checkpointing, Learning, Limits, Rollout
+from streamrec.config.groups import Attribution, Checkpointing, Learning, Limits, Rollout
+from streamrec.config.parts import default_models
 from streamrec.config.settings import Settings
 from streamrec.events import Event, Outcome, Slate
 from streamrec.state import Checkpoint, Store
@@ -62,7 +63,7 @@ class Ground:
     max_items: int = 2_048
     max_bad_in_a_row: int = 1_000
     topic: str = TOPIC
-    models: tuple[str, ...] = DEFAULT_MODELS
+    models: tuple[str, ...] = default_models()
     slates: list[Slate] = field(default_factory=list)
     outcomes: list[Outcome] = field(default_factory=list)
     dead_letters: list[dict[str, str]] = field(default_factory=list)

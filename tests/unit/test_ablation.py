@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from streamrec.cli import app
 from streamrec.config.groups import Learning, Limits
+from streamrec.config.parts import BASELINE
 from streamrec.config.settings import Settings
 from streamrec.engine.arrays.batch import HISTORY, NOTHING
 from streamrec.engine.arrays.logged_event import LoggedEvent
@@ -31,7 +32,7 @@ from streamrec.evaluation.backtest.ablation import (
 from streamrec.evaluation.backtest.delays import LateLearning, StaleContext
 from streamrec.evaluation.backtest.metrics import RankingMetrics
 from streamrec.events import Event, EventType
-from streamrec.wiring import BASELINE, build_pipeline
+from streamrec.wiring import build_pipeline
 
 BEGAN = 1_700_000_000_000
 MODELS = (BASELINE, "covisit", "transitions")

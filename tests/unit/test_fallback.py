@@ -16,7 +16,8 @@ import safetensors.numpy
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from streamrec.config.groups import PRESETS, Checkpointing, FusionSettings, Learning, Limits
+from streamrec.config.groups import Checkpointing, FusionSettings, Learning, Limits
+from streamrec.config.parts import default_models
 from streamrec.config.settings import Settings
 from streamrec.engine.learning.quarantine import PROBATION
 from streamrec.errors import SnapshotCorrupt, StateError, StateMissing
@@ -42,7 +43,7 @@ class Ground:
         self.store, self.directory = MemoryStore(), directory
         self.shelf = SnapshotDirectory(directory, KEPT)
 
-    def worker(self, models: Sequence[str] = PRESETS["fast"]["learning"]["models"]) -> tuple[Worker, LocalSource]:
+    def worker(self, models: Sequence[str] = default_models("fast")) -> tuple[Worker, LocalSource]:
         settings = Settings(
             limits=Limits(max_items=512, max_users=500),
             learning=Learning.model_validate({"device": "cpu", "models": models}),

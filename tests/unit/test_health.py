@@ -10,7 +10,7 @@ from threading import Event, Thread
 
 import pytest
 
-from streamrec.config.groups import PRESETS
+from streamrec.config.groups import preset_settings
 from streamrec.config.settings import Settings
 from streamrec.errors import ConfigError
 from streamrec.state.memory import MemoryStore
@@ -74,7 +74,7 @@ class Asked:
 
 @pytest.fixture
 def asked(request: pytest.FixtureRequest) -> Iterator[Asked]:
-    settings = Settings.model_validate({**PRESETS["fast"], "stuck_s": 5.0})
+    settings = Settings.model_validate({**preset_settings("fast"), "stuck_s": 5.0})
     source = LocalSource("user-events", records("user-events", shop(50)), growing=True)
     worker = build_worker(settings, source, LocalSink(), MemoryStore(), None)
     server = serve(worker.metrics.registry, worker.health, 0, "127.0.0.1")

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from streamrec.codec import decode_slate
-from streamrec.config.groups import PRESETS
+from streamrec.config.groups import preset_settings
 from streamrec.config.settings import Settings
 from streamrec.errors import PublishDelayed, StaleEpoch, StateError, StateUnavailable
 from streamrec.events import Event
@@ -83,7 +83,7 @@ def made(
     log: Sequence[Event], store: MemoryStore, sink: LocalSink, growing: bool = False, **groups: object
 ) -> tuple[Worker, LocalSource]:
     source = LocalSource(TOPIC, records(TOPIC, log, 2), partitions=2, growing=growing)
-    chosen = {**PRESETS["fast"], "checkpoints": {"interval_s": 0.001, "share": 0.5}, **groups}
+    chosen = {**preset_settings("fast"), "checkpoints": {"interval_s": 0.001, "share": 0.5}, **groups}
     settings = Settings.model_validate(chosen)
     return build_worker(settings, source, sink, store, None), source
 
@@ -243,7 +243,7 @@ def test_records_read_before_a_partition_left_are_not_handled_after_it_came_back
 
     store = MoodyStore(away_once)
     source = Rebalancing(TOPIC, records(TOPIC, LOG, 2), partitions=2)
-    settings = Settings.model_validate({**PRESETS["fast"], "checkpoints": {"handover_s": 0.1}})
+    settings = Settings.model_validate({**preset_settings("fast"), "checkpoints": {"handover_s": 0.1}})
     worker = source.assignee = build_worker(settings, source, LocalSink(), store, None)
     worker._poll_records = 40
     worker.run()

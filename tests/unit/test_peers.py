@@ -12,6 +12,7 @@ import polars as pl
 import pytest
 
 from streamrec.config.groups import Learning, Limits
+from streamrec.config.parts import BASELINE
 from streamrec.config.settings import Settings
 from streamrec.engine.arrays.batch import NOTHING, Excluded, Float32, Int32, MicroBatch, Queries
 from streamrec.errors import ConfigError
@@ -19,7 +20,6 @@ from streamrec.evaluation.backtest.backtest import backtest
 from streamrec.evaluation.backtest.slates import model_ranks, read_slates
 from streamrec.events import Event, EventType
 from streamrec.replay.logs import Log, open_log
-from streamrec.wiring import BASELINE
 from tools.benchmarks.peers import FADE, Method, Past, Wanted
 from tools.benchmarks.peers.ease import RIDGE, Ease
 from tools.benchmarks.peers.itemknn import NEIGHBOURS, SHRINKAGE, ItemNeighbours

@@ -1,134 +1,65 @@
-"""Every policy draws slates as often as its propensities say, and knows the probability of any slate."""
+"""Policies: the promises of each, and what is particular to one, or to several that are asked at once."""
 
 from __future__ import annotations
 
-from itertools import permutations
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import stats
 
+from streamrec.config.parts import PolicyEntry, policies
 from streamrec.config.settings import Settings
-from streamrec.engine.arrays.batch import NOTHING
 from streamrec.engine.arrays.feedback import SlateFeedback
-from streamrec.engine.fusion.features import names
-from streamrec.engine.policies import Components, Constraints, Policy, PolicyInput, Posterior
+from streamrec.engine.policies import Components, Constraints, Policy, Posterior
+from streamrec.engine.policies.deterministic import ModelAlone
 from streamrec.engine.policies.exp3 import Exp3
 from streamrec.engine.policies.plackett_luce_sampling import SamplingTerms, drawn, interleaved, propensities
 from streamrec.engine.policies.registry import PolicyRegistry
 from streamrec.engine.rollout.plan import Decision
 from streamrec.engine.rollout.revisions import Mode
+from streamrec.testing import POLICY_CHECKS, PolicyBench
+from streamrec.testing.policies import (
+    DRAWS,
+    ITEMS,
+    MIXED,
+    MODELS,
+    UNCERTAINTY,
+    WIDTH,
+    K,
+    accepts,
+    asked,
+    posterior,
+    repeated,
+)
 from streamrec.wiring import build_policy
 
-DRAWS = 100_000
-ITEMS = 5
-K = 3
-MODELS = ("popularity", "covisit", "transitions", "clicks")
 SETTINGS = Settings.model_validate({"learning": {"models": MODELS}, "fusion": {"explore": 0.1, "temperature": 0.5}})
-WIDTH = len(names(MODELS))
-EXACT = ("plackett-luce", "greedy", "linucb", "exp3", "uniform", "model:covisit")
+ALONE = PolicyEntry("model-covisit", lambda parts: ModelAlone(parts.name, parts.models.index("covisit"), 0))
+
+
+@pytest.mark.parametrize("entry", [*policies().values(), ALONE], ids=lambda entry: entry.name)
+@pytest.mark.parametrize("check", POLICY_CHECKS, ids=lambda check: check.__name__)
+def test_a_policy_keeps_its_promises(check: Callable[[PolicyBench], None], entry: PolicyEntry) -> None:
+    check(PolicyBench(entry))
 
 
 def policy(name: str) -> Policy:
     return build_policy(SETTINGS, name)
 
 
-def posterior(seed: int = 7, particles: int = 8) -> Posterior:
-    rng = np.random.default_rng(seed)
-    spread = rng.normal(size=(WIDTH, WIDTH)) / np.sqrt(WIDTH)
-    mean = rng.normal(0, 0.6, WIDTH)
-    return Posterior(mean, np.eye(WIDTH) * 3 + spread @ spread.T, rng.normal(mean, 0.5, (particles, WIDTH)), 1)
+def test_all_but_thompson_know_their_propensities_exactly() -> None:
+    assert {name: policy(name).estimated_from for name in (*policies(), "model:covisit")} == {
+        **dict.fromkeys((*policies(), "model:covisit"), 0),
+        "thompson": 64,
+    }
 
 
-def asked(rows: int, items: int = ITEMS, seed: int = 3) -> PolicyInput:
-    """The same request `rows` times, with a seed of its own each."""
-    rng, belief = np.random.default_rng(seed), posterior()
-    features = rng.normal(0, 0.7, (items, WIDTH)).astype(np.float32)
-    shares = np.log(rng.dirichlet(np.ones(items), len(MODELS)).T)  # (items, models)
-    features[:, : len(MODELS)] = np.maximum(shares, -10) / 5.0
-    features[:, 2 * len(MODELS) : 3 * len(MODELS)] = 1.0  # present
-    utility = (features @ belief.mean.astype(np.float32)).astype(np.float64)
-    return PolicyInput(
-        seeds=np.random.default_rng(5).integers(0, 2**62, rows).astype(np.uint64),
-        items=np.tile(np.arange(items, dtype=np.int32), (rows, 1)),
-        features=np.tile(features, (rows, 1, 1)),
-        utility=np.tile(utility, (rows, 1)),
-        scores=np.tile(rng.normal(size=(len(MODELS), 1, items)).astype(np.float32), (1, rows, 1)),
-        context=np.zeros(rows, np.int64),
-        boost=np.zeros((rows, items)),
-        uncertainty=np.ones((rows, items)),
-        constraints=(None,) * rows,
-    )
-
-
-def accepts(counts: np.ndarray, expected: np.ndarray) -> bool:
-    """Pearson's chi-squared at one in a thousand; what is expected fewer than 5 times is counted together."""
-    often = expected >= 5
-    observed = np.append(counts[often], counts[~often].sum())
-    wanted = np.append(expected[often], expected[~often].sum())
-    if wanted[-1] < 5:
-        observed, wanted = observed[:-1], wanted[:-1]
-    if len(wanted) < 2:
-        return bool(counts.sum() == pytest.approx(expected.sum(), rel=1e-9))
-    return bool(stats.chisquare(observed, wanted * observed.sum() / wanted.sum()).pvalue > 1e-3)
-
-
-def repeated(once: Components, rows: int) -> Components:
-    scores = np.repeat(once.scores, rows, 0)
-    return Components(np.repeat(once.weights, rows, 0), scores, once.hard, once.explore, once.scale)
-
-
-UNCERTAINTY = np.array([1.0, 0.2, 0.5, 3.0, 0.1])
-MIXED = Constraints(
-    similar=np.array([[max(0.0, 1 - abs(a - b) / 2) for b in range(ITEMS)] for a in range(ITEMS)], np.float32),
-    group=np.array([0, 0, 1, 1, NOTHING], np.int32),
-    young=np.array([False, True, False, False, True]),
-    weight=0.8,
-    most_per_group=1,
-    young_share=0.4,  # the third place at the latest
-)
-
-
-@pytest.mark.parametrize("bound", [None, MIXED], ids=["anything goes", "constrained"])
-@pytest.mark.parametrize("name", EXACT)
-def test_a_hundred_thousand_slates_come_as_often_as_their_propensities_say(
-    name: str, bound: Constraints | None
-) -> None:
-    one = policy(name)
-    assert one.estimated_from == 0
-    once = one.components(asked(1), posterior())  # the same for every seed
-    draws = DRAWS if bound is None else DRAWS // 4
-
-    def terms(rows: int) -> SamplingTerms:
-        return SamplingTerms(np.tile(UNCERTAINTY, (rows, 1)), [bound] * rows)
-
-    choice = drawn(repeated(once, draws), asked(draws).seeds, K, terms(draws))
-    for length in range(1, K + 1):
-        slates = np.array(list(permutations(range(ITEMS), length)))
-        chances = propensities(repeated(once, len(slates)), slates, terms(len(slates))).prod(1)
-        assert chances.sum() == pytest.approx(1.0, abs=1e-9)  # every slate there can be
-        code = choice.places[:, :length] @ ITEMS ** np.arange(length)
-        counts = np.array([(code == slate @ ITEMS ** np.arange(length)).sum() for slate in slates])
-        assert accepts(counts, chances * draws), f"slates of {length}"
-        logged = choice.propensity[:, :length].prod(1)
-        for slate, chance in zip(slates, chances, strict=True):
-            mine = logged[code == slate @ ITEMS ** np.arange(length)]
-            assert mine == pytest.approx(np.full(len(mine), chance), rel=1e-9)
-
-
-def test_thompson_says_that_it_estimates_and_its_estimates_are_unbiased() -> None:
+def test_thompson_ranks_by_the_posterior() -> None:
     rows, one = 4_000, policy("thompson")
-    assert one.estimated_from == 64
     question = asked(rows)
-    components = one.components(question, posterior())
-    choice = drawn(components, question.seeds, K)
-    for item in range(ITEMS):
-        chances = propensities(components, np.full((rows, 1), item))[:, 0]
-        came = choice.places[:, 0] == item
-        assert stats.binomtest(int(came.sum()), rows, float(chances.mean())).pvalue > 1e-3
-        assert (came / chances).mean() == pytest.approx(1.0, abs=5 * (came / chances).std() / np.sqrt(rows))
+    choice = drawn(one.components(question, posterior()), question.seeds, K)
     # It ranks by the posterior: weights drawn by a plain generator give the same shares of first places.
     belief = posterior()
     weights = np.random.default_rng(1).multivariate_normal(belief.mean, np.linalg.inv(belief.precision), 200_000)
@@ -201,31 +132,6 @@ def test_propensities_are_exact_however_far_scores_lie_apart(
     other = np.random.default_rng(seed % 2**32).permutation(6)
     found = propensities(components, other[None])[0].tolist()
     assert found == pytest.approx(longhand(scores, weights, hard, explore, other.tolist()), rel=1e-4, abs=1e-12)
-
-
-@pytest.mark.parametrize("name", [*EXACT, "thompson"])
-def test_a_longer_slate_begins_with_the_shorter_one_and_ends_with_the_candidates(name: str) -> None:
-    question, belief = asked(20, 9), posterior()
-    components = policy(name).components(question, belief)
-    short, long = (drawn(components, question.seeds, k) for k in (3, 12))
-    assert (short.places == long.places[:, :3]).all()
-    assert (short.propensity == long.propensity[:, :3]).all()
-    assert all(sorted(places[:9]) == list(range(9)) for places in long.places.tolist())
-    assert long.propensity[:, 8] == pytest.approx(np.ones(20))
-    assert (long.places[:, 9:] == NOTHING).all()
-    assert (long.propensity[:, 9:] == 0).all()
-
-
-@pytest.mark.parametrize("name", [*EXACT, "thompson"])
-def test_without_candidates_there_is_no_slate_and_empty_places_are_never_drawn(name: str) -> None:
-    question, belief = asked(50, 6), posterior()
-    question.items[0] = NOTHING
-    question.utility[0] = -np.inf
-    question.utility[1:, 4:] = -np.inf
-    choice = drawn(policy(name).components(question, belief), question.seeds, 6)
-    assert (choice.places[0] == NOTHING).all()
-    assert all(sorted(places[:4]) == [0, 1, 2, 3] for places in choice.places[1:].tolist())
-    assert (choice.places[1:, 4:] == NOTHING).all()
 
 
 def test_greedy_takes_the_best_and_one_model_alone_its_own_best() -> None:

@@ -9,7 +9,8 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from streamrec.config.groups import MODELS, FusionSettings, Learning, Limits, Serving
+from streamrec.config.groups import FusionSettings, Learning, Limits, Serving
+from streamrec.config.parts import models
 from streamrec.config.settings import Settings
 from streamrec.engine.arrays.batch import NOTHING
 from streamrec.engine.arrays.feedback import SlateFeedback
@@ -420,7 +421,7 @@ def test_every_part_can_go_back_alone() -> None:
 
 
 def test_a_recommender_that_learned_in_peace_holds_no_suspects() -> None:
-    pipeline = untaught(policy="exp3", models=MODELS)
+    pipeline = untaught(policy="exp3", models=tuple(models()))
     assert pipeline.rollback.suspects(pipeline.state()) == frozenset()
     run(pipeline, log_of(900))
     assert pipeline.rollback.suspects(pipeline.state()) == frozenset()

@@ -14,6 +14,7 @@ from itertools import groupby, islice
 
 import numpy as np
 
+from streamrec.config.parts import BASELINE
 from streamrec.config.settings import Settings
 from streamrec.engine.arrays.batch import Int8, Int64
 from streamrec.engine.arrays.logged_event import LoggedEvent
@@ -26,7 +27,7 @@ from streamrec.engine.slates.responder import SlateResponder
 from streamrec.evaluation.backtest.metrics import RankingMetrics, ranking_metrics
 from streamrec.events import Event
 from streamrec.replay.logs import Log
-from streamrec.wiring import BASELINE, build_pipeline
+from streamrec.wiring import build_pipeline
 from tools.benchmarks.peers import Method
 from tools.benchmarks.peers.ease import Ease
 from tools.benchmarks.peers.implicit_factors import AlternatingLeastSquares, PairwiseRanking

@@ -6,11 +6,16 @@ fusion turns each model's scores into shares over the candidates of a query, so 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Protocol, runtime_checkable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from streamrec.engine.arrays.batch import Array, Float32, Int32, MicroBatch, Queries
 from streamrec.engine.arrays.feedback import SlateFeedback
+
+if TYPE_CHECKING:
+    from streamrec.engine.items.item_table import ItemTable
+    from streamrec.engine.trending.table import TrendSource
 
 
 class Model(Protocol):
@@ -49,3 +54,27 @@ class Tracing(Protocol):
 
     def learn_outcomes(self, feedback: Sequence[SlateFeedback]) -> None:
         """Take the feedback on slates, in log order; each carries the traces of its seen places, by model."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelParts:
+    """What a model may be built of."""
+
+    name: str
+    items: ItemTable
+    """The items in circulation by index, with their categories and content vectors."""
+    trends: Callable[[], TrendSource]
+    """What tells the trends; asked only by a model that needs them."""
+    device: Callable[[], str] = lambda: "cpu"
+    """Where torch learns, "cpu" or "cuda"; asked only by a model that has loaded torch."""
+    seed: int = 0
+    """Every random draw is a function of this and of the examples."""
+    weighted: bool = False
+    """Whether what is learned of a slate counts by how unlikely the slate was."""
+    models: Mapping[str, Model] = field(default_factory=dict)
+    """Those built before this one, by name: what they learn may be read."""
+
+    @property
+    def capacity(self) -> int:
+        """Item indices are below this."""
+        return self.items.capacity

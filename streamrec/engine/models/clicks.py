@@ -21,6 +21,7 @@ from streamrec.engine.arrays.batch import NOTHING, Array, Float32, Float64, Int3
 from streamrec.engine.arrays.compiled import compiled, mixed
 from streamrec.engine.arrays.labels import IMITATED, REFUSED, WANTED
 from streamrec.engine.arrays.logistic import Feature, learn_one
+from streamrec.engine.models import ModelParts
 
 if TYPE_CHECKING:
     from streamrec.engine.arrays.feedback import SlateFeedback
@@ -48,6 +49,11 @@ class ClickModel:
         self._learned: dict[Feature, float] = defaultdict(float)
         self._weights = np.zeros(SPACE, np.float64)
         self.skipped = 0  # feedback refused because a number in it, or in the update it asks for, is not finite
+
+    @classmethod
+    def build(cls, parts: ModelParts) -> ClickModel:
+        """As `streamrec.config.parts` lists it."""
+        return cls(parts.name, parts.items, weighted=parts.weighted)
 
     @property
     def refused(self) -> int:

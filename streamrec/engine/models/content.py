@@ -21,6 +21,9 @@ import numpy as np
 from streamrec.engine.arrays.batch import HISTORY, NOTHING, Array, Bool, Float32, Int32, MicroBatch, Queries
 from streamrec.engine.arrays.compiled import compiled
 from streamrec.engine.items.item_table import ItemTable
+from streamrec.engine.models import ModelParts
+from streamrec.engine.retrieval import RetrieverParts
+from streamrec.engine.retrieval.nearest import Nearest
 
 FADE = 0.85
 SHARPNESS = 4.0
@@ -43,6 +46,11 @@ class ContentModel:
         self._content = items.content
         self._fade = FADE ** np.arange(HISTORY, dtype=np.float32)
         self.weights: Float32 = SHARPNESS * np.eye(self._content.width, dtype=np.float32)  # W
+
+    @classmethod
+    def build(cls, parts: ModelParts) -> ContentModel:
+        """As `streamrec.config.parts` lists it."""
+        return cls(parts.name, parts.items)
 
     def score(self, queries: Queries, rows: slice, items: Int32) -> Float32:
         out = np.full(items.shape, -np.inf, np.float32)
@@ -124,6 +132,11 @@ class ContentModel:
         out = np.zeros((len(past), self._content.width), np.float32)
         _profile(past, queries.steps[rows], self._content.vectors, self._content.known, self._fade, out)
         return out
+
+
+def build_retriever(parts: RetrieverParts) -> Nearest:
+    """The nearest among the items that the model itself names."""
+    return Nearest(parts.name, parts.model, parts.model, POOL)
 
 
 @compiled

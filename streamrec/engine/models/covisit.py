@@ -14,8 +14,12 @@ from collections.abc import Mapping
 import numpy as np
 
 from streamrec.engine.arrays.batch import HISTORY, RECENT, Array, Excluded, Float32, Int32, MicroBatch, Queries
+from streamrec.engine.models import ModelParts
 from streamrec.engine.models.neighbour_table import NeighbourTable
 
+HALF_LIFE_S = 90 * 86_400.0
+RECENT_FADE = 0.75
+"""Of co-visitation as the last few items see it."""
 LEARN_FADE = 0.9
 """What each step between two items of a history takes from their pair."""
 FAINTEST = 0.005
@@ -66,6 +70,11 @@ class CoVisitation(CoVisitationView):
         super().__init__(name, NeighbourTable(capacity, slots, half_life_s), fade)
         self._learn_fade = LEARN_FADE ** np.arange(RECENT, dtype=np.float64)
 
+    @classmethod
+    def build(cls, parts: ModelParts) -> CoVisitation:
+        """As `streamrec.config.parts` lists it."""
+        return cls(parts.name, HALF_LIFE_S, parts.capacity)
+
     def learn(self, batch: MicroBatch) -> None:
         examples = batch.examples
         wanted = np.flatnonzero(examples.label[: batch.learned] == 1)
@@ -89,6 +98,14 @@ class CoVisitation(CoVisitationView):
 
     def restore(self, arrays: Mapping[str, Array]) -> None:
         self.table.restore(arrays)
+
+
+def build_recent(parts: ModelParts) -> CoVisitationView:
+    """Co-visitation as the last few items see it: a view of `covisit` where that is built, for one table is enough."""
+    whole = parts.models.get("covisit")
+    if isinstance(whole, CoVisitation):
+        return CoVisitationView(parts.name, whole.table, RECENT_FADE)
+    return CoVisitation(parts.name, HALF_LIFE_S, parts.capacity, fade=RECENT_FADE)
 
 
 def _whole(queries: Queries, rows: slice) -> Int32:

@@ -18,6 +18,7 @@ from river import facto, optim
 from streamrec.engine.arrays.batch import NOTHING, Array, Float32, Float64, Int32, Int64, MicroBatch, Queries
 from streamrec.engine.arrays.compiled import compiled, mixed, uniform
 from streamrec.engine.arrays.labels import REFUSED, WANTED
+from streamrec.engine.models import ModelParts
 from streamrec.engine.models.guards import StepGuard
 
 USERS = 2**16
@@ -77,6 +78,11 @@ class Factorisation:
             seed=seed,
         )
         self._river.latents = self._latents
+
+    @classmethod
+    def build(cls, parts: ModelParts) -> Factorisation:
+        """As `streamrec.config.parts` lists it."""
+        return cls(parts.name, parts.capacity, seed=parts.seed)
 
     @property
     def refused(self) -> int:

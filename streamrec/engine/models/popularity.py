@@ -8,6 +8,7 @@ import numpy as np
 
 from streamrec.engine.arrays.batch import NOBODY, NOTHING, Array, Bool, Float32, Int32, MicroBatch, Queries
 from streamrec.engine.arrays.top_k import best
+from streamrec.engine.models import ModelParts
 from streamrec.engine.models.neighbour_table import DecayClock
 
 
@@ -19,6 +20,11 @@ class Popularity:
         self.mass = np.zeros(capacity, np.float64)
         self.rows = 0
         self._clock = DecayClock(half_life_s)
+
+    @classmethod
+    def build(cls, parts: ModelParts, half_life_s: float) -> Popularity:
+        """As `streamrec.config.parts` lists it."""
+        return cls(parts.name, half_life_s, parts.capacity)
 
     def score(self, queries: Queries, rows: slice, items: Int32) -> Float32:
         known = np.where(items == NOTHING, 0.0, self.mass[items])

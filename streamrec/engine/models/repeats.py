@@ -14,6 +14,7 @@ import numpy as np
 
 from streamrec.engine.arrays.batch import NOTHING, Array, Excluded, Float32, Int32, MicroBatch, Queries
 from streamrec.engine.arrays.compiled import compiled
+from streamrec.engine.models import ModelParts
 
 POWER = 0.4
 PRIOR_EVENTS = 20.0
@@ -28,6 +29,11 @@ class Repeats:
         self.events = np.zeros(capacity, np.float32)
         self.returns = np.zeros(capacity, np.float32)
         self.rows = 0
+
+    @classmethod
+    def build(cls, parts: ModelParts) -> Repeats:
+        """As `streamrec.config.parts` lists it."""
+        return cls(parts.name, parts.capacity)
 
     def score(self, queries: Queries, rows: slice, items: Int32) -> Float32:
         out = np.full(items.shape, -np.inf, np.float32)

@@ -24,7 +24,10 @@ from torch.nn import functional
 from streamrec.engine.arrays.batch import NOTHING, Array, Float32, Int32, Int64, MicroBatch, Queries
 from streamrec.engine.arrays.compiled import drawn_below
 from streamrec.engine.arrays.tensors import restore_tensors, tensors_of
+from streamrec.engine.models import ModelParts
 from streamrec.engine.models.guards import StepGuard
+from streamrec.engine.retrieval import RetrieverParts
+from streamrec.engine.retrieval.nearest import Nearest
 
 PLACES = 16
 """Last items that the user tower reads."""
@@ -105,6 +108,11 @@ class SequenceModel:
         self._fresh = 0
         self._users = np.empty((0, width), np.float32)
         self._encoded_at: tuple[int, int, bytes] | None = None
+
+    @classmethod
+    def build(cls, parts: ModelParts) -> SequenceModel:
+        """As `streamrec.config.parts` lists it."""
+        return cls(parts.name, parts.capacity, device=parts.device(), seed=parts.seed)
 
     @property
     def refused(self) -> int:
@@ -331,3 +339,9 @@ class SequenceModel:
         self._targets[: len(arrays["targets"])] = arrays["targets"]
         self._stored, self._fresh, self.updates = (int(count) for count in arrays["counts"])
         self.guard.restore(arrays)
+
+
+def build_retriever(parts: RetrieverParts) -> Nearest:
+    """The nearest among the most popular items, by the popularity that forgets slowest."""
+    slowest = next(name for name in ("popularity_days", "popularity") if name in parts.models)
+    return Nearest(parts.name, parts.model, parts.models[slowest])

@@ -18,6 +18,7 @@ import numpy as np
 
 from streamrec.engine.arrays.batch import NOTHING, Array, Excluded, Float32, Int32, MicroBatch, Queries
 from streamrec.engine.arrays.compiled import compiled
+from streamrec.engine.models import ModelParts
 from streamrec.engine.models.neighbour_table import best_of, logs_of
 
 LENGTH = 24
@@ -48,6 +49,11 @@ class SessionNeighbours:
         self._session_stamp = np.zeros(sessions, np.int64)
         self._shared = np.zeros(sessions, np.int32)  # scratch: the newest item that the session shares with a query
         self._stamps = 0
+
+    @classmethod
+    def build(cls, parts: ModelParts) -> SessionNeighbours:
+        """As `streamrec.config.parts` lists it."""
+        return cls(parts.name, parts.capacity)
 
     def score(self, queries: Queries, rows: slice, items: Int32) -> Float32:
         out = np.full(items.shape, -np.inf, np.float32)

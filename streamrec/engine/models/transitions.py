@@ -14,7 +14,10 @@ from collections.abc import Mapping
 import numpy as np
 
 from streamrec.engine.arrays.batch import Array, Excluded, Float32, Int32, MicroBatch, Queries
+from streamrec.engine.models import ModelParts
 from streamrec.engine.models.neighbour_table import NeighbourTable
+
+HALF_LIFE_S = 7 * 86_400.0
 
 
 class Transitions:
@@ -27,6 +30,11 @@ class Transitions:
         self.table = NeighbourTable(capacity, slots, half_life_s)
         self._learn_fade = 1.0 / (1.0 + np.arange(steps, dtype=np.float64))
         self._fade = 0.25 ** np.arange(sources, dtype=np.float64)
+
+    @classmethod
+    def build(cls, parts: ModelParts) -> Transitions:
+        """As `streamrec.config.parts` lists it."""
+        return cls(parts.name, HALF_LIFE_S, parts.capacity)
 
     def score(self, queries: Queries, rows: slice, items: Int32) -> Float32:
         return self.table.score(queries.items[rows], queries.steps[rows], queries.reach(rows), self._fade, False, items)

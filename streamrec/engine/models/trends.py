@@ -13,6 +13,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from streamrec.engine.arrays.batch import NOBODY, NOTHING, Array, Bool, Float32, Int32, MicroBatch, Queries
+from streamrec.engine.models import ModelParts
 from streamrec.engine.trending.table import TrendSource
 
 
@@ -23,6 +24,11 @@ class TrendModel:
         self.name = name
         self._teller = source
         self._table = source.table
+
+    @classmethod
+    def build(cls, parts: ModelParts) -> TrendModel:
+        """As `streamrec.config.parts` lists it."""
+        return cls(parts.name, parts.trends())
 
     def score(self, queries: Queries, rows: slice, items: Int32) -> Float32:
         unknown = (items == NOTHING) | self._table.stale_at(queries.ts[rows])[:, None]

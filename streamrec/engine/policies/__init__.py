@@ -105,3 +105,16 @@ class Policy(Protocol):
 
     def restore(self, arrays: Mapping[str, Array]) -> None:
         """The inverse of `state`."""
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyParts:
+    """What a policy may be built of."""
+
+    name: str
+    models: tuple[str, ...]
+    """In the order of `PolicyInput.scores`, and of the features that are their log shares."""
+    temperature: float = 0.25
+    """Of Plackett and Luce's draw: lower is closer to the plain order."""
+    explore: float = 0.02
+    """Share of places that are given to a candidate drawn by the doubt about it."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from streamrec.engine.arrays.batch import Float64
-from streamrec.engine.policies import Components, PolicyInput, Posterior
+from streamrec.engine.policies import Components, PolicyInput, PolicyParts, Posterior
 from streamrec.engine.policies.stateless import Unlearned
 
 BEHIND = 1e3
@@ -19,6 +19,11 @@ class Greedy(Unlearned):
 
     def __init__(self, name: str) -> None:
         self.name = name
+
+    @classmethod
+    def build(cls, parts: PolicyParts) -> Greedy:
+        """As `streamrec.config.parts` lists it."""
+        return cls(parts.name)
 
     def components(self, asked: PolicyInput, posterior: Posterior) -> Components:
         return ranking(asked.utility)
@@ -53,6 +58,11 @@ class Uniform(Unlearned):
 
     def __init__(self, name: str) -> None:
         self.name = name
+
+    @classmethod
+    def build(cls, parts: PolicyParts) -> Uniform:
+        """As `streamrec.config.parts` lists it."""
+        return cls(parts.name)
 
     def components(self, asked: PolicyInput, posterior: Posterior) -> Components:
         even = np.where(np.isfinite(asked.utility), 0.0, -np.inf)[:, :, None]

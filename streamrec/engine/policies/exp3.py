@@ -19,7 +19,7 @@ import numpy as np
 from streamrec.engine.arrays.batch import Array, Float32, Float64
 from streamrec.engine.arrays.feedback import SlateFeedback
 from streamrec.engine.arrays.log_shares import FLOOR, log_shares
-from streamrec.engine.policies import CONTEXTS, Components, PolicyInput, Posterior
+from streamrec.engine.policies import CONTEXTS, Components, PolicyInput, PolicyParts, Posterior
 
 MIXING = 0.1
 """Share of slates whose model is drawn evenly (gamma)."""
@@ -47,6 +47,11 @@ class Exp3:
         raised = np.exp(logs - logs.max(1, keepdims=True))
         weights: Float64 = (1 - MIXING) * raised / raised.sum(1, keepdims=True) + MIXING / self._logs.shape[1]
         return weights
+
+    @classmethod
+    def build(cls, parts: PolicyParts) -> Exp3:
+        """As `streamrec.config.parts` lists it."""
+        return cls(parts.name, len(parts.models), parts.explore)
 
     def components(self, asked: PolicyInput, posterior: Posterior) -> Components:
         shares = self._floored(asked.features) + asked.boost[:, :, None]  # (rows, candidates, models)

@@ -7,7 +7,7 @@ import scipy.linalg
 
 from streamrec.engine.arrays.batch import Float64
 from streamrec.engine.arrays.compiled import standard_normal
-from streamrec.engine.policies import Components, PolicyInput, Posterior
+from streamrec.engine.policies import Components, PolicyInput, PolicyParts, Posterior
 from streamrec.engine.policies.deterministic import ranking
 from streamrec.engine.policies.stateless import Unlearned
 
@@ -50,6 +50,11 @@ class Thompson(Unlearned):
         self.estimated_from = draws
         self._factor = _Factored()
 
+    @classmethod
+    def build(cls, parts: PolicyParts) -> Thompson:
+        """As `streamrec.config.parts` lists it."""
+        return cls(parts.name, parts.temperature, parts.explore)
+
     def components(self, asked: PolicyInput, posterior: Posterior) -> Components:
         rows, draws, width = len(asked.seeds), self.estimated_from, len(posterior.mean)
         scores = np.empty((*asked.utility.shape, draws), np.float64)  # (rows, candidates, draws)
@@ -79,6 +84,11 @@ class UpperConfidence(Unlearned):
         self.explore = explore
         self.width = width
         self._factor = _Factored()
+
+    @classmethod
+    def build(cls, parts: PolicyParts) -> UpperConfidence:
+        """As `streamrec.config.parts` lists it."""
+        return cls(parts.name, parts.explore)
 
     def components(self, asked: PolicyInput, posterior: Posterior) -> Components:
         bounds = np.full(asked.utility.shape, -np.inf)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from streamrec.engine.policies import Components, PolicyInput, Posterior
+from streamrec.engine.policies import Components, PolicyInput, PolicyParts, Posterior
 from streamrec.engine.policies.stateless import Unlearned
 
 
@@ -21,6 +21,11 @@ class PlackettLuce(Unlearned):
         self.name = name
         self.temperature = temperature
         self.explore = explore
+
+    @classmethod
+    def build(cls, parts: PolicyParts) -> PlackettLuce:
+        """As `streamrec.config.parts` lists it."""
+        return cls(parts.name, parts.temperature, parts.explore)
 
     def components(self, asked: PolicyInput, posterior: Posterior) -> Components:
         scores = asked.features @ posterior.particles.T.astype(np.float32)  # (rows, candidates, particles)

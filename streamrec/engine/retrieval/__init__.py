@@ -5,13 +5,19 @@ A retriever proposes a few items per query, best first; every model then scores 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from streamrec.engine.arrays.batch import NOTHING, Excluded, Int32, MicroBatch, Queries
 from streamrec.engine.arrays.compiled import compiled
+
+if TYPE_CHECKING:
+    from streamrec.engine.items.catalogue import Catalogue
+    from streamrec.engine.items.item_table import ItemTable
+    from streamrec.engine.retrieval.ads import Offered
 
 
 class Retriever(Protocol):
@@ -27,6 +33,25 @@ class Retriever(Protocol):
 
     def learn(self, batch: MicroBatch) -> None:
         """Take the examples of a micro-batch; a retriever that searches a model's own state has nothing to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class RetrieverParts:
+    """What a retriever may be built of."""
+
+    name: str
+    models: Mapping[str, Any]
+    """Every model there is, by name; each retriever asks its own for what it searches."""
+    items: ItemTable
+    catalogue: Catalogue
+    ads: Offered
+    reads: str = ""
+    """The model that it is listed to search, if any."""
+
+    @property
+    def model(self) -> Any:
+        """The model that it searches."""
+        return self.models[self.reads]
 
 
 class CandidateUnion:

@@ -10,6 +10,7 @@ from typing import Protocol
 import numpy as np
 
 from streamrec.engine.arrays.batch import NOTHING, Excluded, Int32, MicroBatch, Queries
+from streamrec.engine.retrieval import RetrieverParts
 from streamrec.engine.retrieval.popular import first_allowed
 
 
@@ -32,6 +33,11 @@ class AdRetriever:
         self._ads = ads
         self._most = most
         self._best: tuple[tuple[int, int], Int32] | None = None
+
+    @classmethod
+    def build(cls, parts: RetrieverParts) -> AdRetriever:
+        """As `streamrec.config.parts` lists it."""
+        return cls(parts.name, parts.ads)
 
     def candidates(self, queries: Queries, rows: slice, k: int, excluded: Excluded) -> Int32:
         if self._best is None or self._best[0] != self._ads.revision:

@@ -11,6 +11,7 @@ from typing import Protocol
 import numpy as np
 
 from streamrec.engine.arrays.batch import NOBODY, NOTHING, Excluded, Int32, MicroBatch, Queries
+from streamrec.engine.retrieval import RetrieverParts
 from streamrec.engine.retrieval.popular import SPARE, first_allowed
 
 CHANCES = 100
@@ -36,6 +37,11 @@ class Fresh:
         self._newest: Int32 | None = None
         self._barred = NOBODY
         self._asked = 0, 0
+
+    @classmethod
+    def build(cls, parts: RetrieverParts) -> Fresh:
+        """As `streamrec.config.parts` lists it."""
+        return cls(parts.name, parts.catalogue)
 
     def candidates(self, queries: Queries, rows: slice, k: int, excluded: Excluded) -> Int32:
         if not excluded.lasting:

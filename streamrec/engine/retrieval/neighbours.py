@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from streamrec.engine.arrays.batch import Excluded, Int32, MicroBatch, Queries
+from streamrec.engine.retrieval import RetrieverParts
 
 
 class Spreading(Protocol):
@@ -20,6 +21,11 @@ class Neighbours:
     def __init__(self, name: str, model: Spreading) -> None:
         self.name = name
         self._model = model
+
+    @classmethod
+    def build(cls, parts: RetrieverParts) -> Neighbours:
+        """As `streamrec.config.parts` lists it."""
+        return cls(parts.name, parts.model)
 
     def candidates(self, queries: Queries, rows: slice, k: int, excluded: Excluded) -> Int32:
         return self._model.strongest(queries, rows, k, excluded)

@@ -6,6 +6,7 @@ import numpy as np
 
 from streamrec.engine.arrays.batch import NOTHING, Excluded, Int32, MicroBatch, Queries
 from streamrec.engine.items.item_table import ItemTable
+from streamrec.engine.retrieval import RetrieverParts
 from streamrec.engine.retrieval.popular import SPARE, first_allowed
 
 
@@ -15,6 +16,11 @@ class Newest:
     def __init__(self, name: str, items: ItemTable) -> None:
         self.name = name
         self._items = items
+
+    @classmethod
+    def build(cls, parts: RetrieverParts) -> Newest:
+        """As `streamrec.config.parts` lists it."""
+        return cls(parts.name, parts.items)
 
     def candidates(self, queries: Queries, rows: slice, k: int, excluded: Excluded) -> Int32:
         there = np.arange(len(self._items), dtype=np.int32)

@@ -8,6 +8,7 @@ import numpy as np
 
 from streamrec.engine.arrays.batch import NOBODY, NOTHING, Bool, Excluded, Int32, MicroBatch, Queries
 from streamrec.engine.arrays.compiled import compiled
+from streamrec.engine.retrieval import RetrieverParts
 
 
 class Ranked(Protocol):
@@ -29,6 +30,11 @@ class Popular:
         self._popularity = popularity
         self._top: Int32 | None = None
         self._barred = NOBODY
+
+    @classmethod
+    def build(cls, parts: RetrieverParts) -> Popular:
+        """As `streamrec.config.parts` lists it."""
+        return cls(parts.name, parts.model)
 
     def candidates(self, queries: Queries, rows: slice, k: int, excluded: Excluded) -> Int32:
         spare = SPARE if len(excluded.items) else 0

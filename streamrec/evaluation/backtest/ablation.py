@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from streamrec.config.parts import BASELINE
 from streamrec.config.settings import Settings, shown
 from streamrec.engine.arrays.batch import Int8
 from streamrec.engine.batch_result import BatchResult
@@ -21,7 +22,7 @@ from streamrec.evaluation.backtest.delays import LateLearning, StaleContext
 from streamrec.evaluation.backtest.metrics import RankingMetrics, ranking_metrics
 from streamrec.replay.catalogue_file import CatalogueItems
 from streamrec.replay.logs import Log
-from streamrec.wiring import BASELINE, build_rehearsal
+from streamrec.wiring import build_rehearsal
 from streamrec.worker.loop import Worker
 
 FUSED = "fused"

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from streamrec.config import parts
 from streamrec.config.settings import Settings
 from streamrec.engine.learning.rate_limits import RateLimits
 from streamrec.errors import ConfigError
@@ -19,17 +20,7 @@ from streamrec.evaluation.simulation.world import World, WorldSettings
 from streamrec.worker.loop import Worker
 
 ORACLE, SHUFFLE, VW, UNCAPPED = "oracle", "shuffle", "vw:", "uncapped:"
-DEFAULT = (
-    "plackett-luce",
-    "greedy",
-    "thompson",
-    "linucb",
-    "exp3",
-    "uniform",
-    "model:popularity",
-    ORACLE,
-    SHUFFLE,
-)
+DEFAULT = (*(entry.name for entry in parts.POLICIES), "model:popularity", ORACLE, SHUFFLE)
 
 Episodes = dict[str, list[Episode]]
 
@@ -93,7 +84,7 @@ def with_policy(settings: Settings, name: str) -> Settings:
         fusion = type(settings.fusion).model_validate({**settings.fusion.model_dump(), "policy": name})
     except ValidationError as error:
         raise ConfigError(
-            f"no contender is called {name!r}; expected a policy (plackett-luce, greedy, thompson, linucb, exp3, "
-            f"uniform, model:NAME), {VW}EXPLORER, {UNCAPPED}POLICY, {ORACLE} or {SHUFFLE}"
+            f"no contender is called {name!r}; expected a policy ({', '.join(parts.policies())}, "
+            f"model:NAME), {VW}EXPLORER, {UNCAPPED}POLICY, {ORACLE} or {SHUFFLE}"
         ) from error
     return settings.model_copy(update={"fusion": fusion})

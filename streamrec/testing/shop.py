@@ -1,5 +1,4 @@
-"""Small real parts for tests, ours and those of programs that use streamrec: a made-up shop, its log, a recount, and a
-deployment of its own on servers that run already.
+"""A made-up shop, its log as a broker would hold it, and a recount.
 
     log = shop(2_000, seed=7)
     source = LocalSource("user-events", records("user-events", log, partitions=3), partitions=3)
@@ -23,8 +22,6 @@ from streamrec.events import Event, EventType
 from streamrec.transport import Record
 
 STARTED_MS = 1_704_067_200_000  # 2024-01-01: in the past wherever tests run, so no event is dated ahead of its sending
-PATIENCE_S = 120.0
-STOP_LIMIT_S = 60.0
 HEADERS = ((CONTENT_TYPE, MSGPACK.encode()),)
 WEIGHTS: Mapping[EventType, int] = {
     EventType.VIEW: 30,
