@@ -305,7 +305,7 @@ def test_a_command_ends_with_one_line_about_a_broken_entry_point(install: Callab
     )
     assert ended.returncode == 2
     assert ended.stderr.startswith(
-        "error: entry point 'gone' (acme.gone:ENTRY) of package acme in group streamrec.models"
+        "streamrec: entry point 'gone' (acme.gone:ENTRY) of package acme in group streamrec.models"
     )
     assert "Traceback" not in ended.stderr
 
