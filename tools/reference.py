@@ -18,6 +18,7 @@ import typer
 from pydantic.fields import FieldInfo
 
 from streamrec.cli import app
+from streamrec.config import parts as listed
 from streamrec.config.groups import Group
 from streamrec.config.scenarios import LeaveOut, ScenarioSettings, Slates
 from streamrec.config.settings import Settings, shown
@@ -92,6 +93,29 @@ def scenario_tables() -> str:
         rows = [f"| `{name}` | {value(defaults[name])} | {meaning(f)} |" for name, f in kind.model_fields.items()]
         parts.append("\n".join([f"| `{title}` | default | what it does |", "|---|---|---|", *rows]))
     return "\n\n".join(parts)
+
+
+def listed_tables() -> str:
+    """Tables of the models, retrievers and policies that `config/parts.py` lists."""
+    model_rows = [
+        f"`{one.name}` | {one.about} | {'yes' if one.default else 'no'} | {', '.join(one.presets)} | "
+        f"{f'`{one.proposes.name}`' if one.proposes else ''} | {one.meant_for}"
+        for one in listed.MODELS
+    ]
+    retriever_rows = [
+        f"`{one.name}` | {one.about} | {one.finds} | {f'`{one.reads}`' if one.reads else ''} | "
+        f"{'every request' if one.everywhere else 'scenarios that name it'}"
+        for one in listed.retrievers().values()
+    ]
+    tables = {
+        "model | what it scores by | by default | in presets | searched by | meant for": model_rows,
+        "retriever | what it proposes | finds | searches | proposes for": retriever_rows,
+        "policy | how it orders a slate": [f"`{one.name}` | {one.about}" for one in listed.POLICIES],
+    }
+    return "\n\n".join(
+        "\n".join([f"| {head} |", "|---" * (head.count("|") + 1) + "|", *(f"| {row} |" for row in rows)])
+        for head, rows in tables.items()
+    )
 
 
 def setting_row(setting: str, defaults: Mapping[str, Any]) -> str:
@@ -216,6 +240,7 @@ PARTS: Mapping[str, Mapping[str, Callable[[], str]]] = {
         "changed first": changed_first,
         "settings": settings_tables,
         "scenarios": scenario_tables,
+        "models, retrievers, policies": listed_tables,
     },
     "12-commands.md": {
         "list": command_list,
