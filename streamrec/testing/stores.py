@@ -77,7 +77,9 @@ def a_zombie_cannot_commit(store: Store) -> None:
     late = Checkpoint(0, zombie.epoch, 99, "0000000009-zz", {ANN: b"zombie", BOB: b"zombie"})
     expect_raised(StaleEpoch, "owned under epoch 2, this checkpoint came from epoch 1", lambda: store.commit(late))
     expect_equal(store.load([ANN, BOB]), [b"owner", None], "what is stored")
-    expect_equal(store.marks(), {0: PartitionMark(watermark=10, snapshot="0000000001-aa", epoch=2, refused=1)}, "the marks")
+    expect_equal(
+        store.marks(), {0: PartitionMark(watermark=10, snapshot="0000000001-aa", epoch=2, refused=1)}, "the marks"
+    )
     expect_equal(store.open(0).refused, 1, "what the next owner is told of refusals")
 
 
