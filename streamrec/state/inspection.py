@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from streamrec.engine.attribution.open_slates import DIRECTORY
+from streamrec.engine.partition_tables import DIRECTORY
 from streamrec.errors import StateError
 from streamrec.events import Slate
 from streamrec.state import Kind, Store

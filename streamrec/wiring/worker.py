@@ -56,7 +56,12 @@ def build_worker(
     limits, topics = settings.limits, settings.topics
     pipeline = build_pipeline(settings, catalogue, eager=eager, told=trends is not None)
     statements = pipeline.features.trends
-    memory = Memory(pipeline, ItemCounts(limits.max_users), build_open_slates(settings, pipeline.features.ads.charge))
+    features = pipeline.features
+    item_counts = ItemCounts(limits.max_users)
+    open_slates = build_open_slates(settings, features.ads.charge)
+    memory = Memory(
+        pipeline, item_counts, open_slates, (features.users, item_counts, open_slates, features.ads.accounts)
+    )
     clocks = Clocks()
     pace = CheckpointPace(settings.checkpoints.interval_s, settings.checkpoints.share)
     trends_feed = (

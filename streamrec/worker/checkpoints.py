@@ -1,8 +1,8 @@
 """State, models and positions, saved together: who owns which partition, and where each stands.
 
 In this order, so that whatever dies leaves a whole checkpoint behind: what was published is stored by the log; the
-models' snapshot is on disk; then, partition by partition, users, items, slates, accounts of ads, watermark and the
-snapshot's name are written at once. Recovery takes the last of these and folds on from its watermark.
+models' snapshot is on disk; then, partition by partition, what changed in its tables, watermark and the snapshot's name
+are written at once. Recovery takes the last of these and folds on from its watermark.
 """
 
 from __future__ import annotations
@@ -10,10 +10,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 
-from streamrec.engine.ads import accounts
-from streamrec.engine.attribution.open_slates import DIRECTORY
 from streamrec.errors import StaleEpoch, StateMissing
 from streamrec.state import Checkpoint, Key, Kind, PartitionMark, SavedSnapshot, SnapshotStore, Store
 from streamrec.worker.memory import Clocks, Memory
@@ -23,7 +22,7 @@ LOG = logging.getLogger("streamrec.worker.checkpoints")
 FLUSH_TIMEOUT_S = 5.0
 """Of one try: between two, the group is heard."""
 MANY_CHANGES = 40_000
-"""So many users, items and users with open slates waiting to be saved make a checkpoint due, whatever its share of the
+"""So many entries of tables waiting to be saved make a checkpoint due, whatever its share of the
 time: a store takes only so much in one piece."""
 ROLLBACKS_KEPT = 2
 """Good snapshots kept for each component in doubt: the one to go back to, and one more if that was no good."""
@@ -60,9 +59,7 @@ class Checkpoints:
     ) -> None:
         """`snapshots` None keeps no models (a backtest)."""
         self.pipeline = memory.pipeline
-        self.item_counts = memory.item_counts
-        self.open_slates = memory.open_slates
-        self.accounts = memory.pipeline.features.ads.accounts
+        self.tables = memory.tables
         self.store = store
         self.snapshots = snapshots
         self.positions: dict[int, int] = {}  # per partition held: the next offset its state has not seen
@@ -95,35 +92,21 @@ class Checkpoints:
             self._restored = True
         starts = {partition: self._marks[partition].watermark for partition in partitions}
         self.positions |= {partition: start for partition, start in starts.items() if start is not None}
-        self._take_over_slates(partitions)
-        self._take_over_accounts(partitions)
+        for partition in partitions:
+            for table in self.tables:
+                table.take_over(partition, partial(self._load, partition))
         return starts
 
-    def _take_over_slates(self, partitions: Sequence[int]) -> None:
-        """What waits in these partitions goes on waiting here."""
-        directories = self.store.load([Key(partition, Kind.DUE, DIRECTORY) for partition in partitions])
-        for partition, directory in zip(partitions, directories, strict=True):
-            minutes = self.open_slates.take_over(partition, directory)
-            due = self.store.load([Key(partition, Kind.DUE, minute) for minute in minutes])
-            self.open_slates.fill(partition, minutes, due)
-
-    def _take_over_accounts(self, partitions: Sequence[int]) -> None:
-        """What was spent in these partitions is known here now."""
-        directories = self.store.load([Key(partition, Kind.ACCOUNT, accounts.DIRECTORY) for partition in partitions])
-        for partition, directory in zip(partitions, directories, strict=True):
-            ads = self.accounts.take_over(partition, directory)
-            stored = self.store.load([Key(partition, Kind.ACCOUNT, ad) for ad in ads])
-            self.accounts.fill(partition, ads, stored)
+    def _load(self, partition: int, kind: str, names: Sequence[str]) -> list[bytes | None]:
+        return self.store.load([Key(partition, Kind(kind), name) for name in names])
 
     def let_go(self, partitions: Iterable[int]) -> None:
         """Forget partitions without writing. Models cannot unlearn: how far they have learned is remembered."""
         leaving = list(partitions)
         for partition in leaving:
             self.taught[partition] = max(self.taught.get(partition, 0), self.positions.get(partition, 0))
-        self.pipeline.features.users.drop(leaving)
-        self.item_counts.drop(leaving)
-        self.open_slates.drop(leaving)
-        self.accounts.drop(leaving)
+        for table in self.tables:
+            table.drop(leaving)
         self.disowned = [partition for partition in self.disowned if partition not in leaving]
         for partition in leaving:
             self._marks.pop(partition, None)
@@ -255,19 +238,11 @@ class Checkpoints:
         return sentenced
 
     def _waiting(self) -> int:
-        slates, spent = self.open_slates.changed, self.accounts.changed
-        return self.pipeline.features.users.changed + self.item_counts.changed + slates + spent
+        return sum(table.changed for table in self.tables)
 
     def _changes(self, partition: int) -> dict[Key, bytes]:
-        users = self.pipeline.features.users.take_changes(partition)
-        items = self.item_counts.take_changes(partition)
-        slates = self.open_slates.take_changes(partition)
-        kinds = {
-            Kind.USER: users,
-            Kind.ITEM: items,
-            Kind.SLATE: slates.latest,
-            Kind.OPEN: slates.open,
-            Kind.DUE: slates.due,
-            Kind.ACCOUNT: self.accounts.take_changes(partition),
+        return {
+            Key(partition, Kind(kind), name): value
+            for table in self.tables
+            for (kind, name), value in table.take_changes(partition).items()
         }
-        return {Key(partition, kind, name): value for kind, values in kinds.items() for name, value in values.items()}

@@ -131,7 +131,7 @@ class Worker:
     @property
     def newcomers(self) -> int:
         """Users met of whom the store knew nothing."""
-        return self.fold.newcomers
+        return self.pipeline.features.users.newcomers
 
     # The loop
 

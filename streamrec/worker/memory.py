@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from streamrec.engine.attribution.open_slates import OpenSlates
 from streamrec.engine.items.item_counts import ItemCounts
+from streamrec.engine.partition_tables import PartitionTable
 from streamrec.engine.pipeline import Pipeline
 
 
@@ -26,3 +27,5 @@ class Memory:
     pipeline: Pipeline
     item_counts: ItemCounts
     open_slates: OpenSlates
+    tables: Sequence[PartitionTable]
+    """All that is saved with a partition, these two among them."""

@@ -19,8 +19,8 @@ import numpy as np
 from streamrec.codec import CONTENT_TYPE, JSON, encode
 from streamrec.engine.arrays.feedback import SlateFeedback
 from streamrec.engine.arrays.logged_event import LoggedEvent, name_hash
-from streamrec.engine.attribution.open_slates import User
 from streamrec.engine.batch_result import BatchResult
+from streamrec.engine.partition_tables import Name, PartitionTable
 from streamrec.errors import BadEvent
 from streamrec.events import Outcome, Slate
 from streamrec.state import Key, Kind
@@ -75,18 +75,16 @@ class StepProcessor:
         self.pipeline = memory.pipeline
         self.open_slates = memory.open_slates
         self.validator = EventValidator(validation_limits, self.dead_letter, output_topics.dead_letters)
-        self.newcomers = 0  # users met of whom the store knew nothing
         self._item_counts = memory.item_counts
+        self._tables = memory.tables
         self._access = access
         self._sink = sink
         self._output_topics = output_topics
         self._metrics = metrics
         self._observer = observer
         self._wall_ms = wall_ms
-        # The users and items of one step are in memory together.
-        self.most_records = min(
-            memory.pipeline.features.users.capacity, memory.item_counts.capacity, memory.open_slates.room.users
-        )
+        # Whatever the events of one step are about is in memory together.
+        self.most_records = min(table.capacity for table in memory.tables)
 
     def step(self, records: Sequence[Record], taught: Mapping[int, int]) -> dict[int, int]:
         """Handle at most `most_records` records, in order; returns where each partition may be left behind.
@@ -144,32 +142,17 @@ class StepProcessor:
             newest[row] = max(before, logged.event.ts)
 
     def admit(self, logged_events: Sequence[LoggedEvent]) -> None:
-        """Bring into memory what the store knows of these users and items, in one go."""
-        table = self.pipeline.features.users
-        users = list(dict.fromkeys((logged.partition, logged.event.user_id) for logged in logged_events))
-        items = list(
-            dict.fromkeys(
-                (logged.partition, logged.event.item_id) for logged in logged_events if logged.event.item_id is not None
-            )
-        )
-        crowded = table.crowded(len(users)) or self._item_counts.crowded(len(items))
-        if crowded or self.open_slates.crowded(len(users)):
+        """Bring into memory what the store knows of what these events are about, in one go."""
+        wanted = [_names(table, logged_events) for table in self._tables]
+        if any(table.crowded(len(names)) for table, names in zip(self._tables, wanted, strict=True)):
             self._access.make_room()
-        new_users, new_items = table.missing(users), self._item_counts.missing(items)
-        unasked = self.open_slates.missing(users)
-        keys = [
-            *(Key(partition, Kind.USER, name) for partition, name in new_users),
-            *(Key(partition, Kind.ITEM, name) for partition, name in new_items),
-            *_open_keys(unasked),
-        ]
+        lacking = [table.missing(names) for table, names in zip(self._tables, wanted, strict=True)]
+        keys = [key for table, names in zip(self._tables, lacking, strict=True) for key in _keys(table.kind, names)]
         if not keys:
             return
         values = iter(self._access.load(keys))
-        stored = list(islice(values, len(new_users)))
-        self.newcomers += stored.count(None)
-        table.admit(new_users, stored, logged_events[0].event.ts)
-        self._item_counts.admit(new_items, list(islice(values, len(new_items))))
-        self.open_slates.admit(unasked, list(values))
+        for table, names in zip(self._tables, lacking, strict=True):
+            table.admit(names, list(islice(values, len(names))), logged_events[0].event.ts)
 
     def publish(self, batch_result: BatchResult, sent_ms: Mapping[tuple[int, int], int]) -> None:
         """Slates and credits in log order: an event is owed to a slate only if the slate came first."""
@@ -198,12 +181,18 @@ class StepProcessor:
                 feedback.append(came.slate_feedback)
         return feedback
 
-    def _load_slates(self, users: Sequence[User]) -> list[bytes | None]:
-        return self._access.load_surely(_open_keys(users))
+    def _load_slates(self, users: Sequence[Name]) -> list[bytes | None]:
+        return self._access.load_surely(_keys(self.open_slates.kind, users))
 
     def _send(self, topic: str, message: Slate | Outcome) -> None:
         self._sink.publish(topic, message.user_id.encode(), encode(message), JSON_HEADERS)
 
 
-def _open_keys(users: Sequence[User]) -> list[Key]:
-    return [Key(partition, Kind.OPEN, name) for partition, name in users]
+def _names(table: PartitionTable, logged_events: Sequence[LoggedEvent]) -> list[Name]:
+    """What a table must have in memory for these events, each once, in order."""
+    keys = ((logged.partition, table.key(logged.event)) for logged in logged_events)
+    return list(dict.fromkeys((partition, key) for partition, key in keys if key is not None))
+
+
+def _keys(kind: str, names: Sequence[Name]) -> list[Key]:
+    return [Key(partition, Kind(kind), name) for partition, name in names]

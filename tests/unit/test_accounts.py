@@ -19,7 +19,7 @@ from streamrec.cli.commands.ads import spending
 from streamrec.codec import decode
 from streamrec.config.settings import Settings
 from streamrec.engine.ads import accounts as accounts_of
-from streamrec.engine.ads.accounts import DAY_MS, DAYS_KEPT, DIRECTORY, NOTHING_LEFT, AdAccounts, Due
+from streamrec.engine.ads.accounts import DAY_MS, DAYS_KEPT, AdAccounts, Due
 from streamrec.engine.ads.ads import ADS
 from streamrec.engine.arrays.feedback import ShownAds
 from streamrec.engine.arrays.logged_event import LoggedEvent
@@ -27,6 +27,7 @@ from streamrec.engine.attribution.attribution import AttributionRules, RewardRul
 from streamrec.engine.attribution.open_slates import OpenSlateLimits, OpenSlates
 from streamrec.engine.batch_result import BatchResult
 from streamrec.engine.items.bids import MILLION, millionths
+from streamrec.engine.partition_tables import DIRECTORY, NOTHING_LEFT
 from streamrec.events import Event, EventType, Item, Slate, SlateItem
 from streamrec.replay.catalogue_file import CatalogueItems, read_catalogue
 from streamrec.state import Checkpoint, Key, Kind
@@ -45,11 +46,10 @@ RULES = AttributionRules(WINDOW_MS, SeenRule.ALL, RewardRule.MAX, {EventType.PUR
 
 def moved(first: AdAccounts, second: AdAccounts, stored: dict[str, bytes], partition: int = 0) -> None:
     """Hand a partition over the way checkpoints do, by way of a store."""
-    stored |= first.take_changes(partition)
+    stored |= {name: value for (_, name), value in first.take_changes(partition).items()}
     for name in [name for name, value in stored.items() if value == NOTHING_LEFT]:
         del stored[name]
-    ads = second.take_over(partition, stored.get(DIRECTORY))
-    second.fill(partition, ads, [stored.get(ad) for ad in ads])
+    second.take_over(partition, lambda kind, names: [stored.get(name) for name in names])
 
 
 def due(ad: str, ts: int, amount: int, limit: int = 10**18) -> Due:
@@ -214,7 +214,7 @@ def test_what_was_charged_is_kept_with_the_slate_so_that_its_new_owner_does_not_
     till, heir = Till(), Till()
     till.shown(0, *shown([30, 40]))
     till.click("a")
-    heir.admit([(0, "u")], [till.take_changes(0).open["u"]])
+    heir.admit([(0, "u")], [till.take_changes(0)["open", "u"]], NOON)
     heir.click("a")
     heir.click("b")
     assert [due.bid for _, due in heir.charged] == [40]
@@ -382,7 +382,7 @@ def test_spending_is_summed_over_partitions_and_ads_that_nobody_clicked_are_ther
     for partition in (0, 3):
         mark = store.open(partition)
         changes = accounts.take_changes(partition)
-        writes = {Key(partition, Kind.ACCOUNT, name): value for name, value in changes.items()}
+        writes = {Key(partition, Kind(kind), name): value for (kind, name), value in changes.items()}
         store.commit(Checkpoint(partition, mark.epoch, 5, None, writes))
     file = tmp_path / "items.csv"
     file.write_text("item_id,bid,budget\na,1,50\nc,0.5,5\nd,,\n")

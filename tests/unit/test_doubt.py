@@ -137,8 +137,8 @@ def test_doubt_is_restored_with_everything_else_however_the_log_came_in(poll: in
     run(first, events[:333], poll)
     second.restore(first.state())
     users = first.features.users
-    names, stored = [name for _, name in users._rows], users.take_changes(0)
-    second.features.users.admit([(0, name) for name in names], [stored[name] for name in names], NOW)
+    names, stored = [name for _, name in users._entries], users.take_changes(0)
+    second.features.users.admit([(0, name) for name in names], [stored["user", name] for name in names], NOW)
     run(second, events[333:], poll, 333)
     assert differing({"doubt": second.state()["doubt"]}, {"doubt": whole.state()["doubt"]}) == []
     assert len(whole.state()["doubt"]["items"]) > 20

@@ -241,9 +241,9 @@ def test_with_the_same_catalogue_a_restored_one_goes_on_as_if_nothing_had_happen
     first.slate()
     second.pipeline.restore(first.pipeline.state())
     second.now_ms, second._offset, second._rng = first.now_ms, first._offset, copy.deepcopy(first._rng)
-    names = [name for _, name in first.pipeline.features.users._rows]
+    names = [name for _, name in first.pipeline.features.users._entries]
     stored = first.pipeline.features.users.take_changes(0)
-    second.pipeline.features.users.admit([(0, name) for name in names], [stored[n] for n in names], BEGAN)
+    second.pipeline.features.users.admit([(0, name) for name in names], [stored["user", n] for n in names], BEGAN)
     for _ in range(60):
         for shop in (first, second):
             shop.visits(5)

@@ -16,7 +16,8 @@ from streamrec.codec import decode
 from streamrec.config.settings import Settings
 from streamrec.engine.arrays.logged_event import LoggedEvent
 from streamrec.engine.attribution.attribution import AttributionRules, RewardRule, SeenRule, ServedSlate
-from streamrec.engine.attribution.open_slates import DIRECTORY, NOTHING_LEFT, OpenSlateLimits, OpenSlates, SlateChanges
+from streamrec.engine.attribution.open_slates import OpenSlateLimits, OpenSlates
+from streamrec.engine.partition_tables import DIRECTORY, NOTHING_LEFT, Changes
 from streamrec.events import Event, EventType, Outcome, Slate, SlateItem
 from streamrec.state.memory import MemoryStore
 from streamrec.testing import records
@@ -77,13 +78,16 @@ def rewards(outcomes: Sequence[Outcome]) -> dict[str, float]:
     return {outcome.outcome_id: outcome.reward for outcome in outcomes}
 
 
-def moved(first: OpenSlates, second: OpenSlates, partition: int = 0) -> dict[str, dict[str, bytes]]:
+def moved(first: OpenSlates, second: OpenSlates, partition: int = 0) -> Changes:
     """Hand a partition over the way checkpoints do; returns what lies in the store."""
-    changes = first.take_changes(partition)
-    stored = {"open": dict(changes.open), "due": dict(changes.due)}
-    minutes = second.take_over(partition, stored["due"].get(DIRECTORY))
-    second.fill(partition, minutes, [stored["due"].get(minute) for minute in minutes])
+    stored = first.take_changes(partition)
+    second.take_over(partition, lambda kind, names: [stored.get((kind, name)) for name in names])
     return stored
+
+
+def of_kind(changes: Changes, kind: str) -> dict[str, bytes]:
+    """What the store holds of a kind, by name."""
+    return {name: value for (is_, name), value in changes.items() if is_ == kind}
 
 
 def test_a_slate_is_judged_when_its_window_and_the_grace_for_late_events_are_over() -> None:
@@ -122,26 +126,27 @@ def test_open_slates_survive_the_store_and_go_on_waiting_at_the_next_owner() -> 
     first, second = show(table(), slate(), slate("v", 11)), table()
     assert follow(first)
     stored = moved(first, second)
-    assert first.take_changes(0) == first.take_changes(1) == SlateChanges({}, {}, {})
+    assert first.take_changes(0) == first.take_changes(1) == {}
     assert second.waiting == 2
     users = [(0, "u"), (0, "nobody")]
     assert second.missing(users) == users
-    second.admit(users, [stored["open"]["u"], None])
+    second.admit(users, [stored["open", "u"], None], SHOWN)
     assert second.missing(users) == []
     assert follow(second, "c", EventType.PURCHASE)
     asked: list[tuple[int, str]] = []
 
     def load(users: Sequence[tuple[int, str]]) -> list[bytes | None]:
         asked.extend(users)
-        return [stored["open"].get(user[1]) for user in users]
+        return [stored.get(("open", name)) for _, name in users]
 
     found = rewards(close(second, load=load))
     assert asked == [(0, "v")]  # who never came back is judged all the same
     assert found == {"0-10-1": 0.0, "0-10-2": 0.2, "0-10-3": 1.0, "0-11-1": 0.0, "0-11-2": 0.0, "0-11-3": 0.0}
     after = second.take_changes(0)
-    assert after.open == {"u": NOTHING_LEFT, "v": NOTHING_LEFT}
-    assert set(after.due) == {DIRECTORY, *(name for name in stored["due"] if name != DIRECTORY)}
-    assert all(value == NOTHING_LEFT for name, value in after.due.items() if name != DIRECTORY)
+    due = of_kind(after, "due")
+    assert of_kind(after, "open") == {"u": NOTHING_LEFT, "v": NOTHING_LEFT}
+    assert set(due) == set(of_kind(stored, "due"))
+    assert all((value == NOTHING_LEFT) is (name != DIRECTORY) for name, value in due.items())
 
 
 def test_the_clock_goes_with_the_partition() -> None:
@@ -149,15 +154,15 @@ def test_the_clock_goes_with_the_partition() -> None:
     first.tick(0, SHOWN + 10**7, learned=False)
     first.shown(0, slate("w", 12), served())
     stored = moved(first, second)
-    found = [came for came, _ in second.close(lambda users: [stored["open"].get(user[1]) for user in users])]
+    found = [came for came, _ in second.close(lambda users: [stored.get(("open", name)) for _, name in users])]
     assert [outcome.rec_id for came in found for outcome in came.outcomes[:1]] == ["0-10", "0-12"]
 
 
 def test_the_latest_slate_is_handed_over_for_people_to_look_at() -> None:
     slates = show(table(), slate(), slate(number=20, items="cd", ts=SHOWN + 500))
-    latest = slates.take_changes(0).latest
+    latest = of_kind(slates.take_changes(0), "slate")
     assert msgspec.msgpack.decode(latest["u"], type=Slate).rec_id == "0-20"
-    assert slates.take_changes(0).latest == {}
+    assert of_kind(slates.take_changes(0), "slate") == {}
 
 
 def test_an_empty_slate_waits_for_nothing() -> None:
@@ -170,7 +175,7 @@ def test_partitions_that_went_to_somebody_else_are_forgotten() -> None:
     slates = show(show(table(), slate()), slate("w", 3), partition=1)
     slates.drop([0])
     assert not follow(slates)
-    assert slates.take_changes(0) == SlateChanges({}, {}, {})
+    assert slates.take_changes(0) == {}
     assert follow(slates, user="w", partition=1)
     assert slates.waiting == 1
 
@@ -194,11 +199,11 @@ def test_memory_is_bounded_and_what_is_not_stored_yet_stays() -> None:
     for number in range(40):
         user = f"u{number}"
         if slates.crowded(1):
-            stored |= slates.take_changes(0).open
-        slates.admit(slates.missing([(0, user)]), [None])
+            stored |= of_kind(slates.take_changes(0), "open")
+        slates.admit(slates.missing([(0, user)]), [None], SHOWN)
         show(slates, slate(user, number))
-        assert len(slates._slates) <= 6
-    stored |= slates.take_changes(0).open
+        assert len(slates) <= 6
+    stored |= of_kind(slates.take_changes(0), "open")
     assert len(stored) == 40
     found = close(slates, load=lambda users: [stored.get(user[1]) for user in users])
     assert Counter(outcome.rec_id for outcome in found) == {f"0-{number}": 3 for number in range(40)}

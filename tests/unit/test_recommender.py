@@ -128,9 +128,9 @@ def test_a_restored_recommender_goes_on_as_if_nothing_had_happened(
     run(first, events[:cut], 100)
     second.restore(first.state())
     users = first.features.users
-    names = [name for _, name in users._rows]
+    names = [name for _, name in users._entries]
     stored = users.take_changes(0)
-    second.features.users.admit([(0, name) for name in names], [stored[name] for name in names], BEGAN)
+    second.features.users.admit([(0, name) for name in names], [stored["user", name] for name in names], BEGAN)
     seen = run(second, events[cut:], 100, cut)
     assert seen.slates == {at: slate for at, slate in expected.slates.items() if at >= cut}
     assert seen.ranks == {at: found for at, found in expected.ranks.items() if at >= cut}
@@ -295,9 +295,9 @@ def test_the_restored_snapshot_of_a_full_table_goes_on_alike() -> None:
     first, second = untaught(max_items=64), untaught(max_items=64)
     run(first, events[:700], 100)
     second.restore(first.state())
-    names = [name for _, name in first.features.users._rows]
+    names = [name for _, name in first.features.users._entries]
     stored = first.features.users.take_changes(0)
-    second.features.users.admit([(0, name) for name in names], [stored[name] for name in names], BEGAN)
+    second.features.users.admit([(0, name) for name in names], [stored["user", name] for name in names], BEGAN)
     assert run(first, events[700:], 100, 700) == run(second, events[700:], 100, 700)
     assert differing(first.state(), second.state()) == []
 

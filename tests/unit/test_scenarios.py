@@ -338,9 +338,9 @@ def test_a_user_from_the_store_is_offered_what_one_in_memory_is(whole: tuple[lis
     handle(begun, events[:half])
     second.restore(begun.state())
     users = begun.features.users
-    names = [name for _, name in users._rows]
+    names = [name for _, name in users._entries]
     stored = users.take_changes(0)
-    second.features.users.admit([(0, name) for name in names], [stored[name] for name in names], BEGAN)
+    second.features.users.admit([(0, name) for name in names], [stored["user", name] for name in names], BEGAN)
     assert handle(second, events[half:], first=half) == {at: one for at, one in expected.items() if at >= half}
 
 

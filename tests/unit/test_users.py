@@ -98,13 +98,13 @@ def test_a_user_comes_back_from_the_store_exactly_as_they_were(before: list, aft
     stored = left.users.take_changes(0)
     left.users.drop([0])
     assert left.users.missing([(0, "u")]) == [(0, "u")]
-    left.admit("other", "u", values=[None, stored["u"]])
+    left.admit("other", "u", values=[None, stored["user", "u"]])
     asked = BEGAN + 10**10 + 1
     assert left.context("u", asked) == stayed.context("u", asked)
     for memory in (stayed, left):
         memory.remember("u", after)
     assert left.context("u", asked) == stayed.context("u", asked)
-    assert left.users.take_changes(0)["u"] == stayed.users.take_changes(0)["u"]
+    assert left.users.take_changes(0)["user", "u"] == stayed.users.take_changes(0)["user", "u"]
 
 
 def test_somebody_new_in_an_old_row_knows_nothing_of_who_was_there() -> None:
@@ -134,7 +134,7 @@ def test_a_user_with_changes_does_not_leave_before_they_are_handed_over() -> Non
     memory.users.missing([(0, "b"), (0, "c")])
     memory.admit("d")
     assert memory.users.missing([(0, "a")]) == []
-    assert set(memory.users.take_changes(0)) == {"a"}
+    assert set(memory.users.take_changes(0)) == {("user", "a")}
     assert memory.users.take_changes(0) == {}
 
 
@@ -168,7 +168,7 @@ def test_memory_stays_bounded_and_nobody_asked_for_is_missing(polls: list[list[i
         lacking = memory.users.missing(wanted)
         if memory.users.crowded(len(set(wanted))):
             stored |= memory.users.take_changes(0)
-        memory.users.admit(lacking, [stored.get(name) for _, name in lacking], BEGAN)
+        memory.users.admit(lacking, [stored.get(("user", name)) for _, name in lacking], BEGAN)
         for user in wanted:
             row = memory.users.touch(user)
             memory.counts.counts[row, 0] += 1
@@ -176,7 +176,7 @@ def test_memory_stays_bounded_and_nobody_asked_for_is_missing(polls: list[list[i
     stored |= memory.users.take_changes(0)
     import msgpack
 
-    counted = {name: msgpack.unpackb(value)["counts"]["view"] for name, value in stored.items()}
+    counted = {name: msgpack.unpackb(value)["counts"]["view"] for (_, name), value in stored.items()}
     drawn = [number for poll in polls for number in poll]
     assert counted == {f"u{number}": drawn.count(number) for number in set(drawn)}
 
@@ -196,7 +196,7 @@ def test_forgotten_items_are_nowhere_in_what_is_stored() -> None:
     memory.admit("u")
     memory.remember("u", [(BEGAN + n, 0, n, 0) for n in range(4)])
     memory.users.forget_items(np.array([1, 2], np.int32))
-    stored = memory.users.take_changes(0)["u"]
+    stored = memory.users.take_changes(0)["user", "u"]
     assert b"i0" in stored
     assert b"i3" in stored
     assert b"i1" not in stored
@@ -213,5 +213,5 @@ def test_items_that_only_the_store_remembers_get_an_index_while_there_is_plenty_
     if not room:
         for number in range(8_192 - ITEMS - 32):
             second.items.intern(f"more {number}", BEGAN)
-    second.admit("u", values=[first.users.take_changes(0)["u"]])
+    second.admit("u", values=[first.users.take_changes(0)["user", "u"]])
     assert (second.items.lookup("unheard") != NOTHING) is room

@@ -13,8 +13,9 @@ from rich.text import Text
 
 from streamrec.codec import brief
 from streamrec.config.settings import Settings
-from streamrec.engine.ads.accounts import DAY_MS, DIRECTORY, total, unpacked
+from streamrec.engine.ads.accounts import DAY_MS, total, unpacked
 from streamrec.engine.items.bids import MILLION
+from streamrec.engine.partition_tables import DIRECTORY
 from streamrec.errors import StateError
 from streamrec.replay.catalogue_file import CatalogueItems, read_catalogue
 from streamrec.state import Kind, Store

@@ -1,12 +1,8 @@
-"""The user table: one row per user in memory, made of feature families; the longest idle leave when room is needed.
-
-Knows nothing of Redis: it says which users it lacks, takes their stored bytes, and hands over the bytes of those that
-changed.
-"""
+"""The user table: one row per user in memory, made of feature families."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import msgpack
@@ -14,6 +10,8 @@ import numpy as np
 
 from streamrec.engine.arrays.batch import Int32
 from streamrec.engine.items.item_table import ItemTable
+from streamrec.engine.partition_tables import WriteBackTable
+from streamrec.events import Event
 
 LAYOUT = 1
 """Version of a stored user."""
@@ -43,90 +41,44 @@ class UserFeature(Protocol):
         """The inverse of `pack`, into a cleared row."""
 
 
-class UserTable:
-    """At most `capacity` users by (partition, user id)."""
+class UserTable(WriteBackTable[int]):
+    """Rows of the families' arrays, by user id."""
+
+    kind = "user"
 
     def __init__(self, capacity: int, families: Sequence[UserFeature], items: ItemTable) -> None:
-        self.capacity = capacity
+        super().__init__(capacity)
+        self.newcomers = 0  # users met of whom the store knew nothing
         self._families = families
         self._items = items
-        self._rows: dict[tuple[int, str], int] = {}
-        self._owner: list[tuple[int, str] | None] = []
-        self._touched = np.zeros(0, np.int64)  # when each row was last asked for, in ticks of this table
-        self._tick = 0
-        self._changed: set[int] = set()
+        self._rows = 0  # how many there are
         self._free: list[int] = []
         self._grow(min(_FIRST_ROWS, capacity))
 
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    @property
-    def changed(self) -> int:
-        """Users that changed since they were last handed over."""
-        return len(self._changed)
-
-    def missing(self, users: Iterable[tuple[int, str]]) -> list[tuple[int, str]]:
-        """Those without a row, each once, in order. All that were asked for stay until the next time."""
-        self._tick += 1
-        lacking = []
-        for user in dict.fromkeys(users):
-            row = self._rows.get(user)
-            if row is None:
-                lacking.append(user)
-            else:
-                self._touched[row] = self._tick
-        return lacking
-
-    def crowded(self, wanted: int) -> bool:
-        """True when room for so many could only be made by losing changes: hand them over first."""
-        return len(self._changed) + wanted > self.capacity
-
-    def admit(self, users: Sequence[tuple[int, str]], values: Sequence[bytes | None], ts: int) -> None:
-        """Give rows to those that `missing` named, with what the store kept of them."""
-        self._make_room(len(users))
-        stored = [None if value is None else msgpack.unpackb(value, strict_map_key=False) for value in values]
-        for user, value in zip(users, stored, strict=True):
-            row = self._free.pop()
-            self._rows[user] = row
-            self._owner[row] = user
-            self._touched[row] = self._tick
-            if value is not None:
-                self._unpack(row, value, ts)
-
-    def touch(self, user: tuple[int, str]) -> int:
-        """The user's row, which is about to change."""
-        row = self._rows[user]
-        self._changed.add(row)
-        return row
-
-    def take_changes(self, partition: int) -> dict[str, bytes]:
-        """The stored form of every user of a partition that changed since the last time, by user id."""
-        changes = {}
-        for row in sorted(self._changed):
-            owner = self._owner[row]
-            if owner is not None and owner[0] == partition:
-                changes[owner[1]] = self._packed(row, owner[1])
-                self._changed.discard(row)
-        return changes
-
-    def drop(self, partitions: Iterable[int]) -> None:
-        """Forget the users of partitions that belong to somebody else now, changed or not."""
-        leaving = set(partitions)
-        rows = [row for (partition, _), row in self._rows.items() if partition in leaving]
-        self._release(np.array(rows, np.int32))
+    def key(self, event: Event) -> str | None:
+        return event.user_id
 
     def forget_items(self, items: Int32) -> None:
         for family in self._families:
             family.forget_items(items)
 
-    def _packed(self, row: int, user_id: str) -> bytes:
-        value: dict[str, Any] = {"v": LAYOUT, "user_id": user_id}
+    def _packed(self, name: str, entry: int) -> bytes:
+        value: dict[str, Any] = {"v": LAYOUT, "user_id": name}
         for family in self._families:
-            value.update(family.pack(row, self._items.ids))
+            value.update(family.pack(entry, self._items.ids))
         return bytes(msgpack.packb(value))
 
-    def _unpack(self, row: int, value: Mapping[str, Any], ts: int) -> None:
+    def _unpacked(self, value: bytes | None, ts: int) -> int:
+        if not self._free:
+            self._grow(min(self.capacity, 2 * self._rows))
+        row = self._free.pop()
+        if value is None:
+            self.newcomers += 1
+        else:
+            self._fill(row, msgpack.unpackb(value, strict_map_key=False), ts)
+        return row
+
+    def _fill(self, row: int, value: Mapping[str, Any], ts: int) -> None:
         lists = (value.get(name, ()) for name in LISTS)
         named = {entry[0] for entries in lists for entry in entries} | set(value.get("seen", ()))
         named.discard(None)
@@ -139,34 +91,14 @@ class UserTable:
         for family in self._families:
             family.unpack(row, value, indices)
 
-    def _make_room(self, newcomers: int) -> None:
-        short = newcomers - len(self._free)
-        if short > 0 and len(self._owner) < self.capacity:
-            self._grow(min(self.capacity, max(2 * len(self._owner), len(self._owner) + short)))
-            short = newcomers - len(self._free)
-        if short > 0:
-            idle = np.array(
-                [row for row in self._rows.values() if row not in self._changed and self._touched[row] < self._tick],
-                np.int32,
-            )
-            leaving = min(len(idle), max(short, self.capacity // 64))
-            self._release(idle[np.argsort(self._touched[idle], kind="stable")[:leaving]])
-
-    def _release(self, rows: Int32) -> None:
+    def _released(self, entries: Sequence[int]) -> None:
+        rows = np.array(entries, np.int32)
         for family in self._families:
             family.clear(rows)
-        for row in rows.tolist():
-            owner = self._owner[row]
-            if owner is not None:
-                del self._rows[owner]
-            self._owner[row] = None
-            self._changed.discard(row)
-            self._free.append(row)
+        self._free.extend(entries)
 
     def _grow(self, rows: int) -> None:
-        first = len(self._owner)
         for family in self._families:
             family.grow(rows)
-        self._owner.extend([None] * (rows - first))
-        self._touched = np.concatenate([self._touched, np.zeros(rows - first, np.int64)])
-        self._free.extend(range(rows - 1, first - 1, -1))
+        self._free.extend(range(rows - 1, self._rows - 1, -1))
+        self._rows = rows
