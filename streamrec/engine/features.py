@@ -1,4 +1,4 @@
-"""What is remembered of users and items, by everybody for everybody: tables, and every family of features.
+"""What is remembered of users and items, by everybody for everybody: tables, and every user feature.
 
 What concerns a user moves with every event; what concerns items moves at learning cuts. Knows nothing of models.
 """
@@ -11,21 +11,20 @@ from dataclasses import dataclass
 import numpy as np
 
 from streamrec.engine.ads.ads import ADS, Ads
-from streamrec.engine.arrays.batch import NOTHING, Array, Int32, MicroBatch
+from streamrec.engine.arrays.batch import NOTHING, Array, Columns, Int32, MicroBatch
 from streamrec.engine.arrays.feedback import SlateFeedback
 from streamrec.engine.arrays.timeline import Timeline
 from streamrec.engine.items.catalogue import Catalogue
 from streamrec.engine.items.item_table import ItemTable
 from streamrec.engine.items.uncertainty import Uncertainty
 from streamrec.engine.trending.table import TrendSource
-from streamrec.engine.users.affinity import Affinity
 from streamrec.engine.users.counts import Counts
 from streamrec.engine.users.deduplication import Deduplication
 from streamrec.engine.users.fatigue import Fatigue
 from streamrec.engine.users.history import TOUCHES, History
-from streamrec.engine.users.price_level import PriceLevel
 from streamrec.engine.users.purchases import Purchases
 from streamrec.engine.users.seen import SeenItems
+from streamrec.engine.users.user_feature import UserFeature
 from streamrec.engine.users.user_table import UserTable
 from streamrec.events import TYPE_CODES, Event, EventType, Slate
 
@@ -40,19 +39,25 @@ class FeatureStore:
     """What is remembered of users and items."""
 
     users: UserTable
+    user_features: Sequence[UserFeature]
+    """All that are listed and asked for. Those that are named below are more than features: what must not be shown, who
+    is late, and what came twice hangs on them."""
     items: ItemTable
     catalogue: Catalogue
+    uncertainty: Uncertainty
+    trends: TrendSource | None
+    ads: Ads
     history: History
     counts: Counts
-    affinity: Affinity
-    prices: PriceLevel
     duplicates: Deduplication
-    uncertainty: Uncertainty
     seen: SeenItems | None
     bought: Purchases | None
     shown: Fatigue | None
-    trends: TrendSource | None
-    ads: Ads
+
+    @property
+    def columns(self) -> Columns:
+        """What user features add to queries."""
+        return {name: column for feature in self.user_features for name, column in feature.columns().items()}
 
     # As the log is met
 
@@ -98,8 +103,8 @@ class FeatureStore:
 
     def fold(self, steps: Timeline, batch: MicroBatch) -> None:
         """Users remember the steps; queries and examples see what came before each."""
-        for family in (self.history, self.counts, self.affinity, self.prices):
-            family.fold(steps, batch.queries, batch.examples)
+        for feature in self.user_features:
+            feature.fold(steps, batch.queries, batch.examples)
 
     def answered(self, slate: Slate, partition: int) -> None:
         """There is less doubt of what was shown, what came in by the catalogue had a chance, and its user may tire."""

@@ -15,7 +15,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any, ClassVar, Generic, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import msgspec
 
@@ -34,39 +34,42 @@ Changes = dict[tuple[str, str], bytes]
 """Stored form by kind and name; NOTHING_LEFT where there is nothing any more."""
 
 
-class PartitionTable(Protocol):
-    """What checkpoints and steps ask of every table."""
+class PartitionTable(ABC):
+    """What checkpoints and steps ask of every table. Unless a table says otherwise, all that it has is in memory."""
+
+    kind: ClassVar[str]
+    """What the store calls its entries."""
+    capacity = sys.maxsize
+    """So many entries can be asked for together."""
 
     @property
-    def kind(self) -> str:
-        """What the store calls its entries."""
-
-    @property
-    def capacity(self) -> int:
-        """So many entries can be asked for together."""
-
-    @property
+    @abstractmethod
     def changed(self) -> int:
         """Entries that changed since they were last handed over."""
 
-    def take_over(self, partition: int, load: Load) -> None:
+    def take_over(self, partition: int, load: Load) -> None:  # noqa: B027
         """Become the owner of a partition."""
 
     def key(self, event: Event) -> str | None:
         """The name of the entry that must be in memory before this event is handled; None for none."""
+        return None
 
     def missing(self, names: Iterable[Name]) -> list[Name]:
         """Those that are not in memory, each once, in order. All that were asked for stay until the next time."""
+        return []
 
     def crowded(self, wanted: int) -> bool:
         """True when room for so many could only be made by losing changes: hand them over first."""
+        return False
 
-    def admit(self, names: Sequence[Name], values: Sequence[bytes | None], ts: int) -> None:
+    def admit(self, names: Sequence[Name], values: Sequence[bytes | None], ts: int) -> None:  # noqa: B027
         """Take those that `missing` named, with what the store kept of them; it is `ts` in the log, ms."""
 
+    @abstractmethod
     def take_changes(self, partition: int) -> Changes:
         """What changed in a partition since the last time."""
 
+    @abstractmethod
     def drop(self, partitions: Iterable[int]) -> None:
         """Forget partitions that belong to somebody else now, changed or not."""
 
@@ -74,10 +77,8 @@ class PartitionTable(Protocol):
 Entry = TypeVar("Entry")
 
 
-class WriteBackTable(ABC, Generic[Entry]):
+class WriteBackTable(PartitionTable, Generic[Entry]):
     """At most `capacity` entries in memory; the others lie in the store."""
-
-    kind: ClassVar[str]
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
@@ -89,10 +90,6 @@ class WriteBackTable(ABC, Generic[Entry]):
         return len(self._entries)
 
     @abstractmethod
-    def key(self, event: Event) -> str | None:
-        """See `PartitionTable`."""
-
-    @abstractmethod
     def _unpacked(self, value: bytes | None, ts: int) -> Entry:
         """An entry as it was stored, or a new one."""
 
@@ -100,15 +97,9 @@ class WriteBackTable(ABC, Generic[Entry]):
     def _packed(self, name: str, entry: Entry) -> bytes:
         """The inverse of `_unpacked`."""
 
-    def _released(self, entries: Sequence[Entry]) -> None:
-        """These are no longer in memory."""
-
     @property
     def changed(self) -> int:
         return sum(map(len, self._changed.values()))
-
-    def take_over(self, partition: int, load: Load) -> None:
-        """Entries come when they are met."""
 
     def missing(self, names: Iterable[Name]) -> list[Name]:
         self._wanted = dict.fromkeys(names)
@@ -153,15 +144,16 @@ class WriteBackTable(ABC, Generic[Entry]):
             )
             self._release(list(islice(idle, max(short, self.capacity // 64))))
 
-    def _release(self, names: Sequence[Name]) -> None:
-        self._released([self._entries.pop(name) for name in names])
+    def _release(self, names: Sequence[Name]) -> list[Entry]:
+        """Let go of entries that are not to be saved."""
+        return [self._entries.pop(name) for name in names]
 
 
 Key = TypeVar("Key")
 
 
 @dataclass(slots=True)
-class ListedPartition(Generic[Key, Entry]):
+class ListedPart(Generic[Key, Entry]):
     """One partition's entries. A subclass adds what its directory says beside their keys."""
 
     entries: dict[Key, Entry] = field(default_factory=dict)
@@ -169,18 +161,16 @@ class ListedPartition(Generic[Key, Entry]):
     listed: bool = True  # the stored directory says what there is
 
 
-Part = TypeVar("Part", bound=ListedPartition[Any, Any])
+Part = TypeVar("Part", bound=ListedPart[Any, Any])
 
 
-class ListedTable(ABC, Generic[Part]):
+class ListedTable(PartitionTable, Generic[Part]):
     """Everything of the partitions held is in memory."""
 
-    kind: ClassVar[str]
     listing: ClassVar[str]
     """What the directory calls its list of keys."""
     beside: ClassVar[Sequence[str]]
     """The fields of a partition that stand in its directory."""
-    capacity = sys.maxsize
 
     def __init__(self, new: Callable[[], Part]) -> None:
         self.partitions: dict[int, Part] = {}
@@ -208,19 +198,6 @@ class ListedTable(ABC, Generic[Part]):
         for key, value in zip(keys, load(self.kind, [str(key) for key in keys]), strict=True):
             if value:
                 held.entries[key] = self._unpacked(value)
-
-    def key(self, event: Event) -> str | None:
-        """Everything is in memory already."""
-        return None
-
-    def missing(self, names: Iterable[Name]) -> list[Name]:
-        return []
-
-    def crowded(self, wanted: int) -> bool:
-        return False
-
-    def admit(self, names: Sequence[Name], values: Sequence[bytes | None], ts: int) -> None:
-        """Nothing is ever missing."""
 
     def take_changes(self, partition: int) -> Changes:
         held = self.held(partition)

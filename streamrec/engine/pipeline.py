@@ -107,7 +107,8 @@ class Pipeline:
         )
         self.quarantine = self.rollback.quarantine
         # Per event at most an example and two queries; as many rows again for rankings that stay open over a cut.
-        self.batch = MicroBatch.empty(4 * batching.micro_batch, batching.micro_batch, len(self.models), fusion.width)
+        queries, examples = 4 * batching.micro_batch, batching.micro_batch
+        self.batch = MicroBatch.empty(queries, examples, len(self.models), fusion.width, features.columns)
         self._queries = PointInTimeQueries(self.batch, batching.seed)
         self.rules_by_query = self._queries.rules_by_query
         self._schedule = MicroBatchSchedule(batching)
@@ -329,8 +330,9 @@ class Pipeline:
 
     @property
     def schema(self) -> str:
-        """Names the models and the inputs of the fusion: a snapshot fits only where this is equal."""
-        return "/".join([f"v{LAYOUT}", *self.fusion.names])
+        """Names the models, inputs of the fusion and columns of queries: a snapshot fits only where this is equal."""
+        columns = (f"{name}[{width}]" for name, (width, _) in self.features.columns.items())
+        return "/".join([f"v{LAYOUT}", *self.fusion.names, *columns])
 
     def state(self) -> dict[str, dict[str, Array]]:
         """Everything learned, by component; users are not in it, they live in the store."""

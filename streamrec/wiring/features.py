@@ -1,13 +1,16 @@
-"""What is remembered of users and items: the tables, and every family of features."""
+"""What is remembered of users and items: the tables, and every user feature that is listed and asked for."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from streamrec.config import parts as listed
+from streamrec.config import user_features as listed_features
 from streamrec.config.groups import HASHED
 from streamrec.config.parts import Need
+from streamrec.errors import ConfigError
 from streamrec.replay.catalogue_file import CatalogueItems
 from streamrec.wiring.processor import torch_device
 
@@ -19,7 +22,10 @@ if TYPE_CHECKING:
     from streamrec.engine.items.text_encoders import Encoder, TextVectors
     from streamrec.engine.scenarios.scenario import Scenario
     from streamrec.engine.trending.table import TrendSource
+    from streamrec.engine.users.user_feature import UserFeature, UserFeatureParts
 
+RESERVED = ("v", "user_id")
+"""Keys of a stored user that are no feature's."""
 STATEMENTS_PER_ITEM = 4
 """Statements on trends that are kept, for each of limits.max_items: one for each partition that wanted an item."""
 
@@ -35,56 +41,67 @@ def build_features(
 ) -> FeatureStore:
     """Nobody met yet, and what the catalogue says of its items.
 
-    What was bought and shown is remembered only where one of the `scenarios` leaves it out; `texts` makes vectors of
-    words, where anything needs them; `eager` and `told` as in `build_pipeline`.
+    `texts` makes vectors of words, where anything needs them; `eager` and `told` as in `build_pipeline`.
+
+    Raises:
+        ConfigError: as `build_user_features`.
     """
     from streamrec.engine.ads.ads import Ads
     from streamrec.engine.ads.click_probability import ClickProbability
-    from streamrec.engine.arrays.labels import GAINS
     from streamrec.engine.features import FeatureStore
     from streamrec.engine.items.item_table import ItemTable
     from streamrec.engine.items.uncertainty import Uncertainty
-    from streamrec.engine.users.affinity import Affinity
-    from streamrec.engine.users.counts import Counts
-    from streamrec.engine.users.deduplication import Deduplication
-    from streamrec.engine.users.fatigue import Fatigue
-    from streamrec.engine.users.history import History
-    from streamrec.engine.users.price_level import PriceLevel
-    from streamrec.engine.users.purchases import Purchases
-    from streamrec.engine.users.seen import SeenItems
-    from streamrec.engine.users.user_table import UserFeature, UserTable
+    from streamrec.engine.users.user_feature import UserFeatureParts
+    from streamrec.engine.users.user_table import UserTable
 
     learning, limits = settings.learning, settings.limits
     items = ItemTable(limits.max_items, learning.content_width)
     known = build_catalogue(settings, items, texts, catalogue, eager=eager)
-    left_out = [scenario.left_out for scenario in scenarios]
-    history = History(0, learning.session_gap_s, learning.collapse_repeats)
-    counts = Counts(0)
-    affinity = Affinity(0, items.category, GAINS, items.category_names, items.category_code)
-    prices = PriceLevel(0, known.attributes.price, GAINS)
-    duplicates = Deduplication(0)
-    seen = SeenItems() if learning.exclude_seen else None
-    bought = Purchases() if any(rules.bought_within_s for rules in left_out) else None
-    shown = Fatigue() if any(rules.shown_at_most for rules in left_out) else None
-    always: list[UserFeature] = [history, counts, affinity, prices, duplicates]
-    optional: list[UserFeature | None] = [seen, bought, shown]
+    made_of = UserFeatureParts(items, known, learning.session_gap_s, learning.collapse_repeats)
+    by_name: Mapping[str, Any] = build_user_features(settings, list(scenarios), made_of)
+    features = tuple(by_name.values())
     trends_wanted = told or settings.trends.rehearse or listed.needed(learning.models, Need.TRENDS)
     return FeatureStore(
-        users=UserTable(limits.max_users, always + [one for one in optional if one is not None], items),
+        users=UserTable(limits.max_users, features, items),
+        user_features=features,
         items=items,
         catalogue=known,
-        history=history,
-        counts=counts,
-        affinity=affinity,
-        prices=prices,
-        duplicates=duplicates,
         uncertainty=Uncertainty(limits.max_items),
-        seen=seen,
-        bought=bought,
-        shown=shown,
         trends=build_trends(settings, items, told=told) if trends_wanted else None,
         ads=Ads(items, known.bids, ClickProbability(), settings.topics.partitions),
+        history=by_name["history"],
+        counts=by_name["counts"],
+        duplicates=by_name["duplicates"],
+        seen=by_name.get("seen"),
+        bought=by_name.get("bought"),
+        shown=by_name.get("shown"),
     )
+
+
+def build_user_features(
+    settings: Settings, scenarios: Sequence[Scenario], made_of: UserFeatureParts
+) -> dict[str, UserFeature]:
+    """The user features that a configuration asks for, by name, of nobody yet.
+
+    Raises:
+        ConfigError: one cannot be built, or two use one name for what is theirs alone.
+    """
+    entries = listed_features.user_features()
+    features = {
+        name: listed_features.built(entry, made_of) for name, entry in entries.items() if entry.on(settings, scenarios)
+    }
+    own: Mapping[str, Callable[[UserFeature], Iterable[str]]] = {
+        "stored key": lambda feature: feature.keys,
+        "column of queries": lambda feature: feature.columns(),
+        "input of the fusion": lambda feature: feature.names,
+    }
+    for what, names_of in own.items():
+        names = Counter(name for feature in features.values() for name in names_of(feature))
+        twice = [name for name, count in names.items() if count > 1 or name in RESERVED]
+        if twice:
+            using = [name for name, feature in features.items() if twice[0] in names_of(feature)]
+            raise ConfigError(f"{what} {twice[0]!r} of user feature {using[-1]!r} is taken; give it another name")
+    return features
 
 
 def build_catalogue(

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from streamrec.engine.pipeline import Pipeline
     from streamrec.engine.scenarios.scenario import Scenario
     from streamrec.engine.slates.responder import SlateResponder
+    from streamrec.engine.users.user_feature import UserFeature
 
 
 def build_pipeline(
@@ -59,7 +60,7 @@ def build_pipeline(
     follows = trends is not None and TRENDS not in by_name
     unranked = {TRENDS: build_model(settings, listed.models()[TRENDS], items, trends)} if follows else {}
     everywhere, named = build_retrievers({**by_name, **unranked}, features, tuple(unranked))
-    fusion = build_fusion(settings, list(by_name))
+    fusion = build_fusion(settings, list(by_name), features.user_features)
     steady_arithmetic()
     searchers = build_searchers(items, features.catalogue, texts)
     return Pipeline(
@@ -80,8 +81,8 @@ def build_pipeline(
     )
 
 
-def build_fusion(settings: Settings, models: Sequence[str]) -> Fusion:
-    """Joins the scores of the models of these names."""
+def build_fusion(settings: Settings, models: Sequence[str], user_features: Sequence[UserFeature]) -> Fusion:
+    """Joins the scores of the models of these names, and what user features say of candidates."""
     from streamrec.engine.fusion.fusion import Fusion
 
     fusion = settings.fusion
@@ -94,6 +95,7 @@ def build_fusion(settings: Settings, models: Sequence[str]) -> Fusion:
         form=fusion.form,
         learn_outcomes=fusion.learn_outcomes,
         weighted=fusion.importance == "inverse",
+        user_features=user_features,
     )
 
 

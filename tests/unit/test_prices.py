@@ -115,7 +115,8 @@ def test_the_catalogues_price_of_the_moment_goes_before_the_one_that_an_event_na
         }
     )
     pipeline = build_pipeline(chosen, CatalogueItems([Item(item_id="mug", price=4.0)]))
-    users, prices = pipeline.features.users, pipeline.features.prices
+    users = pipeline.features.users
+    [prices] = [one for one in pipeline.features.user_features if isinstance(one, PriceLevel)]
     offset = 0
 
     def paid(item: str, named: float) -> float:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
-
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamrec.engine.arrays.batch import NOTHING, Examples, Queries
+from streamrec.engine.arrays.batch import NOTHING, Examples, Queries, arrays_of
 from streamrec.engine.arrays.labels import GAINS
 from streamrec.engine.arrays.timeline import ASK, REMEMBER, Timeline, TimelineStep
 from streamrec.engine.items.item_table import ItemTable
@@ -67,7 +65,7 @@ class Memory:
         steps: list[TimelineStep] = [(ASK, row, 0, ts, 0, NOTHING, 0, NOTHING)]
         for family in (self.history, self.counts, self.affinity, self.prices):
             family.fold(Timeline.of(steps), queries, Examples.empty(1))
-        known: dict[str, object] = {field.name: getattr(queries, field.name).tobytes() for field in fields(queries)}
+        known: dict[str, object] = {name: array.tobytes() for name, array in arrays_of(queries).items()}
         known["counts"] = self.counts.counts[row].tolist()
         known["times"] = self.counts.first_ts[row], self.counts.last_ts[row]
         prices = self.prices

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from streamrec.engine.partition_tables import ListedPartition, ListedTable, Load
+from streamrec.engine.partition_tables import ListedPart, ListedTable, Load
 
 DAY_MS = 86_400_000
 DAYS_KEPT = 3
@@ -39,7 +39,7 @@ Sums = list[int]
 
 
 @dataclass(slots=True)
-class _PartitionAccounts(ListedPartition[str, dict[int, Sums]]):
+class _PartitionAccounts(ListedPart[str, dict[int, Sums]]):
     """One partition's accounts: item id, then day."""
 
     newest: int = 0

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -34,6 +36,9 @@ NOTHING = -1
 """In arrays of item indices: no item here."""
 NOBODY: Bool = np.zeros(0, np.bool_)
 """No item is barred."""
+Columns = Mapping[str, tuple[int, npt.DTypeLike]]
+"""Width and type of arrays that user features add to queries, by name."""
+NO_COLUMNS: Columns = MappingProxyType({})
 
 
 @dataclass(slots=True)
@@ -50,6 +55,7 @@ class Queries:
     activity: Float32  # (queries,) decayed number of events of this user
     categories: Int32  # (queries, CATEGORIES)
     affinity: Float32  # (queries, CATEGORIES) decayed weight of each category
+    columns: dict[str, Array] = field(default_factory=dict)  # (queries, width) each: what listed user features add
 
     def reach(self, rows: slice) -> Int32:
         """How many of the newest items to start from: the session's, at its start the moment before it, (rows,)."""
@@ -66,8 +72,12 @@ class Queries:
         self.items[query, :count], self.ages_s[query, :count], self.steps[query, :count] = seeds[::-1], 0.0, 0
         self.session[query] = count + (0 if anew else self.session[query])
 
+    def blank(self, size: int) -> Queries:
+        """As many empty ones, with the same columns."""
+        return Queries.empty(size, {name: (array.shape[1], array.dtype) for name, array in self.columns.items()})
+
     @classmethod
-    def empty(cls, size: int) -> Queries:
+    def empty(cls, size: int, columns: Columns = NO_COLUMNS) -> Queries:
         return cls(
             user=np.zeros(size, np.uint64),
             ts=np.zeros(size, np.int64),
@@ -79,6 +89,7 @@ class Queries:
             activity=np.zeros(size, np.float32),
             categories=np.full((size, CATEGORIES), NOTHING, np.int32),
             affinity=np.zeros((size, CATEGORIES), np.float32),
+            columns={name: np.zeros((size, width), dtype) for name, (width, dtype) in columns.items()},
         )
 
 
@@ -173,8 +184,12 @@ class MicroBatch:
     learned: int = 0  # rows of examples in use
 
     @classmethod
-    def empty(cls, queries: int, examples: int, models: int, features: int) -> MicroBatch:
-        return cls(Queries.empty(queries), Candidates.empty(queries, models, features), Examples.empty(examples))
+    def empty(
+        cls, queries: int, examples: int, models: int, features: int, columns: Columns = NO_COLUMNS
+    ) -> MicroBatch:
+        return cls(
+            Queries.empty(queries, columns), Candidates.empty(queries, models, features), Examples.empty(examples)
+        )
 
     @property
     def full(self) -> bool:
@@ -186,6 +201,8 @@ class MicroBatch:
         query = self.asked
         self.asked += 1
         self.queries.user[query], self.queries.ts[query], self.queries.seed[query] = user, ts, seed
+        for column in self.queries.columns.values():
+            column[query] = 0
         return query
 
     def teach(self, query: int, item: int, ts: int, label: int) -> int:
@@ -201,9 +218,8 @@ class MicroBatch:
         """Start the next micro-batch with these query rows in front; examples are gone."""
         kept = len(rows)
         for part in (self.queries, self.candidates):
-            for each in fields(part):
-                array = getattr(part, each.name)
-                if each.name == "scores":  # (models, queries, candidates)
+            for name, array in arrays_of(part).items():
+                if name == "scores":  # (models, queries, candidates)
                     array[:, :kept] = array[:, rows]
                 else:
                     array[:kept] = array[rows]
@@ -215,21 +231,19 @@ class MicroBatch:
     def state(self) -> dict[str, Array]:
         """Named arrays of the rows in use."""
         arrays: dict[str, Array] = {}
-        for name, part, rows in self._parts():
-            for each in fields(part):
-                array = getattr(part, each.name)
-                arrays[f"{name}.{each.name}"] = array[:, :rows].copy() if each.name == "scores" else array[:rows].copy()
+        for part, held, rows in self._parts():
+            for name, array in arrays_of(held).items():
+                arrays[f"{part}.{name}"] = array[:, :rows].copy() if name == "scores" else array[:rows].copy()
         return arrays
 
     def restore(self, arrays: Mapping[str, Array]) -> None:
         """The inverse of `state`."""
         self.asked = len(arrays["queries.user"])
         self.learned = len(arrays["examples.item"])
-        for name, part, rows in self._parts():
-            for each in fields(part):
-                saved = arrays[f"{name}.{each.name}"]
-                array = getattr(part, each.name)
-                if each.name == "scores":
+        for part, held, rows in self._parts():
+            for name, array in arrays_of(held).items():
+                saved = arrays[f"{part}.{name}"]
+                if name == "scores":
                     array[:, :rows] = saved
                 else:
                     array[:rows] = saved
@@ -240,3 +254,9 @@ class MicroBatch:
             ("candidates", self.candidates, self.asked),
             ("examples", self.examples, self.learned),
         ]
+
+
+def arrays_of(part: Queries | Candidates | Examples) -> dict[str, npt.NDArray[Any]]:
+    """The arrays of a part of a micro-batch by name; a column's is columns.NAME."""
+    arrays = {each.name: getattr(part, each.name) for each in fields(part)}
+    return arrays | {f"columns.{name}": array for name, array in arrays.pop("columns", {}).items()}

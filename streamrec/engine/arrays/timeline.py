@@ -1,6 +1,6 @@
 """The order of things inside a micro-batch: a list of steps, each one event to remember or one query to answer.
 
-Every feature family walks the same steps, so a query sees exactly what came before it.
+Every user feature walks the same steps, so a query sees exactly what came before it.
 """
 
 from __future__ import annotations

@@ -18,15 +18,7 @@ import msgspec
 from streamrec.engine.ads.accounts import Due
 from streamrec.engine.arrays.logged_event import LoggedEvent
 from streamrec.engine.attribution.attribution import AttributionRules, Closed, OpenSlate, ServedSlate, closed
-from streamrec.engine.partition_tables import (
-    NOTHING_LEFT,
-    Changes,
-    ListedPartition,
-    ListedTable,
-    Load,
-    Name,
-    WriteBackTable,
-)
+from streamrec.engine.partition_tables import NOTHING_LEFT, Changes, ListedPart, ListedTable, Load, Name, WriteBackTable
 from streamrec.events import Event, Slate
 
 MINUTE_MS = 60_000
@@ -54,7 +46,7 @@ class OpenSlateLimits:
 
 
 @dataclass(slots=True)
-class _PartitionSlates(ListedPartition[int, dict[str, None]]):
+class _PartitionSlates(ListedPart[int, dict[str, None]]):
     """One partition's clock, and the users whose slates fall due in each minute."""
 
     clock_ms: int = 0

@@ -34,6 +34,7 @@ from streamrec.engine.arrays.log_shares import BY_MODEL
 from streamrec.engine.fusion.choice_model import ChoiceModel
 from streamrec.engine.fusion.features import contexts, describe, names
 from streamrec.engine.policies import Constraints, PolicyInput, Posterior
+from streamrec.engine.users.user_feature import UserFeature
 
 if TYPE_CHECKING:
     from streamrec.engine.fusion.residual import Residual
@@ -61,10 +62,12 @@ class Fusion:
         form: str = "linear",
         learn_outcomes: bool = True,
         weighted: bool = False,
+        user_features: Sequence[UserFeature] = (),
     ) -> None:
         """`prior` gives the weights of some models' log shares before anything is learned; `form` is linear or mlp.
 
-        Lessons count only with `learn_outcomes`, by their importance when `weighted`.
+        Lessons count only with `learn_outcomes`, by their importance when `weighted`. What `user_features` say of
+        candidates comes after what is known of items.
         """
         self.models = tuple(models)
         self.forgetting = forgetting
@@ -76,6 +79,8 @@ class Fusion:
         )
         count = len(self.models)
         self.names = names(self.models)
+        self._user_features = [feature for feature in user_features if feature.names]
+        self.names += tuple(name for feature in self._user_features for name in feature.names)
         self.plain = len(self.names)  # features that are no network's
         self.residual: Residual | None = None
         if form == "mlp":
@@ -105,9 +110,14 @@ class Fusion:
         """
         items = candidates.items[rows]
         features = candidates.features[rows]
-        features[:, :, : self.plain] = describe(
-            candidates.scores[:, rows], items, queries, rows, (first_ts, last_ts)
-        )  # (rows, candidates, features)
+        known = describe(candidates.scores[:, rows], items, queries, rows, (first_ts, last_ts))
+        at = known.shape[2]
+        features[:, :, :at] = known  # (rows, candidates, features)
+        for feature in self._user_features:
+            said = feature.describe(queries, rows, items)  # (rows, candidates, its names)
+            counts = np.isfinite(said) & (items != NOTHING)[:, :, None]
+            features[:, :, at : at + len(feature.names)] = np.where(counts, said, np.float32(0))
+            at += len(feature.names)
         if self.residual is not None:
             plain = np.ascontiguousarray(features[:, :, : self.plain])
             features[:, :, self.plain] = self.residual.score(plain, queries, rows)

@@ -15,12 +15,12 @@ item touched several times is left out with all its visits. Knows nothing of eve
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
-from streamrec.engine.arrays.batch import CANDIDATES, NOTHING, Candidates, Float64, Int32, Int64, Queries
+from streamrec.engine.arrays.batch import CANDIDATES, NOTHING, Candidates, Float64, Int32, Int64, Queries, arrays_of
 from streamrec.engine.arrays.compiled import mixed
 from streamrec.engine.fusion.fusion import Fusion
 from streamrec.engine.items.item_table import ItemTable
@@ -109,9 +109,9 @@ def without_each(queries: Queries, row: int) -> tuple[list[int], Queries]:
     """The query in `row` once as it is, then without each of the newest items of its history, in 1 + LOOKED_AT rows."""
     past = queries.items[row]
     newest = list(dict.fromkeys(past[past != NOTHING].tolist()))[:LOOKED_AT]
-    copies = Queries.empty(1 + LOOKED_AT)
-    for part in fields(Queries):
-        getattr(copies, part.name)[:] = getattr(queries, part.name)[row]
+    copies, known = queries.blank(1 + LOOKED_AT), arrays_of(queries)
+    for name, array in arrays_of(copies).items():
+        array[:] = known[name][row]
     for at, item in enumerate(newest, 1):
         _keep(copies, at, past != item)
         # A query's seed is its name to models that encode it once: another history needs another name.

@@ -9,13 +9,18 @@ import numpy as np
 
 from streamrec.engine.arrays.batch import CATEGORIES, NOTHING, Examples, Int32, Queries
 from streamrec.engine.arrays.compiled import compiled
+from streamrec.engine.arrays.labels import GAINS
 from streamrec.engine.arrays.timeline import REMEMBER, Timeline
+from streamrec.engine.users.user_feature import UserFeature, UserFeatureParts
 
 HALF_LIFE_S = 14 * 24 * 3600.0
 
 
-class Affinity:
+class Affinity(UserFeature):
     """One row per user of the user table. `category` gives the category code of each item index."""
+
+    arrays = {"categories": NOTHING, "weights": 0, "as_of": 0}  # noqa: RUF012
+    keys = ("affinities", "affinities_ts")
 
     def __init__(
         self,
@@ -51,20 +56,6 @@ class Affinity:
             queries.affinity,
         )
 
-    def grow(self, rows: int) -> None:
-        more = rows - len(self.as_of)
-        self.categories = np.concatenate([self.categories, np.full((more, CATEGORIES), NOTHING, np.int32)])
-        self.weights = np.concatenate([self.weights, np.zeros((more, CATEGORIES))])
-        self.as_of = np.concatenate([self.as_of, np.zeros(more, np.int64)])
-
-    def clear(self, rows: Int32) -> None:
-        self.categories[rows] = NOTHING
-        self.weights[rows] = 0.0
-        self.as_of[rows] = 0
-
-    def forget_items(self, items: Int32) -> None:
-        """Categories outlive their items."""
-
     def pack(self, row: int, item_ids: Sequence[str]) -> dict[str, Any]:
         names = self._names()
         # In the order of the slots: a user who comes back from the store must look to the models as if never gone.
@@ -78,6 +69,12 @@ class Affinity:
             self.categories[row, slot] = self._code(name)
             self.weights[row, slot] = weight
         self.as_of[row] = value["affinities_ts"]
+
+
+def build(parts: UserFeatureParts) -> Affinity:
+    """Of nobody yet."""
+    items = parts.items
+    return Affinity(0, items.category, GAINS, items.category_names, items.category_code)
 
 
 @compiled

@@ -10,16 +10,20 @@ from typing import Any
 
 import numpy as np
 
-from streamrec.engine.arrays.batch import Examples, Int32, Queries
+from streamrec.engine.arrays.batch import Examples, Queries
 from streamrec.engine.arrays.compiled import compiled
 from streamrec.engine.arrays.timeline import REMEMBER, Timeline
+from streamrec.engine.users.user_feature import UserFeature, UserFeatureParts
 from streamrec.events import EVENT_TYPES, TYPE_CODES, EventType
 
 ACTIVITY_HALF_LIFE_S = 7 * 24 * 3600.0
 
 
-class Counts:
+class Counts(UserFeature):
     """One row per user of the user table."""
+
+    arrays = {"counts": 0, "first_ts": 0, "last_ts": 0, "activity": 0}  # noqa: RUF012
+    keys = ("counts", "first_ts", "last_ts", "activity")
 
     def __init__(self, rows: int) -> None:
         self.counts = np.zeros((rows, len(EVENT_TYPES)), np.int64)
@@ -42,22 +46,6 @@ class Counts:
             queries.activity,
         )
 
-    def grow(self, rows: int) -> None:
-        more = rows - len(self.last_ts)
-        self.counts = np.concatenate([self.counts, np.zeros((more, len(EVENT_TYPES)), np.int64)])
-        self.first_ts = np.concatenate([self.first_ts, np.zeros(more, np.int64)])
-        self.last_ts = np.concatenate([self.last_ts, np.zeros(more, np.int64)])
-        self.activity = np.concatenate([self.activity, np.zeros(more, np.float64)])
-
-    def clear(self, rows: Int32) -> None:
-        self.counts[rows] = 0
-        self.first_ts[rows] = 0
-        self.last_ts[rows] = 0
-        self.activity[rows] = 0.0
-
-    def forget_items(self, items: Int32) -> None:
-        """Nothing here is by item."""
-
     def pack(self, row: int, item_ids: Sequence[str]) -> dict[str, Any]:
         return {
             "counts": {kind.value: int(n) for kind, n in zip(EVENT_TYPES, self.counts[row], strict=True) if n},
@@ -72,6 +60,11 @@ class Counts:
         self.first_ts[row] = value["first_ts"]
         self.last_ts[row] = value["last_ts"]
         self.activity[row] = value["activity"]
+
+
+def build(parts: UserFeatureParts) -> Counts:
+    """Of nobody yet."""
+    return Counts(0)
 
 
 @compiled

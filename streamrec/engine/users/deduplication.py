@@ -12,12 +12,16 @@ import numpy as np
 
 from streamrec.engine.arrays.batch import Array, Int32, Uint64
 from streamrec.engine.arrays.compiled import compiled
+from streamrec.engine.users.user_feature import UserFeature, UserFeatureParts
 
 REMEMBERED = 32
 
 
-class Deduplication:
+class Deduplication(UserFeature):
     """One row per user of the user table."""
+
+    arrays = {"seen": 0, "pushed": 0}  # noqa: RUF012
+    keys = ("event_ids",)
 
     def __init__(self, rows: int) -> None:
         self.seen = np.zeros((rows, REMEMBERED), np.uint64)
@@ -26,18 +30,6 @@ class Deduplication:
     def first_time(self, rows: Int32, ids: Uint64) -> Array:
         """Which events are new, in order; their ids are remembered. An id of 0 means none was given."""
         return np.asarray(_first_time(rows, ids, self.seen, self.pushed))
-
-    def grow(self, rows: int) -> None:
-        more = rows - len(self.pushed)
-        self.seen = np.concatenate([self.seen, np.zeros((more, REMEMBERED), np.uint64)])
-        self.pushed = np.concatenate([self.pushed, np.zeros(more, np.int64)])
-
-    def clear(self, rows: Int32) -> None:
-        self.seen[rows] = 0
-        self.pushed[rows] = 0
-
-    def forget_items(self, items: Int32) -> None:
-        """Nothing here is by item."""
 
     def pack(self, row: int, item_ids: Sequence[str]) -> dict[str, Any]:
         pushed = int(self.pushed[row])
@@ -48,6 +40,11 @@ class Deduplication:
         kept = value["event_ids"][-REMEMBERED:]
         self.seen[row, : len(kept)] = kept
         self.pushed[row] = len(kept)
+
+
+def build(parts: UserFeatureParts) -> Deduplication:
+    """Of nobody yet."""
+    return Deduplication(0)
 
 
 @compiled

@@ -14,6 +14,7 @@ import numpy as np
 
 from streamrec.engine.arrays.batch import Bool, Float64, Int32, Int64
 from streamrec.engine.items.item_table import among
+from streamrec.engine.users.user_feature import UserFeature, UserFeatureParts
 
 HALF_LIFE_S = 86_400.0
 LIMIT = 256
@@ -40,8 +41,10 @@ class _Showings(NamedTuple):
 NONE = _Showings(np.empty(0, np.int32), np.empty(0, np.float64), np.empty(0, np.int64))
 
 
-class Fatigue:
+class Fatigue(UserFeature):
     """(count, ms) of each item, by row of the user table."""
+
+    keys = ("shown",)
 
     def __init__(self) -> None:
         self._of: dict[int, _Showings] = {}
@@ -70,9 +73,6 @@ class Fatigue:
         shown = self._of.get(row, NONE)
         return np.sort(shown.items[shown.decayed(ts) >= most - 0.5])
 
-    def grow(self, rows: int) -> None:
-        """Rows appear as they are needed."""
-
     def clear(self, rows: Int32) -> None:
         for row in rows.tolist():
             self._of.pop(row, None)
@@ -98,3 +98,11 @@ class Fatigue:
         if known:
             items, counts, at = zip(*known, strict=True)
             self._of[row] = _Showings(np.array(items, np.int32), np.array(counts, np.float64), np.array(at, np.int64))
+
+    def stored_items(self, value: Mapping[str, Any]) -> Iterable[str | None]:
+        return (entry[0] for entry in value["shown"])
+
+
+def build(parts: UserFeatureParts) -> Fatigue:
+    """Of nobody yet."""
+    return Fatigue()

@@ -6,7 +6,7 @@ for events without one, after a pause.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ import numpy as np
 from streamrec.engine.arrays.batch import HISTORY, NOTHING, Examples, Int32, Queries
 from streamrec.engine.arrays.compiled import compiled
 from streamrec.engine.arrays.timeline import REMEMBER, Timeline
+from streamrec.engine.users.user_feature import UserFeature, UserFeatureParts
 from streamrec.events import EVENT_TYPES, TYPE_CODES, EventType
 
 TOUCHES = frozenset(
@@ -30,8 +31,20 @@ TOUCHES = frozenset(
 """Codes of the event types that put an item into the history; a skip, a dislike or an impression does not."""
 
 
-class History:
+class History(UserFeature):
     """One row per user of the user table."""
+
+    arrays = {  # noqa: RUF012
+        "items": NOTHING,
+        "times": 0,
+        "types": 0,
+        "pushed": 0,
+        "session": 0,
+        "session_started": 0,
+        "session_last": 0,
+        "session_items": 0,
+    }
+    keys = ("recent", "session")
 
     def __init__(self, rows: int, session_gap_s: float, collapse_repeats: bool) -> None:
         self.session_gap_ms = int(session_gap_s * 1000)
@@ -79,16 +92,6 @@ class History:
             examples.label,
         )
 
-    def grow(self, rows: int) -> None:
-        more = rows - len(self.pushed)
-        for name, blank in _ARRAYS.items():
-            array = getattr(self, name)
-            setattr(self, name, np.concatenate([array, np.full((more, *array.shape[1:]), blank, array.dtype)]))
-
-    def clear(self, rows: Int32) -> None:
-        for name, blank in _ARRAYS.items():
-            getattr(self, name)[rows] = blank
-
     def forget_items(self, items: Int32) -> None:
         """These indices will name other items soon."""
         self.items[np.isin(self.items, items)] = NOTHING
@@ -122,17 +125,13 @@ class History:
         self.session_last[row] = session["last"]
         self.session_items[row] = session["items"]
 
+    def stored_items(self, value: Mapping[str, Any]) -> Iterable[str | None]:
+        return (touch[0] for touch in value["recent"])
 
-_ARRAYS: Mapping[str, int] = {
-    "items": NOTHING,
-    "times": 0,
-    "types": 0,
-    "pushed": 0,
-    "session": 0,
-    "session_started": 0,
-    "session_last": 0,
-    "session_items": 0,
-}
+
+def build(parts: UserFeatureParts) -> History:
+    """Of nobody yet."""
+    return History(0, parts.session_gap_s, parts.collapse_repeats)
 
 
 @compiled

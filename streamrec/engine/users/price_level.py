@@ -17,9 +17,11 @@ from typing import Any
 
 import numpy as np
 
-from streamrec.engine.arrays.batch import NOTHING, Examples, Float64, Int32, Queries
+from streamrec.engine.arrays.batch import NOTHING, Examples, Float64, Queries
 from streamrec.engine.arrays.compiled import compiled
+from streamrec.engine.arrays.labels import GAINS
 from streamrec.engine.arrays.timeline import REMEMBER, Timeline
+from streamrec.engine.users.user_feature import UserFeature, UserFeatureParts
 
 HALF_LIFE_S = 30 * 24 * 3600.0
 
@@ -32,8 +34,11 @@ def price_named(context: Mapping[str, object] | None) -> float | None:
     return float(said)
 
 
-class PriceLevel:
+class PriceLevel(UserFeature):
     """One row per user of the user table. `price` has the catalogue's price of each item index, NaN: none."""
+
+    arrays = {"weight": 0, "mean": 0, "squares": 0, "as_of": 0, "events": 0}  # noqa: RUF012
+    keys = ("prices",)
 
     def __init__(self, rows: int, price: Float64, gain: Sequence[float]) -> None:
         self.weight = np.zeros(rows, np.float64)  # this and the next two as of `as_of`
@@ -62,24 +67,6 @@ class PriceLevel:
             self.events,
         )
 
-    def grow(self, rows: int) -> None:
-        more = rows - len(self.as_of)
-        self.weight = np.concatenate([self.weight, np.zeros(more)])
-        self.mean = np.concatenate([self.mean, np.zeros(more)])
-        self.squares = np.concatenate([self.squares, np.zeros(more)])
-        self.as_of = np.concatenate([self.as_of, np.zeros(more, np.int64)])
-        self.events = np.concatenate([self.events, np.zeros(more, np.int64)])
-
-    def clear(self, rows: Int32) -> None:
-        self.weight[rows] = 0.0
-        self.mean[rows] = 0.0
-        self.squares[rows] = 0.0
-        self.as_of[rows] = 0
-        self.events[rows] = 0
-
-    def forget_items(self, items: Int32) -> None:
-        """Nothing here is by item."""
-
     def pack(self, row: int, item_ids: Sequence[str]) -> dict[str, Any]:
         if not self.events[row]:
             return {}
@@ -101,6 +88,11 @@ class PriceLevel:
             self.squares[row] = stored["squares"]
             self.as_of[row] = stored["ts"]
             self.events[row] = stored["events"]
+
+
+def build(parts: UserFeatureParts) -> PriceLevel:
+    """Of nobody yet."""
+    return PriceLevel(0, parts.catalogue.attributes.price, GAINS)
 
 
 @compiled

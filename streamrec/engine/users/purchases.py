@@ -5,13 +5,14 @@ Bounded: the newest LIMIT items of a user, 12 bytes each. Kept only when a scena
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from streamrec.engine.arrays.batch import Int32, Int64
 from streamrec.engine.items.item_table import among
+from streamrec.engine.users.user_feature import UserFeature, UserFeatureParts
 
 LIMIT = 256
 
@@ -26,8 +27,10 @@ class _UserPurchases(NamedTuple):
 NONE = _UserPurchases(np.empty(0, np.int32), np.empty(0, np.int64))
 
 
-class Purchases:
+class Purchases(UserFeature):
     """When each item was last bought, ms, by row of the user table."""
+
+    keys = ("bought",)
 
     def __init__(self) -> None:
         self._of: dict[int, _UserPurchases] = {}
@@ -47,9 +50,6 @@ class Purchases:
         """The items bought at `ts` or later, by index."""
         items, at = self._of.get(row, NONE)
         return np.sort(items[at >= ts])
-
-    def grow(self, rows: int) -> None:
-        """Rows appear as they are needed."""
 
     def clear(self, rows: Int32) -> None:
         for row in rows.tolist():
@@ -72,3 +72,11 @@ class Purchases:
         if known:
             items, at = zip(*known, strict=True)
             self._of[row] = _UserPurchases(np.array(items, np.int32), np.array(at, np.int64))
+
+    def stored_items(self, value: Mapping[str, Any]) -> Iterable[str | None]:
+        return (entry[0] for entry in value["bought"])
+
+
+def build(parts: UserFeatureParts) -> Purchases:
+    """Of nobody yet."""
+    return Purchases()

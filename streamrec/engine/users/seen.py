@@ -5,18 +5,21 @@ Bounded: the newest LIMIT items of a user. Kept only when the configuration excl
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from streamrec.engine.arrays.batch import NOTHING, Int32
+from streamrec.engine.users.user_feature import UserFeature, UserFeatureParts
 
 LIMIT = 4_096
 
 
-class SeenItems:
+class SeenItems(UserFeature):
     """A growing array of item indices per row of the user table."""
+
+    keys = ("seen",)
 
     def __init__(self) -> None:
         self._items: dict[int, Int32] = {}
@@ -49,9 +52,6 @@ class SeenItems:
         items = self._items.get(row)
         return np.empty(0, np.int32) if items is None else items[: self._used[row]]
 
-    def grow(self, rows: int) -> None:
-        """Rows appear as they are needed."""
-
     def clear(self, rows: Int32) -> None:
         for row in rows.tolist():
             self._items.pop(row, None)
@@ -68,3 +68,12 @@ class SeenItems:
         for item_id in value.get("seen", ()):
             if item_id in indices:
                 self.add(row, indices[item_id])
+
+    def stored_items(self, value: Mapping[str, Any]) -> Iterable[str | None]:
+        seen: list[str] = value["seen"]
+        return seen
+
+
+def build(parts: UserFeatureParts) -> SeenItems:
+    """Of nobody yet."""
+    return SeenItems()

@@ -12,7 +12,7 @@ from typing import Any, TypeVar, cast
 
 import numpy as np
 
-from streamrec.engine.arrays.batch import HISTORY, NOTHING, Int32, MicroBatch
+from streamrec.engine.arrays.batch import HISTORY, NOTHING, Candidates, Examples, Int32, MicroBatch
 from streamrec.engine.arrays.feedback import SlateFeedback
 from streamrec.engine.arrays.logged_event import name_hash
 from streamrec.engine.batch_result import BatchResult
@@ -111,7 +111,8 @@ def _learn_nothing(batch: MicroBatch) -> None:
 def _copied(batch: MicroBatch) -> MicroBatch:
     """The rows in use, with arrays of their own."""
     models, _, _ = batch.candidates.scores.shape
-    copy = MicroBatch.empty(batch.asked, batch.learned, models, batch.candidates.features.shape[2])
+    candidates = Candidates.empty(batch.asked, models, batch.candidates.features.shape[2])
+    copy = MicroBatch(batch.queries.blank(batch.asked), candidates, Examples.empty(batch.learned))
     copy.restore(batch.state())
     return copy
 
