@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from enum import StrEnum
+from html import escape
 from typing import Annotated
 
 import msgspec
@@ -179,8 +180,39 @@ class Reason(msgspec.Struct, frozen=True, kw_only=True):
     rules: tuple[str, ...] = ()
 
 
+class Table(msgspec.Struct, frozen=True):
+    """Rows of text for people: lines in a terminal, a table in a notebook. The first column is the rows' name.
+
+    >>> print(Table("two pets", ("", "legs"), (("cat", "4"), ("<budgie>", "2"))))
+    two pets
+              legs
+    cat          4
+    <budgie>     2
+    """
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+    def __str__(self) -> str:
+        lines = (self.columns, *self.rows)
+        widths = [max(len(line[at]) for line in lines) for at in range(len(self.columns))]
+        padded = (
+            "  ".join(cell.ljust(width) if at == 0 else cell.rjust(width) for at, (cell, width) in enumerate(pairs))
+            for pairs in (zip(line, widths, strict=True) for line in lines)
+        )
+        return "\n".join([self.title, *(line.rstrip() for line in padded)])
+
+    def _repr_html_(self) -> str:
+        head = "".join(f"<th>{escape(column)}</th>" for column in self.columns)
+        body = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in self.rows)
+        return (
+            f"<table><caption>{escape(self.title)}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+        )
+
+
 class Slate(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The ordered list published for one request.
+    """The ordered list published for one request. Prints as a table, in a terminal and in a notebook.
 
     `estimated_from` is the number of Monte Carlo draws that the propensities are estimated from; 0: they are exact.
     `mode` says how the policy came to be asked (`streamrec.engine.rollout`), `arm` which part of an experiment the user
@@ -205,6 +237,27 @@ class Slate(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     alternatives: dict[str, Alternative] = {}
     reasons: tuple[Reason, ...] = ()
     stale: tuple[str, ...] = ()
+
+    def table(self, titles: Mapping[str, str] | None = None) -> Table:
+        """One row per place; with the items' `titles` by id, where they are known."""
+        named = {} if titles is None else {"title": [titles.get(item.item_id, "") for item in self.items]}
+        columns = {
+            "item": [item.item_id for item in self.items],
+            **named,
+            "score": [f"{item.score:.3f}" for item in self.items],
+            "propensity": [f"{item.propensity:.3g}" for item in self.items],
+        }
+        rows = zip((str(item.position) for item in self.items), *columns.values(), strict=True)
+        title = (
+            f"{self.scenario} for {self.user_id}: {len(self.items)} of {self.candidates} candidates by {self.policy}"
+        )
+        return Table(title, ("", *columns), tuple(rows))
+
+    def __str__(self) -> str:
+        return str(self.table())
+
+    def _repr_html_(self) -> str:
+        return self.table()._repr_html_()
 
 
 class Evidence(StrEnum):

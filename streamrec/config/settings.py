@@ -137,7 +137,12 @@ def _read_table(name: str, text: str) -> Any:
 
 
 def load_settings(
-    config: Path | None = None, kafka: str | None = None, redis: str | None = None, **overrides: object
+    config: Path | None = None,
+    kafka: str | None = None,
+    redis: str | None = None,
+    given_by: str = "command line",
+    /,
+    **overrides: object,
 ) -> Settings:
     """The effective settings: defaults < preset < TOML file < environment < options.
 
@@ -145,6 +150,7 @@ def load_settings(
         config: a TOML file; without it the one named by STREAMREC_CONFIG, if any.
         kafka: HOST:PORT[,HOST:PORT] of the brokers, in place of `kafka."bootstrap.servers"`.
         redis: URL, in place of `redis.url`.
+        given_by: what errors call the source of the overrides.
         overrides: any other setting, a group's as `group__name`; None leaves it as it is.
 
     Raises:
@@ -155,12 +161,12 @@ def load_settings(
     options = {
         "kafka": {"bootstrap.servers": kafka} if kafka is not None else None,
         "redis": {"url": redis} if redis is not None else None,
-        **_nested(overrides),
+        **_nested(overrides, given_by),
     }
     layers: list[tuple[str, Mapping[str, Any]]] = [
         (f"file {config}", _read_toml(config) if config is not None else {}),
         ("environment", _read_environment()),
-        ("command line", options),
+        (given_by, options),
     ]
     chosen = next((layer["preset"] for _, layer in reversed(layers) if "preset" in layer), "default")
     layers.insert(0, (f"preset {chosen}", preset_settings(chosen)))
@@ -234,11 +240,11 @@ def _leaves(tree: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[tup
             yield (*path, key), value
 
 
-def _nested(overrides: Mapping[str, object]) -> dict[str, Any]:
+def _nested(overrides: Mapping[str, object], given_by: str) -> dict[str, Any]:
     tree: dict[str, Any] = {}
     for name, value in overrides.items():
         if value is not None:
-            _put(tree, tuple(name.split("__")), value, "command line")
+            _put(tree, tuple(name.split("__")), value, given_by)
     return tree
 
 

@@ -99,6 +99,7 @@ class Pipeline:
         self.rules = rules
         self.interest = interest
         self.batching = batching
+        self.recommend_on = batching.recommend_on  # may be narrowed between portions: a past is learned unanswered
         self.progress = safety.progress
         self.rate_limits = safety.rate_limits
         self.fill = [model.name for model in self.models].index(rankers.fill)
@@ -175,7 +176,7 @@ class Pipeline:
                 taught.append(logged)
             queries.happened(logged, row, item, example)
             features.touched(event, row, item)
-            if event.type in self.batching.recommend_on:
+            if event.type in self.recommend_on:
                 request_rules = self.rules.begin(event, logged.partition, row)
                 requests.append(Request(queries.request(logged, row, request_rules), logged))
             self._schedule.latest_ts = max(self._schedule.latest_ts, event.ts)

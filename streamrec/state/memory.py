@@ -95,5 +95,10 @@ class MemoryStore:
             found = {partition: self._values.get(Key(partition, kind, name)) for partition in self._marks}
         return {partition: value for partition, value in found.items() if value is not None}
 
+    def contents(self, partition: int) -> dict[Key, bytes]:
+        """Everything stored of a partition: committed to another store, it is as it was here."""
+        with self._lock:
+            return {key: value for key, value in self._values.items() if key.partition == partition}
+
     def close(self) -> None:
         """Nothing to let go of: what was committed stays readable, as it would on a server."""

@@ -8,6 +8,7 @@ the function that needs it: many commands need none of them.
 from __future__ import annotations
 
 from streamrec.wiring.connections import build_redriven, build_rollout_store, build_store, connect_worker, kafka_sink
+from streamrec.wiring.engine_run import answers, bring_in, run_engine
 from streamrec.wiring.features import build_encoder, build_features
 from streamrec.wiring.models import build_model, build_models, build_retrievers
 from streamrec.wiring.pipeline import build_pipeline, build_scenarios
@@ -22,6 +23,8 @@ from streamrec.wiring.worker import (
 )
 
 __all__ = [
+    "answers",
+    "bring_in",
     "build_rollout_store",
     "build_encoder",
     "build_features",
@@ -42,6 +45,7 @@ __all__ = [
     "connect_worker",
     "following",
     "kafka_sink",
+    "run_engine",
     "settled_revision",
     "steady_arithmetic",
     "torch_device",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,11 @@ import pytest
 
 from streamrec.config.settings import Settings, load_settings
 from streamrec.demo.sample import sample_items, sample_log
-from streamrec.engine.arrays.logged_event import LoggedEvent
 from streamrec.engine.pipeline import Pipeline
 from streamrec.events import Event, EventType, Filters, Item, Slate
 from streamrec.replay.catalogue_file import CatalogueItems, read_catalogue
 from streamrec.replay.logs import Log, open_log
-from streamrec.wiring import build_pipeline
+from streamrec.wiring import answers, build_pipeline
 from tools.benchmarks.scenario_tasks import TASKS
 
 HOUR_MS = 3_600_000
@@ -38,8 +37,7 @@ class Taught:
         self.pipeline: Pipeline = build_pipeline(settings, catalogue, eager=False)
         self._offset = 0
         self.events = [event for _, event in log.events()]
-        for start in range(0, len(self.events), 512):
-            self._handle(self.events[start : start + 512])
+        self._handle(self.events)
         self.now = self.events[-1].ts
 
     def asked(self, scenario: str | None, user: str = "visitor", **more: Any) -> Slate:
@@ -50,15 +48,9 @@ class Taught:
         [slate] = self._handle([request])
         return slate
 
-    def _handle(self, events: Iterable[Event]) -> list[Slate]:
-        logged_events = [LoggedEvent(event, 0, self._offset + at) for at, event in enumerate(events)]
-        self._offset += len(logged_events)
-        users = self.pipeline.features.users
-        lacking = users.missing((0, logged.event.user_id) for logged in logged_events)
-        users.admit(lacking, [None] * len(lacking), logged_events[0].event.ts)
-        return [
-            slate for batch_result in self.pipeline.process(logged_events) for slate in batch_result.slates.values()
-        ]
+    def _handle(self, events: Sequence[Event]) -> list[Slate]:
+        self._offset += len(events)
+        return answers(self.pipeline, events, first=self._offset - len(events))
 
     def titles(self, slate: Slate) -> list[str]:
         return [self.catalogue.title(place.item_id).lower() for place in slate.items]

@@ -17,8 +17,8 @@ from streamrec.config.groups import Learning, Limits
 from streamrec.config.parts import BASELINE
 from streamrec.config.settings import Settings
 from streamrec.engine.arrays.batch import HISTORY, NOTHING
-from streamrec.engine.arrays.logged_event import LoggedEvent
 from streamrec.engine.batch_result import BatchResult
+from streamrec.engine.learning.ranking_metrics import RankingMetrics
 from streamrec.engine.pipeline import Pipeline
 from streamrec.errors import ConfigError
 from streamrec.evaluation.backtest.ablation import (
@@ -30,9 +30,8 @@ from streamrec.evaluation.backtest.ablation import (
     markdown_tables,
 )
 from streamrec.evaluation.backtest.delays import LateLearning, StaleContext
-from streamrec.evaluation.backtest.metrics import RankingMetrics
 from streamrec.events import Event, EventType
-from streamrec.wiring import build_pipeline
+from streamrec.wiring import build_pipeline, run_engine
 
 BEGAN = 1_700_000_000_000
 MODELS = (BASELINE, "covisit", "transitions")
@@ -60,10 +59,7 @@ def log_of(count: int, items: int = 60) -> list[Event]:
 def handle(
     pipeline: Pipeline, events: Sequence[Event], watch: Sequence[Callable[[BatchResult], None]] = (), first: int = 0
 ) -> None:
-    users = pipeline.features.users
-    lacking = users.missing((0, event.user_id) for event in events)
-    users.admit(lacking, [None] * len(lacking), BEGAN)
-    for batch_result in pipeline.process([LoggedEvent(event, 0, first + at) for at, event in enumerate(events)]):
+    for batch_result in run_engine(pipeline, events, first=first):
         for observer in watch:
             observer(batch_result)
 

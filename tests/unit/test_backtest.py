@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from streamrec.cli import app
 from streamrec.config.parts import default_models
-from streamrec.evaluation.backtest.metrics import ranking_metrics
+from streamrec.engine.learning.ranking_metrics import ranking_metrics
 from streamrec.evaluation.backtest.slates import fused_ranks, model_ranks, read_slates
 from streamrec.evaluation.backtest.variety import gini, personalisation
 

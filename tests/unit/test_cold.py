@@ -9,14 +9,13 @@ import pytest
 
 from streamrec.config.groups import FusionSettings, Learning, Limits, Serving
 from streamrec.config.settings import Settings
-from streamrec.engine.arrays.logged_event import LoggedEvent
 from streamrec.engine.pipeline import Pipeline
 from streamrec.engine.policies import Components
 from streamrec.engine.policies.plackett_luce import PlackettLuce
 from streamrec.engine.policies.plackett_luce_sampling import SamplingTerms, propensities
 from streamrec.events import Event, EventType, Item, Slate
 from streamrec.replay.catalogue_file import CatalogueItems
-from streamrec.wiring import build_pipeline
+from streamrec.wiring import answers, build_pipeline
 
 BEGAN = 1_700_000_000_000
 AISLES = ("garden", "kitchen", "office", "travel")
@@ -55,14 +54,8 @@ class Shop:
         self.now_ms, self._offset = BEGAN, 0
 
     def handle(self, *events: Event) -> list[Slate]:
-        users = self.pipeline.features.users
-        logged_events = [LoggedEvent(event, 0, self._offset + at) for at, event in enumerate(events)]
         self._offset += len(events)
-        lacking = users.missing((0, event.user_id) for event in events)
-        users.admit(lacking, [None] * len(lacking), events[0].ts)
-        return [
-            slate for batch_result in self.pipeline.process(logged_events) for slate in batch_result.slates.values()
-        ]
+        return answers(self.pipeline, events, first=self._offset - len(events))
 
     def event(self, kind: EventType, user: str, item: str | None = None) -> Event:
         self.now_ms += 2_000

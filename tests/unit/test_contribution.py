@@ -12,13 +12,12 @@ import pytest
 from streamrec.config.groups import Learning, Limits
 from streamrec.config.settings import Settings
 from streamrec.engine.arrays.batch import Queries
-from streamrec.engine.arrays.logged_event import LoggedEvent
 from streamrec.engine.learning.rate_limits import ITEM, LESSONS, NEWCOMER, PAIR, REMEMBERED_MS, Allowance, RateLimits
 from streamrec.engine.models.popularity import Popularity
 from streamrec.engine.models.transitions import Transitions
 from streamrec.engine.pipeline import Pipeline
 from streamrec.events import Event, EventType
-from streamrec.wiring import build_pipeline
+from streamrec.wiring import build_pipeline, run_engine
 
 BEGAN = 1_700_000_000_000
 HOUR_MS = 3_600_000
@@ -242,10 +241,7 @@ def taught(held: bool) -> Pipeline:
         at[person] = (at[person] + 1) % 12
         events.append(click(f"p{person}", int(at[person]), step))
         events += [click("script", 1, step), click("script", 6, step)]
-    users = pipeline.features.users
-    lacking = users.missing((0, event.user_id) for event in events)
-    users.admit(lacking, [None] * len(lacking), BEGAN)
-    for _ in pipeline.process([LoggedEvent(event, 0, offset) for offset, event in enumerate(events)]):
+    for _ in run_engine(pipeline, events):
         pass
     pipeline.learn()
     return pipeline

@@ -13,10 +13,9 @@ import pytest
 from streamrec.config.groups import Learning, Limits
 from streamrec.config.settings import Settings
 from streamrec.engine.arrays.batch import CANDIDATES
-from streamrec.engine.arrays.logged_event import LoggedEvent
 from streamrec.engine.arrays.top_k import ranked
 from streamrec.events import Event, EventType
-from streamrec.wiring import build_pipeline
+from streamrec.wiring import build_pipeline, run_engine
 
 BEGAN = 1_700_000_000_000
 ITEMS = 200
@@ -37,21 +36,17 @@ def rankings(events: Sequence[Event], poll: int = 512) -> dict[int, Ranking]:
     settings = Settings(limits=Limits(max_items=4_096, max_users=4_096), learning=Learning(device="cpu"))
     pipeline, found = build_pipeline(settings), {}
     names = ("fused", *pipeline.fusion.models)
-    users, ids = pipeline.features.users, pipeline.features.items.ids
-    for start in range(0, len(events), poll):
-        logged_events = [LoggedEvent(event, 0, start + at) for at, event in enumerate(events[start : start + poll])]
-        lacking = users.missing((0, logged.event.user_id) for logged in logged_events)
-        users.admit(lacking, [None] * len(lacking), BEGAN)
-        for batch_result in pipeline.process(logged_events):
-            trial, candidates = batch_result.trial, pipeline.batch.candidates
-            for at, (logged, row) in enumerate(zip(trial.logged_events, trial.rows, strict=True)):
-                best = ranked(candidates.utility[row][None], CANDIDATES)[0]
-                best = best[best >= 0]
-                found[logged.offset] = Ranking(
-                    tuple(ids[index] for index in candidates.items[row, best].tolist()),
-                    candidates.utility[row, best].tobytes(),
-                    dict(zip(names, trial.ranks[:, at].tolist(), strict=True)),
-                )
+    ids = pipeline.features.items.ids
+    for batch_result in run_engine(pipeline, events, poll=poll):
+        trial, candidates = batch_result.trial, pipeline.batch.candidates
+        for at, (logged, row) in enumerate(zip(trial.logged_events, trial.rows, strict=True)):
+            best = ranked(candidates.utility[row][None], CANDIDATES)[0]
+            best = best[best >= 0]
+            found[logged.offset] = Ranking(
+                tuple(ids[index] for index in candidates.items[row, best].tolist()),
+                candidates.utility[row, best].tobytes(),
+                dict(zip(names, trial.ranks[:, at].tolist(), strict=True)),
+            )
     return found
 
 

@@ -10,7 +10,7 @@ import ranx.metrics as ranx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streamrec.evaluation.backtest.metrics import (
+from streamrec.engine.learning.ranking_metrics import (
     coverage,
     discounted_gains,
     hits,

@@ -14,12 +14,11 @@ from streamrec.config.groups import FusionSettings, Learning, Limits
 from streamrec.config.settings import Settings
 from streamrec.engine.arrays.batch import NOTHING, Examples, Queries
 from streamrec.engine.arrays.labels import GAINS
-from streamrec.engine.arrays.logged_event import LoggedEvent
 from streamrec.engine.arrays.timeline import REMEMBER, Timeline, TimelineStep
 from streamrec.engine.users.price_level import HALF_LIFE_S, PriceLevel, price_named
 from streamrec.events import EVENT_TYPES, TYPE_CODES, Event, EventType, Item
 from streamrec.replay.catalogue_file import CatalogueItems
-from streamrec.wiring import build_pipeline
+from streamrec.wiring import build_pipeline, run_engine
 
 CATALOGUE = np.array([2.5, np.nan, 40.0, 0.0, -3.0, 0.01])
 USERS = 2
@@ -123,8 +122,7 @@ def test_the_catalogues_price_of_the_moment_goes_before_the_one_that_an_event_na
         nonlocal offset
         offset += 1
         event = Event(type=EventType.PURCHASE, user_id=f"u{offset}", ts=1_000, item_id=item, context={"price": named})
-        users.admit(users.missing([(0, event.user_id)]), [None], event.ts)
-        list(pipeline.process([LoggedEvent(event, 0, offset)]))
+        list(run_engine(pipeline, [event], first=offset))
         return math.exp(prices.mean[users.touch((0, event.user_id))])
 
     assert paid("mug", 9.0) == pytest.approx(4.0)

@@ -24,7 +24,7 @@ from streamrec.engine.learning.prequential import (
 )
 from streamrec.engine.learning.trial import Trial
 from streamrec.events import Event, EventType
-from streamrec.wiring import build_pipeline
+from streamrec.wiring import build_pipeline, run_engine
 from streamrec.worker.metrics import Metrics
 
 BEGAN = 1_700_000_000_000
@@ -261,10 +261,7 @@ def test_a_world_that_turns_is_noticed_in_the_models_that_followed_it() -> None:
     limits = Limits(max_items=500, max_users=500)
     pipeline = build_pipeline(Settings(limits=limits, learning=Learning(device="cpu")))
     progress, drifts = pipeline.progress, []
-    users = pipeline.features.users
-    lacking = users.missing((0, event.user_id) for event in events)
-    users.admit(lacking, [None] * len(lacking), BEGAN)
-    for portion in pipeline.process([LoggedEvent(event, 0, offset) for offset, event in enumerate(events)]):
+    for portion in run_engine(pipeline, events):
         drifts += portion.drifts
     print(*drifts, sep="\n")
     assert {"fused", "transitions", "sequence"} <= {drift.name for drift in drifts}

@@ -31,7 +31,7 @@ from streamrec.engine.slates.explanations import (
 from streamrec.engine.slates.explanations import reasons_of as explained
 from streamrec.engine.slates.responder import Request
 from streamrec.events import Event, EventType, Reason, Slate, SlateItem
-from streamrec.wiring import build_pipeline
+from streamrec.wiring import bring_in, build_pipeline, run_engine
 
 NO_RULES = RequestRules(Scenario(), Event(type=EventType.REQUEST, user_id="u", ts=1), 0, np.empty(0, np.int32))
 BEGAN = 1_700_000_000_000
@@ -58,11 +58,7 @@ def request(user: str, ts: int, **more: object) -> Event:
 
 def handle(pipeline: Pipeline, events: Sequence[Event], first: int = 0) -> dict[int, Slate]:
     """Slates by offset."""
-    logged_events = [LoggedEvent(event, 0, first + at) for at, event in enumerate(events)]
-    users = pipeline.features.users
-    lacking = users.missing((0, logged.event.user_id) for logged in logged_events)
-    users.admit(lacking, [None] * len(lacking), logged_events[0].event.ts)
-    portions = list(pipeline.process(logged_events))
+    portions = list(run_engine(pipeline, events, first=first))
     return {offset: slate for batch_result in portions for (_, offset), slate in batch_result.slates.items()}
 
 
@@ -96,9 +92,7 @@ def bits(state: State) -> dict[str, bytes]:
 def ranked(pipeline: Pipeline, events: Sequence[Event], first: int = 10_000) -> tuple[int, LoggedEvent]:
     """The query row of the last event, a request, ranked and not yet answered."""
     logged_events = [LoggedEvent(event, 0, first + at, learned=True) for at, event in enumerate(events)]
-    users = pipeline.features.users
-    lacking = users.missing((0, logged.event.user_id) for logged in logged_events)
-    users.admit(lacking, [None] * len(lacking), LATER)
+    bring_in(pipeline, logged_events)
     begin = pipeline.batch.asked
     requests, _, _ = pipeline.remember(logged_events)
     pipeline.rank(slice(begin, pipeline.batch.asked))

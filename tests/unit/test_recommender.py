@@ -18,7 +18,7 @@ from streamrec.engine.arrays.logged_event import LoggedEvent
 from streamrec.engine.pipeline import Pipeline
 from streamrec.events import Event, EventType, Item, Slate
 from streamrec.replay.catalogue_file import CatalogueItems
-from streamrec.wiring import build_pipeline
+from streamrec.wiring import build_pipeline, run_engine
 
 BEGAN = 1_700_000_000_000
 CATALOGUE = CatalogueItems(Item(item_id=f"i{n}", categories=(f"c{n % 7}",)) for n in range(0, 150, 2))
@@ -72,22 +72,15 @@ class SeenItems(NamedTuple):
 def run(pipeline: Pipeline, events: Sequence[Event], poll: int = 512, first: int = 0) -> SeenItems:
     """Handle a log in polls, from the offset `first`."""
     seen = SeenItems({}, {}, {}, {})
-    users = pipeline.features.users
-    for start in range(0, len(events), poll):
-        logged_events = [
-            LoggedEvent(event, 0, first + start + n) for n, event in enumerate(events[start : start + poll])
-        ]
-        lacking = users.missing((0, logged.event.user_id) for logged in logged_events)
-        users.admit(lacking, [None] * len(lacking), logged_events[0].event.ts)
-        for batch_result in pipeline.process(logged_events):
-            seen.slates.update({offset: slate for (_, offset), slate in batch_result.slates.items()})
-            trial, batch = batch_result.trial, pipeline.batch
-            for at, logged in enumerate(trial.logged_events):
-                row = trial.rows[at]
-                candidates = batch.candidates.items[row].tobytes(), batch.candidates.scores[:, row].tobytes()
-                seen.ranks[logged.offset] = trial.ranks[:, at].tobytes()
-                seen.rankings[logged.offset] = (int(batch.queries.seed[row]), *candidates)
-                seen.known[logged.offset] = trial.known[at]
+    for batch_result in run_engine(pipeline, events, first=first, poll=poll):
+        seen.slates.update({offset: slate for (_, offset), slate in batch_result.slates.items()})
+        trial, batch = batch_result.trial, pipeline.batch
+        for at, logged in enumerate(trial.logged_events):
+            row = trial.rows[at]
+            candidates = batch.candidates.items[row].tobytes(), batch.candidates.scores[:, row].tobytes()
+            seen.ranks[logged.offset] = trial.ranks[:, at].tobytes()
+            seen.rankings[logged.offset] = (int(batch.queries.seed[row]), *candidates)
+            seen.known[logged.offset] = trial.known[at]
     return seen
 
 
@@ -256,7 +249,7 @@ def test_what_was_learned_already_is_remembered_and_not_learned_again() -> None:
     pipeline.learn()
     before = pipeline.state()
     views = [view("u1", f"i{n}", BEGAN + 10**10 + 40_000 * n) for n in range(40)]
-    for _ in pipeline.process([LoggedEvent(event, 0, 200 + at, learned=True) for at, event in enumerate(views)]):
+    for _ in run_engine(pipeline, [LoggedEvent(event, 0, 200 + at, learned=True) for at, event in enumerate(views)]):
         pass
     pipeline.learn()
     after = pipeline.state()

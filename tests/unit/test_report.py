@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 
 from streamrec.config.parts import models as listed_models
+from streamrec.engine.learning.ranking_metrics import ranking_metrics
 from streamrec.errors import TableError
 from streamrec.evaluation import plotting
 from streamrec.evaluation.backtest import plots
 from streamrec.evaluation.backtest import slates as slates_file
 from streamrec.evaluation.backtest.calibration import Calibration, ReliabilityBin
-from streamrec.evaluation.backtest.metrics import ranking_metrics
 from streamrec.evaluation.backtest.new_items import NewItems
 from streamrec.evaluation.backtest.report import BacktestResult
 from streamrec.evaluation.backtest.report_files import write_report

@@ -32,7 +32,7 @@ from streamrec.state.memory import MemoryStore
 from streamrec.state.snapshots import SnapshotDirectory
 from streamrec.testing import records
 from streamrec.transport.local import LocalSink, LocalSource
-from streamrec.wiring import build_pipeline, build_validation_limits, build_worker
+from streamrec.wiring import answers, build_pipeline, build_validation_limits, build_worker
 from streamrec.worker.metrics import Metrics
 from streamrec.worker.validation import event_of
 
@@ -99,11 +99,7 @@ def asking(scenario: str, at: int, user: str, **more: Any) -> Event:
 
 
 def handle(pipeline: Pipeline, events: Sequence[Event], first: int = 0) -> list[Slate]:
-    logged_events = [LoggedEvent(event, 0, first + at) for at, event in enumerate(events)]
-    users = pipeline.features.users
-    lacking = users.missing((0, event.user_id) for event in events)
-    users.admit(lacking, [None] * len(lacking), events[0].ts)
-    return [slate for batch_result in pipeline.process(logged_events) for slate in batch_result.slates.values()]
+    return answers(pipeline, events, first=first)
 
 
 def taught(scenarios: Mapping[str, Any] | None = None, **groups: Any) -> Pipeline:

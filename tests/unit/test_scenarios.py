@@ -12,13 +12,12 @@ import pytest
 from streamrec.codec import encode_event
 from streamrec.config.scenarios import BUILT_IN
 from streamrec.config.settings import Settings, load_settings
-from streamrec.engine.arrays.logged_event import LoggedEvent
 from streamrec.engine.pipeline import Pipeline
 from streamrec.errors import BadEvent, ConfigError
 from streamrec.events import Event, EventType, Filters, Item, Slate
 from streamrec.replay.catalogue_file import CatalogueItems
 from streamrec.transport import Record
-from streamrec.wiring import build_pipeline, build_validation_limits
+from streamrec.wiring import build_pipeline, build_validation_limits, run_engine
 from streamrec.worker.validation import event_of
 
 BEGAN = 1_700_000_000_000
@@ -81,15 +80,8 @@ def asking(ts: int, scenario: str | None = None, user: str = "visitor", **more: 
 def handle(pipeline: Pipeline, events: Sequence[Event], poll: int = 512, first: int = 0) -> dict[int, Slate]:
     """Slates by offset."""
     slates: dict[int, Slate] = {}
-    users = pipeline.features.users
-    for start in range(0, len(events), poll):
-        logged_events = [
-            LoggedEvent(event, 0, first + start + at) for at, event in enumerate(events[start : start + poll])
-        ]
-        lacking = users.missing((0, logged.event.user_id) for logged in logged_events)
-        users.admit(lacking, [None] * len(lacking), logged_events[0].event.ts)
-        for batch_result in pipeline.process(logged_events):
-            slates |= {offset: slate for (_, offset), slate in batch_result.slates.items()}
+    for batch_result in run_engine(pipeline, events, first=first, poll=poll):
+        slates |= {offset: slate for (_, offset), slate in batch_result.slates.items()}
     return slates
 
 
@@ -208,9 +200,7 @@ def test_ads_are_ranked_by_what_they_earn() -> None:
 @pytest.mark.parametrize(("scenario", "charged"), [("ads", True), ("sponsored", True), ("home", False)])
 def test_whatever_is_ranked_by_bids_is_charged_for_clicks(scenario: str, charged: bool) -> None:
     pipeline = taught({"sponsored": {"worth": "bid", "retrievers": ["ads"]}})
-    users = pipeline.features.users
-    users.admit(users.missing([(0, "visitor")]), [None], NOW)
-    [batch_result] = pipeline.process([LoggedEvent(asking(NOW, scenario), 0, len(LOG))])
+    [batch_result] = run_engine(pipeline, [asking(NOW, scenario)], first=len(LOG))
     [served] = batch_result.served_slates.values()
     assert (served.ads is not None) is charged
     assert served.ads is None or (served.ads.bids > 0).all()

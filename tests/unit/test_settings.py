@@ -182,7 +182,7 @@ def test_what_is_no_secret_is_shown() -> None:
     ],
 )
 def test_the_password_in_a_redis_url_is_never_shown(url: str, expected: str) -> None:
-    assert shown(load_settings(redis=url))["redis"]["url"] == expected
+    assert shown(load_settings(None, None, url))["redis"]["url"] == expected
 
 
 def test_an_error_does_not_show_a_secret_either(tmp_path: Path) -> None:

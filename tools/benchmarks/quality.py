@@ -132,7 +132,7 @@ def write_page(findings: Sequence[Findings], facts: Facts, page: Path) -> None:
 
 def hit_rate_over_time(found: Findings) -> str:
     """The first seed's hit rate of the fused list, the best single model and popularity, as SVG."""
-    from streamrec.evaluation.backtest.metrics import hits
+    from streamrec.engine.learning.ranking_metrics import hits
     from streamrec.evaluation.backtest.plots import over_time
     from streamrec.evaluation.backtest.report_page import rolling_lines
     from streamrec.evaluation.backtest.slates import fused_ranks, model_ranks, read_slates

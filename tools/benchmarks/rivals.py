@@ -8,9 +8,9 @@ that a backtest runs; only who learns, and when, is different.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby, islice
+from itertools import groupby
 
 import numpy as np
 
@@ -20,14 +20,13 @@ from streamrec.engine.arrays.batch import Int8, Int64
 from streamrec.engine.arrays.logged_event import LoggedEvent
 from streamrec.engine.fusion.fusion import Fusion
 from streamrec.engine.learning.prequential import PrequentialRecord
-from streamrec.engine.learning.trial import Trial
+from streamrec.engine.learning.ranking_metrics import RankingMetrics, ranking_metrics
 from streamrec.engine.pipeline import Pipeline, Rankers, Safety
 from streamrec.engine.retrieval.neighbours import Neighbours
 from streamrec.engine.slates.responder import SlateResponder
-from streamrec.evaluation.backtest.metrics import RankingMetrics, ranking_metrics
 from streamrec.events import Event
 from streamrec.replay.logs import Log
-from streamrec.wiring import build_pipeline
+from streamrec.wiring import build_pipeline, run_engine
 from tools.benchmarks.peers import Method
 from tools.benchmarks.peers.ease import Ease
 from tools.benchmarks.peers.implicit_factors import AlternatingLeastSquares, PairwiseRanking
@@ -36,7 +35,6 @@ from tools.benchmarks.peers.peer import Peer
 
 TRAININGS = 10
 """A log is cut into so many parts; a peer is trained after each but the last."""
-POLL = 512
 NOBODY_LEAVES = 2**31
 """Users in memory at most: there is no store that they could come back from."""
 
@@ -102,20 +100,12 @@ def try_out(method: Method, events: Iterable[tuple[int, Event]], train_at: Seque
     for part, of_part in groupby(events, lambda numbered: bisect_right(train_at, numbered[0])):
         if part:
             peer.train()
-        while logged_events := [LoggedEvent(event, 0, row) for row, event in islice(of_part, POLL)]:
-            for trial in _trials(pipeline, logged_events):
-                rows += [logged.offset for logged, kept in zip(trial.logged_events, trial.kept, strict=True) if kept]
-                ranks.append(trial.ranks[1:, trial.kept])
+        for batch_result in run_engine(pipeline, (LoggedEvent(event, 0, row) for row, event in of_part)):
+            trial = batch_result.trial
+            rows += [logged.offset for logged, kept in zip(trial.logged_events, trial.kept, strict=True) if kept]
+            ranks.append(trial.ranks[1:, trial.kept])
     of_peer, of_popularity = np.concatenate(ranks, axis=1)
     return Trials(np.array(rows, np.int64), of_peer, of_popularity)
-
-
-def _trials(pipeline: Pipeline, logged_events: Sequence[LoggedEvent]) -> Iterator[Trial]:
-    users = pipeline.features.users
-    lacking = users.missing((logged.partition, logged.event.user_id) for logged in logged_events)
-    users.admit(lacking, [None] * len(lacking), logged_events[0].event.ts)
-    for batch_result in pipeline.process(logged_events):
-        yield batch_result.trial
 
 
 def beside_popularity(peer: Peer, settings: Settings) -> Pipeline:

@@ -16,16 +16,14 @@ import numpy as np
 
 from streamrec.config.settings import Settings, load_settings
 from streamrec.engine.arrays.batch import NOBODY, NOTHING, Excluded
-from streamrec.engine.arrays.logged_event import LoggedEvent
 from streamrec.engine.pipeline import Pipeline
 from streamrec.events import Event
-from streamrec.wiring import build_pipeline
+from streamrec.wiring import build_pipeline, run_engine
 from tools.benchmarks.estimates import short
 from tools.benchmarks.scenario_tasks import Asked, Task, moments, numbered
 
 SHOWN = 10
 """Places of a slate."""
-POLL = 512
 PLAIN_SEARCH = "text"
 SEED = 1
 """Of which moments are drawn."""
@@ -101,19 +99,14 @@ class _Run:
     def over(self, events: Sequence[Event], every: Sequence[Asked], scenarios: Sequence[str]) -> None:
         self.figures |= {name: Figures() for name in (*scenarios, *self.plain)}
         log = list(self._log(events, every, scenarios))
-        users = self.pipeline.features.users
-        for start in range(0, len(log), POLL):
-            logged_events = [LoggedEvent(event, 0, start + at) for at, event in enumerate(log[start : start + POLL])]
-            lacking = users.missing((0, logged.event.user_id) for logged in logged_events)
-            users.admit(lacking, [None] * len(lacking), logged_events[0].event.ts)
-            for batch_result in self.pipeline.process(logged_events):
-                requests = {offset: log[offset] for _, offset in batch_result.slates}
-                for (_, offset), slate in batch_result.slates.items():
-                    asked = self._asked[str(requests[offset].event_id)]
-                    self.figures[slate.scenario].add([place.item_id for place in slate.items], asked.targets)
-                self._compare(scenarios[0])
-                for request in requests.values():
-                    del self._asked[str(request.event_id)]
+        for batch_result in run_engine(self.pipeline, log):
+            requests = {offset: log[offset] for _, offset in batch_result.slates}
+            for (_, offset), slate in batch_result.slates.items():
+                asked = self._asked[str(requests[offset].event_id)]
+                self.figures[slate.scenario].add([place.item_id for place in slate.items], asked.targets)
+            self._compare(scenarios[0])
+            for request in requests.values():
+                del self._asked[str(request.event_id)]
 
     def _log(self, events: Sequence[Event], every: Sequence[Asked], scenarios: Sequence[str]) -> Iterator[Event]:
         """The events, and the requests in their places."""

@@ -6,27 +6,20 @@ What a worker would have answered then: the same step over the same records, the
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import closing
-from dataclasses import replace
 
 import msgspec
 from rich.console import Console
 
 from streamrec.cli.shared.explanation import Explanation, as_plain, print_words
 from streamrec.cli.shared.logs import LogPart, checked
-from streamrec.codec import decode_slate, encode_event
 from streamrec.config.settings import Settings
 from streamrec.engine.scenarios.scenario import HOME
 from streamrec.errors import BadEvent, ConfigError, LogError
-from streamrec.events import Event, EventType, Slate
+from streamrec.events import Event, Slate
 from streamrec.replay.catalogue_file import CatalogueItems, read_catalogue
 from streamrec.replay.logs import Log
 from streamrec.state import inspection as inspect
-from streamrec.state.memory import MemoryStore
-from streamrec.transport import Record
-from streamrec.transport.local import LocalSink, LocalSource
-from streamrec.wiring import build_validation_limits, build_worker
-from streamrec.worker.validation import event_of
+from streamrec.wiring.recommender import Recommender
 
 MOMENT_MS = 1_000
 """The request comes so long after the log's last event."""
@@ -64,35 +57,13 @@ def answered(
     Raises:
         ConfigError: no worker takes such a request.
     """
-    topic = settings.topics.events
-    asking = Record(topic, 0, 0, request.user_id.encode(), encode_event(request))
+    recommender = Recommender.of(settings, catalogue)
     try:
-        event_of(asking, build_validation_limits(settings))
+        recommender.check(request)
+        recommender.learn(log, answer=True)
+        return recommender.answer(request), recommender.user(request.user_id)
     except BadEvent as error:
         raise ConfigError(f"the request cannot be answered: {error.detail}") from None
-
-    def records() -> Iterator[Record]:
-        position = 0
-        for record in log.records(topic):
-            position = record.offset + 1
-            yield record
-        yield replace(asking, offset=position)
-
-    serving = settings.serving.model_copy(update={"recommend_on": frozenset({EventType.REQUEST})})
-    trends = settings.trends.model_copy(update={"rehearse": True})  # there is no topic to be told them by
-    sink, store = LocalSink(keep=1), MemoryStore()
-    worker = build_worker(
-        settings.model_copy(update={"serving": serving, "trends": trends}),
-        LocalSource(topic, records),
-        sink,
-        store,
-        None,
-        catalogue=catalogue,
-    )
-    worker.run()
-    [published] = sink.records(settings.topics.recommendations)
-    with closing(store):
-        return decode_slate(published.value or b"", published.headers), inspect.user(store, request.user_id)
 
 
 def asked_for(request: Event) -> Iterator[tuple[str, object]]:

@@ -21,7 +21,7 @@ from streamrec.events import Reason, Slate
 from streamrec.replay.catalogue_file import CatalogueItems
 from streamrec.state import Key, Kind, Store
 from streamrec.state.snapshots import SnapshotDirectory
-from streamrec.wiring import build_pipeline
+from streamrec.wiring import bring_in, build_pipeline
 
 
 def reasons_now(
@@ -34,10 +34,9 @@ def reasons_now(
         StateError: a snapshot or the store cannot be read, or is of other settings.
     """
     pipeline = _restored(settings, slate, logged, catalogue)
-    users, user = pipeline.features.users, (logged.partition, slate.user_id)
+    user = logged.partition, slate.user_id
     [stored] = store.load([Key(logged.partition, Kind.USER, slate.user_id)])
-    users.missing([user])
-    users.admit([user], [None if stored is None else as_of(stored, slate.ts)], slate.ts)
+    bring_in(pipeline, [logged], {user: None if stored is None else as_of(stored, slate.ts)})
     batch = pipeline.batch
     first = batch.asked
     [(query, _)], _, _ = pipeline.remember([logged])

@@ -17,9 +17,9 @@ from streamrec.config.parts import BASELINE
 from streamrec.config.settings import Settings, shown
 from streamrec.engine.arrays.batch import Int8
 from streamrec.engine.batch_result import BatchResult
+from streamrec.engine.learning.ranking_metrics import RankingMetrics, ranking_metrics
 from streamrec.errors import ConfigError
 from streamrec.evaluation.backtest.delays import LateLearning, StaleContext
-from streamrec.evaluation.backtest.metrics import RankingMetrics, ranking_metrics
 from streamrec.replay.catalogue_file import CatalogueItems
 from streamrec.replay.logs import Log
 from streamrec.wiring import build_rehearsal

@@ -19,9 +19,9 @@ from streamrec.engine.arrays.batch import NOTHING, Int8, Int32, Int64
 from streamrec.engine.arrays.logged_event import LoggedEvent
 from streamrec.engine.arrays.top_k import ranked
 from streamrec.engine.batch_result import BatchResult
+from streamrec.engine.learning.ranking_metrics import SLATE_LENGTH
 from streamrec.engine.pipeline import Pipeline
 from streamrec.evaluation.backtest.calibration import CalibrationRecorder, pairs
-from streamrec.evaluation.backtest.metrics import SLATE_LENGTH
 from streamrec.evaluation.backtest.new_items import NewItemRecorder
 from streamrec.evaluation.backtest.report import BacktestResult
 from streamrec.evaluation.backtest.slates import SlateWriter

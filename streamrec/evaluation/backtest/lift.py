@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from streamrec.evaluation.backtest.metrics import Mask, Ranks, hits
+from streamrec.engine.learning.ranking_metrics import Mask, Ranks, hits
 from streamrec.evaluation.experiments.confidence import EmpiricalBernstein
 
 PLACES = 10

@@ -12,9 +12,9 @@ from dataclasses import asdict, dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from streamrec.engine.learning.ranking_metrics import RankingMetrics, ranking_metrics
 from streamrec.evaluation.backtest.calibration import Calibration
 from streamrec.evaluation.backtest.lift import Lift, lift_by_slice
-from streamrec.evaluation.backtest.metrics import RankingMetrics, ranking_metrics
 from streamrec.evaluation.backtest.new_items import NewItems
 from streamrec.evaluation.backtest.slices import HOUR_S, YOUNG, TargetContexts, masks
 from streamrec.evaluation.backtest.variety import Variety

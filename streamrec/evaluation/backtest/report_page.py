@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from streamrec.engine.learning.ranking_metrics import RankingMetrics, hits, reciprocal_ranks, rolling_mean
 from streamrec.evaluation.backtest import plots
 from streamrec.evaluation.backtest.lift import Lift
-from streamrec.evaluation.backtest.metrics import RankingMetrics, hits, reciprocal_ranks, rolling_mean
 from streamrec.evaluation.backtest.report import (
     FUSED,
     POPULARITY,

@@ -16,8 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from streamrec.engine.learning.ranking_metrics import SLATE_LENGTH
 from streamrec.errors import TableError
-from streamrec.evaluation.backtest.metrics import SLATE_LENGTH
 
 ROW_GROUP = 16_384
 """Rows buffered before a row group is written: about 15 MB, whatever the length of the log."""

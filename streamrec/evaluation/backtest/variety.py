@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from streamrec.engine.arrays.batch import NOTHING, Int32
 from streamrec.engine.items.item_table import ItemTable
-from streamrec.evaluation.backtest.metrics import coverage
+from streamrec.engine.learning.ranking_metrics import coverage
 
 PLACES = 10
 

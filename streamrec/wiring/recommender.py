@@ -1,0 +1,580 @@
+"""The engine to hold in the hand: learns, recommends, explains, is evaluated, saved and loaded, in one process.
+
+    events --> records --> the worker's own step --> slates
+                            |
+                            memory, in place of Redis; nothing is published, and no thread or process is started
+
+A program's events take the very way that a broker's do: the same validation, deduplication, attribution, learning cuts
+and answers, by the objects that a backtest and `streamrec ask` run. So what is measured here holds there.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+
+from streamrec.config.settings import Settings, load_settings
+from streamrec.engine.arrays.batch import Int8
+from streamrec.engine.learning.ranking_metrics import RankingMetrics, ranking_metrics
+from streamrec.engine.scenarios.scenario import HOME
+from streamrec.errors import ConfigError, StateError, StateMissing
+from streamrec.events import Event, EventType, Filters, Item, Reason, Slate, SlateItem, Table
+from streamrec.replay.catalogue_file import CatalogueItems, read_catalogue
+from streamrec.replay.in_hand import Frame, Row, items_of, records_of
+from streamrec.replay.logs import Log, open_log
+from streamrec.state import Checkpoint, Key, Kind, inspection
+from streamrec.state.memory import MemoryStore
+from streamrec.state.snapshots import SnapshotDirectory
+from streamrec.transport import Record
+from streamrec.transport.local import LocalSink, LocalSource
+from streamrec.wiring.worker import build_validation_limits, build_worker
+from streamrec.worker.dead_letters import opened
+from streamrec.worker.loop import POLL_RECORDS
+from streamrec.worker.validation import event_of
+
+if TYPE_CHECKING:
+    from streamrec.engine.batch_result import BatchResult
+
+Events = str | Path | Log | Frame | Iterable[Event | Row]
+"""A log's path, an opened log, a polars or pandas frame, or events and dictionaries in any iterable."""
+
+PARTITION = 0
+MOMENT_MS = 1_000
+"""A request that names no time comes so long after the newest event that was learned."""
+PROBLEMS_SAID = 5
+"""Rows named in a warning; the others are counted."""
+STATE, MODELS = "recommender.msgpack", "models"
+UNFINISHED = ".unfinished"
+QUIET_S, REDRAW_S = 1.0, 0.2
+
+
+class SavedRecommender(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What lies beside the models' snapshot. `stored` is everything kept of users and items, by kind and name."""
+
+    layout: int = 1
+    settings: dict[str, Any]
+    catalogue: list[Item]
+    next_offset: int
+    clock_ms: int
+    watermark: int | None
+    snapshot: str
+    stored: dict[Kind, dict[str, bytes]]
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """How well each list did, every event predicted before it was learned. Prints as a table.
+
+    `lists` has the fused list first, then each model alone. A target that was never seen before counts as missed.
+    """
+
+    lists: Mapping[str, RankingMetrics]
+
+    @property
+    def fused(self) -> RankingMetrics:
+        """Of what is recommended."""
+        return next(iter(self.lists.values()))
+
+    def table(self) -> Table:
+        """One row per list."""
+        rows = [
+            (name, f"{m.recall_10:.4f}", f"{m.recall_20:.4f}", f"{m.mrr_20:.4f}", f"{m.ndcg_10:.4f}")
+            for name, m in self.lists.items()
+        ]
+        columns = ("", "Recall@10", "Recall@20", "MRR@20", "NDCG@10")
+        return Table(f"{self.fused.targets:,} targets, each ranked before it was learned", columns, tuple(rows))
+
+    def __str__(self) -> str:
+        return str(self.table())
+
+    def _repr_html_(self) -> str:
+        return self.table()._repr_html_()
+
+
+@dataclass(frozen=True, slots=True)
+class ItemExplanation:
+    """Why an item is on a slate."""
+
+    item: SlateItem
+    title: str
+    """The item's, or its id where none is known."""
+    reason: Reason
+    """The user's events that weighed most, and the rules applied."""
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """Each model's part of the score, in log-odds, the largest first."""
+        return dict(sorted(self.item.shares.items(), key=lambda pair: (-abs(pair[1]), pair[0])))
+
+
+@dataclass(frozen=True, slots=True)
+class SlateExplanation:
+    """Why each item is on a slate. Prints as a table; `items` has everything."""
+
+    slate: Slate
+    items: tuple[ItemExplanation, ...]
+
+    def table(self) -> Table:
+        """One row per place: what wanted it, by which events, with which probability it was put here."""
+        rows = [
+            (
+                str(one.item.position),
+                one.title,
+                ", ".join(f"{model} {share:+.2g}" for model, share in islice(one.shares.items(), 3)),
+                ", ".join(f"{cause} {fall:+.2g}" for cause, fall in one.reason.because),
+                f"{one.item.propensity:.3g}",
+                "; ".join(one.reason.rules),
+            )
+            for one in self.items
+        ]
+        columns = ("", "item", "wanted by", "because of", "propensity", "rules")
+        return Table(f"{self.slate.scenario} for {self.slate.user_id}: why these", columns, tuple(rows))
+
+    def __str__(self) -> str:
+        return str(self.table())
+
+    def _repr_html_(self) -> str:
+        return self.table()._repr_html_()
+
+
+class Recommender:
+    """Learns from every event, and recommends.
+
+    >>> from streamrec import Recommender
+    >>> shop = Recommender(preset="fast", catalogue=[{"item_id": "mug", "title": "A mug"}])
+    >>> shop.learn(
+    ...     {"type": "purchase", "user_id": f"u{n}", "item_id": item, "ts": 1_700_000_000_000 + 60_000 * n}
+    ...     for n in range(40)
+    ...     for item in ("mug", "tea", "tin")
+    ... )
+    120
+    >>> slate = shop.recommend("a new one", k=2, item_id="tea", scenario="similar")
+    >>> sorted(place.item_id for place in slate.items)
+    ['mug', 'tin']
+    >>> print(shop.show(slate))  # doctest: +ELLIPSIS
+    similar for a new one: 2 of 2 candidates by plackett-luce
+    ...
+    >>> shop.explain(slate).items[0].reason.because[0][0]
+    'tea'
+
+    Time is the log's own: nothing depends on when a log is learned, and the same events give the same slates to the
+    bit. A slate counts as shown, as it does for a worker: what its user does next, learned with `learn`, is credited to
+    it, and what was shown and left alone teaches too. Who only looks should set `attribution={"seen": "impressions"}`.
+    """
+
+    def __init__(
+        self,
+        preset: str | None = None,
+        catalogue: str | Path | Iterable[Item | Row] | Frame | None = None,
+        **settings: object,
+    ) -> None:
+        """An untaught one.
+
+        Args:
+            preset: `default`, or `fast`: fewer models, several times the speed.
+            catalogue: what is known of items beforehand: a file's path, or items, dictionaries or a frame.
+            settings: any of docs/configuration.md, as `learning={"exclude_seen": True}` or
+                `learning__exclude_seen=True`. STREAMREC_... variables count too, as they do for every command.
+
+        Raises:
+            ConfigError: a setting is unknown or does not fit.
+            TableError: the catalogue cannot be read, or has a row that is no item.
+        """
+        chosen = load_settings(None, None, None, "argument", preset=preset, **settings)
+        self._begin(chosen, _catalogue_of(catalogue or chosen.items), MemoryStore(), next_offset=0, clock_ms=0)
+
+    @classmethod
+    def of(cls, settings: Settings, catalogue: CatalogueItems | None = None) -> Recommender:
+        """An untaught one of settings that were read elsewhere."""
+        self = cls.__new__(cls)
+        self._begin(settings, catalogue or CatalogueItems(), MemoryStore(), next_offset=0, clock_ms=0)
+        return self
+
+    def _begin(
+        self,
+        settings: Settings,
+        catalogue: CatalogueItems,
+        store: MemoryStore,
+        *,
+        next_offset: int,
+        clock_ms: int,
+        models: SnapshotDirectory | None = None,
+    ) -> None:
+        self.catalogue = catalogue
+        self._settings = settings
+        self._next = next_offset
+        self._clock_ms = clock_ms
+        self._limits = build_validation_limits(settings)
+        self._watching: list[Callable[[BatchResult], None]] = []
+        self._refused: list[tuple[int, str]] = []
+        self._store = store
+        serving = settings.serving.model_copy(update={"recommend_on": frozenset({EventType.REQUEST})})
+        trends = settings.trends.model_copy(update={"rehearse": True})  # there is no topic to be told them by
+        self._worker = build_worker(
+            settings.model_copy(update={"serving": serving, "trends": trends}),
+            LocalSource(settings.topics.events),
+            LocalSink(self._published, keep=1),
+            store,
+            None,
+            catalogue=catalogue,
+            observer=self._observe,
+        )
+        self._answered = self._worker.pipeline.recommend_on
+        if models is not None:
+            pipeline = self._worker.pipeline
+            pipeline.restore(models.load(models.references()[0], pipeline.schema).arrays)
+        self._worker.assigned([PARTITION])
+
+    # Learn and evaluate
+
+    def learn(self, events: Events, *, answer: bool = False) -> int:
+        """Learn what users did, in the order given; returns how many events were taken.
+
+        A row that is no event is left out, counted, and named in one warning with what is wrong with it; it costs
+        nothing else. So many in a row that whatever makes them must be broken (`limits.max_bad_in_a_row`) are an error.
+        A file is looked through first, and refused whole, before anything of it is learned.
+
+        Args:
+            events: with at least `type`, `user_id`, `ts` in ms or as a `datetime`, and mostly `item_id`; see
+                docs/events.md. A log with other names of columns: `streamrec.replay.logs.open_log`.
+            answer: requests among them are answered, as a worker would have, and what was shown counts as shown; else
+                they are remembered as visits, for nobody saw their slates.
+
+        Raises:
+            LogError, TableError: a file or a frame cannot be read as events.
+            TooManyBadEvents: see above; what came before it was learned.
+        """
+        taken = 0
+
+        def count(batch_result: BatchResult) -> None:
+            nonlocal taken
+            taken += len(batch_result.logged_events)
+            self._clock_ms = max(self._clock_ms, *(logged.event.ts for logged in batch_result.logged_events))
+
+        records, total, row_0 = self._records(events)
+        with self._watched(count), self._answering(self._answered if answer else frozenset()):
+            try:
+                for chunk in _in_portions(records, total, POLL_RECORDS):
+                    self._step(chunk)
+            finally:
+                self._warn(row_0)
+        return taken
+
+    def evaluate(self, events: Events) -> Evaluation:
+        """Learn events, predicting each that counts as interest before it is learned, and say how well that went.
+
+        A basket, which is what a user does at one time, is predicted whole before any of it is known. The figures are
+        those of `streamrec backtest` without a warm-up.
+
+        Raises:
+            As `learn`.
+        """
+        lists = ("fused", *self._worker.pipeline.fusion.models)
+        ranks = [np.empty((len(lists), 0), np.int8)]
+        with self._watched(lambda batch_result: ranks.append(_ranks(batch_result))):
+            self.learn(events)
+        whole = np.concatenate(ranks, axis=1)  # (1 + models, targets)
+        scored = np.ones(whole.shape[1], bool)
+        return Evaluation({name: ranking_metrics(places, scored) for name, places in zip(lists, whole, strict=True)})
+
+    # Recommend and explain
+
+    def recommend(
+        self,
+        user_id: str,
+        k: int | None = None,
+        *,
+        scenario: str = HOME,
+        item_id: str | None = None,
+        basket: Sequence[str] | None = None,
+        query: str | None = None,
+        filters: Filters | Mapping[str, object] | None = None,
+        context: Mapping[str, object] | None = None,
+        session_id: str | None = None,
+        ts: int | None = None,
+        explain: bool = True,
+    ) -> Slate:
+        """The slate for a user now.
+
+        Args:
+            user_id: known or not.
+            k: items at most; by default `serving.k`.
+            scenario: the question: home, similar, bundle, search, ... (docs/scenarios.md).
+            item_id: the item that others are to go with.
+            basket: likewise, several.
+            query: a text to search for.
+            filters: what the items must be, as `{"categories": ["tea"], "price_max": 20}`.
+            context: what else is known of the moment.
+            session_id: of the visit.
+            ts: when, in ms; by default a second after the newest event that was learned.
+            explain: find the reasons too, for `explain`; it takes several times as long as the slate itself.
+
+        Raises:
+            BadEvent: no worker would take such a request; says which field, and what was expected.
+        """
+        if ts is None:
+            ts = self._clock_ms + MOMENT_MS if self._clock_ms else int(time.time() * 1000)
+        said: dict[str, object] = {
+            "user_id": user_id,
+            "ts": ts,
+            "k": k,
+            "scenario": scenario,
+            "item_id": item_id,
+            "basket": basket,
+            "query": query,
+            "filters": None if filters is None else msgspec.to_builtins(filters),
+            "context": context,
+            "session_id": session_id,
+            "explain": explain,
+        }
+        given = {name: value for name, value in said.items() if value is not None}
+        return self._answer(self._asking({"type": EventType.REQUEST.value, **given}))
+
+    def answer(self, request: Event) -> Slate:
+        """The slate for a request as it would stand in a log.
+
+        Raises:
+            BadEvent: as `recommend`.
+        """
+        return self._answer(self._asking(request))
+
+    def check(self, request: Event) -> None:
+        """Raise what `answer` would, and do nothing else.
+
+        Raises:
+            BadEvent: as `recommend`.
+        """
+        event_of(self._asking(request), self._limits)
+
+    def _asking(self, request: Event | Row) -> Record:
+        [record] = records_of([request], self._settings.topics.events, self._next)
+        return record
+
+    def _answer(self, record: Record) -> Slate:
+        event_of(record, self._limits)  # refused before anything has happened
+        found: list[Slate] = []
+        with self._watched(lambda batch_result: found.extend(batch_result.slates.values())):
+            self._step([record])
+        [slate] = found
+        return slate
+
+    def show(self, slate: Slate) -> Table:
+        """The slate with the titles of its items, as far as the catalogue has them."""
+        titles = {place.item_id: self._title(place.item_id) for place in slate.items}
+        return slate.table(titles if self.catalogue else None)
+
+    def explain(self, slate: Slate) -> SlateExplanation:
+        """Why each item of a slate is on it, as was found when it was made.
+
+        Raises:
+            ConfigError: the slate was asked for without reasons.
+        """
+        if slate.items and not slate.reasons:
+            raise ConfigError(f"slate {slate.rec_id} was asked for with explain=False; ask with explain=True")
+        pairs = zip(slate.items, slate.reasons, strict=True)
+        named = [
+            (item, Reason(because=tuple((self._title(c), fall) for c, fall in reason.because), rules=reason.rules))
+            for item, reason in pairs
+        ]
+        return SlateExplanation(
+            slate, tuple(ItemExplanation(item, self._title(item.item_id), reason) for item, reason in named)
+        )
+
+    def user(self, user_id: str) -> inspection.Known | None:
+        """What is known of a user, as plain values (docs/cli.md, `streamrec user`); None of a stranger."""
+        self._worker.checkpoint()
+        return inspection.user(self._store, user_id)
+
+    def _title(self, item_id: str) -> str:
+        return self.catalogue.title(item_id)
+
+    # Save and load
+
+    def save(self, path: str | Path) -> Path:
+        """Write everything that it takes to go on as if nothing had happened into a directory of that name.
+
+        Models go into a safetensors file, the rest into a msgpack file: nothing that runs when it is read. Guarantee:
+        the directory appears under its name when it is complete; one saved there before is replaced.
+
+        Raises:
+            StateError: something else has that name, or the disk refused.
+        """
+        path = Path(path)
+        if path.exists() and not (path / STATE).is_file():
+            raise StateError(f"{path} is there and is no saved recommender: give another name, or remove it")
+        self._worker.checkpoint()
+        draft = path.with_name(path.name + UNFINISHED)
+        shutil.rmtree(draft, ignore_errors=True)
+        pipeline, mark = self._worker.pipeline, self._store.marks()[PARTITION]
+        offsets = {} if mark.watermark is None else {PARTITION: mark.watermark}
+        snapshot = SnapshotDirectory(draft / MODELS, keep=1).save(
+            pipeline.state(), offsets, pipeline.schema, now_ms=self._clock_ms
+        )
+        stored: dict[Kind, dict[str, bytes]] = {}
+        for key, value in self._store.contents(PARTITION).items():
+            stored.setdefault(key.kind, {})[key.name] = value
+        saved = SavedRecommender(
+            settings=self._settings.model_dump(mode="json", exclude={"kafka", "redis", "items"}),
+            catalogue=list(self.catalogue.values()),
+            next_offset=self._next,
+            clock_ms=self._clock_ms,
+            watermark=mark.watermark,
+            snapshot=snapshot,
+            stored=stored,
+        )
+        try:
+            (draft / STATE).write_bytes(msgspec.msgpack.encode(saved))
+            shutil.rmtree(path, ignore_errors=True)
+            draft.rename(path)
+        except OSError as error:
+            raise StateError(f"{path} cannot be written: {error}") from error
+        return path
+
+    @classmethod
+    def load(cls, path: str | Path) -> Recommender:
+        """What was saved there, with the settings it had; variables of the environment do not count.
+
+        Raises:
+            StateMissing: nothing was saved there.
+            StateError: it is not what was saved, or of another version of streamrec.
+        """
+        path = Path(path)
+        if not (path / STATE).is_file():
+            raise StateMissing(f"{path}: expected a directory that `Recommender.save` has written")
+        try:
+            saved = msgspec.msgpack.decode((path / STATE).read_bytes(), type=SavedRecommender)
+            settings = Settings(**saved.settings)
+        except (OSError, ValueError) as error:  # msgspec's and pydantic's errors are ValueErrors
+            raise StateError(f"{path / STATE} is not as this version writes it: {error}") from error
+        store = MemoryStore()
+        if saved.watermark is not None:
+            epoch = store.open(PARTITION).epoch
+            writes = {
+                Key(PARTITION, kind, name): value
+                for kind, values in saved.stored.items()
+                for name, value in values.items()
+            }
+            store.commit(Checkpoint(PARTITION, epoch, saved.watermark, None, writes))
+        models = SnapshotDirectory(path / MODELS, keep=1)
+        if models.latest() != saved.snapshot:
+            raise StateMissing(f"{path / MODELS} lacks snapshot {saved.snapshot}: restore the directory from a copy")
+        self = cls.__new__(cls)
+        self._begin(
+            settings,
+            CatalogueItems(saved.catalogue),
+            store,
+            next_offset=saved.next_offset,
+            clock_ms=saved.clock_ms,
+            models=models,
+        )
+        return self
+
+    def __repr__(self) -> str:
+        items, examples = self._worker.pipeline.features.items.known, self._worker.pipeline.progress.examples
+        return f"<Recommender: {items:,} items, {examples:,} examples, {self._next:,} events>"
+
+    # The way through the worker
+
+    def _records(self, events: Events) -> tuple[Iterator[Record], int | None, int]:
+        """What a broker would hold; how many if that is known; and the offset of row 0."""
+        topic, first = self._settings.topics.events, self._next
+        if isinstance(events, str | Path):
+            events = open_log(Path(events))
+            events.check()
+        if isinstance(events, Log):
+            row_0 = max(first - events.start, 0)  # rows keep their numbers, as long as they go on from what was
+            numbered = (replace(record, offset=row_0 + record.offset) for record in events.records(topic))
+            return numbered, len(events), row_0
+        return records_of(events, topic, first), len(events) if isinstance(events, Sized) else None, first
+
+    def _step(self, records: Sequence[Record]) -> None:
+        """What the worker's loop does with a poll."""
+        self._worker.step(records)
+        self._next = records[-1].offset + 1
+        if self._worker.pipeline.quarantine.sentenced():
+            self._worker.checkpoint()  # a model in danger is rolled back
+
+    def _observe(self, batch_result: BatchResult) -> None:
+        for watch in self._watching:
+            watch(batch_result)
+
+    @contextmanager
+    def _watched(self, watch: Callable[[BatchResult], None]) -> Iterator[None]:
+        self._watching.append(watch)
+        try:
+            yield
+        finally:
+            self._watching.remove(watch)
+
+    @contextmanager
+    def _answering(self, types: frozenset[EventType]) -> Iterator[None]:
+        self._worker.pipeline.recommend_on = types
+        try:
+            yield
+        finally:
+            self._worker.pipeline.recommend_on = self._answered
+
+    def _published(self, record: Record) -> None:
+        letter = opened(record) if record.topic == self._settings.topics.dead_letters else None
+        if letter is not None:
+            self._refused.append((letter.origin.offset, letter.detail))
+
+    def _warn(self, row_0: int) -> None:
+        """Say which rows were left out since the last time; row 0 is at that offset."""
+        refused, self._refused = self._refused, []
+        if not refused:
+            return
+        lines = [f"row {offset - row_0}: {detail}" for offset, detail in refused[:PROBLEMS_SAID]]
+        if len(refused) > PROBLEMS_SAID:
+            lines.append(f"... and {len(refused) - PROBLEMS_SAID} more")
+        warnings.warn("\n  ".join([f"{len(refused)} rows were left out:", *lines]), stacklevel=3)
+
+
+def _catalogue_of(given: str | Path | Iterable[Item | Row] | Frame | None) -> CatalogueItems:
+    if given is None:
+        return CatalogueItems()
+    return read_catalogue(Path(given)) if isinstance(given, str | Path) else items_of(given)
+
+
+def _ranks(batch_result: BatchResult) -> Int8:
+    """(1 + models, targets) of one portion."""
+    ranks: Int8 = batch_result.trial.ranks[:, np.flatnonzero(batch_result.trial.kept)]
+    return ranks
+
+
+def _in_portions(records: Iterator[Record], total: int | None, most: int) -> Iterator[list[Record]]:
+    """At most so many at a time; work that takes longer than a moment shows a bar, where a person looks at stderr."""
+    if not sys.stderr.isatty():
+        while portion := list(islice(records, most)):
+            yield portion
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = TextColumn("learning"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    bar = Progress(
+        *columns, console=Console(stderr=True), auto_refresh=False, transient=True
+    )  # and so without a thread
+    task = bar.add_task("learning", total=total)
+    due_s = time.monotonic() + QUIET_S
+    try:
+        while portion := list(islice(records, most)):
+            yield portion
+            bar.advance(task, len(portion))
+            if time.monotonic() >= due_s:
+                bar.start()
+                bar.refresh()
+                due_s = time.monotonic() + REDRAW_S
+    finally:
+        bar.stop()
