@@ -14,6 +14,7 @@ StreamrecError                      everything below; catch this one at the oute
 │   ├── StaleEpoch                  another worker owns this partition now
 │   ├── SnapshotCorrupt             a snapshot does not match its checksum or its schema
 │   └── StateMissing                the checkpoint names a snapshot that is nowhere to be found
+├── RankerError                     a ranker of others broke the protocol of a backtest
 ├── PromotionRefused                a policy has not shown what it must before it may do more
 └── EmbeddedError                   a broker or a Redis server could not be started here
 
@@ -87,6 +88,10 @@ class SnapshotCorrupt(StateError):
 
 class StateMissing(StateError):
     """The checkpoint names a snapshot that is nowhere to be found."""
+
+
+class RankerError(StreamrecError):
+    """A ranker of others, run beside ours in a backtest, failed or gave what is no ranking; the message names it."""
 
 
 class PromotionRefused(StreamrecError):

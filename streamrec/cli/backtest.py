@@ -19,10 +19,14 @@ def backtest(
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where slates and report go.", show_default=False)],
     warmup: Warmup = 0.1,
     preset: Preset = None,
+    rankers: Annotated[
+        list[str] | None,
+        typer.Option("--ranker", metavar="MODULE:FACTORY", help="Rank by code of your own beside ours. Repeatable."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Run the worker over an old log, predicting each event before it is learned, and report how well that went."""
     from streamrec.cli.commands import backtest as command
 
     settings = rehearsal.settings(preset)
-    command.run(log.part(), settings, out=out, warmup=warmup, as_json=as_json)
+    command.run(log.part(), settings, out=out, warmup=warmup, as_json=as_json, rankers=rankers or ())

@@ -246,6 +246,12 @@ class Pipeline:
                 self.rules.weigh(self.rules_by_query[query], batch, query)
                 batch.candidates.utility[query] += self.rules_by_query[query].boost
 
+    def hidden(self, query: int) -> Int32:
+        """Item indices that must not be recommended to a query of the present portion: known, withdrawn, not due."""
+        [(_, barred)] = self.features.catalogue.spans(self.batch.queries.ts, slice(query, query + 1))
+        excluded = self._queries.excluded.get(query, np.empty(0, np.int32))
+        return np.union1d(excluded, np.flatnonzero(barred)).astype(np.int32)
+
     # Answer
 
     def _answer(self, requests: Sequence[Request]) -> tuple[Mapping[LogPlace, Slate], Mapping[LogPlace, ServedSlate]]:

@@ -184,7 +184,7 @@ class Recommender:
         Args:
             preset: `default`, or `fast`: fewer models, several times the speed.
             catalogue: what is known of items beforehand: a file's path, or items, dictionaries or a frame.
-            settings: any of docs/configuration.md, as `learning={"exclude_seen": True}` or
+            settings: any of docs/11-settings.md, as `learning={"exclude_seen": True}` or
                 `learning__exclude_seen=True`. STREAMREC_... variables count too, as they do for every command.
 
         Raises:
@@ -247,7 +247,7 @@ class Recommender:
 
         Args:
             events: with at least `type`, `user_id`, `ts` in ms or as a `datetime`, and mostly `item_id`; see
-                docs/events.md. A log with other names of columns: `streamrec.replay.logs.open_log`.
+                docs/02-events-and-items.md. A log with other names of columns: `streamrec.replay.logs.open_log`.
             answer: requests among them are answered, as a worker would have, and what was shown counts as shown; else
                 they are remembered as visits, for nobody saw their slates.
 
@@ -310,7 +310,7 @@ class Recommender:
         Args:
             user_id: known or not.
             k: items at most; by default `serving.k`.
-            scenario: the question: home, similar, bundle, search, ... (docs/scenarios.md).
+            scenario: the question: home, similar, bundle, search, ... (docs/03-slates.md).
             item_id: the item that others are to go with.
             basket: likewise, several.
             query: a text to search for.
@@ -392,7 +392,7 @@ class Recommender:
         )
 
     def user(self, user_id: str) -> inspection.Known | None:
-        """What is known of a user, as plain values (docs/cli.md, `streamrec user`); None of a stranger."""
+        """What is known of a user, as plain values (docs/12-commands.md, `streamrec user`); None of a stranger."""
         self._worker.checkpoint()
         return inspection.user(self._store, user_id)
 

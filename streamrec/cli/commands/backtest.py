@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -10,24 +11,37 @@ from rich.table import Table
 
 from streamrec.cli.shared.logs import LogPart, checked
 from streamrec.config.settings import Settings
-from streamrec.evaluation.backtest.report import BacktestResult, against_popularity, new_items_in_words, report_figures
+from streamrec.evaluation.backtest.report import (
+    FUSED,
+    BacktestResult,
+    against_popularity,
+    new_items_in_words,
+    report_figures,
+)
 from streamrec.replay.catalogue_file import read_catalogue
 
 
-def run(part: LogPart, settings: Settings, *, out: Path, warmup: float, as_json: bool) -> None:
+def run(
+    part: LogPart, settings: Settings, *, out: Path, warmup: float, as_json: bool, rankers: Sequence[str] = ()
+) -> None:
     """Check the log, run over it, and print the figures: those of `report.json` as they are, or in short.
+
+    `rankers` of others, to run beside ours, are MODULE:FACTORY each.
 
     Raises:
         TableError, LogError: the log or the catalogue cannot be read as asked; nothing was written.
-        ConfigError: a setting does not fit.
+        ConfigError: a setting does not fit, or a ranker cannot be made.
+        RankerError: a ranker failed.
     """
     log = part.open()
     catalogue = read_catalogue(settings.items) if settings.items is not None else None
     notes = Console(stderr=True)
     checked(log, notes)
     from streamrec.evaluation.backtest.backtest import backtest  # loads every model: a wrong log is told before that
+    from streamrec.evaluation.backtest.foreign import load_rankers
 
-    result = backtest(log, settings, out, warmup=warmup, catalogue=catalogue)
+    others = load_rankers(rankers, taken=(FUSED, *settings.learning.models))
+    result = backtest(log, settings, out, warmup=warmup, catalogue=catalogue, rankers=others)
     done = f"{result.events:,} events in {result.seconds:.0f} s; slates.parquet, report.json and report.html in {out}"
     if as_json:
         print(json.dumps(json.loads((out / "report.json").read_text(encoding="utf-8")), ensure_ascii=False))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import resource
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,6 +22,7 @@ from streamrec.engine.batch_result import BatchResult
 from streamrec.engine.learning.ranking_metrics import SLATE_LENGTH
 from streamrec.engine.pipeline import Pipeline
 from streamrec.evaluation.backtest.calibration import CalibrationRecorder, pairs
+from streamrec.evaluation.backtest.foreign import ForeignRanker, Ranker
 from streamrec.evaluation.backtest.new_items import NewItemRecorder
 from streamrec.evaluation.backtest.report import BacktestResult
 from streamrec.evaluation.backtest.slates import SlateWriter
@@ -48,7 +49,7 @@ class Targets(NamedTuple):
     items: Int32  # (targets,)
     known: list[bool]
     scored: list[bool]
-    ranks: Int8  # (1 + models, targets)
+    ranks: Int8  # (1 + models + rankers of others, targets)
 
 
 class Observer:
@@ -70,6 +71,8 @@ class Observer:
         self.scored: list[bool] = []
         self.ranks: list[Int8] = []
         self.target_contexts = TargetContextRecorder()
+        self.lists: tuple[str, ...] = models  # in the order of ranks, the fused one left out
+        self.foreign: list[ForeignRanker] = []
         self.variety = VarietyRecorder(pipeline.features.items)
         self.new_items = NewItemRecorder(pipeline.features.items)
         self.calibration = CalibrationRecorder()
@@ -104,7 +107,7 @@ class Observer:
             batch.examples.item[examples],
             [trial.known[at] for at in kept],
             [logged.offset >= self._scored_from for logged in logged_events],
-            trial.ranks[:, kept],
+            np.stack([*trial.ranks[:, kept], *(ranker.ranks(batch_result) for ranker in self.foreign)]),
         )
 
     def _record(self, targets: Targets) -> None:
@@ -140,7 +143,7 @@ class Observer:
             scored=targets.scored,
             items=[ids[at] for at in place],
             scores=[scores[at] for at in place],
-            ranks=dict(zip(self._pipeline.fusion.models, targets.ranks[1:], strict=True)),
+            ranks=dict(zip(self.lists, targets.ranks[1:], strict=True)),
         )
 
     def _slates(self, rows: Int64) -> tuple[Int32, Sequence[Sequence[str]], Sequence[Sequence[float]]]:
@@ -173,7 +176,13 @@ class Observer:
 
 
 def backtest(
-    log: Log, settings: Settings, out: Path, *, warmup: float = 0.1, catalogue: CatalogueItems | None = None
+    log: Log,
+    settings: Settings,
+    out: Path,
+    *,
+    warmup: float = 0.1,
+    catalogue: CatalogueItems | None = None,
+    rankers: Mapping[str, Ranker] | None = None,
 ) -> BacktestResult:
     """Run over a log and write `slates.parquet`, `report.json` and `report.html` into `out`.
 
@@ -183,8 +192,10 @@ def backtest(
         out: a directory, made when it is missing.
         warmup: share of the log's rows that is learned but not scored, in [0, 1).
         catalogue: categories of items.
+        rankers: of others, by names that no list of ours has; asked beside ours (`foreign.py`).
 
     Raises:
+        RankerError: one of these failed.
         LogError: the log turned out unreadable after all.
         StreamrecError: the worker stopped.
     """
@@ -197,13 +208,18 @@ def backtest(
     stopwatch = Stopwatch()
     watch_worker(worker, stopwatch)
     stopwatch.watch(worker.fold, "_observer", "write slates.parquet")
-    names = worker.pipeline.fusion.models
+    pipeline = worker.pipeline
+    foreign = [ForeignRanker(name, ranker, pipeline, catalogue or ()) for name, ranker in (rankers or {}).items()]
+    for ranker in foreign:
+        stopwatch.watch(ranker, "ranks", f"ranker {ranker.name}")
+    names = (*pipeline.fusion.models, *(ranker.name for ranker in foreign))
     with SlateWriter(out / SLATES, names) as writer:
-        observer = Observer(worker.pipeline, writer, len(log), log.start, warmup)
+        observer = Observer(pipeline, writer, len(log), log.start, warmup)
+        observer.lists, observer.foreign = names, foreign
         observed.append(observer)
         worker.run()
         seconds = observer.seconds
-    result = _result(log, settings, observer, worker.pipeline, warmup, seconds, stopwatch)
+    result = _result(log, settings, observer, pipeline, warmup, seconds, stopwatch)
     from streamrec.evaluation.backtest.report_files import write_report  # matplotlib is slow to load
 
     write_report(out, result)
@@ -220,7 +236,7 @@ def _result(
     stopwatch: Stopwatch,
 ) -> BacktestResult:
     known_items = pipeline.features.items.known
-    lists = 1 + len(pipeline.fusion.models)
+    lists = 1 + len(observer.lists)
     ranks = np.concatenate(observer.ranks, axis=1) if observer.ranks else np.zeros((lists, 0), np.int8)
     return BacktestResult(
         log=log.table.path.parent.name + "/" + log.table.path.name,
@@ -233,7 +249,7 @@ def _result(
         known=np.array(observer.known, bool),
         scored=np.array(observer.scored, bool),
         ranks=ranks[0],
-        model_ranks=dict(zip(pipeline.fusion.models, ranks[1:], strict=True)),
+        model_ranks=dict(zip(observer.lists, ranks[1:], strict=True)),
         target_contexts=observer.target_contexts.recorded(),
         variety=observer.variety.variety(known_items),
         new_items=observer.new_items.new_items(),
