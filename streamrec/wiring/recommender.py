@@ -125,8 +125,17 @@ class SlateExplanation:
     slate: Slate
     items: tuple[ItemExplanation, ...]
 
+    @property
+    def rules(self) -> tuple[str, ...]:
+        """Every rule that was applied, each once."""
+        return tuple(dict.fromkeys(rule for one in self.items for rule in one.reason.rules))
+
     def table(self) -> Table:
-        """One row per place: what wanted it, by which events, with which probability it was put here."""
+        """One row per place: what wanted it, by which events, with which probability it was put here, by which rules.
+
+        Rules that hold for all of them are in the title.
+        """
+        every = [rule for rule in self.rules if all(rule in one.reason.rules for one in self.items)]
         rows = [
             (
                 str(one.item.position),
@@ -134,12 +143,13 @@ class SlateExplanation:
                 ", ".join(f"{model} {share:+.2g}" for model, share in islice(one.shares.items(), 3)),
                 ", ".join(f"{cause} {fall:+.2g}" for cause, fall in one.reason.because),
                 f"{one.item.propensity:.3g}",
-                "; ".join(one.reason.rules),
+                "; ".join(rule for rule in one.reason.rules if rule not in every),
             )
             for one in self.items
         ]
         columns = ("", "item", "wanted by", "because of", "propensity", "rules")
-        return Table(f"{self.slate.scenario} for {self.slate.user_id}: why these", columns, tuple(rows))
+        title = f"{self.slate.scenario} for {self.slate.user_id}: {'; '.join(['why these', *every])}"
+        return Table(title, columns, tuple(rows))
 
     def __str__(self) -> str:
         return str(self.table())
@@ -192,7 +202,13 @@ class Recommender:
             TableError: the catalogue cannot be read, or has a row that is no item.
         """
         chosen = load_settings(None, None, None, "argument", preset=preset, **settings)
-        self._begin(chosen, _catalogue_of(catalogue or chosen.items), MemoryStore(), next_offset=0, clock_ms=0)
+        self._begin(
+            chosen,
+            _catalogue_of(chosen.items if catalogue is None else catalogue),
+            MemoryStore(),
+            next_offset=0,
+            clock_ms=0,
+        )
 
     @classmethod
     def of(cls, settings: Settings, catalogue: CatalogueItems | None = None) -> Recommender:
@@ -577,4 +593,5 @@ def _in_portions(records: Iterator[Record], total: int | None, most: int) -> Ite
                 bar.refresh()
                 due_s = time.monotonic() + REDRAW_S
     finally:
-        bar.stop()
+        if bar.live.is_started:
+            bar.stop()
