@@ -360,7 +360,7 @@ def test_an_empty_run_is_reported_without_plots(slates: Path, tmp_path: Path) ->
 
 def test_the_whole_name_of_every_model_stands_inside_the_picture() -> None:
     places = np.arange(9)
-    names = ("fused", *tuple(listed_models()), "a model of somebody's own with a name of many words")
+    names = ("fused", *listed_models(), "a model of somebody's own with a name of many words")
     line = plots.Line(places, places / 9, 1_700_000_000_000 + places * 86_400_000)
     drawn = ElementTree.fromstring(plots.over_time("recall_10", dict.fromkeys(names, line)))
     width = float(drawn.attrib["viewBox"].split()[2])
