@@ -15,16 +15,15 @@ because settings are checked by name in many commands that run no model: an entr
 
 from __future__ import annotations
 
-import pkgutil
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import cache
-from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from streamrec.config.entries import by_name, code_of, from_packages
 from streamrec.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -307,16 +306,7 @@ def built(entry: Entry, parts: Any) -> Any:
     Raises:
         ConfigError: there is no such code, or what it made has another name.
     """
-    build = entry.build
-    if isinstance(build, str):
-        try:
-            build = pkgutil.resolve_name(build)
-        except (ImportError, AttributeError, ValueError) as error:
-            raise ConfigError(
-                f"{entry.name!r} is listed as {entry.build!r}, which cannot be loaded ({error}); "
-                "expected module:attribute, a function of its parts"
-            ) from error
-    one = build(parts, **(entry.options if isinstance(entry, ModelEntry) else {}))
+    one = code_of(entry)(parts, **(entry.options if isinstance(entry, ModelEntry) else {}))
     if one.name != parts.name:
         raise ConfigError(f"{entry.name!r} was built under the name {one.name!r}, expected {parts.name!r}")
     return one
@@ -344,7 +334,7 @@ def listing(*entries: Entry) -> Iterator[None]:
 def _listed() -> tuple[Mapping[str, ModelEntry], Mapping[str, RetrieverEntry], Mapping[str, PolicyEntry]]:
     found: list[Entry] = [*MODELS, *RETRIEVERS, *POLICIES]
     for group, kind in GROUPS.items():
-        found += _from_packages(group, kind)
+        found += from_packages(group, kind)
     found += _added
     all_models = [entry for entry in found if isinstance(entry, ModelEntry)]
     proposing = [replace(one.proposes, reads=one.name) for one in all_models if one.proposes is not None]
@@ -356,36 +346,14 @@ def _listed() -> tuple[Mapping[str, ModelEntry], Mapping[str, RetrieverEntry], M
     )
 
 
-def _from_packages(group: str, kind: type[Entry]) -> list[Entry]:
-    found: list[Entry] = []
-    for point in entry_points(group=group):
-        package = f" of package {point.dist.name}" if point.dist is not None else ""
-        place = f"entry point {point.name!r} ({point.value}){package} in group {group}"
-        try:
-            entry = point.load()
-        except Exception as error:
-            raise ConfigError(f"{place} cannot be loaded: {error!r}; mend that package or remove it") from error
-        if not isinstance(entry, kind):
-            raise ConfigError(f"{place} is of type {type(entry).__name__}, expected streamrec's {kind.__name__}")
-        found.append(entry)
-    return sorted(found, key=lambda entry: entry.name)  # the order must not depend on what was installed first
-
-
 _E = TypeVar("_E", ModelEntry, RetrieverEntry, PolicyEntry)
 
 
 def _by_name(kind: str, entries: Sequence[_E]) -> Mapping[str, _E]:
-    found: dict[str, _E] = {}
     for entry in entries:
         if not _NAME.fullmatch(entry.name) or entry.name in _TAKEN:
             raise ConfigError(
                 f"a {kind} cannot be called {entry.name!r}: expected small letters, digits, _ and -, a letter first, "
                 f"and none of {', '.join(sorted(_TAKEN))}"
             )
-        if entry.name in found:
-            raise ConfigError(
-                f"two {kind} entries are called {entry.name!r}, built by {found[entry.name].build} and {entry.build}; "
-                "each needs a name of its own"
-            )
-        found[entry.name] = entry
-    return found
+    return by_name(kind, entries)

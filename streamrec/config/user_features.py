@@ -9,14 +9,12 @@ the group `streamrec.user_features`, which names an entry:
 
 from __future__ import annotations
 
-import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import entry_points
 from typing import TYPE_CHECKING
 
-from streamrec.errors import ConfigError
+from streamrec.config.entries import by_name, code_of, from_packages
 
 if TYPE_CHECKING:
     from streamrec.config.settings import Settings
@@ -75,15 +73,7 @@ def user_features() -> Mapping[str, UserFeatureEntry]:
     Raises:
         ConfigError: an entry point cannot be loaded or names no entry, or a name stands twice.
     """
-    found: dict[str, UserFeatureEntry] = {}
-    for entry in (*USER_FEATURES, *_from_packages()):
-        if entry.name in found:
-            raise ConfigError(
-                f"two user features are called {entry.name!r}, built by {found[entry.name].build} and {entry.build}; "
-                "each needs a name of its own"
-            )
-        found[entry.name] = entry
-    return found
+    return by_name("user feature", (*USER_FEATURES, *_from_packages()))
 
 
 def built(entry: UserFeatureEntry, parts: UserFeatureParts) -> UserFeature:
@@ -92,29 +82,10 @@ def built(entry: UserFeatureEntry, parts: UserFeatureParts) -> UserFeature:
     Raises:
         ConfigError: there is no such code.
     """
-    build = entry.build
-    if isinstance(build, str):
-        try:
-            build = pkgutil.resolve_name(build)
-        except (ImportError, AttributeError, ValueError) as error:
-            raise ConfigError(
-                f"user feature {entry.name!r} is listed as {entry.build!r}, which cannot be loaded ({error}); "
-                "expected module:attribute, a function of its parts"
-            ) from error
-    feature: UserFeature = build(parts)
+    feature: UserFeature = code_of(entry)(parts)
     return feature
 
 
 @cache
 def _from_packages() -> tuple[UserFeatureEntry, ...]:
-    found = []
-    for point in entry_points(group=GROUP):
-        place = f"entry point {point.name!r} ({point.value}) in group {GROUP}"
-        try:
-            entry = point.load()
-        except Exception as error:
-            raise ConfigError(f"{place} cannot be loaded: {error!r}; mend its package or remove it") from error
-        if not isinstance(entry, UserFeatureEntry):
-            raise ConfigError(f"{place} is of type {type(entry).__name__}, expected streamrec's UserFeatureEntry")
-        found.append(entry)
-    return tuple(sorted(found, key=lambda entry: entry.name))  # the order must not depend on what was installed first
+    return tuple(from_packages(GROUP, UserFeatureEntry))

@@ -28,6 +28,7 @@ from streamrec.testing.shop import (
 )
 from streamrec.testing.stores import STORE_CHECKS, check_store
 from streamrec.testing.transports import TRANSPORT_CHECKS, Transport, check_transport
+from streamrec.testing.user_features import check_user_feature
 from streamrec.testing.visits import Visits
 
 __all__ = [
@@ -52,6 +53,7 @@ __all__ = [
     "check_retriever",
     "check_store",
     "check_transport",
+    "check_user_feature",
     "expect",
     "partition_of",
     "records",

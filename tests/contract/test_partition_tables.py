@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from streamrec.config.parts import BASELINE
 from streamrec.config.settings import Settings
 from streamrec.engine.ads import accounts
 from streamrec.engine.ads.accounts import Due
@@ -17,7 +18,7 @@ from streamrec.events import Event, EventType, Slate, SlateItem
 from streamrec.state import Kind
 from streamrec.state.memory import MemoryStore
 from streamrec.transport.local import LocalSink, LocalSource
-from streamrec.wiring import BASELINE, build_worker
+from streamrec.wiring import build_worker
 from streamrec.wiring import worker as wiring_worker
 
 ROOM = 8

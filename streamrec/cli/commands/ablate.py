@@ -67,8 +67,8 @@ def run(part: LogPart, settings: Settings, changes: Ablations, *, out: Path, war
         print(json.dumps(json.loads((out / "ablation.json").read_text(encoding="utf-8")), ensure_ascii=False))
         console.print(done, highlight=False, markup=False, soft_wrap=True)
         return
-    for findings in results:
-        for grid in ablation.markdown_tables(findings):
+    for run_results in results:
+        for grid in ablation.markdown_tables(run_results):
             table = Table(*grid.header, title=grid.title, title_justify="left")
             for row in grid.rows:
                 table.add_row(*row)

@@ -33,7 +33,7 @@ FLUSH_TIMEOUT_S = 30.0
 _MARKED_AT_ONCE = 1_000
 
 
-class Memory(Protocol):
+class RedriveMemory(Protocol):
     """What is remembered of messages sent back; see `state.redrive_journal`."""
 
     def known(self, origins: Sequence[str]) -> list[bool]: ...
@@ -66,7 +66,7 @@ class Redrive:
     def __init__(
         self,
         topic: str,
-        memory: Memory,
+        memory: RedriveMemory,
         refused: Callable[[DeadLetter], BadEvent | None],
         send: Callable[[DeadLetter], None],
         stored: Callable[[], None],

@@ -73,7 +73,7 @@ def run(settings: Settings, question: Question, *, as_json: bool, out: Path | No
     if settlement.outcomes == 0:
         _say(console, f"nothing to judge yet: {outcomes.NONE_YET}")
     _print_arms(console, experiment, question.terms)
-    _print_duel(console, pair)
+    _print_interleaving(console, pair)
     _print_imitation(console, alike)
     if out is not None:
         print(f"report.json and plots in {out}")
@@ -144,7 +144,7 @@ def _print_arms(console: Console, experiment: Experiment, terms: ExperimentDesig
         _say(console, f"no user's window of {hours:g} h is over: wait, or ask with a shorter --window")
 
 
-def _print_duel(console: Console, pair: InterleavingResult | None) -> None:
+def _print_interleaving(console: Console, pair: InterleavingResult | None) -> None:
     if pair is None:
         return
     wins = f"{pair.wins:,} won, {pair.losses:,} lost, {pair.ties:,} ties of {pair.slates:,} slates"

@@ -33,7 +33,7 @@ class Thresholds:
     match_rate: float = 0.8
     """Apprentice: share of slates whose first item it would have chosen too, at least."""
     min_slates: float = 500
-    """Apprentice and shadow: slates to tell it from, at least."""
+    """Apprentice and shadow: slates that the figures are computed from, at least."""
     tolerance: float = 0.05
     """Shadow: the lower bound of its value may lie so far below the baseline's value, as a share of that."""
     min_ess: float = 300
