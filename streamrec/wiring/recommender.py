@@ -10,34 +10,41 @@ and answers, by the objects that a backtest and `streamrec ask` run. So what is 
 
 from __future__ import annotations
 
-import shutil
-import sys
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from itertools import islice
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
+from pydantic import ValidationError
 
 from streamrec.config.settings import Settings, load_settings
 from streamrec.engine.arrays.batch import Int8
-from streamrec.engine.learning.ranking_metrics import RankingMetrics, ranking_metrics
+from streamrec.engine.learning.ranking_metrics import ranking_metrics
 from streamrec.engine.scenarios.scenario import HOME
-from streamrec.errors import ConfigError, StateError, StateMissing
-from streamrec.events import Event, EventType, Filters, Item, Reason, Slate, SlateItem, Table
+from streamrec.errors import ConfigError, StateError
+from streamrec.events import Event, EventType, Filters, Item, Reason, Slate, Table
 from streamrec.replay.catalogue_file import CatalogueItems, read_catalogue
 from streamrec.replay.in_hand import Frame, Row, items_of, records_of
 from streamrec.replay.logs import Log, open_log
-from streamrec.state import Checkpoint, Key, Kind, inspection
+from streamrec.state import inspection
 from streamrec.state.memory import MemoryStore
-from streamrec.state.snapshots import SnapshotDirectory
 from streamrec.transport import Record
 from streamrec.transport.local import LocalSink, LocalSource
+from streamrec.wiring.progress import in_portions
+from streamrec.wiring.recommender_results import Evaluation, ItemExplanation, SlateExplanation
+from streamrec.wiring.saved_recommender import (
+    SavedRecommender,
+    read,
+    read_models,
+    refuse_occupied,
+    stored_by_kind,
+    write,
+)
 from streamrec.wiring.worker import build_validation_limits, build_worker
 from streamrec.worker.dead_letters import opened
 from streamrec.worker.loop import POLL_RECORDS
@@ -54,108 +61,6 @@ MOMENT_MS = 1_000
 """A request that names no time comes so long after the newest event that was learned."""
 PROBLEMS_SAID = 5
 """Rows named in a warning; the others are counted."""
-STATE, MODELS = "recommender.msgpack", "models"
-UNFINISHED = ".unfinished"
-QUIET_S, REDRAW_S = 1.0, 0.2
-
-
-class SavedRecommender(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What lies beside the models' snapshot. `stored` is everything kept of users and items, by kind and name."""
-
-    layout: int = 1
-    settings: dict[str, Any]
-    catalogue: list[Item]
-    next_offset: int
-    clock_ms: int
-    watermark: int | None
-    snapshot: str
-    stored: dict[Kind, dict[str, bytes]]
-
-
-@dataclass(frozen=True, slots=True)
-class Evaluation:
-    """How well each list did, every event predicted before it was learned. Prints as a table.
-
-    `lists` has the fused list first, then each model alone. A target that was never seen before counts as missed.
-    """
-
-    lists: Mapping[str, RankingMetrics]
-
-    @property
-    def fused(self) -> RankingMetrics:
-        """Of what is recommended."""
-        return next(iter(self.lists.values()))
-
-    def table(self) -> Table:
-        """One row per list."""
-        rows = [
-            (name, f"{m.recall_10:.4f}", f"{m.recall_20:.4f}", f"{m.mrr_20:.4f}", f"{m.ndcg_10:.4f}")
-            for name, m in self.lists.items()
-        ]
-        columns = ("", "Recall@10", "Recall@20", "MRR@20", "NDCG@10")
-        return Table(f"{self.fused.targets:,} targets, each ranked before it was learned", columns, tuple(rows))
-
-    def __str__(self) -> str:
-        return str(self.table())
-
-    def _repr_html_(self) -> str:
-        return self.table()._repr_html_()
-
-
-@dataclass(frozen=True, slots=True)
-class ItemExplanation:
-    """Why an item is on a slate."""
-
-    item: SlateItem
-    title: str
-    """The item's, or its id where none is known."""
-    reason: Reason
-    """The user's events that weighed most, and the rules applied."""
-
-    @property
-    def shares(self) -> dict[str, float]:
-        """Each model's part of the score, in log-odds, the largest first."""
-        return dict(sorted(self.item.shares.items(), key=lambda pair: (-abs(pair[1]), pair[0])))
-
-
-@dataclass(frozen=True, slots=True)
-class SlateExplanation:
-    """Why each item is on a slate. Prints as a table; `items` has everything."""
-
-    slate: Slate
-    items: tuple[ItemExplanation, ...]
-
-    @property
-    def rules(self) -> tuple[str, ...]:
-        """Every rule that was applied, each once."""
-        return tuple(dict.fromkeys(rule for one in self.items for rule in one.reason.rules))
-
-    def table(self) -> Table:
-        """One row per place: what wanted it, by which events, with which probability it was put here, by which rules.
-
-        Rules that hold for all of them are in the title.
-        """
-        every = [rule for rule in self.rules if all(rule in one.reason.rules for one in self.items)]
-        rows = [
-            (
-                str(one.item.position),
-                one.title,
-                ", ".join(f"{model} {share:+.2g}" for model, share in islice(one.shares.items(), 3)),
-                ", ".join(f"{cause} {fall:+.2g}" for cause, fall in one.reason.because),
-                f"{one.item.propensity:.3g}",
-                "; ".join(rule for rule in one.reason.rules if rule not in every),
-            )
-            for one in self.items
-        ]
-        columns = ("", "item", "wanted by", "because of", "propensity", "rules")
-        title = f"{self.slate.scenario} for {self.slate.user_id}: {'; '.join(['why these', *every])}"
-        return Table(title, columns, tuple(rows))
-
-    def __str__(self) -> str:
-        return str(self.table())
-
-    def _repr_html_(self) -> str:
-        return self.table()._repr_html_()
 
 
 class Recommender:
@@ -202,19 +107,13 @@ class Recommender:
             TableError: the catalogue cannot be read, or has a row that is no item.
         """
         chosen = load_settings(None, None, None, "argument", preset=preset, **settings)
-        self._begin(
-            chosen,
-            _catalogue_of(chosen.items if catalogue is None else catalogue),
-            MemoryStore(),
-            next_offset=0,
-            clock_ms=0,
-        )
+        self._begin(chosen, _catalogue_of(chosen.items if catalogue is None else catalogue), MemoryStore())
 
     @classmethod
     def of(cls, settings: Settings, catalogue: CatalogueItems | None = None) -> Recommender:
         """An untaught one of settings that were read elsewhere."""
         self = cls.__new__(cls)
-        self._begin(settings, catalogue or CatalogueItems(), MemoryStore(), next_offset=0, clock_ms=0)
+        self._begin(settings, catalogue or CatalogueItems(), MemoryStore())
         return self
 
     def _begin(
@@ -223,14 +122,13 @@ class Recommender:
         catalogue: CatalogueItems,
         store: MemoryStore,
         *,
-        next_offset: int,
-        clock_ms: int,
-        models: SnapshotDirectory | None = None,
+        saved: SavedRecommender | None = None,
+        path: Path = Path(),
     ) -> None:
         self.catalogue = catalogue
         self._settings = settings
-        self._next = next_offset
-        self._clock_ms = clock_ms
+        self._next = 0 if saved is None else saved.next_offset
+        self._clock_ms = 0 if saved is None else saved.clock_ms
         self._limits = build_validation_limits(settings)
         self._watching: list[Callable[[BatchResult], None]] = []
         self._refused: list[tuple[int, str]] = []
@@ -247,9 +145,9 @@ class Recommender:
             observer=self._observe,
         )
         self._answered = self._worker.pipeline.recommend_on
-        if models is not None:
+        if saved is not None:
             pipeline = self._worker.pipeline
-            pipeline.restore(models.load(models.references()[0], pipeline.schema).arrays)
+            pipeline.restore(read_models(path, saved, pipeline.schema))
         self._worker.assigned([PARTITION])
 
     # Learn and evaluate
@@ -281,7 +179,7 @@ class Recommender:
         records, total, row_0 = self._records(events)
         with self._watched(count), self._answering(self._answered if answer else frozenset()):
             try:
-                for chunk in _in_portions(records, total, POLL_RECORDS):
+                for chunk in in_portions(records, total, POLL_RECORDS):
                     self._step(chunk)
             finally:
                 self._warn(row_0)
@@ -427,34 +325,18 @@ class Recommender:
             StateError: something else has that name, or the disk refused.
         """
         path = Path(path)
-        if path.exists() and not (path / STATE).is_file():
-            raise StateError(f"{path} is there and is no saved recommender: give another name, or remove it")
+        refuse_occupied(path)
         self._worker.checkpoint()
-        draft = path.with_name(path.name + UNFINISHED)
-        shutil.rmtree(draft, ignore_errors=True)
-        pipeline, mark = self._worker.pipeline, self._store.marks()[PARTITION]
-        offsets = {} if mark.watermark is None else {PARTITION: mark.watermark}
-        snapshot = SnapshotDirectory(draft / MODELS, keep=1).save(
-            pipeline.state(), offsets, pipeline.schema, now_ms=self._clock_ms
-        )
-        stored: dict[Kind, dict[str, bytes]] = {}
-        for key, value in self._store.contents(PARTITION).items():
-            stored.setdefault(key.kind, {})[key.name] = value
+        pipeline = self._worker.pipeline
         saved = SavedRecommender(
             settings=self._settings.model_dump(mode="json", exclude={"kafka", "redis", "items"}),
             catalogue=list(self.catalogue.values()),
             next_offset=self._next,
             clock_ms=self._clock_ms,
-            watermark=mark.watermark,
-            snapshot=snapshot,
-            stored=stored,
+            watermark=self._store.marks()[PARTITION].watermark,
+            stored=stored_by_kind(self._store, PARTITION),
         )
-        try:
-            (draft / STATE).write_bytes(msgspec.msgpack.encode(saved))
-            shutil.rmtree(path, ignore_errors=True)
-            draft.rename(path)
-        except OSError as error:
-            raise StateError(f"{path} cannot be written: {error}") from error
+        write(path, saved, pipeline.state(), pipeline.schema)
         return path
 
     @classmethod
@@ -466,34 +348,13 @@ class Recommender:
             StateError: it is not what was saved, or of another version of streamrec.
         """
         path = Path(path)
-        if not (path / STATE).is_file():
-            raise StateMissing(f"{path}: expected a directory that `Recommender.save` has written")
+        saved = read(path)
         try:
-            saved = msgspec.msgpack.decode((path / STATE).read_bytes(), type=SavedRecommender)
             settings = Settings(**saved.settings)
-        except (OSError, ValueError) as error:  # msgspec's and pydantic's errors are ValueErrors
-            raise StateError(f"{path / STATE} is not as this version writes it: {error}") from error
-        store = MemoryStore()
-        if saved.watermark is not None:
-            epoch = store.open(PARTITION).epoch
-            writes = {
-                Key(PARTITION, kind, name): value
-                for kind, values in saved.stored.items()
-                for name, value in values.items()
-            }
-            store.commit(Checkpoint(PARTITION, epoch, saved.watermark, None, writes))
-        models = SnapshotDirectory(path / MODELS, keep=1)
-        if models.latest() != saved.snapshot:
-            raise StateMissing(f"{path / MODELS} lacks snapshot {saved.snapshot}: restore the directory from a copy")
+        except ValidationError as error:
+            raise StateError(f"{path} has settings that this version does not take: {error}") from error
         self = cls.__new__(cls)
-        self._begin(
-            settings,
-            CatalogueItems(saved.catalogue),
-            store,
-            next_offset=saved.next_offset,
-            clock_ms=saved.clock_ms,
-            models=models,
-        )
+        self._begin(settings, CatalogueItems(saved.catalogue), saved.store(PARTITION), saved=saved, path=path)
         return self
 
     def __repr__(self) -> str:
@@ -567,31 +428,3 @@ def _ranks(batch_result: BatchResult) -> Int8:
     """(1 + models, targets) of one portion."""
     ranks: Int8 = batch_result.trial.ranks[:, np.flatnonzero(batch_result.trial.kept)]
     return ranks
-
-
-def _in_portions(records: Iterator[Record], total: int | None, most: int) -> Iterator[list[Record]]:
-    """At most so many at a time; work that takes longer than a moment shows a bar, where a person looks at stderr."""
-    if not sys.stderr.isatty():
-        while portion := list(islice(records, most)):
-            yield portion
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = TextColumn("learning"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    bar = Progress(
-        *columns, console=Console(stderr=True), auto_refresh=False, transient=True
-    )  # and so without a thread
-    task = bar.add_task("learning", total=total)
-    due_s = time.monotonic() + QUIET_S
-    try:
-        while portion := list(islice(records, most)):
-            yield portion
-            bar.advance(task, len(portion))
-            if time.monotonic() >= due_s:
-                bar.start()
-                bar.refresh()
-                due_s = time.monotonic() + REDRAW_S
-    finally:
-        if bar.live.is_started:
-            bar.stop()

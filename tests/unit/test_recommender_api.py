@@ -23,6 +23,7 @@ from streamrec.engine.learning.ranking_metrics import ranking_metrics
 from streamrec.errors import BadEvent, ConfigError, LogError, StateError, StateMissing, TableError, TooManyBadEvents
 from streamrec.evaluation.backtest.backtest import backtest
 from streamrec.replay.logs import open_log
+from streamrec.wiring import progress
 from streamrec.wiring import recommender as module
 
 NOW = 1_700_000_000_000
@@ -446,7 +447,7 @@ def test_long_work_shows_a_bar_to_a_person_and_short_work_none(
 ) -> None:
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
-    monkeypatch.setattr(module, "QUIET_S", quiet_s)
+    monkeypatch.setattr(progress, "QUIET_S", quiet_s)
     threads = threading.enumerate()
     assert untaught().learn(iter(visits(600))) == 600
     assert any("learning" in text for text in terminal.written) is drawn
@@ -455,6 +456,6 @@ def test_long_work_shows_a_bar_to_a_person_and_short_work_none(
 
 
 def test_without_a_person_nothing_is_drawn(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(module, "QUIET_S", 0.0)
+    monkeypatch.setattr(progress, "QUIET_S", 0.0)
     untaught().learn(visits(30))
     assert capsys.readouterr() == ("", "")
