@@ -13,13 +13,12 @@ from streamrec.config.groups import Learning, Limits
 from streamrec.config.parts import BASELINE, Finds, ModelEntry, RetrieverEntry, listing
 from streamrec.config.settings import Settings
 from streamrec.engine.arrays.batch import NOTHING, Excluded, Int32, Queries
-from streamrec.engine.arrays.logged_event import LoggedEvent
 from streamrec.engine.pipeline import Pipeline
 from streamrec.engine.retrieval import Retriever
 from streamrec.events import Event, EventType, Item
 from streamrec.replay.catalogue_file import CatalogueItems
 from streamrec.testing.expectations import expect, run_all
-from streamrec.wiring import build_pipeline
+from streamrec.wiring import build_pipeline, run_engine
 
 CAPACITY, ITEMS, K = 256, 80, 30
 MOST = 200
@@ -89,10 +88,7 @@ def run(pipeline: Pipeline, visits: list[tuple[str, str]], first: int = 0) -> No
         Event(type=EventType.VIEW, user_id=user, item_id=item, ts=BEGAN_MS + 100 * (first + at))
         for at, (user, item) in enumerate(visits)
     ]
-    users = pipeline.features.users
-    lacking = users.missing((0, event.user_id) for event in events)
-    users.admit(lacking, [None] * len(lacking), BEGAN_MS)
-    for _ in pipeline.process([LoggedEvent(event, 0, first + at) for at, event in enumerate(events)]):
+    for _ in run_engine(pipeline, events, first=first):
         pass
 
 
