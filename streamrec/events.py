@@ -180,10 +180,10 @@ class Reason(msgspec.Struct, frozen=True, kw_only=True):
     rules: tuple[str, ...] = ()
 
 
-class Table(msgspec.Struct, frozen=True):
+class TextTable(msgspec.Struct, frozen=True):
     """Rows of text for people: lines in a terminal, a table in a notebook. The first column is the rows' name.
 
-    >>> print(Table("two pets", ("", "legs"), (("cat", "4"), ("<budgie>", "2"))))
+    >>> print(TextTable("two pets", ("", "legs"), (("cat", "4"), ("<budgie>", "2"))))
     two pets
               legs
     cat          4
@@ -238,7 +238,7 @@ class Slate(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     reasons: tuple[Reason, ...] = ()
     stale: tuple[str, ...] = ()
 
-    def table(self, titles: Mapping[str, str] | None = None) -> Table:
+    def table(self, titles: Mapping[str, str] | None = None) -> TextTable:
         """One row per place; with the items' `titles` by id, where they are known."""
         named = {} if titles is None else {"title": [titles.get(item.item_id, "") for item in self.items]}
         columns = {
@@ -251,7 +251,7 @@ class Slate(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         title = (
             f"{self.scenario} for {self.user_id}: {len(self.items)} of {self.candidates} candidates by {self.policy}"
         )
-        return Table(title, ("", *columns), tuple(rows))
+        return TextTable(title, ("", *columns), tuple(rows))
 
     def __str__(self) -> str:
         return str(self.table())

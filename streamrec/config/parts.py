@@ -36,7 +36,7 @@ BASELINE = "popularity"
 """The popularity that every list is filled up with and compared to: it is always among the models."""
 
 
-class Need(StrEnum):
+class ModelNeed(StrEnum):
     """What a model reads that is kept only where something reads it."""
 
     TEXTS = "texts"
@@ -89,7 +89,7 @@ class ModelEntry:
     """Presets, beside the default, whose `learning.models` it is among."""
     proposes: RetrieverEntry | None = None
     """The retriever that searches it, if it proposes candidates and does not only score them."""
-    needs: frozenset[Need] = frozenset()
+    needs: frozenset[ModelNeed] = frozenset()
     prior_weight: float | None = None
     """What the fusion trusts it at first, beside the fusion's own default."""
     meant_for: str | None = None
@@ -190,7 +190,7 @@ MODELS = (
         "content",
         f"{_M}.content:ContentModel.build",
         proposes=RetrieverEntry("content", f"{_M}.content:build_retriever", turn=60, about="the nearest by content"),
-        needs=frozenset({Need.TEXTS}),
+        needs=frozenset({ModelNeed.TEXTS}),
         meant_for="kinds",
         forgets=False,
         about="what is about the same, by the catalogue's texts",
@@ -223,7 +223,7 @@ MODELS = (
         "trends",
         f"{_M}.trends:TrendModel.build",
         proposes=_popular("trends", Finds.GAINING, turn=70),
-        needs=frozenset({Need.TRENDS}),
+        needs=frozenset({ModelNeed.TRENDS}),
         meant_for="crazes",
         about="what gains, by windowed counts",
     ),
@@ -295,7 +295,7 @@ def default_models(preset: str = "default") -> tuple[str, ...]:
     )
 
 
-def needed(chosen: Sequence[str], need: Need) -> bool:
+def needed(chosen: Sequence[str], need: ModelNeed) -> bool:
     """Whether one of these models needs it."""
     return any(need in entry.needs for name, entry in models().items() if name in chosen)
 

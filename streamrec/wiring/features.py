@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from streamrec.config import parts as listed
 from streamrec.config import user_features as listed_features
 from streamrec.config.groups import HASHED
-from streamrec.config.parts import Need
+from streamrec.config.parts import ModelNeed
 from streamrec.errors import ConfigError
 from streamrec.replay.catalogue_file import CatalogueItems
 from streamrec.wiring.processor import torch_device
@@ -60,7 +60,7 @@ def build_features(
     made_of = UserFeatureParts(items, known, learning.session_gap_s, learning.collapse_repeats)
     by_name: Mapping[str, Any] = build_user_features(settings, list(scenarios), made_of)
     features = tuple(by_name.values())
-    trends_wanted = told or settings.trends.rehearse or listed.needed(learning.models, Need.TRENDS)
+    trends_wanted = told or settings.trends.rehearse or listed.needed(learning.models, ModelNeed.TRENDS)
     return FeatureStore(
         users=UserTable(limits.max_users, features, items),
         user_features=features,
@@ -149,7 +149,7 @@ def build_texts(settings: Settings) -> TextVectors | None:
     """
     from streamrec.engine.items.text_encoders import TextVectors
 
-    wanted = settings.serving.search or listed.needed(settings.learning.models, Need.TEXTS)
+    wanted = settings.serving.search or listed.needed(settings.learning.models, ModelNeed.TEXTS)
     return TextVectors(build_encoder(settings), settings.learning.content_width) if wanted else None
 
 

@@ -83,9 +83,10 @@ def build_pipeline(
 
 def build_fusion(settings: Settings, models: Sequence[str], user_features: Sequence[UserFeature]) -> Fusion:
     """Joins the scores of the models of these names, and what user features say of candidates."""
-    from streamrec.engine.fusion.fusion import Fusion
+    from streamrec.engine.fusion.fusion import FeedbackUse, Fusion
 
     fusion = settings.fusion
+    use = FeedbackUse.BY_IMPORTANCE if fusion.importance == "inverse" else FeedbackUse.EQUAL
     return Fusion(
         models,
         particles=fusion.particles,
@@ -93,8 +94,7 @@ def build_fusion(settings: Settings, models: Sequence[str], user_features: Seque
         seed=settings.learning.seed,
         prior={name: entry.prior_weight for name, entry in listed.models().items() if entry.prior_weight is not None},
         form=fusion.form,
-        learn_outcomes=fusion.learn_outcomes,
-        weighted=fusion.importance == "inverse",
+        feedback_use=use if fusion.learn_outcomes else FeedbackUse.IGNORED,
         user_features=user_features,
     )
 

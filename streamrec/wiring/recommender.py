@@ -27,7 +27,7 @@ from streamrec.engine.arrays.batch import Int8
 from streamrec.engine.learning.ranking_metrics import ranking_metrics
 from streamrec.engine.scenarios.scenario import HOME
 from streamrec.errors import ConfigError, StateError
-from streamrec.events import Event, EventType, Filters, Item, Reason, Slate, Table
+from streamrec.events import Event, EventType, Filters, Item, Reason, Slate, TextTable
 from streamrec.replay.catalogue_file import CatalogueItems, read_catalogue
 from streamrec.replay.in_hand import Frame, Row, items_of, records_of
 from streamrec.replay.logs import Log, open_log
@@ -36,7 +36,7 @@ from streamrec.state.memory import MemoryStore
 from streamrec.transport import Record
 from streamrec.transport.local import LocalSink, LocalSource
 from streamrec.wiring.progress import in_portions
-from streamrec.wiring.recommender_results import Evaluation, ItemExplanation, SlateExplanation
+from streamrec.wiring.recommender_results import ItemExplanation, PrequentialEvaluation, SlateExplanation
 from streamrec.wiring.saved_recommender import (
     SavedRecommender,
     read,
@@ -185,7 +185,7 @@ class Recommender:
                 self._warn(row_0)
         return taken
 
-    def evaluate(self, events: Events) -> Evaluation:
+    def evaluate(self, events: Events) -> PrequentialEvaluation:
         """Learn events, predicting each that counts as interest before it is learned, and say how well that went.
 
         A basket, which is what a user does at one time, is predicted whole before any of it is known. The figures are
@@ -200,7 +200,9 @@ class Recommender:
             self.learn(events)
         whole = np.concatenate(ranks, axis=1)  # (1 + models, targets)
         scored = np.ones(whole.shape[1], bool)
-        return Evaluation({name: ranking_metrics(places, scored) for name, places in zip(lists, whole, strict=True)})
+        return PrequentialEvaluation(
+            {name: ranking_metrics(places, scored) for name, places in zip(lists, whole, strict=True)}
+        )
 
     # Recommend and explain
 
@@ -283,7 +285,7 @@ class Recommender:
         [slate] = found
         return slate
 
-    def show(self, slate: Slate) -> Table:
+    def show(self, slate: Slate) -> TextTable:
         """The slate with the titles of its items, as far as the catalogue has them."""
         titles = {place.item_id: self._title(place.item_id) for place in slate.items}
         return slate.table(titles if self.catalogue else None)

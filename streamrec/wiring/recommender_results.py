@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from itertools import islice
 
 from streamrec.engine.learning.ranking_metrics import RankingMetrics
-from streamrec.events import Reason, Slate, SlateItem, Table
+from streamrec.events import Reason, Slate, SlateItem, TextTable
 
 
 @dataclass(frozen=True, slots=True)
-class Evaluation:
+class PrequentialEvaluation:
     """How well each list did, every event predicted before it was learned. Prints as a table.
 
     `lists` has the fused list first, then each model alone. A target that was never seen before counts as missed.
@@ -24,14 +24,14 @@ class Evaluation:
         """Of what is recommended."""
         return next(iter(self.lists.values()))
 
-    def table(self) -> Table:
+    def table(self) -> TextTable:
         """One row per list."""
         rows = [
             (name, f"{m.recall_10:.4f}", f"{m.recall_20:.4f}", f"{m.mrr_20:.4f}", f"{m.ndcg_10:.4f}")
             for name, m in self.lists.items()
         ]
         columns = ("", "Recall@10", "Recall@20", "MRR@20", "NDCG@10")
-        return Table(f"{self.fused.targets:,} targets, each ranked before it was learned", columns, tuple(rows))
+        return TextTable(f"{self.fused.targets:,} targets, each ranked before it was learned", columns, tuple(rows))
 
     def __str__(self) -> str:
         return str(self.table())
@@ -68,7 +68,7 @@ class SlateExplanation:
         """Every rule that was applied, each once."""
         return tuple(dict.fromkeys(rule for one in self.items for rule in one.reason.rules))
 
-    def table(self) -> Table:
+    def table(self) -> TextTable:
         """One row per place: what wanted it, by which events, with which probability it was put here, by which rules.
 
         Rules that hold for all of them are in the title.
@@ -87,7 +87,7 @@ class SlateExplanation:
         ]
         columns = ("", "item", "wanted by", "because of", "propensity", "rules")
         title = f"{self.slate.scenario} for {self.slate.user_id}: {'; '.join(['why these', *every])}"
-        return Table(title, columns, tuple(rows))
+        return TextTable(title, columns, tuple(rows))
 
     def __str__(self) -> str:
         return str(self.table())

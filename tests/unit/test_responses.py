@@ -8,7 +8,7 @@ import pytest
 from streamrec.engine.arrays.batch import MicroBatch
 from streamrec.engine.arrays.feedback import SlateFeedback
 from streamrec.engine.fusion.choice_model import FIRST_OUTSIDE, ChoiceModel
-from streamrec.engine.fusion.fusion import Fusion
+from streamrec.engine.fusion.fusion import FeedbackUse, Fusion
 
 MODELS = ("good", "noise")
 PLACES = 8
@@ -62,7 +62,7 @@ def test_the_weight_behind_answers_is_found_whatever_the_policy_prefers_to_show_
     favouring: float, weighted: bool
 ) -> None:
     shoppers = Shoppers(4.0)
-    fusion = Fusion(MODELS, forgetting=1.0, weighted=weighted)
+    fusion = Fusion(MODELS, forgetting=1.0, feedback_use=FeedbackUse.BY_IMPORTANCE if weighted else FeedbackUse.EQUAL)
     for _ in range(150):
         fusion.learn(empty(fusion), [shoppers.slate_feedback(favouring=favouring) for _ in range(32)])
     slates = np.stack([shoppers.features() for _ in range(200)]).astype(np.float64)
@@ -131,7 +131,7 @@ def test_a_bad_number_in_a_lesson_never_reaches_the_weights(bad: float) -> None:
 def test_lessons_that_nobody_wants_teach_nothing() -> None:
     slate_feedback, apprentice = Shoppers(4.0).slate_feedback(), Fusion(MODELS)
     apprentice.imitating = True
-    for fusion in (Fusion(MODELS, learn_outcomes=False), apprentice):
+    for fusion in (Fusion(MODELS, feedback_use=FeedbackUse.IGNORED), apprentice):
         fusion.learn(empty(fusion), [slate_feedback])
         assert fusion.version == 0
 

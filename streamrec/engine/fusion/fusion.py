@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Mapping, Sequence
+from enum import Enum
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -48,6 +49,15 @@ LARGEST_STEP = 0.5
 """No weight moves further than this in one micro-batch."""
 
 
+class FeedbackUse(Enum):
+    """How feedback on slates counts."""
+
+    IGNORED = 0
+    EQUAL = 1
+    BY_IMPORTANCE = 2
+    """The more, the less likely the slate was (`SlateFeedback.importance`)."""
+
+
 class Fusion:
     """Weighs what models say; `models` in the order of their scores."""
 
@@ -60,23 +70,21 @@ class Fusion:
         seed: int = 0,
         prior: Mapping[str, float] | None = None,
         form: str = "linear",
-        learn_outcomes: bool = True,
-        weighted: bool = False,
+        feedback_use: FeedbackUse = FeedbackUse.EQUAL,
         user_features: Sequence[UserFeature] = (),
     ) -> None:
         """`prior` gives the weights of some models' log shares before anything is learned; `form` is linear or mlp.
 
-        Lessons count only with `learn_outcomes`, by their importance when `weighted`. What `user_features` say of
+        What `user_features` say of
         candidates comes after what is known of items.
         """
         self.models = tuple(models)
         self.forgetting = forgetting
         self.seed = seed
-        self.learn_outcomes = learn_outcomes
+        self.learn_outcomes = feedback_use is not FeedbackUse.IGNORED
         self.imitating = False  # examples are the choices of another policy, and only these are learned
-        self.ruled = (
-            False  # and chose under the same rules: what these add to a score is not for the weights to explain
-        )
+        # The other policy chose under the same rules: what these add to a score is not for the weights to explain.
+        self.ruled = False
         count = len(self.models)
         self.names = names(self.models)
         self._user_features = [feature for feature in user_features if feature.names]
@@ -89,10 +97,8 @@ class Fusion:
             self.residual = Residual(self.plain, seed=seed)
             self.names += (RESIDUAL,)
         self.width = len(self.names)
-        self.schema = zlib.crc32(
-            "/".join(self.names).encode()
-        )  # of the names of features: feedback must carry the same
-        self.responses = ChoiceModel(weighted)
+        self.schema = zlib.crc32("/".join(self.names).encode())  # feedback must carry the same
+        self.responses = ChoiceModel(feedback_use is FeedbackUse.BY_IMPORTANCE)
         self._prior_mean = np.zeros(self.width)
         self._prior_mean[self.plain :] = 1.0
         self._prior_mean[:count] = [(prior or {}).get(model, PRIOR_WEIGHT) for model in self.models]
