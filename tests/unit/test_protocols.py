@@ -26,7 +26,7 @@ def understood(monkeypatch: pytest.MonkeyPatch):  # type: ignore[no-untyped-def]
     def parse(arguments: list[str]) -> tuple[Any, Any, float]:
         asked: list[tuple[Any, Any, float]] = []
         monkeypatch.setattr(
-            backtest, "run", lambda part, settings, *, out, warmup, as_json: asked.append((part, settings, warmup))
+            backtest, "run", lambda part, settings, *, warmup, **rest: asked.append((part, settings, warmup))
         )
         app([*arguments, "--out", "nowhere"], standalone_mode=False)
         return asked[0]

@@ -214,7 +214,7 @@ def test_only_what_a_setting_asks_for_is_remembered() -> None:
 def test_a_feature_that_takes_what_is_anothers_is_refused() -> None:
     history = listed.USER_FEATURES[0]
     for entry, said in (
-        (history, "two user features are called 'history'"),
+        (history, "two user feature entries are called 'history'"),
         (UserFeatureEntry("past", history.build), "'recent' of user feature 'past' is taken"),
         (UserFeatureEntry("lost", "acme.nowhere:build"), "'lost' is listed as 'acme.nowhere:build', which cannot be"),
     ):
