@@ -180,7 +180,7 @@ class RecommendationConsumer:
         """Connect to `bootstrap`, waiting at most ten seconds for it.
 
         Raises:
-            TransportError: nobody answers, or there is no such topic.
+            TransportError: no broker answers, or there is no such topic.
             ConfigError: librdkafka does not know a setting.
         """
         self.undecodable = 0

@@ -351,7 +351,7 @@ Amount = Annotated[float, Meta(ge=LEAST_AMOUNT, le=MOST_AMOUNT)]
 class Item(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
     """What the catalogue says of an item. Times are in ms, and are held to the log's own clock.
 
-    `added` is when the item came in: before that nobody knows of it. It may be shown from `available_from` on and
+    `added` is when the item came in: before that it is unknown. It may be shown from `available_from` on and
     before `available_until`. The logarithm of `boost` is added to its score. `vector` is an embedding of its text, its
     picture or both; all items' are equally long.
 

@@ -50,7 +50,7 @@ class UserFeatureEntry:
     build: str | Callable[[UserFeatureParts], UserFeature]
     """A class or function, or where one is: "module:attribute"."""
     on: Wanted = always
-    """Whether a configuration asks for it; what nobody asks for is not remembered."""
+    """Whether a configuration asks for it; what is not asked for is not remembered."""
 
 
 _U = "streamrec.engine.users"
@@ -77,7 +77,7 @@ def user_features() -> Mapping[str, UserFeatureEntry]:
 
 
 def built(entry: UserFeatureEntry, parts: UserFeatureParts) -> UserFeature:
-    """The feature of an entry, of nobody yet.
+    """The feature of an entry, without any user yet.
 
     Raises:
         ConfigError: there is no such code.

@@ -1,4 +1,4 @@
-"""What is remembered of users and items, by everybody for everybody: tables, and every user feature.
+"""What is remembered of users and items, for all parts of the pipeline: tables, and every user feature.
 
 What concerns a user moves with every event; what concerns items moves at learning cuts. Knows nothing of models.
 """

@@ -71,7 +71,7 @@ class PartitionTable(ABC):
 
     @abstractmethod
     def drop(self, partitions: Iterable[int]) -> None:
-        """Forget partitions that belong to somebody else now, changed or not."""
+        """Forget partitions that belong to another worker now, changed or not."""
 
 
 Entry = TypeVar("Entry")

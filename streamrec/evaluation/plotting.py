@@ -73,7 +73,7 @@ def framed_lines(label: str, height_in: float = 3.6) -> tuple[Figure, Axes]:
 def stroke(number: int) -> dict[str, Any]:
     """How line `number` is drawn: the first thicker, being the one to look at, and no two of 32 alike.
 
-    Beside its colour, each line has its own dash: nobody has to tell colours apart.
+    Beside its colour, each line has its own dash, for those who cannot tell colours apart.
     """
     dash = DASHES[(number // len(SERIES) + number) % len(DASHES)]
     return {"color": series(number), "linestyle": dash, "linewidth": 2.6 if number == 0 else 1.6}

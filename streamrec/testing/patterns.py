@@ -115,7 +115,7 @@ def kinds(visits: Visits) -> list[MicroBatch]:
 
 
 def favourites(visits: Visits) -> list[MicroBatch]:
-    """Four times out of five, everybody wants one of the same three items."""
+    """Four times out of five, users want one of the same three items."""
     return [
         visits.batch(
             [
@@ -132,7 +132,7 @@ def favourites(visits: Visits) -> list[MicroBatch]:
 
 
 def fashions(visits: Visits) -> list[MicroBatch]:
-    """Everybody wants the same three items, for an hour, and then three others."""
+    """All users want the same three items, for an hour, and then three others."""
     return [
         visits.batch(
             [
@@ -145,7 +145,7 @@ def fashions(visits: Visits) -> list[MicroBatch]:
 
 
 def crazes(visits: Visits) -> list[MicroBatch]:
-    """Everybody wants the same three items, for five minutes, and then three others: what was wanted most just now is
+    """All users want the same three items, for five minutes, and then three others: what was wanted most just now is
     over.
     """
     return [

@@ -162,7 +162,7 @@ def barred_items_give_their_places_to_the_next_best(bench: RetrieverBench) -> No
 
 
 def a_forgotten_item_is_not_proposed(bench: RetrieverBench) -> None:
-    """An index that names no item any more is proposed to nobody, when the table of items is full."""
+    """An index that names no item any more is never proposed, when the table of items is full."""
     pipeline = bench.pipeline(64, [*UNSEEN[:20], *SAID])
     run(pipeline, [("u0", f"i{n}") for n in range(4)])
     expect(pipeline.features.items.lookup("new0") != NOTHING, "the catalogue's items were expected in the table")
@@ -201,7 +201,7 @@ def a_finder_of_neighbours_finds_what_follows_better_than_popularity(bench: Retr
 
 
 def _proposed_after(pipeline: Pipeline, retriever: Retriever, item: str) -> list[str]:
-    """What is proposed to somebody who has just touched this item and nothing else."""
+    """What is proposed to a user who has just touched this item and nothing else."""
     queries, items = Queries.empty(1), pipeline.features.items
     queries.items[0, 0] = items.lookup(item)
     queries.session[0], queries.seed[0] = 1, sum(map(ord, item))

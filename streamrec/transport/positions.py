@@ -48,7 +48,7 @@ class TopicReader:
         """Connect, waiting at most ten seconds.
 
         Raises:
-            TransportError: nobody answers, or there is no such topic.
+            TransportError: no broker answers, or there is no such topic.
             ConfigError: librdkafka does not know a setting.
         """
         self.topic = topic

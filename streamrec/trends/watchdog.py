@@ -73,7 +73,7 @@ class Watchdog:
         """Give up if this process makes no progress.
 
         Raises:
-            TransportError: nobody says where the log ends.
+            TransportError: no broker says where the log ends.
         """
         now, stored = self._clock(), self._stored()
         if stored is None:

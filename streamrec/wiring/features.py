@@ -39,7 +39,7 @@ def build_features(
     eager: bool = True,
     told: bool = False,
 ) -> FeatureStore:
-    """Nobody met yet, and what the catalogue says of its items.
+    """The features of a configuration: no user yet, and what the catalogue says of its items.
 
     `texts` makes vectors of words, where anything needs them; `eager` and `told` as in `build_pipeline`.
 
@@ -81,7 +81,7 @@ def build_features(
 def build_user_features(
     settings: Settings, scenarios: Sequence[Scenario], made_of: UserFeatureParts
 ) -> dict[str, UserFeature]:
-    """The user features that a configuration asks for, by name, of nobody yet.
+    """The user features that a configuration asks for, by name, without any user yet.
 
     Raises:
         ConfigError: one cannot be built, or two use one name for what is theirs alone.

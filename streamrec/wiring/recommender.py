@@ -163,7 +163,7 @@ class Recommender:
             events: with at least `type`, `user_id`, `ts` in ms or as a `datetime`, and mostly `item_id`; see
                 docs/02-events-and-items.md. A log with other names of columns: `streamrec.replay.logs.open_log`.
             answer: requests among them are answered, as a worker would have, and what was shown counts as shown; else
-                they are remembered as visits, for nobody saw their slates.
+                they are remembered as visits, since their slates were not seen.
 
         Raises:
             LogError, TableError: a file or a frame cannot be read as events.

@@ -222,7 +222,7 @@ class Checkpoints:
         return last_good(self.snapshots, component, self.pipeline.schema, self._learned(), before)
 
     def roll_back(self) -> list[str]:
-        """Bring everybody who is sentenced back to where they were last good, or to the untaught; returns who was.
+        """Roll each part in quarantine back to its last good snapshot, or to the untaught; returns their names.
 
         Reads the disk: to be called between steps.
         """

@@ -69,7 +69,7 @@ class Hooks:
     observer: Callable[[BatchResult], None] | None = None
     """Sees every batch result after it was published and before it is learned (reports, tests)."""
     revised: Callable[[], Plan | None] = lambda: None
-    """Asked at the start and after each checkpoint for a new plan of which policy answers whom; None: as before."""
+    """Asked at the start and after each checkpoint for a new plan of which policy answers which user, if any."""
 
 
 class Worker:
@@ -130,7 +130,7 @@ class Worker:
 
     @property
     def newcomers(self) -> int:
-        """Users met of whom the store knew nothing."""
+        """Users met that the store did not know."""
         return self.pipeline.features.users.newcomers
 
     # The loop

@@ -166,7 +166,7 @@ class StepProcessor:
                 self._metrics.answered(slate)
                 if sent_ms[place] > 0:
                     self._metrics.latency.observe(max(self._wall_ms() - sent_ms[place], 0) / 1000)
-            # A date ahead of its sending must not close everybody's slates.
+            # A date ahead of its sending must not close the slates of all users.
             now_ms = min(logged.event.ts, sent_ms[place]) if sent_ms[place] > 0 else logged.event.ts
             self.open_slates.tick(logged.partition, now_ms, logged.learned)
 

@@ -47,9 +47,9 @@ def run(settings: Settings, *, as_json: bool) -> None:
 
 
 def spending(store: Store, catalogue: CatalogueItems) -> Known | None:
-    """What was spent on the newest day that anything was charged, and on whom; None when nothing ever was.
+    """What was spent on the newest day that anything was charged, and on which ads; None when nothing ever was.
 
-    An ad of the catalogue that nobody clicked is there with 0.
+    An ad of the catalogue without a click is there with 0.
     """
     directories = [msgspec.msgpack.decode(value) for value in store.find(Kind.ACCOUNT, DIRECTORY).values()]
     if not directories:

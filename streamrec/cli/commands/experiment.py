@@ -27,7 +27,7 @@ from streamrec.wiring import build_rollout_store, settled_revision
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What is asked: of which outcomes, on which terms, against whom."""
+    """What is asked: of which outcomes, on which terms, against which arm."""
 
     since: str | None = None
     until: str | None = None
@@ -59,7 +59,7 @@ def run(settings: Settings, question: Question, *, as_json: bool, out: Path | No
     alike = _apprentice(settlement, current, question.terms.alpha)
     report = figures(settlement, question.terms, experiment, pair, alike)
     if out is not None:
-        from streamrec.evaluation.experiments.plots import pictures  # matplotlib, which nobody needs without --out
+        from streamrec.evaluation.experiments.plots import pictures  # matplotlib, needed with --out alone
 
         out.mkdir(parents=True, exist_ok=True)
         (out / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")

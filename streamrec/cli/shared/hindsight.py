@@ -50,7 +50,7 @@ def reasons_now(
 def as_of(stored: bytes, ts: int) -> bytes:
     """A stored user without the newest items, touched after `ts` (ms), nor what was bought or shown from then on.
 
-    An item that was shown again since counts as not shown before: how often it was by then nobody kept.
+    An item that was shown again since counts as not shown before: how often it was by then is not kept.
     """
     user: dict[str, Any] = msgpack.unpackb(stored, strict_map_key=False)
     kept = [touch for touch in user["recent"] if touch[2] <= ts]
@@ -83,7 +83,7 @@ def _restored(settings: Settings, slate: Slate, logged: LoggedEvent, catalogue: 
 
 
 def _candidates(slate: Slate, proposed: Int32, pipeline: Pipeline) -> Int32:
-    """What the slate holds, then what is proposed today, (CANDIDATES,): the slate's own candidates nobody kept."""
+    """What the slate holds, then what is proposed today, (CANDIDATES,): the slate's own candidates are not kept."""
     lookup = pipeline.features.items.lookup
     shown = [index for item in slate.items if (index := lookup(item.item_id)) != NOTHING]
     others = proposed[(proposed != NOTHING) & ~np.isin(proposed, shown)]

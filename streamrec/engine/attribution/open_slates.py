@@ -2,7 +2,7 @@
 
 Every slate falls due when the clock of its partition, which is the newest time in its log, has passed the window and a
 little more for events that come late. Slates are due by the minute, and each minute keeps a list of its users, so that
-nobody is forgotten who never comes back.
+no slate is forgotten whose user never comes back.
 
 Due lists and clock are handed over with the partition, so that a new owner closes what is due at the same place of the
 log. Knows nothing of stores.

@@ -72,7 +72,7 @@ class Affinity(UserFeature):
 
 
 def build(parts: UserFeatureParts) -> Affinity:
-    """Of nobody yet."""
+    """The feature, without any user yet."""
     items = parts.items
     return Affinity(0, items.category, GAINS, items.category_names, items.category_code)
 

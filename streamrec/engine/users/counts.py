@@ -63,7 +63,7 @@ class Counts(UserFeature):
 
 
 def build(parts: UserFeatureParts) -> Counts:
-    """Of nobody yet."""
+    """The feature, without any user yet."""
     return Counts(0)
 
 

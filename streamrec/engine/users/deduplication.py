@@ -43,7 +43,7 @@ class Deduplication(UserFeature):
 
 
 def build(parts: UserFeatureParts) -> Deduplication:
-    """Of nobody yet."""
+    """The feature, without any user yet."""
     return Deduplication(0)
 
 

@@ -104,5 +104,5 @@ class Fatigue(UserFeature):
 
 
 def build(parts: UserFeatureParts) -> Fatigue:
-    """Of nobody yet."""
+    """The feature, without any user yet."""
     return Fatigue()

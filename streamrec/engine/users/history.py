@@ -130,7 +130,7 @@ class History(UserFeature):
 
 
 def build(parts: UserFeatureParts) -> History:
-    """Of nobody yet."""
+    """The feature, without any user yet."""
     return History(0, parts.session_gap_s, parts.collapse_repeats)
 
 

@@ -91,7 +91,7 @@ class PriceLevel(UserFeature):
 
 
 def build(parts: UserFeatureParts) -> PriceLevel:
-    """Of nobody yet."""
+    """The feature, without any user yet."""
     return PriceLevel(0, parts.catalogue.attributes.price, GAINS)
 
 

@@ -78,5 +78,5 @@ class Purchases(UserFeature):
 
 
 def build(parts: UserFeatureParts) -> Purchases:
-    """Of nobody yet."""
+    """The feature, without any user yet."""
     return Purchases()

@@ -75,5 +75,5 @@ class SeenItems(UserFeature):
 
 
 def build(parts: UserFeatureParts) -> SeenItems:
-    """Of nobody yet."""
+    """The feature, without any user yet."""
     return SeenItems()

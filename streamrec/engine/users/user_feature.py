@@ -105,7 +105,7 @@ class UserFeature(ABC):
             setattr(self, name, np.concatenate([array, more]))
 
     def clear(self, rows: Int32) -> None:
-        """These rows belong to somebody new."""
+        """These rows belong to other users from now on."""
         for name, blank in self.arrays.items():
             getattr(self, name)[rows] = blank
 

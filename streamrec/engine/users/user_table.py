@@ -28,7 +28,7 @@ class UserTable(WriteBackTable[int]):
 
     def __init__(self, capacity: int, features: Sequence[UserFeature], items: ItemTable) -> None:
         super().__init__(capacity)
-        self.newcomers = 0  # users met of whom the store knew nothing
+        self.newcomers = 0  # users met that the store did not know
         self._features = features
         self._items = items
         self._rows = 0  # how many there are
