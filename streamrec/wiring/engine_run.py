@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
+from typing import TYPE_CHECKING
 
-from streamrec.engine.arrays.logged_event import LoggedEvent
-from streamrec.engine.batch_result import BatchResult
-from streamrec.engine.pipeline import Pipeline
-from streamrec.events import Event, Slate
+if TYPE_CHECKING:
+    from streamrec.engine.arrays.logged_event import LoggedEvent
+    from streamrec.engine.batch_result import BatchResult
+    from streamrec.engine.pipeline import Pipeline
+    from streamrec.events import Event, Slate
 
 POLL = 512
 
@@ -42,6 +44,8 @@ def answers(pipeline: Pipeline, events: Iterable[Event | LoggedEvent], *, first:
 
 def logged(events: Iterable[Event | LoggedEvent], first: int = 0) -> Iterator[LoggedEvent]:
     """Events with their places in a log, partition 0 from `first` on where they have none."""
+    from streamrec.engine.arrays.logged_event import LoggedEvent  # many commands import this room and run no engine
+
     for at, event in enumerate(events):
         yield event if isinstance(event, LoggedEvent) else LoggedEvent(event, 0, first + at)
 
