@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from streamrec.errors import BadEvent
-from streamrec.events import Event, Item, Outcome, Slate, Trend
+from streamrec.events import Event, Item, Outcome, Slate, Timestamp, Trend
 
 CONTENT_TYPE = "content-type"
 JSON = "application/json"
@@ -34,8 +34,15 @@ _EXPLAINED_BYTES = 16_384  # of a longer message the wrong value is named, but n
 Message = Event | Slate | Outcome | Item | Trend
 Published = TypeVar("Published", Slate, Outcome, Item, Trend)
 
+
+class _Dated(msgspec.Struct):
+    ts: Timestamp
+
+
 _json_event = msgspec.json.Decoder(Event)
 _msgpack_event = msgspec.msgpack.Decoder(Event)
+_json_dated = msgspec.json.Decoder(_Dated)
+_msgpack_dated = msgspec.msgpack.Decoder(_Dated)
 _json_item = msgspec.json.Decoder(Item)
 _msgpack_item = msgspec.msgpack.Decoder(Item)
 _json_encoder = msgspec.json.Encoder()
@@ -61,6 +68,18 @@ def decode_event(
         return (_msgpack_event if packed else _json_event).decode(value)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise _refusal(error, value, packed, max_depth) from None
+
+
+def event_time(
+    value: bytes | None, headers: Iterable[tuple[str, bytes]] = (), *, max_bytes: int = 65_536
+) -> int | None:
+    """The `ts` of the event in a message's value, nothing else of which is looked at; None where there is none."""
+    if not value or len(value) > max_bytes:
+        return None
+    try:
+        return (_msgpack_dated if _is_msgpack(headers) else _json_dated).decode(value).ts
+    except (BadEvent, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
 
 
 def decode_item(

@@ -74,6 +74,8 @@ class Limits(Group):
     """An event dated further than this after its message was sent goes to the dead-letter topic."""
     max_behind_s: Seconds | None = None
     """An event dated further than this before its message was sent goes there too; unset, old logs may be sent."""
+    max_drift_s: Seconds = 21_600.0
+    """While there is a backlog, no partition is read further than this ahead of the slowest, in log time."""
     require_key: bool = True
     """A message without a key goes there too: a user's events would be spread over partitions."""
     max_users: Count = 200_000

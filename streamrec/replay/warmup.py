@@ -10,7 +10,7 @@ Knows nothing of Kafka, Redis or the wall clock.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
@@ -92,6 +92,9 @@ class LogSource:
         """See `Source`."""
         self._paused = False
 
+    def hold(self, partitions: Collection[int]) -> None:
+        """Does nothing: a log is read in its own order."""
+
     def disown(self, partitions: Sequence[int]) -> None:
         """Refused: what is learned here is of all partitions, or of none.
 
@@ -107,9 +110,9 @@ class LogSource:
     def commit(self, positions: Mapping[int, int]) -> None:
         """Does nothing: there are no lag displays for a log."""
 
-    def lag(self) -> int | None:
+    def lags(self) -> dict[int, int | None]:
         """Not known."""
-        return None
+        return {}
 
     def exhausted(self) -> bool:
         """True when the last row was handed out."""

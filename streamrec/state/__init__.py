@@ -115,6 +115,15 @@ class Store(Protocol):
     def marks(self) -> dict[int, PartitionMark]:
         """Every partition ever opened, and where it stands. Raises no epoch."""
 
+    def exchange(self, heads: Mapping[int, int | None]) -> dict[int, int]:
+        """Tell the time (ms) of the next record of partitions held that are behind, None of one that is not.
+
+        Returns what was last told of every partition that is behind. Outlives no outage: it is a hint, not state.
+
+        Raises:
+            StateUnavailable: the store is away.
+        """
+
     def find(self, kind: Kind, name: str) -> dict[int, bytes]:
         """The values stored under one name, by partition.
 

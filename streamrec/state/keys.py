@@ -2,6 +2,7 @@
 
     streamrec:user-events:partitions                  the partitions ever opened (a set)
     streamrec:user-events:rollout                     the rollout's revisions, newest first (a list)
+    streamrec:user-events:heads                       the time of the next record of each partition that is behind
     streamrec:user-events:redrive:NAME                which dead letters were sent back
     streamrec:{user-events:3}:mark                    epoch, turn, watermark, snapshot, seal of partition 3
     streamrec:{user-events:3}:user:ID                 one value; likewise item:, slate:, open:, due:, account:
@@ -48,6 +49,11 @@ class KeySpace:
     def rollout(self) -> bytes:
         """The list of the rollout's revisions."""
         return f"{self.prefix}:{self.topic}:rollout".encode()
+
+    @property
+    def heads(self) -> bytes:
+        """The hash from each partition that is behind to the time of its next record."""
+        return f"{self.prefix}:{self.topic}:heads".encode()
 
     def redrive(self, name: str) -> bytes:
         """What is known of dead letters that were sent back."""

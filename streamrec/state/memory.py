@@ -6,7 +6,7 @@ items. Knows nothing of time, connections or what the values mean.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from threading import Lock
 
@@ -25,6 +25,7 @@ class MemoryStore:
     def __init__(self) -> None:
         self._values: dict[Key, bytes] = {}
         self._marks: dict[int, PartitionMark] = {}
+        self._heads: dict[int, int] = {}
         self._lock = Lock()
 
     def open(self, partition: int) -> PartitionMark:
@@ -88,6 +89,13 @@ class MemoryStore:
         """Every partition ever opened, and where it stands."""
         with self._lock:
             return dict(self._marks)
+
+    def exchange(self, heads: Mapping[int, int | None]) -> dict[int, int]:
+        """Tell how far partitions that are behind have come, and hear it of all."""
+        with self._lock:
+            told = {**self._heads, **heads}
+            self._heads = {partition: ms for partition, ms in told.items() if ms is not None}
+            return dict(self._heads)
 
     def find(self, kind: Kind, name: str) -> dict[int, bytes]:
         """The values stored under one name, by partition."""

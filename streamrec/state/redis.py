@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import uuid
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import islice
@@ -22,6 +22,7 @@ from streamrec.state.refusals import backwards, forgotten, refuse_malformed, res
 MAX_WRITES = 200_000
 MAX_BYTES = 256 * 1024 * 1024
 """Of one checkpoint. Redis serves nobody else while a script runs: 20,000 values of 500 bytes take it about 40 ms."""
+HEADS_TTL_S = 3600
 LONGEST_TTL_S = 100 * 365 * 24 * 3600
 KEYS_PER_MGET = 512
 MGETS_PER_PIPELINE = 64
@@ -172,6 +173,25 @@ class RedisStore:
                 pipe.hmget(self._keys.mark(partition), ["watermark", "snapshot", "epoch", "seal", "refused"])
             stored = dict(zip(partitions, pipe.execute(), strict=True))
         return {partition: _mark(*fields) for partition, fields in stored.items() if fields[2] is not None}
+
+    def exchange(self, heads: Mapping[int, int | None]) -> dict[int, int]:
+        """Tell how far partitions that are behind have come, and hear it of all.
+
+        Raises:
+            StateUnavailable: Redis did not answer.
+        """
+        behind: dict[str | bytes | bytearray | memoryview[int] | float, Any] = {str(partition): ms for partition, ms in heads.items() if ms is not None}
+        caught_up = [partition for partition, ms in heads.items() if ms is None]
+        key = self._keys.heads
+        with self._named_errors("exchanging how far partitions are"), self._client.pipeline(transaction=False) as pipe:
+            if behind:
+                pipe.hset(key, mapping=behind)
+                pipe.expire(key, HEADS_TTL_S)
+            if caught_up:
+                pipe.hdel(key, *caught_up)
+            pipe.hgetall(key)
+            told: dict[bytes, bytes] = pipe.execute()[-1]
+        return {int(partition): int(ms) for partition, ms in told.items()}
 
     def find(self, kind: Kind, name: str) -> dict[int, bytes]:
         """The values stored under one name, by partition."""

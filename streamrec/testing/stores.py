@@ -159,6 +159,14 @@ def looking_at_marks_takes_nothing_from_the_owner(store: Store) -> None:
     store.commit(Checkpoint(5, 1, 1, None))
 
 
+def partitions_that_are_behind_are_heard_of_until_they_have_caught_up(store: Store) -> None:
+    """Each by the time of its next record, whoever told it."""
+    expect_equal(store.exchange({}), {}, "what is told at first")
+    expect_equal(store.exchange({0: 1_000, 1: None}), {0: 1_000}, "what is told then")
+    expect_equal(store.exchange({2: 0, 3: 3_000}), {0: 1_000, 2: 0, 3: 3_000}, "what another hears")
+    expect_equal(store.exchange({0: 2_000, 2: None}), {0: 2_000, 3: 3_000}, "what is told at last")
+
+
 def a_name_is_found_on_every_partition_that_knows_it(store: Store) -> None:
     """By kind."""
     for partition in (0, 1, 2):
@@ -256,6 +264,7 @@ STORE_CHECKS: tuple[Callable[[Store], None], ...] = (
     an_epoch_the_store_never_gave_is_refused,
     a_checkpoint_cannot_write_to_another_partition,
     looking_at_marks_takes_nothing_from_the_owner,
+    partitions_that_are_behind_are_heard_of_until_they_have_caught_up,
     a_name_is_found_on_every_partition_that_knows_it,
     odd_names_are_kept_apart,
     a_large_checkpoint_is_written_in_one_piece,

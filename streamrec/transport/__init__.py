@@ -5,7 +5,7 @@ Knows nothing of events, state or models: a record is bytes with an address.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -71,14 +71,17 @@ class Source(Protocol):
     def resume(self) -> None:
         """Go on where the pause began."""
 
+    def hold(self, partitions: Collection[int]) -> None:
+        """Fetch no more of these, and of all others again. What was fetched before may still be handed out."""
+
     def disown(self, partitions: Sequence[int]) -> None:
         """Return no records of these until they are assigned anew: another worker owns them, whatever Kafka says."""
 
     def commit(self, positions: Mapping[int, int]) -> None:
         """Tell the log's own tools how far we are (lag displays alone; never read back to resume). Does not block."""
 
-    def lag(self) -> int | None:
-        """Records not yet read over the partitions held, None when unknown."""
+    def lags(self) -> Mapping[int, int | None]:
+        """Records not yet read, by partition held; None for one of which it is not known."""
 
     def connected(self) -> bool:
         """False while no broker can be reached."""

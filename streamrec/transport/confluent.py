@@ -7,7 +7,7 @@ Reference: librdkafka's INTRODUCTION.md (rebalancing, idempotent producer) and C
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from confluent_kafka import (
     OFFSET_BEGINNING,
@@ -88,6 +88,8 @@ class KafkaSource:
         self._idle_since: float | None = None
         self._closed = False
         self._paused = False
+        self._held_back: set[int] = set()
+        self._ended_at: dict[int, int] = {}  # per partition, where the broker last said that nothing more comes
         self._passed_over: set[int] = set()  # partitions of which something came during the pause all the same
         self._down_since: float | None = None
         self._skip_gaps = skip_gaps
@@ -108,6 +110,8 @@ class KafkaSource:
                 "enable.auto.commit": False,
                 # Out-of-range positions surface as an error instead of a jump; see `_STARTS` for the default start.
                 "auto.offset.reset": "error",
+                # A transaction's marker is an offset that no record comes of: only the end that is told lies behind it.
+                "enable.partition.eof": True,
                 "error_cb": self._on_error,
                 "on_commit": self._on_commit,
             },
@@ -163,6 +167,7 @@ class KafkaSource:
         for partition, offset in positions.items():
             if partition not in self._positions:
                 raise TransportError(f"topic {self._topic!r}: cannot seek partition {partition}, it is not held here")
+            self._ended_at.pop(partition, None)
             self._seek(TopicPartition(self._topic, partition, offset))
             self._positions[partition] = offset
 
@@ -174,10 +179,18 @@ class KafkaSource:
     def resume(self) -> None:
         """See `Source`."""
         self._paused = False
-        self._consumer.resume(self._held())
+        self._consumer.resume([place for place in self._held() if place.partition not in self._held_back])
         again = {partition: self._positions.get(partition) for partition in self._passed_over}
         self._passed_over.clear()
         self.seek({partition: position for partition, position in again.items() if position is not None})
+
+    def hold(self, partitions: Collection[int]) -> None:
+        """See `Source`."""
+        before, self._held_back = self._held_back, set(partitions) & self._positions.keys()
+        self._consumer.pause([TopicPartition(self._topic, p) for p in self._held_back - before])
+        if not self._paused:
+            again = (before - self._held_back) & self._positions.keys()
+            self._consumer.resume([TopicPartition(self._topic, p) for p in again])
 
     def disown(self, partitions: Sequence[int]) -> None:
         """See `Source`."""
@@ -185,6 +198,7 @@ class KafkaSource:
         self._consumer.pause([TopicPartition(self._topic, partition) for partition in theirs])
         for partition in theirs:
             del self._positions[partition]
+            self._ended_at.pop(partition, None)
 
     def commit(self, positions: Mapping[int, int]) -> None:
         """Tell Kafka's tools how far we are; asynchronous, refusals are counted in `failed_commits`."""
@@ -196,17 +210,9 @@ class KafkaSource:
         except KafkaException:
             self.failed_commits += 1
 
-    def lag(self) -> int | None:
-        """Records between our position and the end as last heard from the broker; never blocks."""
-        total = 0
-        for partition, position in self._positions.items():
-            first, end = self._known_range(partition)
-            if end is None:
-                return None
-            if position is None:  # nothing read yet: we stand where a partition starts by default
-                position = first if self._start == OFFSET_BEGINNING else end
-            total += max(0, end - position)
-        return total if self._positions else None
+    def lags(self) -> dict[int, int | None]:
+        """See `Source`: to the end as last heard from the broker; never blocks."""
+        return {partition: self._lag(partition, position) for partition, position in self._positions.items()}
 
     def connected(self) -> bool:
         """See `Source`."""
@@ -240,6 +246,7 @@ class KafkaSource:
         self._positions.update({number: starts.get(number) for number in numbers})
         consumer.incremental_assign([self._at(number, starts.get(number)) for number in numbers])
         new = [TopicPartition(self._topic, number) for number in numbers]
+        self._held_back -= set(numbers)
         (consumer.pause if self._paused else consumer.resume)(new)  # a pause outlives its assignment
 
     def _on_revoke(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
@@ -260,6 +267,7 @@ class KafkaSource:
             self._failure = error
         for number in numbers:
             self._positions.pop(number, None)
+            self._ended_at.pop(number, None)
         consumer.incremental_unassign(partitions)
 
     def _at(self, partition: int, offset: int | None) -> TopicPartition:
@@ -277,10 +285,12 @@ class KafkaSource:
     # What came of a poll.
 
     def _accept(self, message: Message) -> Record | None:
+        partition, offset = message.partition() or 0, message.offset() or 0
         if (error := message.error()) is not None:
+            if error.code() == KafkaError._PARTITION_EOF and partition in self._positions:
+                self._ended_at[partition] = offset
             self._judge(error, message.partition())
             return None
-        partition, offset = message.partition() or 0, message.offset() or 0
         position = self._positions.get(partition, _NOT_HELD)
         # A batch may hold messages fetched before a partition left, or before a seek: they are not ours to handle.
         if position is not None and offset < position:
@@ -362,6 +372,15 @@ class KafkaSource:
                     continue
                 if position > end:
                     raise self._out_of_range(partition, f"the log ends at {end}")
+
+    def _lag(self, partition: int, position: int | None) -> int | None:
+        first, end = self._known_range(partition)
+        ended_at = self._ended_at.get(partition)
+        if end is None:
+            return None if ended_at is None else 0
+        if position is None:  # nothing read yet: we stand where a partition starts by default
+            position = first if self._start == OFFSET_BEGINNING else end
+        return max(0, end - max(position, ended_at or 0))
 
     def _known_range(self, partition: int) -> tuple[int, int | None]:
         """(first offset, end) as of the last fetch; end None before the first."""

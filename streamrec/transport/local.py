@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from bisect import bisect_left
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
 from streamrec.errors import PublishFailed, TransportError
 from streamrec.transport import Assignee, Record
@@ -51,6 +51,7 @@ class LocalSource:
         self._turn = 0
         self._paused = False
         self._disowned: set[int] = set()
+        self._held_back: set[int] = set()
         self._closed = False
         self.committed: dict[int, int] = {}
         if isinstance(records, list | tuple):
@@ -125,6 +126,10 @@ class LocalSource:
         """See `Source`."""
         self._paused = False
 
+    def hold(self, partitions: Collection[int]) -> None:
+        """See `Source`."""
+        self._held_back = set(partitions)
+
     def disown(self, partitions: Sequence[int]) -> None:
         """See `Source`; nobody else assigns partitions here, so it is for good."""
         self._disowned.update(partitions)
@@ -133,12 +138,10 @@ class LocalSource:
         """Remember how far the reader is, in `committed`."""
         self.committed.update(positions)
 
-    def lag(self) -> int | None:
-        """Records not yet read; None for a lazy log that has not been read to its end."""
+    def lags(self) -> dict[int, int | None]:
+        """See `Source`; not known of a lazy log that has not been read to its end."""
         with self._changed:
-            lags = [self._logs[partition].after(position) for partition, position in self._positions.items()]
-        known = [lag for lag in lags if lag is not None]
-        return sum(known) if lags and len(known) == len(lags) else None
+            return {partition: self._logs[partition].after(at) for partition, at in self._positions.items()}
 
     def connected(self) -> bool:
         """Always: the log is here."""
@@ -146,7 +149,7 @@ class LocalSource:
 
     def exhausted(self) -> bool:
         """True when every record was read and none can be appended any more."""
-        return not self._growing and bool(self._positions) and self.lag() == 0
+        return not self._growing and bool(self._positions) and all(lag == 0 for lag in self.lags().values())
 
     def close(self) -> None:
         """Hand all partitions back."""
@@ -173,7 +176,7 @@ class LocalSource:
         count = len(self._logs)
         for place in range(count):
             partition = (self._turn + place) % count
-            if partition in self._disowned:
+            if partition in self._disowned or partition in self._held_back:
                 continue
             part = self._logs[partition].read(self._positions[partition], max_records - len(records))
             if part:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from streamrec.replay.catalogue_file import read_catalogue
@@ -27,19 +28,29 @@ def connect_worker(settings: Settings) -> Worker:
     from streamrec.state.snapshots import SnapshotDirectory
     from streamrec.transport.confluent import KafkaSource
     from streamrec.transport.confluent_follower import KafkaFollower
+    from streamrec.transport.time_order import TimeOrderedSource
+    from streamrec.worker.drift import Drift
     from streamrec.worker.http import serve
+    from streamrec.worker.memory import Clocks
+    from streamrec.worker.validation import log_time
 
     catalogue = read_catalogue(settings.items) if settings.items is not None else None
+    store = build_store(settings)
+    partitions = KafkaSource(
+        settings.topics.events,
+        settings.kafka,
+        settings.group_id,
+        skip_gaps=settings.checkpoints.on_gap == "skip",
+    )
     worker = build_worker(
         settings,
-        KafkaSource(
-            settings.topics.events,
-            settings.kafka,
-            settings.group_id,
-            skip_gaps=settings.checkpoints.on_gap == "skip",
+        TimeOrderedSource(
+            partitions,
+            partial(log_time, max_bytes=settings.limits.max_message_bytes),
+            Drift(store.exchange, settings.limits.max_drift_s, Clocks()).limit,
         ),
         kafka_sink(settings),
-        build_store(settings),
+        store,
         SnapshotDirectory(settings.checkpoints.directory, settings.checkpoints.keep),
         catalogue=catalogue,
         revised=following(settings, build_rollout_store(settings)),

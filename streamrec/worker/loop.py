@@ -235,7 +235,7 @@ class Worker:
         """
         self._save()
         self._let_go_disowned()
-        self.metrics.lag.set(self._source.lag() or 0)
+        self.metrics.lag.set(sum(lag or 0 for lag in self._source.lags().values()))
         self.metrics.skipped.set(self._source.skipped_records)
         for name, count in self.pipeline.refused_updates().items():
             self.metrics.refused.labels(name).set(count)

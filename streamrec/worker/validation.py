@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from streamrec.codec import decode_event
+from streamrec.codec import decode_event, event_time
 from streamrec.engine.arrays.logged_event import LoggedEvent
 from streamrec.engine.scenarios.scenario import Needs, hold_to
 from streamrec.errors import BadEvent, TooManyBadEvents
@@ -108,6 +108,14 @@ class EventValidator:
                 f"behind, start with limits.max_bad_in_a_row above {self._validation_limits.max_bad_in_a_row} "
                 "for a while"
             )
+
+
+def log_time(record: Record, max_bytes: int) -> int:
+    """The time that a record counts at, in ms: its event's, at most its own; its own where it holds no event."""
+    ts = event_time(record.value, record.headers, max_bytes=max_bytes)
+    if ts is None:
+        return record.timestamp_ms
+    return min(ts, record.timestamp_ms) if record.timestamp_ms > 0 else ts
 
 
 def event_of(record: Record, validation_limits: ValidationLimits) -> Event:

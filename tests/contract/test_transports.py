@@ -16,6 +16,7 @@ from streamrec.testing.transports import Reader
 from streamrec.transport import Record, Sink, Source
 from streamrec.transport.confluent import KafkaSink, KafkaSource
 from streamrec.transport.local import LocalSink, LocalSource
+from streamrec.transport.time_order import TimeOrderedSource
 from streamrec.transport.topics import MissingTopic, apply
 
 
@@ -67,13 +68,22 @@ class KafkaTransport:
         return KafkaSink(self._broker.settings)
 
 
-@pytest.fixture(params=["local", "kafka-on-tansu", "kafka-on-apache"])
+class TimeOrdered:
+    """Another transport, its partitions read as one log."""
+
+    def __init__(self, transport: Transport) -> None:
+        self.topic, self.sink, self._transport = transport.topic, transport.sink, transport
+
+    def source(self, topic: str) -> Source:
+        return TimeOrderedSource(self._transport.source(topic), lambda record: record.timestamp_ms)
+
+
+@pytest.fixture(params=["local", "local in time order", "tansu", "apache_kafka", "apache_kafka in time order"])
 def transport(request: pytest.FixtureRequest) -> Transport:
     """Every transport in turn."""
-    if request.param == "local":
-        return LocalTransport()
-    broker: EmbeddedBroker = request.getfixturevalue("tansu" if "tansu" in request.param else "apache_kafka")
-    return KafkaTransport(broker)
+    name, _, ordered = request.param.partition(" ")
+    transport = LocalTransport() if name == "local" else KafkaTransport(request.getfixturevalue(name))
+    return TimeOrdered(transport) if ordered else transport
 
 
 @pytest.mark.parametrize("check", TRANSPORT_CHECKS, ids=lambda check: check.__name__)
@@ -96,7 +106,7 @@ def test_a_lazy_log_is_drawn_only_as_it_is_read() -> None:
     source.subscribe(Reader())
     assert [record.offset for record in source.poll(10, 0.0)] == list(range(10))
     assert len(drawn) == 10
-    assert source.lag() is None
+    assert source.lags() == {0: None}
     assert not source.exhausted()
 
 

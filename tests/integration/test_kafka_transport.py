@@ -216,7 +216,7 @@ def test_a_latest_start_skips_what_is_there(apache_kafka: EmbeddedBroker) -> Non
     apply([MissingTopic("latest", 1, 1)], apache_kafka.settings)
     fill(apache_kafka.settings, "latest", 5)
     member = Member(KafkaSource("latest", {**apache_kafka.settings, "auto.offset.reset": "latest"}, "g-latest"), {})
-    until(lambda: member.held == {0} and member.source.lag() == 0, member.step)
+    until(lambda: member.held == {0} and member.source.lags() == {0: 0}, member.step)
     fill(apache_kafka.settings, "latest", 3)
     until(lambda: len(member.read) == 3, member.step)
     assert member.read == [(0, 5), (0, 6), (0, 7)]
