@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
@@ -26,15 +26,11 @@ def warmup(
     passes: Annotated[
         int, typer.Option("--passes", metavar="N", min=1, help="How often models with a memory of examples use it.")
     ] = 1,
-    partitioner: Annotated[
-        Literal["crc32", "murmur2"] | None,
-        typer.Option("--partitioner", help="How producers spread users; without it, as the topic shows."),
-    ] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Forget what workers have learned so far.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Learn a historical log before the first worker starts; the worker goes on in the topic where the log ends."""
     from streamrec.cli.commands import warmup as command
 
-    plan = command.WarmupPlan(until, start, passes, partitioner, fresh)
+    plan = command.WarmupPlan(until, start, passes, fresh)
     command.run(log.part(), connection.settings(items=items), plan, as_json=as_json)

@@ -40,6 +40,8 @@ class Topics(Group):
     """Windowed counts per item, compacted."""
     dead_letters: str = "user-events.dlq"
     """Messages that could not be used, as read, with the reason in headers."""
+    partitioner: Literal["murmur2", "crc32", "other"] = "murmur2"
+    """How producers of events place keys: as Java clients, as librdkafka does by default, or some way not checked."""
     partitions: Count = 6
     """Partitions of each topic made by `streamrec topics apply`."""
     replication_factor: Count = 1

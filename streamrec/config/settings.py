@@ -176,6 +176,11 @@ def load_settings(
         for path, value in _leaves(layer):
             _put(values, path, value, source)
             sources[path] = source
+    if ("kafka", "partitioner") in sources:
+        raise ConfigError(
+            f"setting kafka.partitioner ({sources['kafka', 'partitioner']}) cannot be set: topics.partitioner says how "
+            "keys are placed, murmur2 (librdkafka's murmur2_random) or crc32 (consistent_random)"
+        )
     try:
         return Settings(**values)
     except ValidationError as error:

@@ -180,12 +180,12 @@ class RedisStore:
         Raises:
             StateUnavailable: Redis did not answer.
         """
-        behind: dict[str | bytes | bytearray | memoryview[int] | float, Any] = {str(partition): ms for partition, ms in heads.items() if ms is not None}
+        behind = [part for partition, ms in heads.items() if ms is not None for part in (partition, ms)]
         caught_up = [partition for partition, ms in heads.items() if ms is None]
         key = self._keys.heads
         with self._named_errors("exchanging how far partitions are"), self._client.pipeline(transaction=False) as pipe:
             if behind:
-                pipe.hset(key, mapping=behind)
+                pipe.hset(key, items=behind)
                 pipe.expire(key, HEADS_TTL_S)
             if caught_up:
                 pipe.hdel(key, *caught_up)

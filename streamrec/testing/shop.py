@@ -12,7 +12,6 @@ to the next. The recount adds events up one by one and knows nothing of how a wo
 from __future__ import annotations
 
 import random
-import zlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ from dataclasses import dataclass, field
 from streamrec.codec import CONTENT_TYPE, MSGPACK, encode_event
 from streamrec.events import Event, EventType
 from streamrec.transport import Record
+from streamrec.transport.partitioners import murmur2
 
 STARTED_MS = 1_704_067_200_000  # 2024-01-01: in the past wherever tests run, so no event is dated ahead of its sending
 HEADERS = ((CONTENT_TYPE, MSGPACK.encode()),)
@@ -90,8 +90,8 @@ def shop(
 
 
 def partition_of(user_id: str, partitions: int) -> int:
-    """A user's partition, as Kafka's default partitioner of librdkafka has it (CRC32 of the key)."""
-    return zlib.crc32(user_id.encode()) % partitions
+    """A user's partition, as producers have it unless they are told otherwise."""
+    return murmur2(user_id.encode(), partitions)
 
 
 def records(topic: str, log: Iterable[Event], partitions: int = 1) -> list[Record]:

@@ -14,6 +14,7 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from streamrec.errors import PublishDelayed, PublishFailed
 from streamrec.transport.librdkafka import HOPELESS, LOG, Settings, connect, for_producer
+from streamrec.transport.partitioners import LIBRDKAFKA
 
 PARTITIONER_CHOOSES = -1
 
@@ -38,6 +39,7 @@ class KafkaSink:
         config: dict[str, Any] = {
             "linger.ms": 5,
             "compression.type": "lz4",
+            "partitioner": LIBRDKAFKA["murmur2"],  # as most clients have it: a user's events belong together
             "queue.buffering.max.messages": 100_000,
             "queue.buffering.max.kbytes": 65_536,
             **for_producer(settings),

@@ -1,4 +1,4 @@
-"""The partition that a producer puts a key on: a warm-up learns each user where the user's live events will come.
+"""The partition that a producer puts a key on: a user's events come to one worker only if all producers agree.
 
 Knows nothing of brokers. Sources: librdkafka's `rd_kafka_msg_partitioner_consistent` (CRC32, its default) and Apache
 Kafka's `Utils.murmur2` (the Java client's default).
@@ -18,23 +18,18 @@ _FACTOR = 0x5BD1E995
 
 
 def crc32(key: bytes, partitions: int) -> int:
-    """The default of librdkafka, and so of most clients that are not Java."""
+    """The default of librdkafka."""
     return zlib.crc32(key) % partitions
 
 
 def murmur2(key: bytes, partitions: int) -> int:
-    """The default of the Java client, Kafka Connect and Kafka Streams."""
+    """The default of the Java client, Kafka Connect, Kafka Streams, kafka-python, kafkajs and franz-go."""
     return (_murmur2(key) & 0x7FFFFFFF) % partitions
 
 
 PARTITIONERS: Mapping[str, Partitioner] = {"crc32": crc32, "murmur2": murmur2}
-LIBRDKAFKA: Mapping[str, str] = {
-    "consistent": "crc32",
-    "consistent_random": "crc32",
-    "murmur2": "murmur2",
-    "murmur2_random": "murmur2",
-}
-"""What librdkafka's `partitioner` setting calls them. Those named random differ for messages without a key alone."""
+LIBRDKAFKA: Mapping[str, str] = {"crc32": "consistent_random", "murmur2": "murmur2_random"}
+"""What librdkafka's `partitioner` setting calls them; messages without a key go anywhere."""
 
 
 def _murmur2(key: bytes) -> int:

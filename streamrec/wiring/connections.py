@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from streamrec.engine.rollout.revisions import RolloutStore
     from streamrec.state import Store
     from streamrec.state.redrive_journal import RedriveJournal
-    from streamrec.transport import Sink
+    from streamrec.transport.confluent_sink import KafkaSink
     from streamrec.worker.loop import Worker
 
 
@@ -100,8 +100,10 @@ def build_redriven(settings: Settings) -> RedriveJournal:
     )
 
 
-def kafka_sink(settings: Settings) -> Sink:
-    """A producer to the configured Kafka."""
-    from streamrec.transport.confluent import KafkaSink
+def kafka_sink(settings: Settings) -> KafkaSink:
+    """A producer to the configured Kafka, which places keys as the others do."""
+    from streamrec.transport.confluent_sink import KafkaSink
+    from streamrec.transport.partitioners import LIBRDKAFKA
 
-    return KafkaSink(settings.kafka)
+    named = LIBRDKAFKA.get(settings.topics.partitioner)
+    return KafkaSink(settings.kafka if named is None else {**settings.kafka, "partitioner": named})

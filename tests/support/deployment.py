@@ -100,7 +100,7 @@ class Deployment:
             "group_id": name,
             "kafka": dict(kafka),
             "redis": {"url": redis_url, "prefix": name},
-            "topics": {**topics, "partitions": partitions},
+            "topics": {**topics, "partitions": partitions, **groups.pop("topics", {})},
             "checkpoints": {"interval_s": 0.3, "share": 0.5, "directory": directory / "snapshots"},
             **preset_settings(preset),
             "learning": {"device": "cpu", **preset_settings(preset).get("learning", {})},
@@ -135,9 +135,9 @@ class Deployment:
         """Publish events and wait until they are stored."""
         from contextlib import closing
 
-        from streamrec.transport.confluent import KafkaSink
+        from streamrec.wiring import kafka_sink
 
-        with closing(KafkaSink(self.settings.kafka)) as sink:
+        with closing(kafka_sink(self.settings)) as sink:
             for event in log:
                 value = encode_event(event, MSGPACK)
                 sink.publish(self.settings.topics.events, event.user_id.encode(), value, HEADERS)

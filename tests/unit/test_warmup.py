@@ -29,6 +29,7 @@ from streamrec.state.snapshots import SnapshotDirectory
 from streamrec.testing import partition_of, records, recount, requests, shop
 from streamrec.transport import Record
 from streamrec.transport.local import LocalSink, LocalSource
+from streamrec.transport.partitioners import crc32, murmur2
 from streamrec.wiring import build_warmup, build_worker
 from streamrec.worker.loop import Worker
 
@@ -318,27 +319,18 @@ def test_a_time_that_is_none_is_told_with_its_option() -> None:
         moment_of("yesterday", "--until")
 
 
-JAVA = [Record(TOPIC, partition, 0, key, b"") for key, partition in ((b"21", 0), (b"foobar", 2), (b"abc", 3))]
-"""Three keys on four partitions, put there by murmur2; CRC32 would put two of them elsewhere."""
+def placed_by(name: str) -> Settings:
+    return Settings.model_validate({"topics": {"partitioner": name}})
 
 
-def test_the_topic_shows_how_users_are_spread() -> None:
+def test_users_are_put_where_the_configuration_says_that_producers_put_them() -> None:
     keyless = Record(TOPIC, 3, 0, None, b"")
-    assert partitioner_of(None, Settings(), [*JAVA, keyless], 4) == "murmur2"
-    assert partitioner_of(None, Settings(), records(TOPIC, EVENTS, 4), 4) == "crc32"
+    assert partitioner_of(Settings(), [*records(TOPIC, EVENTS, 4), keyless], 4) is murmur2
+    assert partitioner_of(placed_by("crc32"), [], 4) is crc32
+    with pytest.raises(ConfigError, match=r"topics\.partitioner is 'other', from which no user's partition follows"):
+        partitioner_of(placed_by("other"), [], 4)
 
 
-def test_where_the_topic_shows_nothing_the_configuration_says_how_users_are_spread() -> None:
-    murmur = Settings(kafka={"partitioner": "murmur2_random"})
-    assert partitioner_of(None, Settings(), [], 4) == "crc32"
-    assert partitioner_of(None, murmur, [], 4) == "murmur2"
-    assert partitioner_of(None, murmur, records(TOPIC, EVENTS, 1), 1) == "murmur2"
-    with pytest.raises(ConfigError, match=r"kafka\.partitioner is 'fnv1a'"):
-        partitioner_of(None, Settings(kafka={"partitioner": "fnv1a"}), [], 4)
-
-
-def test_a_topic_that_follows_neither_way_needs_a_word_from_a_person() -> None:
-    odd = [*JAVA, *records(TOPIC, EVENTS, 4)]
-    with pytest.raises(TransportError, match=r"crc32 \d+ of 803, murmur2 \d+ of 803 keys"):
-        partitioner_of(None, Settings(), odd, 4)
-    assert partitioner_of("murmur2", Settings(), odd, 4) == "murmur2"
+def test_a_topic_that_shows_another_way_is_refused() -> None:
+    with pytest.raises(TransportError, match=r"keys are placed by murmur2 here .*set topics\.partitioner = 'murmur2'"):
+        partitioner_of(placed_by("crc32"), records(TOPIC, EVENTS, 4), 4)

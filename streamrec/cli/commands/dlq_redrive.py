@@ -20,10 +20,9 @@ from streamrec.config.settings import Settings
 from streamrec.errors import BadEvent
 from streamrec.state.redrive_journal import RedriveJournal
 from streamrec.transport import Record
-from streamrec.transport.confluent import KafkaSink
 from streamrec.transport.confluent_sink import PARTITIONER_CHOOSES
 from streamrec.transport.positions import TopicReader
-from streamrec.wiring import build_redriven
+from streamrec.wiring import build_redriven, kafka_sink
 from streamrec.worker.dead_letters import DeadLetter, origin_of, returned
 
 BATCH_LETTERS = 500
@@ -168,7 +167,7 @@ def _sent_back(
     addresses: Sequence[str],
 ) -> Redrive:
     topic = settings.topics.events
-    with memory.held(), closing(KafkaSink(settings.kafka)) as sink:
+    with memory.held(), closing(kafka_sink(settings)) as sink:
         _find_unmarked(memory, events)
         memory.begin(events.end())
 

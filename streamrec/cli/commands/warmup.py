@@ -33,7 +33,6 @@ from streamrec.errors import LogError
 from streamrec.replay.catalogue_file import read_catalogue
 from streamrec.replay.logs import Log
 from streamrec.state.snapshots import SnapshotDirectory
-from streamrec.transport.partitioners import PARTITIONERS
 from streamrec.transport.positions import TopicReader
 from streamrec.wiring import build_store, build_validation_limits, build_warmup
 from streamrec.worker.validation import event_of
@@ -51,13 +50,12 @@ USERS_PLACED = 100_000
 class WarmupPlan:
     """How a log is learned and where the topic takes over, as it was typed.
 
-    `until`, and a time in `start`, are ISO 8601 or milliseconds; `partitioner` is a name in PARTITIONERS.
+    `until`, and a time in `start`, are ISO 8601 or milliseconds.
     """
 
     until: str | None = None
     start: str = END_OF_LOG
     passes: int = 1
-    partitioner: str | None = None
     fresh: bool = False
 
 
@@ -78,7 +76,7 @@ def run(part: LogPart, settings: Settings, plan: WarmupPlan, *, as_json: bool) -
     with closing(TopicReader(settings.topics.events, settings.kafka)) as topic, closing(build_store(settings)) as store:
         refuse_live_workers(settings)
         refuse_checkpoints(store, settings.redis.prefix, plan.fresh)
-        spread = PARTITIONERS[partitioner_of(plan.partitioner, settings, topic.oldest(SAMPLE), topic.partitions)]
+        spread = partitioner_of(settings, topic.oldest(SAMPLE), topic.partitions)
         place = lru_cache(USERS_PLACED)(lambda user_id: spread(user_id.encode(), topic.partitions))
         end = end_of(log, until, console)
         from streamrec.replay.warmup import LogSource, warm_up  # loads every model: what is wrong is told before that

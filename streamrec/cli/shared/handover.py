@@ -15,8 +15,9 @@ from streamrec.errors import BadEvent, ConfigError, StateError, TransportError
 from streamrec.events import Event
 from streamrec.state import Store
 from streamrec.transport import Record
-from streamrec.transport.partitioners import LIBRDKAFKA, PARTITIONERS
+from streamrec.transport.partitioners import PARTITIONERS, Partitioner
 from streamrec.transport.positions import TopicReader, group_is_live
+from streamrec.worker.placement import Placement
 
 EARLIEST, LATEST, END_OF_LOG = "earliest", "latest", "end-of-log"
 
@@ -48,38 +49,26 @@ def refuse_checkpoints(store: Store, prefix: str, fresh: bool) -> None:
         )
 
 
-def partitioner_of(asked: str | None, settings: Settings, sample: Sequence[Record], partitions: int) -> str:
-    """The partitioner by which producers spread users: what is `asked`, else the one that a sample of the topic shows.
-
-    A topic that shows nothing (it is empty, or has one partition) is taken to be filled as this configuration would.
+def partitioner_of(settings: Settings, sample: Sequence[Record], partitions: int) -> Partitioner:
+    """The configured way in which producers place users, if a sample of the topic does not show another one.
 
     Raises:
-        TransportError: the sample follows neither.
-        ConfigError: nothing can be told: the configured partitioner is none that a user's partition follows from.
+        TransportError: the sample does.
+        ConfigError: from the configured way no user's partition follows.
     """
-    if asked is not None:
-        return asked
-    keyed = [record for record in sample if record.key]
-    fits = {
-        name: sum(place(record.key or b"", partitions) == record.partition for record in keyed)
-        for name, place in PARTITIONERS.items()
-    }
-    fitting = [name for name, count in fits.items() if count == len(keyed)]
-    configured = LIBRDKAFKA.get(str(settings.kafka.get("partitioner", "consistent_random")))
-    if not fitting:
-        shares = ", ".join(f"{name} {count} of {len(keyed)}" for name, count in fits.items())
-        raise TransportError(
-            f"topic {settings.topics.events!r}: it cannot be told how users are spread over its partitions ({shares} "
-            "keys); users whose past lies elsewhere would start anew: name the producers' way with --partitioner"
+    named = settings.topics.partitioner
+    if named not in PARTITIONERS:
+        raise ConfigError(
+            f"topics.partitioner is {named!r}, from which no user's partition follows, expected one of "
+            f"{', '.join(PARTITIONERS)}; without either, replay the history instead"
         )
-    if configured in fitting:
-        return configured
-    if len(fitting) == 1:
-        return fitting[0]
-    raise ConfigError(
-        f"kafka.partitioner is {settings.kafka['partitioner']!r}, from which no user's partition follows; name the "
-        f"producers' way with --partitioner ({', '.join(PARTITIONERS)})"
-    )
+    placement = Placement(named)
+    placement.check(sample, partitions)
+    if placement.misplaced:
+        raise TransportError(
+            f"topic {settings.topics.events!r}: {placement.told()}; users whose past lies elsewhere would start anew"
+        )
+    return PARTITIONERS[named]
 
 
 def moment_of(text: str, option: str) -> int:
