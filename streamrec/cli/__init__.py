@@ -63,7 +63,9 @@ def main() -> None:
     try:
         app(prog_name="streamrec")  # also as `python -m streamrec.cli`: completion goes by the name
     except StreamrecError as error:
-        print(f"streamrec: {error}", file=sys.stderr)
+        from streamrec.config.log_lines import say_failure
+
+        say_failure(error)
         sys.exit(EXIT_USAGE if isinstance(error, ConfigError) else EXIT_FAILED)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -23,13 +23,30 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
+FormOfLines = Literal["auto", "text", "json"]
+LeastSevere = Literal["debug", "info", "warning", "error"]
+FORM_HELP = "Of log lines: text, json, or auto, text on a terminal and else JSON; also STREAMREC_LOG_FORMAT."
+LEVEL_HELP = "The least severe log lines that are written; also STREAMREC_LOG_LEVEL."
+
+
 @app.callback()
 def options(
+    log_format: Annotated[
+        FormOfLines,
+        typer.Option("--log-format", envvar="STREAMREC_LOG_FORMAT", show_envvar=False, help=FORM_HELP),
+    ] = "auto",
+    log_level: Annotated[
+        LeastSevere,
+        typer.Option("--log-level", envvar="STREAMREC_LOG_LEVEL", show_envvar=False, help=LEVEL_HELP),
+    ] = "info",
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
     """What holds for every command: nothing is done before one is named."""
+    from streamrec.config.log_lines import write_log_lines
+
+    write_log_lines(log_format, log_level)
 
 
 topics_app = typer.Typer(

@@ -8,13 +8,14 @@ from typing import Annotated
 import typer
 
 from streamrec.cli.application import app
-from streamrec.cli.options import AsJson, LogOptions, Preset, Rehearsal, Warmup, unfolded
+from streamrec.cli.options import AsJson, LogLineOptions, LogOptions, Preset, Rehearsal, Warmup, unfolded
 
 
 @app.command(epilog="Example: streamrec backtest ratings.parquet --positives 'rating>=4' --exclude-seen --out report")
 @unfolded
 def backtest(
     log: LogOptions,
+    lines: LogLineOptions,
     rehearsal: Rehearsal,
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where slates and report go.", show_default=False)],
     warmup: Warmup = 0.1,
@@ -26,6 +27,7 @@ def backtest(
     as_json: AsJson = False,
 ) -> None:
     """Run the worker over an old log, predicting each event before it is learned, and report how well that went."""
+    lines.apply()
     from streamrec.cli.commands import backtest as command
 
     settings = rehearsal.settings(preset)

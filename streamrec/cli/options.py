@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
+from streamrec.cli.application import FORM_HELP, LEVEL_HELP, FormOfLines, LeastSevere
 from streamrec.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -111,6 +112,26 @@ Preset = Annotated[
     str | None,
     typer.Option("--preset", metavar="NAME", help="default, or fast: fewer models, several times the speed."),
 ]
+
+
+@dataclass(frozen=True, slots=True)
+class LogLineOptions:
+    """How a command that runs for long writes log lines; typed before its name, they are for every command."""
+
+    log_format: Annotated[
+        FormOfLines | None,
+        typer.Option("--log-format", help=FORM_HELP, rich_help_panel="Log lines"),
+    ] = None
+    log_level: Annotated[
+        LeastSevere | None,
+        typer.Option("--log-level", help=LEVEL_HELP, rich_help_panel="Log lines"),
+    ] = None
+
+    def apply(self, *, service: bool = False) -> None:
+        """From now on; `service` as in `write_log_lines`."""
+        from streamrec.config.log_lines import write_log_lines
+
+        write_log_lines(self.log_format, self.log_level, service=service)
 
 
 @dataclass(frozen=True, slots=True)

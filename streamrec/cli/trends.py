@@ -7,13 +7,14 @@ from typing import Annotated
 import typer
 
 from streamrec.cli.application import app
-from streamrec.cli.options import Connection, unfolded
+from streamrec.cli.options import Connection, LogLineOptions, unfolded
 
 
 @app.command(epilog="Example: streamrec trends --kafka localhost:9092 --web-port 6066")
 @unfolded
 def trends(
     connection: Connection,
+    lines: LogLineOptions,
     group: Annotated[str | None, typer.Option("--group", metavar="NAME", help="The workers' consumer group.")] = None,
     web_port: Annotated[int | None, typer.Option("--web-port", metavar="PORT", help="Serve GET /trends here.")] = None,
 ) -> None:
@@ -23,4 +24,5 @@ def trends(
     """
     from streamrec.cli.commands import trends as command
 
+    lines.apply(service=True)
     command.run(connection.settings(group_id=group, trends__web_port=web_port))

@@ -7,13 +7,14 @@ from typing import Annotated
 import typer
 
 from streamrec.cli.application import app
-from streamrec.cli.options import AsJson, Connection, Items, LogOptions, unfolded
+from streamrec.cli.options import AsJson, Connection, Items, LogLineOptions, LogOptions, unfolded
 
 
 @app.command(epilog="Example: streamrec warmup history.parquet --map type=event --until 2024-03-01")
 @unfolded
 def warmup(
     log: LogOptions,
+    lines: LogLineOptions,
     connection: Connection,
     items: Items = None,
     until: Annotated[
@@ -30,6 +31,7 @@ def warmup(
     as_json: AsJson = False,
 ) -> None:
     """Learn a historical log before the first worker starts; the worker goes on in the topic where the log ends."""
+    lines.apply()
     from streamrec.cli.commands import warmup as command
 
     plan = command.WarmupPlan(until, start, passes, fresh)

@@ -7,13 +7,14 @@ from typing import Annotated
 import typer
 
 from streamrec.cli.application import app
-from streamrec.cli.options import Connection, Items, Preset, unfolded
+from streamrec.cli.options import Connection, Items, LogLineOptions, Preset, unfolded
 
 
 @app.command(epilog="Example: streamrec worker --config streamrec.toml --metrics-port 9100")
 @unfolded
 def worker(
     connection: Connection,
+    lines: LogLineOptions,
     items: Items = None,
     group: Annotated[str | None, typer.Option("--group", metavar="NAME", help="Kafka consumer group.")] = None,
     metrics_port: Annotated[int | None, typer.Option("--metrics-port", metavar="PORT", help="Prometheus port.")] = None,
@@ -25,4 +26,5 @@ def worker(
     """
     from streamrec.cli.commands import worker as command
 
+    lines.apply(service=True)
     command.run(connection.settings(items=items, group_id=group, metrics_port=metrics_port, preset=preset))

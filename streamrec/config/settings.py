@@ -38,8 +38,8 @@ from streamrec.errors import ConfigError
 
 PREFIX = "STREAMREC_"
 CONFIG_VARIABLE = "STREAMREC_CONFIG"
-NOT_SETTINGS = frozenset({CONFIG_VARIABLE, "STREAMREC_DATA"})
-"""Variables that share the prefix: the configuration file's path, and the folder of real logs that tests use."""
+NOT_SETTINGS = frozenset({CONFIG_VARIABLE, "STREAMREC_DATA", "STREAMREC_LOG_FORMAT", "STREAMREC_LOG_LEVEL"})
+"""Variables that share the prefix: the configuration file, the real logs that tests use, the form of log lines."""
 
 HIDDEN = "********"
 _SECRET_KEY = re.compile(r"password|passphrase|secret|jaas|token|private|key\.pem|oauthbearer\.config|\bssl_key\b")

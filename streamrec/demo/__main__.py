@@ -9,10 +9,11 @@ import logging
 import signal
 import sys
 from types import FrameType
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
+from streamrec.config.log_lines import write_log_lines
 from streamrec.errors import StreamrecError
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -24,6 +25,12 @@ def demo(
     stay: Annotated[
         bool, typer.Option("--stay", help="Keep everything running afterwards, until Ctrl-C, to look around.")
     ] = False,
+    log_format: Annotated[
+        Literal["auto", "text", "json"], typer.Option("--log-format", envvar="STREAMREC_LOG_FORMAT")
+    ] = "auto",
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"], typer.Option("--log-level", envvar="STREAMREC_LOG_LEVEL")
+    ] = "info",
 ) -> None:
     """Replay a real shop log on this machine through a broker and a Redis server started for it.
 
@@ -31,12 +38,13 @@ def demo(
     """
     from streamrec.demo.run import run
 
+    write_log_lines(log_format, log_level)
+    logging.getLogger("streamrec.kafka").setLevel(logging.CRITICAL)  # a broker just started is warned about
     run(quick=quick, stay=stay)
 
 
 def main() -> None:
     """Run, and say in one line what went wrong if something did."""
-    logging.getLogger("streamrec.kafka").addHandler(logging.NullHandler())  # a broker just started is warned about
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _leave)
     try:

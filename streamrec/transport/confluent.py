@@ -23,6 +23,7 @@ from streamrec.errors import ConfigError, TransportError
 from streamrec.transport import Assignee, Record
 from streamrec.transport.confluent_sink import KafkaSink
 from streamrec.transport.librdkafka import (
+    EVENTS,
     HOPELESS,
     LOG,
     Setting,
@@ -32,6 +33,7 @@ from streamrec.transport.librdkafka import (
     newer_protocol,
     record_of,
 )
+from streamrec.transport.outage import Outage
 
 __all__ = ["KafkaSink", "KafkaSource"]
 
@@ -92,6 +94,7 @@ class KafkaSource:
         self._ended_at: dict[int, int] = {}  # per partition, where the broker last said that nothing more comes
         self._passed_over: set[int] = set()  # partitions of which something came during the pause all the same
         self._down_since: float | None = None
+        self._outage = Outage(settings)
         self._skip_gaps = skip_gaps
         self.transient_errors = 0
         self.failed_commits = 0
@@ -313,7 +316,7 @@ class KafkaSource:
             self._failure = TransportError(f"topic {self._topic!r} does not exist; make it: `streamrec topics apply`")
         elif code != KafkaError._PARTITION_EOF:
             self.transient_errors += 1
-            LOG.info("topic %s: %s; librdkafka goes on trying", self._topic, error.str())
+            EVENTS.debug("librdkafka goes on trying", topic=self._topic, error=error.str())
 
     def _topic_exists(self) -> bool:
         # Asked of the whole list: asking for one name makes some brokers create it.
@@ -340,15 +343,18 @@ class KafkaSource:
 
     def _check_connection(self, heard: bool) -> None:
         """Look again: librdkafka tells when the last broker has gone, and not when one is back."""
-        if heard:
+        if heard and self._down_since is not None:
             self._down_since = None
+            self._outage.over()
         if self._down_since is None or time.monotonic() - self._down_since < _RECONNECTED_CHECK_S:
             return
         try:
             self._consumer.list_topics(timeout=_RECONNECTED_CHECK_S / 2)
             self._down_since = None
+            self._outage.over()
         except KafkaException:
             self._down_since = time.monotonic()
+            self._outage.goes_on()
 
     def _held(self) -> list[TopicPartition]:
         return [TopicPartition(self._topic, partition) for partition in self._positions]
@@ -400,10 +406,12 @@ class KafkaSource:
         if position >= first:  # past the end: another log, and no gap in this one
             return self._out_of_range(partition, detail)
         self._skipped_records += first - position
-        LOG.warning(
-            "topic %s partition %d: records %d to %d were deleted before they were read; going on at %d",
-            self._topic, partition, position, first - 1, first,
-        )  # fmt: skip
+        EVENTS.warning(
+            "records were deleted before they were read; going on after them",
+            topic=self._topic,
+            partition=partition,
+            offsets=(position, first - 1),
+        )
         # librdkafka has stopped fetching it, and cannot seek what is not fetched: begin it anew.
         self._consumer.incremental_unassign([place])
         self._consumer.incremental_assign([self._at(partition, first)])

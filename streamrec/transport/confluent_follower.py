@@ -13,7 +13,8 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaExcepti
 
 from streamrec.errors import TransportError
 from streamrec.transport import Record
-from streamrec.transport.librdkafka import HOPELESS, LOG, Settings, connect, for_consumer, record_of
+from streamrec.transport.librdkafka import EVENTS, HOPELESS, LOG, Settings, connect, for_consumer, record_of
+from streamrec.transport.outage import Outage
 
 _ASK_LIMIT_S = 1.0
 _ASK_AGAIN_S = 1.0
@@ -40,6 +41,7 @@ class KafkaFollower:
         self._missing = False
         self._ask_at = 0.0
         self._failure: TransportError | None = None
+        self._outage = Outage(settings)
         self._consumer = connect(
             lambda config: Consumer(config, logger=LOG),
             {
@@ -93,14 +95,15 @@ class KafkaFollower:
         try:  # asked of the whole list: asking for one name makes some brokers create it
             there = self._consumer.list_topics(timeout=_ASK_LIMIT_S).topics
         except KafkaException as error:
-            LOG.info("topic %s: %s; asking again", self._topic, error.args[0].str())
             self._ask_at = time.monotonic() + _ASK_AGAIN_S
             if self._failure is not None:
                 raise self._failure from error
+            self._outage.goes_on()
             return False
+        self._outage.over()
         if self._topic not in there:
             if not self._missing:
-                LOG.warning("topic %r does not exist, nothing is read of it; `streamrec topics apply`", self._topic)
+                EVENTS.warning("no such topic, nothing is read of it; `streamrec topics apply`", topic=self._topic)
             self._missing, self._ask_at = True, time.monotonic() + _MISSING_AGAIN_S
             return False
         partitions = sorted(there[self._topic].partitions)
@@ -122,4 +125,4 @@ class KafkaFollower:
         if error.fatal() or error.code() in HOPELESS:
             self._failure = TransportError(f"topic {self._topic!r} cannot be read: {error.str()}; restart once mended")
         else:
-            LOG.info("topic %s: %s; librdkafka goes on trying", self._topic, error.str())
+            EVENTS.debug("librdkafka goes on trying", topic=self._topic, error=error.str())

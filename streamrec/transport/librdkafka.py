@@ -15,11 +15,15 @@ from typing import Any, TypeVar
 
 from confluent_kafka import KafkaError, KafkaException, Message
 
+from streamrec.config.log_lines import RepeatFilter, get_logger
 from streamrec.errors import ConfigError
 from streamrec.transport import Headers, Record
 
 LOG = logging.getLogger("streamrec.kafka")
-"""Where librdkafka's own lines go: its chatter about reconnecting is `info`."""
+"""Where librdkafka's own lines go, each kind once in a while: it repeats them many times a second."""
+LOG.addFilter(RepeatFilter())
+EVENTS = get_logger("streamrec.kafka")
+"""For what our own clients have to say."""
 
 Client = TypeVar("Client")
 Setting = str | int | float | bool

@@ -17,10 +17,8 @@ When partitions come or go, what was counted since the last flush is forgotten a
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import shutil
-import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -32,6 +30,7 @@ import faust
 from faust.transport.consumer import Consumer
 
 from streamrec.codec import encode
+from streamrec.config.log_lines import get_logger
 from streamrec.engine.arrays.labels import WANTED, Interest
 from streamrec.engine.trending.windows import Windows
 from streamrec.errors import BadEvent
@@ -40,7 +39,7 @@ from streamrec.transport import Record
 from streamrec.trends.counts import Flush, PartitionCounts
 from streamrec.worker.validation import ValidationLimits, event_of
 
-LOG = logging.getLogger("streamrec.trends")
+LOG = get_logger("streamrec.trends")
 SEPARATOR = "|"
 """Between the partition and the subject in a table's key."""
 EXIT_FAILED = 1
@@ -60,7 +59,7 @@ class Gap:
 
 def give_up(reason: str) -> NoReturn:
     """End this process now: nothing that Faust still holds may be committed, and it may hang."""
-    print(f"streamrec: {reason}", file=sys.stderr, flush=True)
+    LOG.critical("stopped", error=reason)
     os._exit(EXIT_FAILED)
 
 
@@ -244,7 +243,7 @@ class TrendsApp:
         self._held, self._gaps = [], []
         self.counts = {partition: self._restored(partition, found) for partition, found in kept.items()}
         self._stored = {partition: counts.position + 1 for partition, counts in self.counts.items()}
-        LOG.info("partitions %s, %d subjects restored", sorted(ours), sum(map(len, kept.values())))
+        LOG.info("counts restored", partitions=sorted(ours), subjects=sum(map(len, kept.values())))
 
     def _restored(self, partition: int, kept: Iterable[tuple[str, bytes]]) -> PartitionCounts:
         counts = PartitionCounts(partition, self.windows, self._max_subjects)

@@ -14,15 +14,15 @@ Where the brokers cannot be asked nothing is held against anybody; flushes fail 
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from streamrec.config.log_lines import get_logger
 from streamrec.errors import TransportError
 
-LOG = logging.getLogger("streamrec.trends")
+LOG = get_logger("streamrec.trends")
 Offsets = Mapping[int, int]
 
 
@@ -64,7 +64,7 @@ class Watchdog:
                 try:
                     self.look()
                 except TransportError as error:
-                    LOG.warning("the watchdog cannot see: %s", error)
+                    LOG.warning("the watchdog cannot see", error=str(error))
                     self._progress.clear()
 
         threading.Thread(target=look_again, name="watchdog", daemon=True).start()

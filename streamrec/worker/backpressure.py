@@ -9,12 +9,11 @@ Stopped or not, the source is polled: a member that is not heard of loses its pl
 
 from __future__ import annotations
 
-import logging
-
+from streamrec.config.log_lines import get_logger
 from streamrec.transport import Source
 from streamrec.worker.metrics import Metrics
 
-LOG = logging.getLogger("streamrec.worker.backpressure")
+LOG = get_logger("streamrec.worker.backpressure")
 HIGH, LOW = 0.5, 0.1
 """Of the queue of what is not stored yet. One step publishes less than the upper half holds."""
 FULL = "publishing"
@@ -38,7 +37,7 @@ class Brake:
         """Stop reading, for one more reason."""
         if reason in self._reasons:
             return
-        LOG.warning("reading pauses: %s", detail)
+        LOG.warning("reading pauses", reason=reason, detail=str(detail))
         self._metrics.pauses.labels(reason).inc()
         self._reasons.add(reason)
         self._source.pause()

@@ -7,18 +7,18 @@ are written at once. Recovery takes the last of these and folds on from its wate
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 
+from streamrec.config.log_lines import get_logger
 from streamrec.errors import StaleEpoch, StateMissing
 from streamrec.state import Checkpoint, Key, Kind, PartitionMark, SavedSnapshot, SnapshotStore, Store
 from streamrec.worker.memory import Clocks, Memory
 from streamrec.worker.recovery import begin, good_ones, last_good
 
-LOG = logging.getLogger("streamrec.worker.checkpoints")
+LOG = get_logger("streamrec.worker.checkpoints")
 FLUSH_TIMEOUT_S = 5.0
 """Of one try: between two, the group is heard."""
 MANY_CHANGES = 40_000
@@ -141,7 +141,7 @@ class Checkpoints:
         snapshot = beginning.snapshot
         self.taught = dict(snapshot.watermarks)
         self.skipped_snapshots, self.unlearned = len(beginning.skipped), sum(beginning.unlearned.values())
-        LOG.info("models restored from %s, which stands for %s", snapshot.reference, dict(snapshot.watermarks))
+        LOG.info("models restored", snapshot=snapshot.reference, watermarks=dict(snapshot.watermarks))
 
     # Saving
 
@@ -192,7 +192,7 @@ class Checkpoints:
                 self.store.commit(now.writing)
                 self._marks[partition] = PartitionMark(watermark, now.snapshot, epoch)
             except StaleEpoch as error:
-                LOG.warning("%s", error)
+                LOG.warning("a partition has a newer owner", partition=partition, error=str(error))
                 self.disowned.append(partition)
             del now.left[partition]
             now.writing = None
@@ -233,8 +233,11 @@ class Checkpoints:
                 self.pipeline.rollback.roll_back(component, None, None)
             else:
                 self.pipeline.rollback.roll_back(component, saved.reference, saved.arrays)
-            where = "untaught: no good snapshot is left" if saved is None else f"as it was in {saved.reference}"
-            LOG.warning("quarantine: %s was in danger and is %s; on probation now", component, where)
+            LOG.warning(
+                "a component was in danger: rolled back, and on probation now",
+                component=component,
+                to="the untaught: no good snapshot is left" if saved is None else saved.reference,
+            )
         return sentenced
 
     def _waiting(self) -> int:

@@ -7,11 +7,11 @@ next one.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from streamrec.config.log_lines import get_logger
 from streamrec.engine.batch_result import BatchResult
 from streamrec.engine.rollout.plan import Plan
 from streamrec.errors import StaleEpoch, StateError, StateUnavailable, StreamrecError
@@ -28,7 +28,7 @@ from streamrec.worker.step import OutputTopics, StateAccess, StepProcessor
 from streamrec.worker.trends_feed import TrendsFeed
 from streamrec.worker.validation import ValidationLimits
 
-LOG = logging.getLogger("streamrec.worker.loop")
+LOG = get_logger("streamrec.worker.loop")
 POLL_RECORDS = 512
 POLL_TIMEOUT_S = 0.1
 INSIST_S = 60.0
@@ -177,7 +177,7 @@ class Worker:
             try:
                 close()
             except StreamrecError as error:
-                LOG.warning("while stopping: %s", error)
+                LOG.warning("trouble while stopping", error=str(error))
 
     def _read_catalogue(self) -> None:
         """To where it ends as of now: what was withdrawn must not be on the first slate."""
@@ -258,7 +258,13 @@ class Worker:
     def _follow(self) -> None:
         plan = self._revised()
         if plan is not None:
-            LOG.info("rollout: %s", plan)
+            LOG.info(
+                "another rollout plan",
+                policy=plan.policy,
+                mode=plan.mode.value,
+                baseline=plan.baseline,
+                share=plan.share,
+            )
             self.pipeline.answers.follow(plan)
 
     def _load_surely(self, keys: Sequence[Key]) -> list[bytes | None]:
@@ -286,14 +292,15 @@ class Worker:
         try:
             self._retry.insist(self._save, self._handover_s)
         except AWAY as error:
-            LOG.warning("partitions %s go without a checkpoint: %s", list(partitions), error)
+            LOG.warning("partitions go without a checkpoint", partitions=list(partitions), error=str(error))
             self.metrics.unsaved.inc(len(partitions))
         self._let_go(partitions)
 
     def lost(self, partitions: Sequence[int]) -> None:
         """See `transport.Assignee`."""
         LOG.warning(
-            "partitions %s were lost; what was not checkpointed is done again by their new owner", list(partitions)
+            "partitions were lost; what was not checkpointed is done again by their new owner",
+            partitions=list(partitions),
         )
         self._let_go(partitions)
         self.health.lack(Need.PARTITIONS, f"{list(partitions)} were lost; joining the group again")

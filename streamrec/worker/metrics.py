@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from streamrec.config.log_lines import get_logger
 from streamrec.engine.attribution.open_slates import OpenSlates
 from streamrec.engine.learning.prequential import DriftAlarm, ListStanding
 from streamrec.engine.learning.quarantine import MODEL
 from streamrec.engine.learning.trial import Trial
 from streamrec.events import Slate
 
-LOG = logging.getLogger("streamrec.worker.metrics")
+LOG = get_logger("streamrec.worker.metrics")
 OTHER = "other"
 """What a scenario that is not configured is counted as: labels are bounded."""
 LATENCY_BUCKETS_S = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 15.0, 60.0)
@@ -203,4 +203,11 @@ class Metrics:
         """Count and log drift alarms; each is raised once."""
         for drift in drifts:
             self.drifts.labels(drift.name, drift.measure).inc()
-            LOG.warning("drift: %s", drift)
+            LOG.warning(
+                "a list does worse than usual",
+                list=drift.name,
+                measure=drift.measure.value,
+                place=drift.place,
+                loss=(round(drift.before.loss, 3), round(drift.after.loss, 3)),
+                hit_rate=(round(drift.before.hit_rate, 4), round(drift.after.hit_rate, 4)),
+            )

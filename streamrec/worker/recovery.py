@@ -7,14 +7,14 @@ passed over, never believed in part. Knows nothing of models.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 
+from streamrec.config.log_lines import get_logger
 from streamrec.errors import StateError, StateMissing, StateUnavailable
 from streamrec.state import Arrays, PartitionMark, SavedSnapshot, SnapshotStore
 
-LOG = logging.getLogger("streamrec.worker.recovery")
+LOG = get_logger("streamrec.worker.recovery")
 FOREIGN = (KeyError, ValueError, IndexError, TypeError, RuntimeError)
 """What models say of arrays that are not theirs: a name is missing, or a shape or type is another's."""
 
@@ -91,12 +91,12 @@ def _told(
         if (mark.watermark or 0) > snapshot.watermarks.get(partition, 0) and mark.watermark is not None
     }
     for error in damaged.values():
-        LOG.warning("skipped: %s", error)
+        LOG.warning("snapshot skipped", error=str(error))
     LOG.warning(
-        "models begin with the older snapshot %s; between it and the last checkpoint lie records that users remember "
-        "and models have not learned, by partition: %s",
-        snapshot.reference,
-        unlearned,
+        "models begin with an older snapshot; between it and the last checkpoint lie records that users remember and "
+        "models have not learned",
+        snapshot=snapshot.reference,
+        unlearned_by_partition=unlearned,
     )
     return RestoredModels(snapshot, tuple(damaged), unlearned)
 
@@ -134,5 +134,5 @@ def last_good(
         try:
             return snapshots.load(reference, schema)
         except StateError as error:
-            LOG.warning("%s cannot go back there: %s", component, error)
+            LOG.warning("a component cannot go back to a snapshot", component=component, error=str(error))
     return None

@@ -10,19 +10,19 @@ Knows nothing of groups, positions or checkpoints.
 
 from __future__ import annotations
 
-import logging
 import time
 from collections import Counter
 from collections.abc import Callable
 
 from streamrec.codec import decode
+from streamrec.config.log_lines import get_logger
 from streamrec.engine.trending.topic_counts import TopicTrendCounts
 from streamrec.errors import BadEvent, TransportError
 from streamrec.events import LATEST_TS_MS, Trend
 from streamrec.transport import Follower, Record
 from streamrec.worker.catalogue_feed import id_of
 
-LOG = logging.getLogger("streamrec.trends")
+LOG = get_logger("streamrec.trends")
 LOOK_RECORDS = 1_024
 """Looked at between two steps at most: some ten milliseconds of work."""
 START_S = 10.0
@@ -57,7 +57,7 @@ class TrendsFeed:
         try:
             records = self._follower.look(LOOK_RECORDS, wait_s)
         except TransportError as error:
-            LOG.error("no more is heard of trends until a restart: %s", error)
+            LOG.error("no more is heard of trends until a restart", error=str(error))
             self.close()
             return
         for record in records:
@@ -66,11 +66,11 @@ class TrendsFeed:
             except BadEvent as error:
                 if not self.refused[error.reason]:
                     LOG.warning(
-                        "topic %s partition %d offset %d: %s; passed over, as all others of its kind",
-                        self._topic,
-                        record.partition,
-                        record.offset,
-                        error,
+                        "a trend is no use: passed over, as all others of its kind",
+                        topic=self._topic,
+                        partition=record.partition,
+                        offset=record.offset,
+                        error=str(error),
                     )
                 self.refused[error.reason] += 1
         self._statements.settle()
@@ -80,7 +80,7 @@ class TrendsFeed:
         until = self._clock() + START_S
         while self._follower is not None and not self._follower.whole() and go_on():
             if self._clock() > until:
-                LOG.warning("topic %s is not read to its end after %g s; serving meanwhile", self._topic, START_S)
+                LOG.warning("trends are not read to their end; serving meanwhile", topic=self._topic, after_s=START_S)
                 return
             self.look(wait_s)
 

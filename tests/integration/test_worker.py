@@ -260,11 +260,11 @@ def test_input_that_is_all_unusable_stops_the_worker_and_nothing_past_it_is_comm
         send_raw(deployment, [(b"not an event", [])] * 40)
         deployment.send(LOG[60:80])
         assert worker.wait() == 1
-    lines = worker.said.strip().splitlines()
+    lines = [json.loads(line) for line in worker.said.splitlines()]
     assert "25 messages in a row could not be used" in worker.said
     assert "limits.max_bad_in_a_row" in worker.said
     assert "Traceback" not in worker.said
-    assert sum(line.startswith("streamrec:") for line in lines) == 1
+    assert sum(line["event"] == "stopped" for line in lines) == 1
     assert deployment.committed() == len(log)
     dead_letters = deployment.read(deployment.settings.topics.dead_letters)
     assert sorted(int(dict(dead_letter.headers)["offset"]) for dead_letter in dead_letters) == list(range(60, 85))

@@ -133,8 +133,8 @@ def test_a_damaged_snapshot_is_skipped_for_the_one_before_it(
         worker, source = ground.worker()
     said = "\n".join(caplog.messages)
     assert newest in said
-    assert f"models begin with the older snapshot {older}" in said
-    assert "by partition: {0: 170}" in said
+    assert f"snapshot='{older}'" in said
+    assert "unlearned_by_partition={0: 170}" in said
     value = worker.metrics.registry.get_sample_value
     assert (value("streamrec_skipped_snapshots"), value("streamrec_unlearned_events")) == (1, 170)
     assert learned(worker) == wanted(0, 330)
@@ -365,7 +365,7 @@ def test_a_worker_rolls_back_who_is_sentenced_and_says_to_where(
     model.mass[3] = np.nan  # type: ignore[attr-defined]
     with caplog.at_level(logging.WARNING):
         worker.checkpoint()
-    assert f"model.popularity was in danger and is as it was in {good}" in caplog.text
+    assert f"component='model.popularity' to='{good}'" in caplog.text
     assert {name: array.tobytes() for name, array in model.state().items()} == before
     value = worker.metrics.registry.get_sample_value
     assert value("streamrec_rollbacks_total", {"model": "popularity"}) == 1

@@ -9,8 +9,7 @@ from contextlib import closing
 from functools import partial
 from typing import Any
 
-from rich.console import Console
-
+from streamrec.config.log_lines import get_logger
 from streamrec.config.settings import Settings
 from streamrec.engine.arrays.labels import Interest
 from streamrec.engine.trending.windows import Windows
@@ -24,6 +23,7 @@ from streamrec.trends.page import trends_page
 from streamrec.trends.watchdog import Watchdog
 from streamrec.wiring import build_validation_limits
 
+LOG = get_logger("streamrec.trends")
 LOOKS = 6
 """How often the watchdog looks within its limit."""
 
@@ -37,14 +37,15 @@ def run(settings: Settings, kind: type[TrendsApp] = TrendsApp) -> None:
         TransportError: a topic is missing, or no broker answers.
         ConfigError: the settings do not fit together.
     """
-    console = Console(stderr=True)
     partitions = _partitions(settings)
-    console.print(
-        f"counting {settings.topics.events} into {settings.topics.trends} as group {group_of(settings)}; Ctrl-C stops",
-        highlight=False,
+    LOG.info(
+        "counting events; Ctrl-C stops",
+        topic=settings.topics.events,
+        into=settings.topics.trends,
+        group=group_of(settings),
     )
     asyncio.run(_count(settings, partitions, kind))
-    console.print("stopped, counts kept")
+    LOG.info("stopped, counts kept")
 
 
 def group_of(settings: Settings) -> str:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import signal
 from types import FrameType
 
-from rich.console import Console
-
+from streamrec.config.log_lines import get_logger
 from streamrec.config.settings import Settings
 from streamrec.wiring import connect_worker
+
+LOG = get_logger("streamrec.worker")
 
 
 def run(settings: Settings) -> None:
@@ -17,7 +18,6 @@ def run(settings: Settings) -> None:
     Raises:
         StreamrecError: the worker stopped because it could not go on; nothing past its last checkpoint is committed.
     """
-    console = Console(stderr=True)
     worker = connect_worker(settings)
 
     def stop(number: int, frame: FrameType | None) -> None:
@@ -27,10 +27,11 @@ def run(settings: Settings) -> None:
 
     signal.signal(signal.SIGINT, stop)
     signal.signal(signal.SIGTERM, stop)
-    console.print(
-        f"reading {settings.topics.events} from {settings.kafka['bootstrap.servers']} "
-        f"as group {settings.group_id}; Ctrl-C saves a checkpoint and stops",
-        highlight=False,
+    LOG.info(
+        "reading events; Ctrl-C saves a checkpoint and stops",
+        topic=settings.topics.events,
+        brokers=settings.kafka["bootstrap.servers"],
+        group=settings.group_id,
     )
     worker.run()
-    console.print("stopped, checkpoint saved")
+    LOG.info("stopped, checkpoint saved")

@@ -85,13 +85,6 @@ class DriftAlarm:
     measure: Measure = Measure.LOSS
     """By which it was noticed."""
 
-    def __str__(self) -> str:
-        return (
-            f"{self.name} does worse than usual by its {self.measure} as of {self.place}: "
-            f"loss {self.before.loss:.2f} -> {self.after.loss:.2f} nats, "
-            f"hit rate {self.before.hit_rate:.3f} -> {self.after.hit_rate:.3f}"
-        )
-
 
 class PrequentialRecord:
     """Progressive figures of some lists, the fused one first, in the order of `Trial.ranks`."""
