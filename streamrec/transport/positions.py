@@ -52,6 +52,7 @@ class TopicReader:
             ConfigError: librdkafka does not know a setting.
         """
         self.topic = topic
+        self._brokers = settings.get("bootstrap.servers")
         self._consumer = connect(
             lambda config: Consumer(config, logger=LOG),
             {
@@ -206,7 +207,9 @@ class TopicReader:
             raise self._unanswered(error.args[0].str()) from error
 
     def _unanswered(self, detail: str) -> TransportError:
-        return TransportError(f"topic {self.topic!r} cannot be looked through: {detail}; check bootstrap.servers")
+        return TransportError(
+            f"topic {self.topic!r} cannot be looked through: {detail}; does a broker answer at {self._brokers}?"
+        )
 
 
 def group_is_live(group_id: str, settings: Settings) -> bool:

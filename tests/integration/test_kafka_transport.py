@@ -223,7 +223,10 @@ def test_a_latest_start_skips_what_is_there(apache_kafka: EmbeddedBroker) -> Non
     member.source.close()
 
 
-def test_a_source_and_a_sink_outlive_a_broker_that_crashes(apache_kafka: EmbeddedBroker) -> None:
+def test_a_source_and_a_sink_outlive_a_broker_that_crashes(
+    apache_kafka: EmbeddedBroker, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
     with embedded_broker(apache=True) as broker:
         apply([MissingTopic("t", 1, 1)], broker.settings)
         fill(broker.settings, "t", 50)
@@ -234,11 +237,15 @@ def test_a_source_and_a_sink_outlive_a_broker_that_crashes(apache_kafka: Embedde
         until(lambda: not member.source.connected(), member.step)
         with pytest.raises(PublishDelayed):
             sink.flush(0.1)
+        until(lambda: "no broker answers" in caplog.text, member.step)
+        assert "answers again" not in caplog.text
         broker.restart()
         sink.flush(30.0)
         until(lambda: len(member.read) == 51, member.step)
         assert member.source.connected()
         assert member.read == [(0, offset) for offset in range(51)]
+        assert caplog.text.count("a broker answers again") == 1
+        assert sum("Connection refused" in message for message in caplog.messages) <= 1
         sink.close()
         member.source.close()
 
