@@ -7,6 +7,7 @@ the fields, and the command is handed the group. Knows nothing of what commands 
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from pathlib import Path
@@ -140,7 +141,16 @@ class Connection:
 
     kafka: Kafka = None
     redis: Annotated[
-        str | None, typer.Option("--redis", metavar="URL", help="Redis server.", rich_help_panel="Connection")
+        str | None,
+        typer.Option(
+            "--redis", metavar="URL", help="Redis server; -: read from standard input.", rich_help_panel="Connection"
+        ),
+    ] = None
+    redis_password_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--redis-password-file", metavar="FILE", help="Holds the password of Redis.", rich_help_panel="Connection"
+        ),
     ] = None
     config: Config = None
 
@@ -150,7 +160,11 @@ class Connection:
         Raises:
             ConfigError: there is no such setting, or one does not fit.
         """
-        return settings_of(self.config, self.kafka, self.redis, **overrides)
+        redis = self.redis
+        if redis == "-" and not (redis := sys.stdin.readline().strip()):
+            raise ConfigError("--redis is -, and standard input is empty; expected the URL of Redis as its first line")
+        overrides["redis__password_file"] = self.redis_password_file
+        return settings_of(self.config, self.kafka, redis, **overrides)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,16 +5,22 @@ Sources, later ones win: the defaults here, a TOML file, `STREAMREC_...` environ
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import quote
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
 from streamrec.config import parts
+from streamrec.config.log_lines import get_logger
+from streamrec.config.secrets import note_secrets
+from streamrec.errors import ConfigError
 from streamrec.events import EventType
 
+LOG = get_logger("streamrec.config")
 Seconds = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 
@@ -55,12 +61,49 @@ class Redis(Group):
 
     url: str = "redis://127.0.0.1:6379/0"
     """redis://, rediss:// or unix:// URL; a password in it is hidden in `streamrec config`."""
+    password_file: Path | None = None
+    """A file that holds the password, in place of one in the URL."""
     prefix: str = "streamrec"
     """First part of every key, so that several systems can share a server."""
     user_ttl_s: Annotated[int, Field(ge=60)] = 90 * 24 * 3600
     """Users and items not touched for so long are forgotten; watermarks never are."""
     timeout_s: Seconds = 10.0
     """How long one command may take before Redis counts as away."""
+
+    def full_url(self) -> str:
+        """The URL with the password that the file holds, if there is one; not to be shown.
+
+        Raises:
+            ConfigError: the file cannot be read, is empty, or the URL has a password of its own.
+        """
+        if self.password_file is None:
+            return self.url
+        scheme, marks, rest = self.url.partition("://")
+        account, _, place = rest.rpartition("@")
+        user, colon, _ = account.partition(":")
+        if colon or not marks:
+            raise ConfigError(
+                "redis.password_file is set and redis.url has a password, or is no URL; leave the password to the file"
+            )
+        password = _password_in(self.password_file)
+        note_secrets({}, password)
+        return f"{scheme}://{user}:{quote(password, safe='')}@{place}"
+
+
+def _password_in(file: Path) -> str:
+    try:
+        password = file.read_text(encoding="utf-8").rstrip("\r\n")
+        open_to_all = file.stat().st_mode & stat.S_IROTH
+    except (OSError, UnicodeDecodeError) as error:
+        detail = error.strerror if isinstance(error, OSError) else "not UTF-8"
+        raise ConfigError(
+            f"redis.password_file {file} cannot be read: {detail}; give a file with the password"
+        ) from None
+    if not password:
+        raise ConfigError(f"redis.password_file {file} is empty, expected the password; write it there")
+    if open_to_all:
+        LOG.warning("a file with a password can be read by every user; `chmod o-r`", file=str(file))
+    return password
 
 
 class Limits(Group):

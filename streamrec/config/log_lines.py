@@ -12,13 +12,15 @@ import re
 import sys
 import time
 from collections import OrderedDict
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import Any, cast
 
 import structlog
 from structlog.stdlib import BoundLogger, ProcessorFormatter
 from structlog.typing import Processor
+
+from streamrec.config.secrets import without_secrets
 
 CHATTY = ("aiokafka", "faust", "mode")
 """Libraries that say the same again and again while a broker is away; librdkafka's logger has its own filter."""
@@ -136,11 +138,12 @@ def say_failure(error: Exception) -> None:
     if _setup.failures_too:
         get_logger("streamrec").critical("stopped", error=str(error), kind=type(error).__name__)
     else:
-        print(f"streamrec: {error}", file=sys.stderr)
+        print(f"streamrec: {without_secrets(str(error))}", file=sys.stderr)
 
 
 def _formatter(as_json: bool) -> logging.Formatter:
     shared: list[Processor] = [
+        structlog.processors.format_exc_info,
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
         _repeats_of,
@@ -150,18 +153,30 @@ def _formatter(as_json: bool) -> logging.Formatter:
     text = structlog.dev.ConsoleRenderer(
         colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback, timestamp_key="time"
     )
-    last: list[Processor] = (
-        [structlog.processors.format_exc_info, _ordered, structlog.processors.JSONRenderer(ensure_ascii=False)]
-        if as_json
-        else [text]
-    )
-    return ProcessorFormatter(processors=[*shared, ProcessorFormatter.remove_processors_meta, *last])
+    last: list[Processor] = [_ordered, structlog.processors.JSONRenderer(ensure_ascii=False)] if as_json else [text]
+    return ProcessorFormatter(processors=[*shared, ProcessorFormatter.remove_processors_meta, _safe, *last])
 
 
 def _repeats_of(logger: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     if (repeats := getattr(event["_record"], "repeats", 0)) > 0:
         event["repeats"] = repeats
     return event
+
+
+def _safe(logger: Any, method: str, event: MutableMapping[str, Any]) -> dict[str, Any]:
+    """With values that may be shown to anybody: libraries quote what they were given."""
+    return {name: _safe_value(value) for name, value in event.items()}
+
+
+def _safe_value(value: Any) -> Any:
+    match value:
+        case None | bool() | int() | float():
+            return value
+        case Mapping():
+            return {str(key): _safe_value(member) for key, member in value.items()}
+        case list() | tuple() | set() | frozenset():
+            return [_safe_value(member) for member in value]
+    return without_secrets(str(value))
 
 
 def _ordered(logger: Any, method: str, event: MutableMapping[str, Any]) -> dict[str, Any]:

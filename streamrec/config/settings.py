@@ -9,7 +9,6 @@ from __future__ import annotations
 import difflib
 import json
 import os
-import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -34,6 +33,7 @@ from streamrec.config.groups import (
     preset_settings,
 )
 from streamrec.config.scenarios import ScenarioSettings, merged
+from streamrec.config.secrets import HIDDEN, note_secrets, shown_kafka, shown_url
 from streamrec.errors import ConfigError
 
 PREFIX = "STREAMREC_"
@@ -41,11 +41,8 @@ CONFIG_VARIABLE = "STREAMREC_CONFIG"
 NOT_SETTINGS = frozenset({CONFIG_VARIABLE, "STREAMREC_DATA", "STREAMREC_LOG_FORMAT", "STREAMREC_LOG_LEVEL"})
 """Variables that share the prefix: the configuration file, the real logs that tests use, the form of log lines."""
 
-HIDDEN = "********"
-_SECRET_KEY = re.compile(r"password|passphrase|secret|jaas|token|private|key\.pem|oauthbearer\.config|\bssl_key\b")
 _SCENARIO_DEPTH = 4
 """Of the name of a scenario's rule: scenarios.home.slates.diversity."""
-_QUERY_PASSWORD = re.compile(r"(?<=[?&]password=)[^&#]*")
 
 KafkaValue = str | int | float | bool
 DEFAULT_KAFKA: Mapping[str, KafkaValue] = {"bootstrap.servers": "127.0.0.1:9092"}
@@ -158,11 +155,9 @@ def load_settings(
     """
     if config is None and CONFIG_VARIABLE in os.environ:
         config = Path(os.environ[CONFIG_VARIABLE])
-    options = {
-        "kafka": {"bootstrap.servers": kafka} if kafka is not None else None,
-        "redis": {"url": redis} if redis is not None else None,
-        **_nested(overrides, given_by),
-    }
+    options = _nested({**overrides, "redis__url": redis}, given_by)
+    if kafka is not None:
+        options["kafka"] = {"bootstrap.servers": kafka}
     layers: list[tuple[str, Mapping[str, Any]]] = [
         (f"file {config}", _read_toml(config) if config is not None else {}),
         ("environment", _read_environment()),
@@ -182,17 +177,19 @@ def load_settings(
             "keys are placed, murmur2 (librdkafka's murmur2_random) or crc32 (consistent_random)"
         )
     try:
-        return Settings(**values)
+        settings = Settings(**values)
     except ValidationError as error:
         problems = {_setting(detail["loc"]): _explain(detail, sources) for detail in error.errors()}
         raise ConfigError("; ".join(problems.values())) from None
+    note_secrets(settings.kafka, settings.redis.url)
+    return settings
 
 
 def shown(settings: Settings) -> dict[str, Any]:
     """The settings as plain values, secrets replaced by asterisks; what is not set is left out."""
     plain = settings.model_dump(mode="json", exclude_none=True)
-    plain["kafka"] = {key: _veil(f"kafka.{key}", value) for key, value in sorted(plain["kafka"].items())}
-    plain["redis"]["url"] = _veil("redis.url", plain["redis"]["url"])
+    plain["kafka"] = {key: shown_kafka(key, value) for key, value in sorted(plain["kafka"].items())}
+    plain["redis"]["url"] = shown_url(plain["redis"]["url"])
     plain["serving"]["recommend_on"] = sorted(plain["serving"]["recommend_on"])
     return plain
 
@@ -283,7 +280,7 @@ def _explain(detail: ErrorDetails, sources: Mapping[tuple[str, ...], str]) -> st
         expected = f"a table: [{group}] and its settings below it"
     elif group == "kafka":
         expected = "a text, a number, true or false" if name else "a table: [kafka] and librdkafka's settings below it"
-    return f"setting {setting} is {_veil(setting, detail['input'])!r} ({place}), expected {expected}"
+    return f"setting {setting} is {_shown(setting, detail['input'])!r} ({place}), expected {expected}"
 
 
 def _nearest(name: str, known: list[str]) -> str:
@@ -291,16 +288,11 @@ def _nearest(name: str, known: list[str]) -> str:
     return f"; did you mean {close[0]}?" if close else f"; known are {', '.join(known)}"
 
 
-def _veil(setting: str, value: Any) -> Any:
-    """`value`, or asterisks where it is or holds a secret."""
-    group, _, key = setting.partition(".")
-    if group == "kafka" and _SECRET_KEY.search(key) and not key.endswith(".url"):
-        return HIDDEN
-    return _veil_password(value) if group == "redis" and isinstance(value, str) else value
-
-
-def _veil_password(url: str) -> str:
-    scheme, _, rest = _QUERY_PASSWORD.sub(HIDDEN, url).rpartition("://")
-    account, at, host = rest.rpartition("@")
-    user, colon, _ = account.partition(":")
-    return "".join((scheme, "://" if scheme else "", user, colon and colon + HIDDEN, at, host))
+def _shown(setting: str, value: Any) -> Any:
+    """`value` as far as it may be shown."""
+    group, _, name = setting.partition(".")
+    if group == "kafka":
+        return shown_kafka(name, value)
+    if setting in ("redis", "redis.url"):
+        return shown_url(value) if isinstance(value, str) else value if isinstance(value, int | float) else HIDDEN
+    return value

@@ -38,18 +38,20 @@ def connected(url: str, timeout_s: float) -> redis.Redis:
     """A client whose every command ends: in an answer, or in an error after `timeout_s` without one."""
     try:
         urlsplit(url).port  # noqa: B018  raises on a port that is no number
-        return redis.Redis.from_url(
+        client = redis.Redis.from_url(
             url,
             socket_timeout=timeout_s,
             socket_connect_timeout=timeout_s,
             # A broken connection is tried anew once; an answer that did not come in time is not waited for twice.
             retry=Retry(ConstantBackoff(0.1), 1, supported_errors=(redis.ConnectionError,)),
         )
-    except ValueError:
+        client.connection_pool.connection_class(**client.connection_pool.connection_kwargs)  # knows all options
+        return client
+    except (TypeError, ValueError, redis.RedisError):
         # Its message may quote half a password: not chained.
         raise ConfigError(
-            f"redis url is {without_password(url)!r}, expected redis://HOST:PORT/DB, rediss:// or unix://PATH; "
-            "special characters in a password are written %XX"
+            f"redis url is {without_password(url)!r}, expected redis://HOST:PORT/DB, rediss:// or unix://PATH, "
+            "and after a ? options of redis-py; special characters in a password are written %XX"
         ) from None
 
 

@@ -16,11 +16,21 @@ from typing import Any, TypeVar
 from confluent_kafka import KafkaError, KafkaException, Message
 
 from streamrec.config.log_lines import RepeatFilter, get_logger
+from streamrec.config.secrets import note_secrets, without_secrets
 from streamrec.errors import ConfigError
 from streamrec.transport import Headers, Record
 
+
+def _without_secrets(record: logging.LogRecord) -> bool:
+    """It quotes the URL of a token endpoint, with all that is in it."""
+    if isinstance(record.msg, str):
+        record.msg, record.args = without_secrets(record.getMessage()), None
+    return True
+
+
 LOG = logging.getLogger("streamrec.kafka")
 """Where librdkafka's own lines go, each kind once in a while: it repeats them many times a second."""
+LOG.addFilter(_without_secrets)
 LOG.addFilter(RepeatFilter())
 EVENTS = get_logger("streamrec.kafka")
 """For what our own clients have to say."""
@@ -137,10 +147,11 @@ def connect(make: Callable[[dict[str, Any]], Client], config: dict[str, Any]) ->
     Raises:
         ConfigError: librdkafka does not know a setting, or two of them contradict each other.
     """
+    note_secrets({name: value for name, value in config.items() if not callable(value)})
     try:
         return make(config)
     except (KafkaException, TypeError, ValueError) as error:
-        detail = error.args[0].str() if isinstance(error, KafkaException) else error
+        detail = without_secrets(error.args[0].str() if isinstance(error, KafkaException) else str(error))
         raise ConfigError(f"the Kafka settings were refused: {detail}; see librdkafka's CONFIGURATION.md") from error
 
 

@@ -68,7 +68,7 @@ def build_store(settings: Settings) -> Store:
 
     redis = settings.redis
     return RedisStore(
-        redis.url,
+        redis.full_url(),
         prefix=redis.prefix,
         topic=settings.topics.events,
         ttl_s=redis.user_ttl_s,
@@ -82,7 +82,9 @@ def build_rollout_store(settings: Settings) -> RolloutStore:
     from streamrec.state.rollouts import RedisRolloutStore
 
     redis = settings.redis
-    return RedisRolloutStore(redis.url, prefix=redis.prefix, topic=settings.topics.events, timeout_s=redis.timeout_s)
+    return RedisRolloutStore(
+        redis.full_url(), prefix=redis.prefix, topic=settings.topics.events, timeout_s=redis.timeout_s
+    )
 
 
 def build_redriven(settings: Settings) -> RedriveJournal:
@@ -92,7 +94,7 @@ def build_redriven(settings: Settings) -> RedriveJournal:
 
     redis, kept_ms = settings.redis, settings.topics.retention_ms * LONG_RETENTION
     return RedriveJournal(
-        redis.url,
+        redis.full_url(),
         prefix=redis.prefix,
         topic=settings.topics.events,
         keep_ms=kept_ms if kept_ms > 0 else None,

@@ -326,7 +326,15 @@ def test_an_expiry_redis_would_refuse_half_way_is_refused_at_the_start(kind: str
 
 
 @pytest.mark.parametrize(
-    "url", ["http://ann:s3cret@host", "redis://ann:s3/cret@host:6379", "host:6379", "", "redis://h:s3cret"]
+    "url",
+    [
+        "http://ann:s3cret@host",
+        "redis://ann:s3/cret@host:6379",
+        "host:6379",
+        "",
+        "redis://h:s3cret",
+        "redis://h?s3cret=s3cret",
+    ],
 )
 def test_a_url_that_is_none_is_refused_without_its_password(url: str) -> None:
     with pytest.raises(ConfigError, match="expected redis://") as refusal:

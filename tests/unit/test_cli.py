@@ -178,6 +178,22 @@ def test_the_printed_configuration_has_no_secrets() -> None:
     assert tomllib.loads(printed)["redis"]["url"] == "redis://:********@host/0"
 
 
+def test_the_address_of_redis_may_come_from_standard_input() -> None:
+    command = [sys.executable, "-m", "streamrec.cli", "config", "--json", "--redis", "-"]
+    given = subprocess.run(
+        command, input="redis://:hunter2@host/3\n", capture_output=True, text=True, check=True, timeout=60
+    )
+    assert json.loads(given.stdout)["redis"]["url"] == "redis://:********@host/3"
+    nothing = subprocess.run(command, input="", capture_output=True, text=True, check=False, timeout=60)
+    assert (nothing.returncode, "standard input is empty" in nothing.stderr) == (2, True)
+
+
+def test_a_command_that_needs_redis_says_when_its_password_cannot_be_read() -> None:
+    result = run("user", "ann", "--redis", "redis://127.0.0.1:9/0", "--redis-password-file", "/nowhere")
+    assert (result.returncode, result.stdout) == (2, "")
+    assert "redis.password_file /nowhere cannot be read: No such file or directory" in result.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [

@@ -16,6 +16,7 @@ import pytest
 
 from streamrec.config import log_lines
 from streamrec.config.log_lines import KINDS_KEPT, REPEAT_S, RepeatFilter, get_logger, say_failure, write_log_lines
+from streamrec.config.secrets import note_secrets
 from streamrec.errors import StateError
 from streamrec.transport.outage import REMIND_S, Outage
 
@@ -95,6 +96,23 @@ def test_last_words_are_a_line_where_all_else_is_and_a_sentence_elsewhere(capsys
         say_failure(StateError("the disk is gone"))
         (line,) = lines(capsys)
         assert (line["level"], line["event"], line["error"]) == ("critical", "stopped", "the disk is gone")
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_a_secret_that_a_library_quotes_is_hidden(form: str, capsys: pytest.CaptureFixture[str]) -> None:
+    endpoint = 'https://ada:hunter2"one@host/token?client_secret=hunter2-two'
+    note_secrets({"sasl.oauthbearer.token.endpoint.url": endpoint})
+    write_log_lines(form)
+    logging.getLogger("aiokafka.conn").error("OIDC %s: no token from %s", "me", endpoint)
+    get_logger("streamrec.worker").error("reading pauses", detail=[endpoint])
+    try:
+        raise ValueError(endpoint)
+    except ValueError:
+        get_logger("streamrec.worker").exception("it broke")
+    say_failure(StateError(endpoint))
+    said = capsys.readouterr().err
+    assert "hunter2" not in said
+    assert said.count("https://ada:") == 4
 
 
 def test_a_program_of_a_user_reads_events_as_text(caplog: pytest.LogCaptureFixture) -> None:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from streamrec.config.secrets import note_secrets, without_secrets
 from streamrec.config.settings import HIDDEN, PREFIX, Settings, load_settings, shown
+from streamrec.config.toml import toml_lines
 from streamrec.errors import ConfigError
 from streamrec.events import EventType
 
@@ -197,3 +203,112 @@ def test_an_error_does_not_show_a_secret_either(tmp_path: Path) -> None:
 def test_settings_cannot_be_changed_afterwards() -> None:
     with pytest.raises(ValueError, match="frozen"):
         Settings().group_id = "other"
+
+
+SECRET = st.text("abcXYZ019@:/?&=#%!~ ", min_size=8, max_size=24).map(lambda text: "hunter2" + text)
+URL_PLACES = (
+    "{scheme}://:{quoted}@host:1/0",
+    "{scheme}://ada:{quoted}@host:1/0",
+    "{scheme}://ada:{raw}@host/0",
+    "{scheme}://{quoted}@host",
+    "{scheme}://host/0?password={quoted}",
+    "{scheme}://host/0?password={raw}&db=1",
+    "{scheme}://host/0?ssl_password={raw}",
+    "{scheme}://host/0?db=1&ssl_keyfile_password={quoted}",
+    "{scheme}://host/0?new_option={quoted}",
+    "{scheme}://host/0#{quoted}",
+    "{scheme}://host:{quoted}",
+    "{quoted}",
+)
+SECRET_NAMES = (
+    *("sasl.password", "ssl.key.password", "ssl_key_pem", "ssl.key.pem", "ssl_key", "sasl.oauthbearer.extensions"),
+    *("sasl.kerberos.kinit.cmd", "sasl.oauthbearer.client.secret", "sasl.oauthbearer.config", "not.known.yet"),
+    *("sasl.pasword", "sasl.jaas.config", "bootstrap.servers.token"),
+)
+
+
+@given(
+    secret=SECRET,
+    name=st.sampled_from(SECRET_NAMES),
+    url=st.sampled_from(URL_PLACES),
+    of=st.sampled_from(["redis", "https.proxy", "sasl.oauthbearer.token.endpoint.url", "bootstrap.servers"]),
+)
+@settings(max_examples=300, deadline=None)
+def test_no_secret_is_shown_wherever_it_stands(secret: str, name: str, url: str, of: str) -> None:
+    filled = url.format(
+        scheme="redis" if of == "redis" else "https", quoted=quote(secret, safe=""), raw=secret.replace("@", "")
+    )
+    kafka = {name: secret} if of == "redis" else {name: secret, of: filled}
+    configured = Settings(kafka=kafka, redis={"url": filled} if of == "redis" else {})
+    plain = shown(configured)
+    assert "hunter2" not in json.dumps(plain) + "\n".join(toml_lines(plain))
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        'redis = "redis://:hunter2@host"',
+        'redis = ["redis://:hunter2@host"]',
+        '[redis]\nurl = ["redis://:hunter2@host"]',
+        '[redis]\nurl = {password = "hunter2"}',
+        'kafka = "sasl.password=hunter2"',
+        'kafka = ["hunter2"]',
+        '[kafka]\n"ssl_key_pem" = ["hunter2"]\n',
+        '[kafka]\n"bootstrap.servers" = ["hunter2"]\n',
+        '[kafka]\n"https.proxy" = ["http://ada:hunter2@host"]\n',
+    ],
+)
+def test_no_error_about_a_setting_quotes_a_secret(table: str, tmp_path: Path) -> None:
+    path = tmp_path / "secret.toml"
+    path.write_text(table, encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"setting (redis|kafka)") as raised:
+        load_settings(path)
+    assert "hunter2" not in str(raised.value)
+
+
+def test_what_libraries_quote_is_taken_out_of_what_is_said() -> None:
+    endpoint = "https://ada:hunter2-one@host/token?client_secret=hunter2-two"
+    load_settings(None, None, "redis://:hunter2-three@host/0")
+    note_secrets({"sasl.oauthbearer.token.endpoint.url": endpoint, "sasl.password": "hunter2-four", "client.id": "me"})
+    said = without_secrets(f'no token from "{endpoint}" for me: hunter2-three hunter2-four')
+    assert "hunter2" not in said
+    assert said.startswith('no token from "https://ada:********@host/token?')
+    assert " for me: " in said
+
+
+def test_the_password_of_redis_may_stand_in_a_file(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    file = tmp_path / "password"
+    file.write_text("hunter2@/ \r\n")
+    file.chmod(0o600)
+    for url, full in (
+        ("redis://host:1/0", "redis://:hunter2%40%2F%20@host:1/0"),
+        ("rediss://ada@host/1?db=2", "rediss://ada:hunter2%40%2F%20@host/1?db=2"),
+        ("unix:///run/redis.sock", "unix://:hunter2%40%2F%20@/run/redis.sock"),
+    ):
+        configured = load_settings(None, None, url, redis__password_file=file)
+        assert configured.redis.full_url() == full
+        assert shown(configured)["redis"]["url"] == (url if "@" not in url else "rediss://********@host/1?db=2")
+    assert caplog.messages == []
+    file.chmod(0o644)
+    load_settings(None, redis__password_file=file).redis.full_url()
+    (warning,) = caplog.messages
+    assert warning.startswith("a file with a password can be read by every user")
+
+
+@pytest.mark.parametrize(
+    ("content", "url", "words"),
+    [
+        (None, "redis://host", "cannot be read: No such file"),
+        (b"\n", "redis://host", "is empty, expected the password"),
+        (b"\xff\xfe", "redis://host", "cannot be read: not UTF-8"),
+        (b"hunter2", "redis://:hunter3@host", "redis.url has a password"),
+    ],
+)
+def test_a_file_without_a_password_is_refused(content: bytes | None, url: str, words: str, tmp_path: Path) -> None:
+    file = tmp_path / "password"
+    if content is not None:
+        file.write_bytes(content)
+        file.chmod(0o600)
+    with pytest.raises(ConfigError, match=words) as raised:
+        load_settings(None, None, url, redis__password_file=file).redis.full_url()
+    assert "hunter" not in str(raised.value)
