@@ -50,8 +50,9 @@ class Interest:
         least = self._least.get(event.type)
         if least is None:
             return REFUSED if event.type in _REFUSALS else None
-        value = math.inf if event.value is None else event.value
-        return WANTED if value >= least else REFUSED
+        if event.value is None:  # nobody knows whether it is enough
+            return WANTED if least == -math.inf else None
+        return WANTED if event.value >= least else REFUSED
 
     def codes(self) -> frozenset[int]:
         """Type codes that can count as wanting."""
