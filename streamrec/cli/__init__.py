@@ -7,8 +7,11 @@ once.
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from types import FrameType
 
 from streamrec.cli.application import app
@@ -61,12 +64,33 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _leave)
     try:
+        refuse_undecodable(sys.argv[1:], os.environ)
         app(prog_name="streamrec")  # also as `python -m streamrec.cli`: completion goes by the name
     except StreamrecError as error:
         from streamrec.config.log_lines import say_failure
 
         say_failure(error)
         sys.exit(EXIT_USAGE if isinstance(error, ConfigError) else EXIT_FAILED)
+
+
+def refuse_undecodable(arguments: Sequence[str], environment: Mapping[str, str]) -> None:
+    """See that everything typed or set is text: bytes that are no UTF-8 reach us as characters that nothing can encode.
+
+    Raises:
+        ConfigError: it is not; names the option, or the setting's variable.
+    """
+    given = [(name, value) for name, value in environment.items() if name.startswith("STREAMREC_")]
+    for number, (before, argument) in enumerate(pairwise(["", *arguments]), 1):
+        option = argument.partition("=")[0]
+        follows = f"what follows {before}" if before.startswith("-") else f"argument {number}"
+        given.append((option if option.startswith("-") and _is_text(option) else follows, argument))
+    for name, value in given:
+        if not _is_text(value):
+            raise ConfigError(f"{name} is {os.fsencode(value)!r}, expected text in UTF-8")
+
+
+def _is_text(given: str) -> bool:
+    return not any("\ud800" <= character <= "\udfff" for character in given)
 
 
 def _leave(number: int, frame: FrameType | None) -> None:

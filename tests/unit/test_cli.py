@@ -212,6 +212,30 @@ def test_a_failure_is_told_on_standard_error_with_its_exit_code(arguments: list[
     assert result.stdout == ""
 
 
+@pytest.mark.parametrize("path", LEAVES, ids=" ".join)
+def test_what_is_typed_and_is_no_text_is_told_with_its_option(
+    path: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("signal.signal", lambda *_: None)  # those of the tests stay
+    broken = os.fsdecode(b"a\xff")
+    for typed, words in (
+        ([broken], f"argument {len(path) + 1} is b'a\\xff'"),
+        (["--config", broken], "what follows --config is b'a\\xff'"),
+        ([f"--config={broken}"], "--config is b'--config=a\\xff'"),
+    ):
+        monkeypatch.setattr("sys.argv", ["streamrec", *path, *typed])
+        with pytest.raises(SystemExit) as ended:
+            streamrec.cli.main()
+        assert ended.value.code == 2
+        assert capsys.readouterr().err == f"streamrec: {words}, expected text in UTF-8\n"
+
+
+def test_a_setting_that_is_no_text_is_told_with_its_variable() -> None:
+    result = run("config", STREAMREC_REDIS__PREFIX=os.fsdecode(b"\xff"))
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr == "streamrec: STREAMREC_REDIS__PREFIX is b'\\xff', expected text in UTF-8\n"
+
+
 WAITING = """
 import time
 from streamrec import cli
