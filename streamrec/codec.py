@@ -101,12 +101,17 @@ def decode_item(
 
 def _format_of(value: bytes, headers: Iterable[tuple[str, bytes]], max_bytes: int, max_depth: int) -> bool:
     """Whether a message is msgpack; raises BadEvent for one that is not to be decoded at all."""
-    if len(value) > max_bytes:
-        raise BadEvent("too_large", f"the message has {len(value)} bytes, expected at most {max_bytes}")
+    refuse_size(value, max_bytes)
     packed = _is_msgpack(headers)
     if max_depth < _EVENT_DEPTH:
         _refuse_depth(value, packed, max_depth)
     return packed
+
+
+def refuse_size(value: bytes, max_bytes: int) -> None:
+    """Raise BadEvent for a message that is larger than messages may be."""
+    if len(value) > max_bytes:
+        raise BadEvent("too_large", f"the message has {len(value)} bytes, expected at most {max_bytes}")
 
 
 def _refusal(error: Exception, value: bytes, packed: bool, max_depth: int) -> BadEvent:

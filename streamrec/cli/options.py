@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 import typer
 
@@ -91,6 +91,12 @@ Map = Annotated[
     list[str] | None,
     typer.Option(
         "--map", metavar="FIELD=COLUMN", help="Which column holds a field; FIELD=@TEXT is a constant. Repeatable."
+    ),
+]
+MaxRefused = Annotated[
+    float,
+    typer.Option(
+        "--max-refused", metavar="SHARE", min=0, max=1, help="Leave out rows that cannot be used, up to this share."
     ),
 ]
 Warmup = Annotated[
@@ -200,6 +206,10 @@ class LogOptions:
         bool,
         typer.Option("--once-per-session", help="Leave out rows that repeat type, user, session and item of another."),
     ] = False
+    ts_unit: Annotated[
+        Literal["s", "ms", "us", "ns"], typer.Option("--ts-unit", help="What numbers in `ts` count since 1970.")
+    ] = "ms"
+    max_refused: MaxRefused = 0.0
 
     def part(self) -> LogPart:
         """The part of the log that is read.
@@ -209,6 +219,7 @@ class LogOptions:
         """
         from streamrec.cli.shared.logs import LogPart
         from streamrec.replay.selection import Selection
+        from streamrec.replay.time_units import TimeUnit
 
         return LogPart(
             path=self.log,
@@ -217,6 +228,8 @@ class LogOptions:
             skip_unknown_types=self.skip_unknown_types,
             rows=range_of(self.rows),
             selection=Selection(self.only_items, self.anonymous, self.once_per_session),
+            unit=TimeUnit(self.ts_unit),
+            max_refused=self.max_refused,
         )
 
 

@@ -13,7 +13,7 @@ import msgspec
 import polars as pl
 from msgspec import inspect
 
-from streamrec.events import LARGEST_NUMBER, LATEST_TS_MS, NAMES, ContextValue, Event
+from streamrec.events import LARGEST_NUMBER, LATEST_TS_MS, MAX_BASKET, NAMES, ContextValue, Event
 from streamrec.replay.columns import ParsedColumn, named, number, text, timestamp, whole_number
 
 
@@ -75,7 +75,34 @@ def _flat_map(value: object) -> dict[str, ContextValue] | None:
         return {}
 
 
-_CONTEXT = next(f.type for f in msgspec.structs.fields(Event) if f.name == "context")
+def _converted(series: pl.Series, kind: object) -> ParsedColumn:
+    """Values of any type, from JSON text or as they are."""
+    values = [None if value in (None, "") else _value_of(value, kind) for value in series.to_list()]
+    bad = [value is None and raw not in (None, "") for value, raw in zip(values, series.to_list(), strict=True)]
+    return ParsedColumn(pl.Series(values, dtype=pl.Object), pl.Series(bad, dtype=pl.Boolean))
+
+
+def _value_of(value: object, kind: object) -> object:
+    try:
+        raw = msgspec.json.decode(value) if isinstance(value, str) else value
+        if isinstance(raw, dict):  # a struct has all its members in every row
+            raw = {key: member for key, member in raw.items() if member is not None}
+        return msgspec.convert(raw, kind)
+    except (msgspec.DecodeError, msgspec.ValidationError):
+        return None
+
+
+def _type_of(name: str) -> object:
+    return next(f.type for f in msgspec.structs.fields(Event) if f.name == name)
+
+
+_CONTEXT = _type_of("context")
+_REQUESTS = {
+    "basket": f"at most {MAX_BASKET} item ids, as a list or as JSON",
+    "filters": "filters as a message has them, as JSON or as a struct",
+    "explain": "true or false",
+}
+"""What only requests have, and how it is written."""
 
 
 def _field(name: str, kind: inspect.Type) -> Field:
@@ -101,6 +128,8 @@ def _field(name: str, kind: inspect.Type) -> Field:
         return Field(name, f"a whole number from {low} to {high}", lambda series: whole_number(series, low, high))
     if isinstance(kind, inspect.FloatType):
         return Field(name, "a finite number of at most 64 bits", lambda series: number(series, LARGEST_NUMBER))
+    if name in _REQUESTS:
+        return Field(name, _REQUESTS[name], lambda series: _converted(series, _type_of(name)))
     return Field(name, "a flat map of at most 64 texts, numbers or booleans, as JSON or as a struct", context)
 
 

@@ -7,35 +7,63 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import repeat
 from pathlib import Path
-from typing import Any
 
 from streamrec import codec
 from streamrec.errors import LogError
 from streamrec.events import EVENT_TYPES, Event, EventType
-from streamrec.replay.decoding import CONSTANT, CONTEXT_MEMBER, Columns, Decoder, DecodingReport
+from streamrec.replay.decoding import CONSTANT, CONTEXT_MEMBER, Decoder, DecodingReport, RowFormat
 from streamrec.replay.fields import FIELDS
-from streamrec.replay.selection import EVERYTHING, Selection, Selector
+from streamrec.replay.refusals import Refusals
+from streamrec.replay.selection import EVERYTHING, Selection
 from streamrec.replay.tables import Batch, Table, open_table
+from streamrec.replay.time_units import TimeUnit
 from streamrec.transport import Record
+from streamrec.worker.validation import ValidationLimits, refuse_unfit
 
 HEADERS = ((codec.CONTENT_TYPE, codec.MSGPACK.encode()),)
-SECONDS_LIKE_MS = 100_000_000_000
-"""A log that ends before 1973 more likely has seconds for milliseconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class RowLimits:
+    """Which rows are taken: those that a worker would take, sent at `sent_ms` (0: it is not known when).
+
+    A row that is none is refused, and so is the whole log when more than the share `max_refused` of its rows are.
+    Without `limits` whatever can be read as an event is taken.
+    """
+
+    limits: ValidationLimits | None = None
+    sent_ms: int = 0
+    max_refused: float = 0.0
+
+    def judge(self, event: Event) -> None:
+        """See that a worker would take an event.
+
+        Raises:
+            BadEvent: it would not.
+        """
+        if self.limits is not None:
+            codec.refuse_size(codec.encode_event(event, codec.MSGPACK), self.limits.max_message_bytes)
+            refuse_unfit(event, self.limits, self.sent_ms)
+
+
+NO_LIMITS = RowLimits()
 
 
 @dataclass(frozen=True, slots=True)
 class LogSummary:
     """What a checked log holds; times are in ms.
 
-    `left_out` counts rows by the value of their type column, `deselected` rows by why the selection left them out.
+    `left_out` counts rows by the value of their type column, `deselected` rows by why the selection left them out;
+    `refusals` has the rows that no worker would take, `repeated` counts events with an id that their user had before.
     """
 
     rows: int
     events: Mapping[EventType, int]
     left_out: Mapping[str, int]
     deselected: Mapping[str, int]
+    refusals: Refusals
+    repeated: int
     ignored_columns: tuple[str, ...]
     first_ts: int | None
     last_ts: int | None
@@ -49,10 +77,10 @@ class Log:
     table: Table
     start: int
     stop: int
-    columns: Mapping[str, str]
-    types: Mapping[str, EventType | None]
-    skip_unknown_types: bool
-    selection: Selection = EVERYTHING
+    row_format: RowFormat
+    row_limits: RowLimits
+    beyond: int = 0
+    """Rows that were asked for and are not there."""
 
     def __len__(self) -> int:
         """Rows of the part that is read, those left out included."""
@@ -61,25 +89,27 @@ class Log:
     @property
     def ignored_columns(self) -> tuple[str, ...]:
         """The columns that become no field of an event."""
-        return tuple(name for name in self.table.columns if name not in self.columns.values())
+        return tuple(name for name in self.table.columns if name not in self.row_format.columns.values())
 
     def check(self) -> LogSummary:
         """Read the whole part once and say what it holds.
 
         Raises:
-            LogError: rows are unsorted, unreadable or of unknown types; the first problems by row, and their number.
+            LogError: too many rows are unsorted, unreadable, or nothing that a worker would take; the first by row.
             TableError: the file itself cannot be read to its end.
         """
         decoder = self._decoder()
         for batch in self._batches():
             decoder.decode(batch)
         report = decoder.report
-        report.raise_problems(self.table.path.name)
+        self._hold_to_share(report.refusals)
         return LogSummary(
             rows=len(self),
             events=dict(report.events),
             left_out=dict(report.left_out),
             deselected={why: count for why, count in report.deselected.items() if count},
+            refusals=report.refusals,
+            repeated=report.repeated,
             ignored_columns=self.ignored_columns,
             first_ts=report.first_ts,
             last_ts=report.last_ts,
@@ -90,14 +120,14 @@ class Log:
         """Each event with its row number, in the log's order.
 
         Raises:
-            LogError: a problem that `check` would have named; the events of earlier batches have been given by then.
+            LogError: as `check`, as soon as too many are refused; earlier batches have been given by then.
             TableError: the file itself cannot be read to its end.
         """
         decoder = self._decoder()
         for batch in self._batches():
-            rows, columns = decoder.decode(batch)
-            decoder.report.raise_problems(self.table.path.name)
-            yield from zip(rows, _events(columns), strict=True)
+            taken = decoder.decode(batch)
+            self._hold_to_share(decoder.report.refusals)
+            yield from taken
 
     def records(self, topic: str) -> Iterator[Record]:
         """The same as records of one partition: offset is the row, key the user, value the event in msgpack.
@@ -110,10 +140,13 @@ class Log:
             yield Record(topic, 0, row, event.user_id.encode(), value, HEADERS)
 
     def _decoder(self) -> Decoder:
-        return Decoder(self.columns, self.types, self.skip_unknown_types, Selector(self.selection))
+        return Decoder(self.row_format, self.row_limits.judge)
+
+    def _hold_to_share(self, refusals: Refusals) -> None:
+        refusals.hold_to(self.table.path.name, len(self), self.row_limits.max_refused)
 
     def _batches(self) -> Iterator[Batch]:
-        used = [name for name in self.table.columns if name in self.columns.values()]
+        used = [name for name in self.table.columns if name in self.row_format.columns.values()]
         return self.table.batches(used, self.start, self.stop)
 
 
@@ -125,6 +158,8 @@ def open_log(
     skip_unknown_types: bool = False,
     rows: tuple[int | None, int | None] | None = None,
     selection: Selection = EVERYTHING,
+    unit: TimeUnit = TimeUnit.MS,
+    row_limits: RowLimits = NO_LIMITS,
 ) -> Log:
     """Open a log without reading its rows; `check` does that.
 
@@ -136,6 +171,8 @@ def open_log(
         skip_unknown_types: leave out, and count, the rows whose type is neither an event type nor in `types`.
         rows: the part to read, from the first row to before the second; None is the log's own beginning or end.
         selection: which of these rows are read, and which users they belong to.
+        unit: what numbers in the column of `ts` count.
+        row_limits: which rows are taken, and how many may be refused.
 
     Raises:
         TableError: the file is missing or is no table.
@@ -146,7 +183,9 @@ def open_log(
     start, stop = _part(table, rows or (None, None))
     columns = _columns(table, mapping or {})
     _check(table, columns, selection)
-    return Log(table, start, stop, columns, _types(table, types or {}), skip_unknown_types, selection)
+    row_format = RowFormat(columns, _types(table, types or {}), skip_unknown_types, unit, selection)
+    beyond = max((rows or (None, None))[1] or 0, stop) - stop
+    return Log(table, start, stop, row_format, row_limits, beyond)
 
 
 def _part(table: Table, rows: tuple[int | None, int | None]) -> tuple[int, int]:
@@ -211,38 +250,17 @@ def _types(table: Table, types: Mapping[str, str]) -> dict[str, EventType | None
     return meanings
 
 
-def _events(columns: Columns) -> Iterator[Event]:
-    """The columns as events; every limit of the type has been checked by the columns' readers."""
-
-    def column(name: str) -> Any:
-        return columns.get(name) or repeat(None)
-
-    optional = ("item_id", "event_id", "session_id", "value", "rec_id", "position", "context", "query", "k", "scenario")
-    for kind, user, ts, item, event_id, session, value, rec_id, position, context, query, k, scenario in zip(
-        columns["type"], columns["user_id"], columns["ts"], *map(column, optional), strict=False
-    ):
-        yield Event(
-            type=kind,
-            user_id=user,
-            ts=ts,
-            item_id=item,
-            event_id=event_id,
-            session_id=session,
-            value=value,
-            rec_id=rec_id,
-            position=position,
-            context=context,
-            query=query,
-            k=k,
-            scenario=scenario,
-        )
-
-
 def _hints(log: Log, report: DecodingReport) -> tuple[str, ...]:
     """Warnings about what is allowed but seldom meant."""
     hints = []
-    if report.last_ts is not None and report.last_ts < SECONDS_LIKE_MS:
-        hints.append(f"the last 'ts' is {report.last_ts}: before 1973 in milliseconds, are these seconds?")
     if log.ignored_columns:
         hints.append(f"columns that become no event field: {', '.join(log.ignored_columns)}")
+    if log.beyond:
+        hints.append(f"the log ends at row {log.stop:,}: {log.beyond:,} of the rows asked for are not there")
+    if report.repeated:
+        hints.append(
+            f"{report.repeated:,} rows repeat an event_id of their user: an event that was sent twice counts once"
+        )
+    if report.unrated:
+        hints.append(f"{report.unrated:,} ratings have no 'value': a rule as rating>=4 counts them neither way")
     return tuple(hints)

@@ -6,7 +6,7 @@ Rows are selected in the log's order, in bounded memory. Knows nothing of files.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,7 +52,7 @@ class Selector:
 
     def __init__(self, selection: Selection) -> None:
         self.selection = selection
-        self._remembered: OrderedDict[int, None] = OrderedDict()
+        self._recent = RecentKeys()
 
     def fits(self, items: pl.Series) -> NDArray[np.bool_]:
         """Whether each row's item is one of those asked for, (rows,)."""
@@ -78,13 +78,21 @@ class Selector:
         parts = (pl.Series(types, dtype=pl.String), owners, sessions, items)
         keys = pl.select(pl.concat_str(*parts, separator="\x1f").hash()).to_series()
         comparable = (sessions.is_not_null() & items.is_not_null()).to_list()
-        return np.array([not at or self._is_new(key) for key, at in zip(keys.to_list(), comparable, strict=True)], bool)
+        return np.array([not at or self._recent.add(key) for key, at in zip(keys, comparable, strict=True)], bool)
 
-    def _is_new(self, key: int) -> bool:
-        if key in self._remembered:
-            self._remembered.move_to_end(key)
-            return False
-        self._remembered[key] = None
-        if len(self._remembered) > REMEMBERED:
-            self._remembered.popitem(last=False)
-        return True
+
+class RecentKeys:
+    """The newest REMEMBERED keys, by their hash."""
+
+    def __init__(self) -> None:
+        self._keys: OrderedDict[int, None] = OrderedDict()
+
+    def add(self, key: Hashable) -> bool:
+        """Whether the key is new."""
+        key = hash(key)
+        new = key not in self._keys
+        self._keys[key] = None
+        self._keys.move_to_end(key)
+        if len(self._keys) > REMEMBERED:
+            self._keys.popitem(last=False)
+        return new

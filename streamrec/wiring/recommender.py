@@ -30,7 +30,7 @@ from streamrec.errors import ConfigError, StateError
 from streamrec.events import Event, EventType, Filters, Item, Reason, Slate, TextTable
 from streamrec.replay.catalogue_file import CatalogueItems, read_catalogue
 from streamrec.replay.in_hand import Frame, Row, items_of, records_of
-from streamrec.replay.logs import Log, open_log
+from streamrec.replay.logs import Log, RowLimits, open_log
 from streamrec.state import inspection
 from streamrec.state.memory import MemoryStore
 from streamrec.transport import Record
@@ -369,7 +369,7 @@ class Recommender:
         """What a broker would hold; how many if that is known; and the offset of row 0."""
         topic, first = self._settings.topics.events, self._next
         if isinstance(events, str | Path):
-            events = open_log(Path(events))
+            events = open_log(Path(events), row_limits=RowLimits(self._limits))
             events.check()
         if isinstance(events, Log):
             row_0 = max(first - events.start, 0)  # rows keep their numbers, as long as they go on from what was

@@ -169,6 +169,20 @@ class Metrics:
             self.loss.labels(name).set(standing.loss)
             self.hit_rate.labels(name).set(standing.hit_rate)
 
+    def left_out(self) -> dict[str, int]:
+        """How many messages have become no event so far, by what became of them."""
+        counters = {"dead_letters": self.dead_letters, "repeated_events": self.duplicates}
+        totals = {
+            name: [
+                sample.value
+                for metric in counter.collect()
+                for sample in metric.samples
+                if sample.name.endswith("_total")
+            ]
+            for name, counter in counters.items()
+        }
+        return {name: int(sum(values)) for name, values in totals.items()}
+
     def began(self, skipped_snapshots: int, unlearned: int) -> None:
         """Show what was amiss with the snapshots at the start."""
         self.skipped_snapshots.set(skipped_snapshots)

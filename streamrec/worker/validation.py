@@ -134,14 +134,28 @@ def event_of(record: Record, validation_limits: ValidationLimits) -> Event:
         max_bytes=validation_limits.max_message_bytes,
         max_depth=validation_limits.max_depth,
     )
+    refuse_unfit(event, validation_limits, record.timestamp_ms)
+    return event
+
+
+def refuse_unfit(event: Event, validation_limits: ValidationLimits, sent_ms: int) -> None:
+    """See that no worker has to put an event aside for its date or its scenario: the rule for messages and for logs.
+
+    Args:
+        event: of any type.
+        validation_limits: what is still an event.
+        sent_ms: when it was sent, 0 where that is not known; then only a date before 1980 is wrong.
+
+    Raises:
+        BadEvent: a worker would put it aside.
+    """
     if event.ts < EARLIEST_TS:
         raise BadEvent("past", f"field 'ts' is {event.ts}, expected milliseconds since 1970, and 1980 or later", "ts")
     hold_to(event, validation_limits.scenarios)
-    if record.timestamp_ms <= 0:
-        return event
-    ahead_s = (event.ts - record.timestamp_ms) / 1000
+    if sent_ms <= 0:
+        return
+    ahead_s = (event.ts - sent_ms) / 1000
     if ahead_s > validation_limits.max_ahead_s:
         raise BadEvent("future", f"field 'ts' is {event.ts}, {ahead_s:.0f} s after the message was sent", "ts")
     if validation_limits.max_behind_s is not None and -ahead_s > validation_limits.max_behind_s:
         raise BadEvent("past", f"field 'ts' is {event.ts}, {-ahead_s:.0f} s before the message was sent", "ts")
-    return event

@@ -131,6 +131,28 @@ def test_an_interrupted_replay_goes_on_and_every_row_is_counted_once(
         assert known["category"] == f"kind-{int(name.removeprefix('item-')) % 8}"
 
 
+def test_a_replay_sends_nothing_that_no_worker_would_take(
+    tansu: EmbeddedBroker, redis_server: EmbeddedRedis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    deployment = Deployment(tmp_path, tansu.settings, redis_server.url, partitions=2, preset="fast")
+    rows = [f"click,u{n},i{n},{1_700_000_000_000 + n}" for n in range(9)]
+    rows[1], rows[4] = "click,u1,i1,1700000000", f"click,u4,i4,{time.time_ns() // 1_000_000 + 90_000_000}"
+    log = tmp_path / "log.csv"
+    log.write_text("\n".join(["type,user_id,item_id,ts", *rows]), encoding="utf-8")
+    refused = deployment.command("replay", str(log))
+    assert refused.returncode == 1
+    assert "2 of 9 rows cannot be used" in refused.stderr
+    assert re.search(r"row 1: field 'ts' is 1700000000, .* seconds\?", refused.stderr)
+    assert re.search(r"row 4: field 'ts' is \d+, \d{5} s after the message was sent", refused.stderr)
+    assert deployment.read(deployment.settings.topics.events) == []
+    allowed = deployment.command("replay", str(log), "--max-refused", "0.25")
+    assert allowed.returncode == 0, allowed.stderr
+    assert "refused 1 rows (future ts), the first is row 4" in allowed.stderr
+    assert "but for 2 that were refused" in allowed.stderr
+    assert len(deployment.read(deployment.settings.topics.events)) == 7
+
+
 @pytest.mark.usefixtures("worker")
 def test_tail_prints_what_was_asked_for(deployment: Deployment) -> None:
     user, count = Counter(event.user_id for event in requests(LOG)).most_common(1)[0]

@@ -19,7 +19,7 @@ from confluent_kafka import Consumer, Producer
 
 from streamrec.codec import MSGPACK, decode_event, decode_slate, encode_event
 from streamrec.demo.embedded import EmbeddedBroker, EmbeddedRedis
-from streamrec.events import Event, Slate
+from streamrec.events import Event, EventType, Slate
 from streamrec.state import Kind
 from streamrec.state import inspection as inspect
 from streamrec.testing import HEADERS, recount, requests, shop
@@ -252,6 +252,18 @@ def test_a_group_lives_while_somebody_reads_as_it(broker: EmbeddedBroker, make_t
 # What is refused
 
 
+def test_rows_that_no_worker_would_take_are_left_out_as_far_as_allowed_and_said(
+    tansu: EmbeddedBroker, redis_server: EmbeddedRedis, tmp_path: Path
+) -> None:
+    deployment = Deployment(tmp_path, tansu.settings, redis_server.url, limits=SMALL, preset="fast")
+    asked = msgspec.structs.replace(EVENTS[30], type=EventType.REQUEST, scenario="nosuch")
+    log = write_log(tmp_path / "log.parquet", [*EVENTS[:30], asked, *EVENTS[30:60]])
+    assert "1 of 61 rows cannot be used:\n  row 30: field 'scenario' is 'nosuch'" in refused(deployment, log)
+    said = json.loads(warmed_up(deployment, log, "--max-refused", "0.02", "--json"))
+    assert (said["events"], said["refused_rows"], said["dead_letters"]) == (60, 1, 0)
+    assert (said["refused"]["invalid scenario"]["rows"], said["refused"]["invalid scenario"]["first_row"]) == (1, 30)
+
+
 def test_what_is_missing_is_told_in_one_line(
     tansu: EmbeddedBroker, redis_server: EmbeddedRedis, tmp_path: Path
 ) -> None:
@@ -259,6 +271,8 @@ def test_what_is_missing_is_told_in_one_line(
     log = write_log(tmp_path / "log.parquet", EVENTS[:50])
     unsorted = write_log(tmp_path / "unsorted.parquet", EVENTS[50::-1])
     assert "sort the log by time" in refused(deployment, unsorted)
+    seconds = write_log(tmp_path / "s.parquet", [msgspec.structs.replace(e, ts=e.ts // 1000) for e in EVENTS[:50]])
+    assert "seconds? If all rows have them, use --ts-unit s" in refused(deployment, seconds)
     assert "no connection to Redis at redis://127.0.0.1:9/0" in refused(
         deployment, log, "--redis", "redis://127.0.0.1:9/0"
     )

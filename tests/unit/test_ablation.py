@@ -20,7 +20,7 @@ from streamrec.engine.arrays.batch import HISTORY, NOTHING
 from streamrec.engine.batch_result import BatchResult
 from streamrec.engine.learning.ranking_metrics import RankingMetrics
 from streamrec.engine.pipeline import Pipeline
-from streamrec.errors import ConfigError
+from streamrec.errors import ConfigError, LogError
 from streamrec.evaluation.backtest.ablation import (
     DEFAULT_DELAYS,
     EACH,
@@ -243,6 +243,15 @@ def test_the_command_writes_what_it_prints(tmp_path: Path) -> None:
     assert f"{fused[0]:.4f}" in result.output
     as_json = CliRunner().invoke(app, [*typed, "--json"])
     assert json.loads(as_json.stdout) == json.loads((tmp_path / "out" / "ablation.json").read_text())
+    assert (found["refused_rows"], found["refused"]) == (0, {})
+
+
+def test_nothing_to_score_is_no_result(tmp_path: Path) -> None:
+    pl.DataFrame([{"ts": BEGAN, "user_id": "u", "item_id": "i", "type": "skip"}]).write_parquet(tmp_path / "e.parquet")
+    result = CliRunner().invoke(app, ["ablate", str(tmp_path / "e.parquet"), "--out", str(tmp_path / "out")])
+    assert isinstance(result.exception, LogError)
+    assert "nothing to score" in str(result.exception)
+    assert not (tmp_path / "out").exists()
 
 
 def test_an_unknown_model_is_refused_before_anything_runs(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 from click.testing import Result
@@ -10,6 +11,7 @@ from typer.testing import CliRunner
 
 from streamrec.cli import app, main
 from streamrec.demo.sample import sample_items, sample_log
+from streamrec.errors import LogError
 
 LOG = (str(sample_log()), "--rows", "0:600", "--items", str(sample_items()))
 
@@ -36,6 +38,18 @@ def test_a_script_gets_one_object() -> None:
     assert slate["items"]
     assert all("Regency" in item["title"] for item in slate["items"])
     assert any("filtered:" in rule for rule in slate["items"][0]["rules"])
+
+
+def test_what_was_left_out_of_the_log_is_said(tmp_path: Path) -> None:
+    log = tmp_path / "log.csv"
+    rows = [f"click,u,i{n},{1_700_000_000_000 + n}" for n in range(3)]
+    log.write_text("\n".join(["type,user_id,item_id,ts", *rows, "click,u,i9,5"]), encoding="utf-8")
+    result = CliRunner().invoke(app, ["ask", str(log), "--json", "--max-refused", "0.25"])
+    assert result.exit_code == 0, result.output
+    said = json.loads(result.stdout)
+    assert said["refused_rows"] == 1
+    assert said["refused"]["past ts"]["first_row"] == 3
+    assert isinstance(CliRunner().invoke(app, ["ask", str(log)]).exception, LogError)
 
 
 @pytest.mark.parametrize(

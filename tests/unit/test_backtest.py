@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from streamrec.cli import app
 from streamrec.config.parts import default_models
 from streamrec.engine.learning.ranking_metrics import ranking_metrics
+from streamrec.errors import LogError
 from streamrec.evaluation.backtest.slates import fused_ranks, model_ranks, read_slates
 from streamrec.evaluation.backtest.variety import gini, personalisation
 
@@ -295,6 +296,54 @@ def test_only_the_items_asked_for_are_learned_and_predicted(backtest) -> None:  
     ran = backtest("--only-items", "^i[1-3]")
     assert {item[:2] for items in ran.column("items") for item in items} == {"i1", "i2", "i3"}
     assert "of other items than asked for" in ran.printed
+
+
+def test_rows_left_out_are_in_the_report_with_the_first_of_each_kind(settings_file: Path, tmp_path: Path) -> None:
+    rows = [f"click,u{n % 3},i{n % 7},{BEGAN + 1_000 * n},,e{n}" for n in range(60)]
+    rows[20] = f"request,u1,,{BEGAN + 20_000},nosuch,"
+    rows[30] = rows[27]  # the same user's event again, but out of order
+    rows[40] = f"click,u1,i1,{BEGAN + 40_000},,e37"  # u1 has sent this id before
+    log, out = tmp_path / "log.csv", tmp_path / "out"
+    log.write_text("\n".join(["type,user_id,item_id,ts,scenario,event_id", *rows]), encoding="utf-8")
+    typed = ["backtest", str(log), "--out", str(out), "--config", str(settings_file), "--preset", "fast"]
+    refused = CliRunner().invoke(app, typed)
+    assert isinstance(refused.exception, LogError)
+    assert "2 of 60 rows cannot be used" in str(refused.exception)
+    assert not out.exists()
+    allowed = CliRunner().invoke(app, [*typed, "--max-refused", "0.05", "--json"])
+    assert allowed.exit_code == 0, allowed.output
+    report = json.loads(allowed.stdout)
+    assert report["counts"] == report["counts"] | {
+        "rows": 60, "events": 57, "refused_rows": 2, "dead_letters": 0, "repeated_events": 1,
+    }  # fmt: skip
+    found = {reason: (rows["rows"], rows["first_row"]) for reason, rows in report["refused"].items()}
+    assert found == {"invalid scenario": (1, 20), "unsorted ts": (1, 30)}
+    assert "refused 1 rows (unsorted ts), the first is row 30" in allowed.stderr
+    assert "1 rows repeat an event_id of their user" in allowed.stderr
+    page = (out / "report.html").read_text()
+    assert "refused for unsorted ts" in page
+
+
+@pytest.mark.parametrize(
+    ("rows", "options", "words"),
+    [
+        ([], [], "there is no event in the 0 rows that were read"),
+        ([f"click,u,i,{BEGAN},"], [], "nothing to score: all 1 targets lie in the share that is only learned"),
+        ([f"click,u,i,{BEGAN},"] * 9, ["--warmup", "1"], "nothing to score: all 9 targets lie in the share"),
+        ([f"rating,u,i,{BEGAN},"] * 9, [], "nothing to score: none of its 9 events counts as interest"),
+        ([f"rating,u,i,{BEGAN},nan"] * 9, [], "nothing to score: none of its 9 events counts as interest"),
+    ],
+)
+def test_a_log_with_nothing_to_score_is_no_success(
+    rows: list[str], options: list[str], words: str, settings_file: Path, tmp_path: Path
+) -> None:
+    log = tmp_path / "log.csv"
+    log.write_text("\n".join(["type,user_id,item_id,ts,value", *rows]), encoding="utf-8")
+    typed = ["backtest", str(log), "--out", str(tmp_path / "out"), "--config", str(settings_file), "--preset", "fast"]
+    result = CliRunner().invoke(app, [*typed, *options])
+    assert isinstance(result.exception, LogError)
+    assert words in str(result.exception)
+    assert result.stdout == ""
 
 
 def test_an_impossible_rule_is_refused_and_writes_nothing(log: Path, tmp_path: Path) -> None:

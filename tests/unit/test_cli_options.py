@@ -12,6 +12,7 @@ import typer
 from typer.testing import CliRunner
 
 from streamrec.cli.options import LogOptions, unfolded
+from streamrec.replay.time_units import TimeUnit
 
 
 @dataclass(frozen=True)
@@ -101,5 +102,8 @@ def test_a_logs_options_say_which_part_is_read() -> None:
         (5, None),
     )
     assert (part.selection.only_items, part.selection.once_per_session) == ("^a", True)
+    assert (part.unit, part.max_refused) == (TimeUnit.MS, 0.0)
+    part = LogOptions(Path("log.csv"), ts_unit="s", max_refused=0.5).part()
+    assert (part.unit, part.max_refused) == (TimeUnit.S, 0.5)
     with pytest.raises(typer.BadParameter, match="expected A:B"):
         LogOptions(Path("log.csv"), rows="5").part()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import os
 import tracemalloc
 from datetime import UTC, datetime
@@ -21,12 +22,14 @@ from streamrec.cli.commands import replay
 from streamrec.cli.shared.logs import LogPart
 from streamrec.config.settings import Settings
 from streamrec.errors import LogError, TableError
-from streamrec.events import Event, EventType
+from streamrec.events import LATEST_TS_MS, Event, EventType, Filters
 from streamrec.replay import selection as selecting
 from streamrec.replay import tables
-from streamrec.replay.logs import open_log
+from streamrec.replay.logs import Log, RowLimits, open_log
 from streamrec.replay.selection import Selection
+from streamrec.replay.time_units import IN_MS, TimeUnit
 from streamrec.transport.local import LocalSink
+from streamrec.wiring import build_validation_limits
 
 ROWS: list[dict[str, Any]] = [
     {"type": "view", "user_id": "u1", "item_id": "7", "ts": 1_600_000_000_000, "session_id": "s1", "value": None},
@@ -209,7 +212,7 @@ def test_unsorted_rows_are_told_also_across_batches(tmp_path: Path, monkeypatch:
     rows = [{"type": "view", "user_id": "a", "item_id": "i", "ts": ts} for ts in (10, 20, 15, 15, 30, 29)]
     path = write(tmp_path / "log.jsonl", rows)
     said = refusal(path)
-    assert "2 problems" in said
+    assert "3 of 6 rows" in said
     assert "row 2: 'ts' is 15, before the 20 of row 1" in said
     assert "row 5: 'ts' is 29, before the 30 of row 4" in said
     with pytest.raises(LogError, match="row 2"):
@@ -220,7 +223,8 @@ def test_unknown_types_are_listed_and_can_be_translated_or_left_out(tmp_path: Pa
     kinds = ["clickout item", "sort", "sort", "view", ""]
     path = write(tmp_path / "log.csv", [{**ROWS[0], "type": kind} for kind in kinds])
     said = refusal(path)
-    assert "2 rows from row 1 on are of type 'sort'" in said
+    assert "row 1: 'type' is 'sort', which is no event type" in said
+    assert "... and 1 more: unknown type 'sort'" in said
     assert "--skip-unknown-types" in said
     log = open_log(path, types={"clickout item": "click", "sort": ""}, skip_unknown_types=True)
     assert [(row, event.type.value) for row, event in log.events()] == [(0, "click"), (3, "view")]
@@ -240,17 +244,19 @@ def test_a_request_needs_no_item(tmp_path: Path) -> None:
 
 
 def test_many_problems_are_counted_but_not_all_listed(tmp_path: Path) -> None:
-    rows = [{**ROWS[0], "value": "much"} for _ in range(50)]
-    said = refusal(write(tmp_path / "log.csv", rows))
-    assert "50 problems" in said
-    assert said.count("'value' is 'much'") == 20
-    assert said.endswith("... and 30 more")
+    rows = [{**ROWS[0], "value": f"much {n}"} for n in range(50)]
+    said = refusal(write(tmp_path / "log.csv", [*rows, ROWS[0]]))
+    assert "50 of 51 rows" in said
+    assert [said.count(f"row {n}: 'value' is 'much {n}'") for n in range(4)] == [1, 1, 1, 0]
+    assert "... and 47 more: invalid value" in said
+    assert "--max-refused 0.981" in said
+    assert refusal(write(tmp_path / "log.csv", rows)).count("--max-refused") == 0  # nothing would be left
 
 
 def test_a_wrong_type_column_does_not_fill_the_screen(tmp_path: Path) -> None:
     rows = [{**ROWS[0], "type": f"kind {n}"} for n in range(500)]
     said = refusal(write(tmp_path / "log.csv", rows))
-    assert "500 problems" in said
+    assert "500 of 500 rows" in said
     assert len(said.splitlines()) < 30
 
 
@@ -271,9 +277,169 @@ def test_a_file_that_is_not_what_its_name_says_is_refused(tmp_path: Path) -> Non
     assert "expected a file ending in .parquet, .csv, .jsonl" in refusal(tmp_path / "log.xlsx")
 
 
-def test_seconds_in_place_of_milliseconds_are_hinted_at(tmp_path: Path) -> None:
-    path = write(tmp_path / "log.csv", [{**ROWS[0], "ts": 1_600_000_000}])
-    assert any("seconds" in hint for hint in open_log(path).check().hints)
+NOW_MS = 1_800_000_000_000
+LIMITS = build_validation_limits(Settings())
+
+
+def dated(path: Path, *times: object) -> Path:
+    return write(path, [{"type": "view", "user_id": "u", "item_id": "i", "ts": ts} for ts in times])
+
+
+def held(path: Path, max_refused: float = 0.0, **options: Any) -> Log:
+    """The log as commands read it."""
+    return open_log(path, row_limits=RowLimits(LIMITS, NOW_MS, max_refused), **options)
+
+
+@pytest.mark.parametrize(
+    ("ts", "words"),
+    [
+        (1_600_000_000, "1980 or later: seconds? If all rows have them, use --ts-unit s"),
+        (1_600_000_000_000_000, "before the year 2100: microseconds? If all rows have them, use --ts-unit us"),
+        (1_600_000_000_000_000_000, "before the year 2100: nanoseconds? If all rows have them, use --ts-unit ns"),
+        (20_240_131, "1980 or later: a date? Write it as 2024-01-31T00:00:00"),
+        (20_240_131_123_000, "before the year 2100: a date? Write it as 2024-01-31T12:30:00"),
+        (160_000_000_000, "1980 or later\n"),  # 1975
+        (0, "1980 or later\n"),
+        (NOW_MS + 86_400_001, "after the message was sent\n"),
+        (LATEST_TS_MS, "after the message was sent\n"),
+    ],
+)
+@pytest.mark.parametrize("suffix", [".parquet", ".csv", ".jsonl"])
+def test_a_date_that_every_worker_would_refuse_is_told_with_what_it_looks_like(
+    tmp_path: Path, suffix: str, ts: int, words: str
+) -> None:
+    with pytest.raises(LogError) as caught:
+        held(dated(tmp_path / f"log{suffix}", NOW_MS, ts)).check()
+    assert "row 1: " in str(caught.value)
+    assert words in f"{caught.value}\n"
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".csv", ".jsonl"])
+@pytest.mark.parametrize("unit", list(TimeUnit))
+def test_numbers_count_what_is_said(tmp_path: Path, suffix: str, unit: TimeUnit) -> None:
+    times = [round(ms / IN_MS[unit]) for ms in (1_600_000_000_000, 1_600_000_001_000)]
+    log = held(dated(tmp_path / f"log{suffix}", *times), unit=unit)
+    assert [event.ts for _, event in log.events()] == [1_600_000_000_000, 1_600_000_001_000]
+
+
+def test_a_unit_holds_for_numbers_alone_and_seconds_may_have_fractions(tmp_path: Path) -> None:
+    path = dated(tmp_path / "log.csv", "1600000000.25", "2020-09-13T12:26:41Z")
+    assert [event.ts for _, event in held(path, unit=TimeUnit.S).events()] == [1_600_000_000_250, 1_600_000_001_000]
+    stamps = pl.Series([1_600_000_000_250_000], dtype=pl.Int64).cast(pl.Datetime("us"))
+    pl.DataFrame({"type": "view", "user_id": "u", "item_id": "i", "ts": stamps}).write_parquet(tmp_path / "l.parquet")
+    assert [event.ts for _, event in held(tmp_path / "l.parquet", unit=TimeUnit.NS).events()] == [1_600_000_000_250]
+
+
+def test_a_wrong_unit_is_told_too_and_two_units_in_one_file_are_never_both_right(tmp_path: Path) -> None:
+    path = dated(tmp_path / "log.csv", 1_600_000_000, 1_600_000_001_000)
+    with pytest.raises(LogError, match=r"1 of 2 rows(.|\n)*row 0: field 'ts' is 1600000000, .* seconds\?"):
+        held(path).check()
+    with pytest.raises(LogError, match=r"1 of 2 rows(.|\n)*row 1: 'ts' is '1600000001000', .* milliseconds\?"):
+        held(path, unit=TimeUnit.S).check()
+
+
+def test_a_row_with_a_wrong_date_is_not_what_later_rows_are_measured_by(tmp_path: Path) -> None:
+    log = held(dated(tmp_path / "log.csv", NOW_MS - 2, LATEST_TS_MS, NOW_MS - 1, 5, NOW_MS), max_refused=0.4)
+    assert [row for row, _ in log.events()] == [0, 2, 4]
+    assert log.check().last_ts == NOW_MS
+
+
+REQUESTS = [
+    {"type": "request", "user_id": "u", "ts": NOW_MS, "item_id": None, "scenario": "nosuch"},
+    {"type": "request", "user_id": "u", "ts": NOW_MS, "item_id": "i", "scenario": "similar"},
+    {"type": "request", "user_id": "u", "ts": NOW_MS, "item_id": None, "scenario": "similar"},
+    {"type": "request", "user_id": "u", "ts": NOW_MS, "item_id": None, "scenario": "bundle", "basket": '["a", "b"]'},
+]
+
+
+def test_requests_that_no_worker_would_answer_are_told(tmp_path: Path) -> None:
+    with pytest.raises(LogError) as caught:
+        held(write(tmp_path / "log.jsonl", REQUESTS)).check()
+    said = str(caught.value)
+    assert "2 of 4 rows" in said
+    assert "row 0: field 'scenario' is 'nosuch', expected one of home, similar" in said
+    assert "row 2: field 'item_id' is missing: a request of scenario 'similar' needs it" in said
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
+def test_a_request_brings_its_basket_and_filters(tmp_path: Path, suffix: str) -> None:
+    rows = [{**REQUESTS[3], "filters": '{"tags": ["blue"]}', "explain": "true"}, REQUESTS[1]]
+    asked, plain = events(write(tmp_path / f"log{suffix}", rows))
+    assert (asked.basket, asked.filters, asked.explain) == (("a", "b"), Filters(tags=("blue",)), True)
+    assert (plain.basket, plain.filters, plain.explain) == (None, None, None)
+    rows[0] |= {"basket": '["a", 5]', "filters": '{"colour": "blue"}'}
+    said = refusal(write(tmp_path / f"log{suffix}", rows))
+    assert "row 0: 'basket' is '[\"a\", 5]', expected at most 32 item ids" in said
+    assert "row 0: 'filters' is" in said
+
+
+def test_a_struct_of_filters_has_its_members_in_every_row(tmp_path: Path) -> None:
+    filters = [{"tags": ["blue"], "price_min": None}, {"tags": None, "price_min": 2.0}, None]
+    rows = {"type": ["request"] * 3, "user_id": "u", "item_id": "i", "ts": NOW_MS, "filters": filters}
+    pl.DataFrame(rows).write_parquet(tmp_path / "log.parquet")
+    found = [event.filters for event in events(tmp_path / "log.parquet")]
+    assert found == [Filters(tags=("blue",)), Filters(price_min=2.0), None]
+
+
+def test_a_row_that_no_message_has_room_for_is_told(tmp_path: Path) -> None:
+    context = json.dumps({f"k{n}": "x" * 1024 for n in range(64)})
+    with pytest.raises(LogError, match=r"row 1: the message has \d+ bytes, expected at most 65536"):
+        held(write(tmp_path / "log.csv", [ROWS[0], {**ROWS[0], "context": context}])).check()
+
+
+def test_a_name_with_control_characters_in_a_basket_is_told(tmp_path: Path) -> None:
+    rows = [{**REQUESTS[3], "basket": '["a\\u0007"]'}]
+    assert "row 0: `basket` has a name with control characters" in refusal(write(tmp_path / "log.csv", rows))
+
+
+@pytest.mark.parametrize(("share", "passes"), [(0.0, False), (0.3, False), (0.4, True), (1.0, True), (math.nan, False)])
+def test_so_many_rows_as_may_be_are_left_out_and_counted_by_reason(tmp_path: Path, share: float, passes: bool) -> None:
+    rows = [ROWS[0], {**ROWS[0], "value": "much", "position": 0}, ROWS[1], {**ROWS[1], "ts": 5}, ROWS[2]]
+    log = held(write(tmp_path / "log.csv", rows), max_refused=share)
+    if not passes:
+        with pytest.raises(LogError, match="2 of 5 rows cannot be used"):
+            log.check()
+        with pytest.raises(LogError, match="2 of 5 rows cannot be used"):
+            list(log.events())
+        return
+    assert [row for row, _ in log.events()] == [0, 2, 4]
+    refusals = log.check().refusals
+    assert refusals.rows == 2
+    assert refusals.as_dict() == {
+        "invalid value": {
+            "rows": 1,
+            "first_row": 1,
+            "detail": "'value' is 'much', expected a finite number of at most 64 bits",
+        },
+        "invalid position": {
+            "rows": 1,
+            "first_row": 1,
+            "detail": "'position' is '0', expected a whole number from 1 to 10000",
+        },
+        "past ts": {
+            "rows": 1,
+            "first_row": 3,
+            "detail": "field 'ts' is 5, expected milliseconds since 1970, and 1980 or later",
+        },
+    }
+
+
+def test_broken_lines_count_as_rows_refused(tmp_path: Path) -> None:
+    path = tmp_path / "log.csv"
+    path.write_text(f"type,user_id,item_id,ts\nview,a,i,{NOW_MS}\nview,a\nview,b,i,{NOW_MS}\n")
+    log = held(path, max_refused=0.5)
+    assert [row for row, _ in log.events()] == [0, 2]
+    assert log.check().refusals.by_reason["unreadable"].rows == 1
+
+
+def test_what_is_allowed_but_seldom_meant_is_noted(tmp_path: Path) -> None:
+    rated = {**ROWS[1], "value": None, "event_id": "e"}
+    rows = [{**ROWS[0], "event_id": None, "shop": "x"}, rated, rated, {**rated, "user_id": "u9"}]
+    hints = "\n".join(open_log(write(tmp_path / "log.csv", rows), rows=(0, 9)).check().hints)
+    assert "columns that become no event field: shop" in hints
+    assert "the log ends at row 4: 5 of the rows asked for are not there" in hints
+    assert "1 rows repeat an event_id of their user" in hints
+    assert "3 ratings have no 'value'" in hints
     assert not open_log(write(tmp_path / "ms.csv", ROWS)).check().hints
 
 
@@ -325,7 +491,7 @@ def test_a_nameless_session_is_a_user_of_its_own(tmp_path: Path, suffix: str) ->
 def test_a_nameless_row_without_a_session_is_told_with_its_row(tmp_path: Path) -> None:
     path = write(tmp_path / "log.csv", bought("anon 1 x", "anon - x", "ann - x", f"anon {'s' * 253} x"))
     said = refusal(path, selection=Selection(anonymous="anon"))
-    assert "2 problems" in said
+    assert "2 of 4 rows" in said
     assert "row 1: 'session_id' is empty, and a row of the anonymous user 'anon' needs one" in said
     limits = "text of 1 to 256 characters without control characters, its session's included"
     assert f"row 3: 'user_id' is 'anon', expected {limits}" in said
@@ -381,6 +547,7 @@ def test_an_interrupted_replay_is_recognised_by_everything_that_chooses_its_rows
     selections = [Selection(), Selection(only_items="^7"), Selection(anonymous="u1"), Selection(once_per_session=True)]
     parts = [LogPart(path, selection=selection) for selection in selections]
     parts += [LogPart(path, rows=(0, 2)), LogPart(path, skip_unknown_types=True), LogPart(path, types={"a": "view"})]
+    parts.append(LogPart(path, unit=TimeUnit.S))
     assert len({part.digest("topic") for part in parts}) == len(parts)
     assert LogPart(path).digest("topic") == LogPart(path, selection=Selection()).digest("topic")
 

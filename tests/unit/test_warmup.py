@@ -11,7 +11,6 @@ from pathlib import Path
 import msgspec
 import polars as pl
 import pytest
-from rich.console import Console
 
 from streamrec.cli.commands.warmup import end_of
 from streamrec.cli.shared.handover import moment_of, partitioner_of, refuse_checkpoints
@@ -290,15 +289,12 @@ def test_a_log_that_is_learned_once_goes_forward_only(log: Log) -> None:
 # What is decided before anything is learned
 
 
-QUIET = Console(quiet=True)
-
-
 def test_the_end_is_the_logs_own_or_earlier(log: Log) -> None:
-    last = EVENTS[-1].ts
-    assert end_of(log, None, QUIET) == end_of(log, last + 1, QUIET) == last
-    assert end_of(log, END_MS, QUIET) == END_MS
-    with pytest.raises(LogError, match="nothing to learn up to 2023-12-31 23:5"):
-        end_of(log, EVENTS[0].ts - 60_000, QUIET)
+    last, summary = EVENTS[-1].ts, log.check()
+    assert end_of(log, summary, None) == end_of(log, summary, last + 1) == last
+    assert end_of(log, summary, END_MS) == END_MS
+    with pytest.raises(LogError, match=r"up to 2023-12-31 23:5.* the first event is of 2024-01-01 00:00"):
+        end_of(log, summary, EVENTS[0].ts - 60_000)
 
 
 @pytest.mark.parametrize(
@@ -317,6 +313,12 @@ def test_times_are_read_as_logs_have_them(text: str, ms: int) -> None:
 def test_a_time_that_is_none_is_told_with_its_option() -> None:
     with pytest.raises(ConfigError, match="--until is 'yesterday', expected a time as 2024-03-01T12:00Z"):
         moment_of("yesterday", "--until")
+
+
+@pytest.mark.parametrize(("text", "meant"), [("1704067200", "seconds"), ("20240101", "2024-01-01")])
+def test_a_number_that_is_no_time_in_ms_is_not_taken_for_one_of_1970(text: str, meant: str) -> None:
+    with pytest.raises(ConfigError, match=f"--from is {text}, expected milliseconds .* if {meant} is meant"):
+        moment_of(text, "--from")
 
 
 def placed_by(name: str) -> Settings:

@@ -34,10 +34,10 @@ def run(part: LogPart, settings: Settings, changes: Ablations, *, out: Path, war
         TableError, LogError: the log or the catalogue cannot be read as asked; nothing was written.
         ConfigError: a setting does not fit, or there is no such model.
     """
-    log = part.open()
+    log = part.open(settings)
     catalogue = read_catalogue(settings.items) if settings.items is not None else None
     console = Console(stderr=True)
-    checked(log, console)
+    summary = checked(log, console)
     from streamrec.evaluation.backtest import ablation  # loads every model: a wrong log is told before that
 
     models = ablation.model_names(settings)
@@ -61,7 +61,7 @@ def run(part: LogPart, settings: Settings, changes: Ablations, *, out: Path, war
                     )
                 )
             results.append(run_results)
-    ablation.write(out, log, settings, warmup, results)
+    ablation.write(out, log, settings, warmup, results, summary.refusals)
     done = f"ablation.json and ablation.md in {out}"
     if as_json:
         print(json.dumps(json.loads((out / "ablation.json").read_text(encoding="utf-8")), ensure_ascii=False))

@@ -14,7 +14,7 @@ from streamrec.cli.shared.explanation import Explanation, as_plain, print_words
 from streamrec.cli.shared.logs import LogPart, checked
 from streamrec.config.settings import Settings
 from streamrec.engine.scenarios.scenario import HOME
-from streamrec.errors import BadEvent, ConfigError, LogError
+from streamrec.errors import BadEvent, ConfigError
 from streamrec.events import Event, Slate
 from streamrec.replay.catalogue_file import CatalogueItems, read_catalogue
 from streamrec.replay.logs import Log
@@ -32,16 +32,16 @@ def run(part: LogPart, settings: Settings, wanted: Event, *, as_json: bool) -> N
         TableError, LogError: the log or the catalogue cannot be read as asked, or holds nothing.
         ConfigError: a setting does not fit, or no worker takes such a request.
     """
-    log = part.open()
+    log = part.open(settings)
     catalogue = read_catalogue(settings.items) if settings.items is not None else CatalogueItems()
     summary = checked(log, Console(stderr=True))
-    if summary.last_ts is None:
-        raise LogError(f"{part.path}: there is no event to learn; is the part asked for empty?")
+    assert summary.last_ts is not None  # there are events
     request = msgspec.structs.replace(wanted, ts=summary.last_ts + MOMENT_MS, explain=True)
     slate, user = answered(log, settings, request, catalogue)
     explanation = Explanation(slate, request, user, catalogue, settings.fusion.explore, derived=False)
     if as_json:
-        print(msgspec.json.encode(as_plain(explanation)).decode())
+        said = {**as_plain(explanation), "refused_rows": summary.refusals.rows, "refused": summary.refusals.as_dict()}
+        print(msgspec.json.encode(said).decode())
         return
     console = Console()
     what = [slate.scenario, *(f"{name} {value!r}" for name, value in asked_for(request))]

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from streamrec.cli.shared.logs import LogPart, checked
 from streamrec.config.settings import Settings
+from streamrec.errors import LogError
 from streamrec.evaluation.backtest.report import (
     FUSED,
     BacktestResult,
@@ -29,19 +30,21 @@ def run(
     `rankers` of others, to run beside ours, are MODULE:FACTORY each.
 
     Raises:
-        TableError, LogError: the log or the catalogue cannot be read as asked; nothing was written.
+        TableError: the log or the catalogue cannot be read as asked; nothing was written.
         ConfigError: a setting does not fit, or a ranker cannot be made.
+        LogError: likewise, or nothing of the log could be scored.
         RankerError: a ranker failed.
     """
-    log = part.open()
+    log = part.open(settings)
     catalogue = read_catalogue(settings.items) if settings.items is not None else None
     notes = Console(stderr=True)
-    checked(log, notes)
+    summary = checked(log, notes)
     from streamrec.evaluation.backtest.backtest import backtest  # loads every model: a wrong log is told before that
     from streamrec.evaluation.backtest.foreign import load_rankers
 
     others = load_rankers(rankers, taken=(FUSED, *settings.learning.models))
-    result = backtest(log, settings, out, warmup=warmup, catalogue=catalogue, rankers=others)
+    result = backtest(log, settings, out, warmup=warmup, catalogue=catalogue, rankers=others, refusals=summary.refusals)
+    _say_left_out(result, notes)
     done = f"{result.events:,} events in {result.seconds:.0f} s; slates.parquet, report.json and report.html in {out}"
     if as_json:
         print(json.dumps(json.loads((out / "report.json").read_text(encoding="utf-8")), ensure_ascii=False))
@@ -51,6 +54,18 @@ def run(
     Console().print(served(result))
     print(new_items_in_words(result))
     print(done)
+
+
+def _say_left_out(result: BacktestResult, notes: Console) -> None:
+    """Say what the worker took for no event; raise LogError where nothing was left to score."""
+    if result.counts["dead_letters"]:
+        notes.print(f"{result.counts['dead_letters']:,} rows went to the worker's dead letters", highlight=False)
+    if not result.scored.any():
+        targets = len(result.ranks)
+        why = f"all {targets:,} targets lie in the share that is only learned (--warmup)"
+        if not targets:
+            why = f"none of its {result.events:,} events counts as interest (--positives)"
+        raise LogError(f"{result.log}: there was nothing to score: {why}")
 
 
 def figures(result: BacktestResult) -> Table:

@@ -106,8 +106,8 @@ def run(part: LogPart, settings: Settings, *, speed: float | None, resume: bool)
         TransportError: the brokers cannot be reached or refuse; what was stored is remembered.
     """
     console = Console(stderr=True)
-    log = part.open()
-    checked(log, console)
+    log = part.open(settings, sent=True)
+    summary = checked(log, console)
     from streamrec.wiring import kafka_sink  # loads every model: a wrong log is told before that
 
     topic = settings.topics.events
@@ -133,7 +133,8 @@ def run(part: LogPart, settings: Settings, *, speed: float | None, resume: bool)
     finally:
         sink.close()
     bookmark.clear()
-    console.print(f"sent to {topic}: {part.path.name}, rows {log.start:,} to {log.stop:,}")
+    but = f", but for {summary.refusals.rows:,} that were refused" if summary.refusals.rows else ""
+    console.print(f"sent to {topic}: {part.path.name}, rows {log.start:,} to {log.stop:,}{but}")
 
 
 def send(events: Iterator[tuple[int, Event]], mark: Mark, sink: Sink, topic: str, pace: Pace) -> Iterator[Mark]:

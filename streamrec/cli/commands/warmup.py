@@ -31,7 +31,7 @@ from streamrec.cli.shared.logs import LogPart, checked
 from streamrec.config.settings import Settings
 from streamrec.errors import LogError
 from streamrec.replay.catalogue_file import read_catalogue
-from streamrec.replay.logs import Log
+from streamrec.replay.logs import Log, LogSummary
 from streamrec.state.snapshots import SnapshotDirectory
 from streamrec.transport.positions import TopicReader
 from streamrec.wiring import build_store, build_validation_limits, build_warmup
@@ -71,14 +71,15 @@ def run(part: LogPart, settings: Settings, plan: WarmupPlan, *, as_json: bool) -
     console = Console(stderr=True)
     until = None if plan.until is None else moment_of(plan.until, "--until")
     start = plan.start if plan.start in (EARLIEST, LATEST, END_OF_LOG) else moment_of(plan.start, "--from")
-    log = part.open()
+    log = part.open(settings)
     catalogue = read_catalogue(settings.items) if settings.items is not None else None
     with closing(TopicReader(settings.topics.events, settings.kafka)) as topic, closing(build_store(settings)) as store:
         refuse_live_workers(settings)
         refuse_checkpoints(store, settings.redis.prefix, plan.fresh)
         spread = partitioner_of(settings, topic.oldest(SAMPLE), topic.partitions)
         place = lru_cache(USERS_PLACED)(lambda user_id: spread(user_id.encode(), topic.partitions))
-        end = end_of(log, until, console)
+        summary = checked(log, console)
+        end = end_of(log, summary, until)
         from streamrec.replay.warmup import LogSource, warm_up  # loads every model: what is wrong is told before that
 
         past = LogSource(log, topic.topic, topic.partitions, place, end)
@@ -97,10 +98,14 @@ def run(part: LogPart, settings: Settings, plan: WarmupPlan, *, as_json: bool) -
                 passes=plan.passes,
                 now_ms=time.time_ns() // 1_000_000,
             )
+    left_out = worker.metrics.left_out()
     if as_json:
         said = {
             "events": learned.events,
             "rows": past.rows,
+            "refused_rows": summary.refusals.rows,
+            "refused": summary.refusals.as_dict(),
+            **left_out,
             "until": end,
             "users": worker.newcomers,
             "items": worker.pipeline.features.items.known,
@@ -114,22 +119,26 @@ def run(part: LogPart, settings: Settings, plan: WarmupPlan, *, as_json: bool) -
         f"learned {learned.events:,} events of {past.rows:,} rows up to {_time(end)}: {worker.newcomers:,} users, "
         f"{worker.pipeline.features.items.known:,} items"
     )
+    if left_out["dead_letters"]:
+        print(f"{left_out['dead_letters']:,} rows went to the worker's dead letters and were not learned")
     print(f"models in {settings.checkpoints.directory / handed_over.snapshot}")
     print(f"next: start `streamrec worker` with the same configuration; in {topic.topic} it goes on at")
     Console().print(handover_table(handed_over.starts))
 
 
-def end_of(log: Log, until: int | None, console: Console) -> int:
+def end_of(log: Log, summary: LogSummary, until: int | None) -> int:
     """The last moment to be learned, in ms: the log's own, or `until` if that is earlier.
 
     Raises:
         LogError: there is nothing to learn up to then.
-        TableError: the file cannot be read to its end.
     """
-    summary = checked(log, console)
-    if summary.first_ts is None or summary.last_ts is None or (until is not None and until < summary.first_ts):
-        limit = "" if until is None else f" up to {_time(until)}"
-        raise LogError(f"{log.table.path.name}: there is nothing to learn{limit}; start the worker without a warm-up")
+    assert summary.first_ts is not None  # there are events
+    assert summary.last_ts is not None
+    if until is not None and until < summary.first_ts:
+        raise LogError(
+            f"{log.table.path.name}: there is nothing to learn up to {_time(until)}: the first event is of "
+            f"{_time(summary.first_ts)}; give a later --until, or start the worker without a warm-up"
+        )
     return summary.last_ts if until is None else min(until, summary.last_ts)
 
 

@@ -13,6 +13,7 @@ from rich.console import Console
 from streamrec.config.settings import Settings
 from streamrec.errors import BadEvent, ConfigError, StateError, TransportError
 from streamrec.events import Event
+from streamrec.replay.time_units import UNITS_IN_WORDS, TimeUnit, looks_like
 from streamrec.state import Store
 from streamrec.transport import Record
 from streamrec.transport.partitioners import PARTITIONERS, Partitioner
@@ -78,6 +79,12 @@ def moment_of(text: str, option: str) -> int:
         ConfigError: it is neither.
     """
     if text.isdecimal():
+        guess = looks_like(text)
+        if guess is not None:
+            meant = UNITS_IN_WORDS[guess] if isinstance(guess, TimeUnit) else f"{guess:%Y-%m-%d}"
+            raise ConfigError(
+                f"{option} is {text}, expected milliseconds since 1970; write it as a date if {meant} is meant"
+            )
         return int(text)
     try:
         when = datetime.fromisoformat(text)

@@ -7,20 +7,25 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from rich.console import Console
 
-from streamrec.replay.logs import Log, LogSummary, open_log
+from streamrec.config.settings import Settings
+from streamrec.errors import LogError
+from streamrec.replay.logs import Log, LogSummary, RowLimits, open_log
 from streamrec.replay.selection import EVERYTHING, Selection
+from streamrec.replay.time_units import TimeUnit
+from streamrec.wiring import build_validation_limits
 
 
 @dataclass(frozen=True, slots=True)
 class LogPart:
-    """Which rows of which file, and how its columns and types are called."""
+    """Which rows of which file, how its columns and types are called, and how many rows may be refused."""
 
     path: Path
     mapping: Mapping[str, str] = field(default_factory=dict)
@@ -28,13 +33,19 @@ class LogPart:
     skip_unknown_types: bool = False
     rows: tuple[int | None, int | None] = (None, None)
     selection: Selection = EVERYTHING
+    unit: TimeUnit = TimeUnit.MS
+    max_refused: float = 0.0
 
-    def open(self) -> Log:
-        """The log, unread.
+    def open(self, settings: Settings, *, sent: bool = False) -> Log:
+        """The log, unread. Its rows are held to what workers of these settings take: `sent` now, or learned here.
 
         Raises:
             TableError, LogError: as `open_log`.
         """
+        limits = build_validation_limits(settings)
+        if not sent:
+            limits = replace(limits, max_behind_s=None)  # the past may be learned, however long ago it is
+        now_ms = time.time_ns() // 1_000_000  # what is dated later than this cannot have happened
         return open_log(
             self.path,
             mapping=self.mapping,
@@ -42,13 +53,15 @@ class LogPart:
             skip_unknown_types=self.skip_unknown_types,
             rows=self.rows,
             selection=self.selection,
+            unit=self.unit,
+            row_limits=RowLimits(limits, now_ms, self.max_refused),
         )
 
     def digest(self, *destination: str) -> str:
         """The same for the same part of the same unchanged file sent to the same place."""
         stat = self.path.stat()
         what = [str(self.path.resolve()), stat.st_size, stat.st_mtime_ns, dict(self.mapping), dict(self.types)]
-        what += [self.skip_unknown_types, self.rows, asdict(self.selection), *destination]
+        what += [self.skip_unknown_types, self.rows, asdict(self.selection), self.unit, *destination]
         return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -56,7 +69,7 @@ def checked(log: Log, console: Console) -> LogSummary:
     """Read the log once, before anything is done with it, and say what it holds.
 
     Raises:
-        TableError, LogError: as `Log.check`; nothing has been sent or learned by then.
+        TableError, LogError: as `Log.check`, or no row is an event; nothing has been sent or learned by then.
     """
     with console.status(f"checking {log.table.path.name}"):
         summary = log.check()
@@ -67,8 +80,14 @@ def checked(log: Log, console: Console) -> LogSummary:
     left_out += [f"{count:,} {why}" for why, count in summary.deselected.items()]
     if left_out:
         console.print(f"left out: {', '.join(left_out)}", highlight=False)
+    for reason, refusal in summary.refusals.by_reason.items():
+        first = refusal.first[0]
+        words = f"refused {refusal.rows:,} rows ({reason}), the first is row {first.row}: {first.detail}"
+        console.print(words, highlight=False, markup=False, soft_wrap=True)
     for hint in summary.hints:
-        console.print(f"note: {hint}", highlight=False)
+        console.print(f"note: {hint}", highlight=False, markup=False, soft_wrap=True)
+    if not summary.events:
+        raise LogError(f"{log.table.path.name}: there is no event in the {summary.rows:,} rows that were read")
     return summary
 
 

@@ -18,10 +18,11 @@ from streamrec.config.settings import Settings, shown
 from streamrec.engine.arrays.batch import Int8
 from streamrec.engine.batch_result import BatchResult
 from streamrec.engine.learning.ranking_metrics import RankingMetrics, ranking_metrics
-from streamrec.errors import ConfigError
+from streamrec.errors import ConfigError, LogError
 from streamrec.evaluation.backtest.delays import LateLearning, StaleContext
 from streamrec.replay.catalogue_file import CatalogueItems
 from streamrec.replay.logs import Log
+from streamrec.replay.refusals import Refusals
 from streamrec.wiring import build_rehearsal
 from streamrec.worker.loop import Worker
 
@@ -164,7 +165,7 @@ def run(
         on_progress: called with the number of events handled since the last call.
 
     Raises:
-        LogError: the log turned out unreadable after all.
+        LogError: the log turned out unreadable after all, or has nothing to score.
         StreamrecError: the worker stopped.
     """
     began, events = time.perf_counter(), 0
@@ -183,7 +184,12 @@ def run(
     lists = (FUSED, *worker.pipeline.fusion.models)
     observers += [scores, *variant.lags(worker)]
     worker.run()
-    return RunResult(variant, scores.metrics(lists), events, time.perf_counter() - began)
+    metrics = scores.metrics(lists)
+    if not metrics[FUSED].targets:
+        raise LogError(
+            f"{log.table.path.name}: nothing to score: no event counts as interest, or all lie within the warm-up"
+        )
+    return RunResult(variant, metrics, events, time.perf_counter() - began)
 
 
 def model_names(settings: Settings) -> tuple[str, ...]:
@@ -232,7 +238,14 @@ def _cell(run_result: RunResult, base: RunResult, name: str, figure: str) -> str
     return value if change is None else f"{value} ({change:+.1%})"
 
 
-def write(out: Path, log: Log, settings: Settings, warmup: float, results: Sequence[Sequence[RunResult]]) -> None:
+def write(
+    out: Path,
+    log: Log,
+    settings: Settings,
+    warmup: float,
+    results: Sequence[Sequence[RunResult]],
+    refusals: Refusals,
+) -> None:
     """Write `ablation.json` and `ablation.md` into `out`, which is made if need be.
 
     Raises:
@@ -243,6 +256,8 @@ def write(out: Path, log: Log, settings: Settings, warmup: float, results: Seque
     figures = {
         "log": f"{log.table.path.parent.name}/{log.table.path.name}",
         "rows": [log.start, log.stop],
+        "refused_rows": refusals.rows,
+        "refused": refusals.as_dict(),
         "warmup": warmup,
         "settings": said,
         "comparisons": [[_plain(run_result, run_results[0]) for run_result in run_results] for run_results in results],

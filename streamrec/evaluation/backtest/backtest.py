@@ -9,6 +9,7 @@ from __future__ import annotations
 import resource
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,6 +31,7 @@ from streamrec.evaluation.backtest.slices import TargetContextRecorder
 from streamrec.evaluation.backtest.variety import PLACES, VarietyRecorder
 from streamrec.replay.catalogue_file import CatalogueItems
 from streamrec.replay.logs import Log
+from streamrec.replay.refusals import Refusals
 from streamrec.wiring import build_rehearsal
 from streamrec.worker.profiling import Stopwatch, watch_worker
 
@@ -183,6 +185,7 @@ def backtest(
     warmup: float = 0.1,
     catalogue: CatalogueItems | None = None,
     rankers: Mapping[str, Ranker] | None = None,
+    refusals: Refusals | None = None,
 ) -> BacktestResult:
     """Run over a log and write `slates.parquet`, `report.json` and `report.html` into `out`.
 
@@ -193,6 +196,7 @@ def backtest(
         warmup: share of the log's rows that is learned but not scored, in [0, 1).
         catalogue: categories of items.
         rankers: of others, by names that no list of ours has; asked beside ours (`foreign.py`).
+        refusals: the rows that checking the log has refused, to be reported.
 
     Raises:
         RankerError: one of these failed.
@@ -219,7 +223,10 @@ def backtest(
         observed.append(observer)
         worker.run()
         seconds = observer.seconds
+    refusals = refusals or Refusals()
+    counts = {"rows": len(log), "refused_rows": refusals.rows, **worker.metrics.left_out()}
     result = _result(log, settings, observer, pipeline, warmup, seconds, stopwatch)
+    result = replace(result, refused=refusals.as_dict(), counts=counts)
     from streamrec.evaluation.backtest.report_files import write_report  # matplotlib is slow to load
 
     write_report(out, result)
@@ -260,6 +267,5 @@ def _result(
         weights=observer.weights,
         throughput=observer.throughput,
         step_seconds=dict(stopwatch.seconds),
-        counts={"rows": len(log)},
         peak_memory_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
     )

@@ -63,7 +63,9 @@ class BacktestResult:
     throughput: Sequence[tuple[int, float]] = ()
     """Samples of progress: events handled so far, and seconds since the start."""
     counts: Mapping[str, int] = field(default_factory=dict)
-    """Whatever else was counted: rows left out, late events, bad messages."""
+    """Whatever else was counted: rows, those refused, dead letters, repeated events."""
+    refused: Mapping[str, object] = field(default_factory=dict)
+    """Rows refused by reason: how many, the first, and what is wrong with it."""
     peak_memory_mb: float | None = None
     """Most resident memory of the process, in MiB, where it is known."""
 
@@ -89,6 +91,7 @@ def report_figures(result: BacktestResult) -> dict[str, object]:
             "recommended_items": result.variety.shown_items,
             **result.counts,
         },
+        "refused": dict(result.refused),
         "unknown_target_share": float(1 - result.known[scored].mean()) if scored.any() else 0.0,
         "coverage_10": result.variety.coverage_10,
         "metrics": _metrics(result, scored),

@@ -53,7 +53,7 @@ def report_page(result: BacktestResult, figures: Mapping[str, object]) -> str:
         weights=plots.weights(result.weights, list(whole)),
         costs=_costs_table(microseconds_per_event(result)),
         throughput=plots.throughput(result.throughput),
-        counts=_pairs_table(figures["counts"]),
+        counts=_pairs_table(figures["counts"]) + _pairs_table(_refused(result)),
         settings=_pairs_table(result.settings),
     )
 
@@ -151,6 +151,10 @@ def _variety(result: BacktestResult) -> dict[str, str]:
         "Personalisation: what two slates do not share": f"{variety.personalisation_10:.1%}",
         "Diversity: pairs in a slate of different categories": diversity,
     }
+
+
+def _refused(result: BacktestResult) -> dict[str, object]:
+    return {f"refused for {reason}": rows for reason, rows in result.refused.items()}
 
 
 def _calibration(result: BacktestResult) -> str:
