@@ -69,6 +69,8 @@ class Redis(Group):
     """Users and items not touched for so long are forgotten; watermarks never are."""
     timeout_s: Seconds = 10.0
     """How long one command may take before Redis counts as away."""
+    allow_eviction: bool = False
+    """Take a server whose maxmemory-policy is not noeviction; what it evicts is treated by checkpoints.on_gap."""
 
     def full_url(self) -> str:
         """The URL with the password that the file holds, if there is one; not to be shown.
@@ -296,7 +298,7 @@ class Checkpointing(Group):
     handover_s: Seconds = 20.0
     """How long a checkpoint may take when partitions are handed over or the worker is stopped; then it is left out."""
     on_gap: Literal["fail", "skip"] = "fail"
-    """When records were deleted before they were read: fail stops the worker; skip goes on at the log's start."""
+    """When the log lost records unread, or Redis values: fail stops the worker; skip counts them and goes on."""
 
 
 class TrendsSettings(Group):

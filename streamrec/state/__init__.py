@@ -112,6 +112,16 @@ class Store(Protocol):
             StateError: the store has lost what it had confirmed, or the checkpoint is malformed; nothing was written.
         """
 
+    def lost(self, partitions: Collection[int], *, accept: bool = False) -> int:
+        """At least how many values of these partitions are gone that were given and had not expired; 0 for none.
+
+        Asked again, it says so again, of whoever asks, until it is asked with `accept`.
+
+        Raises:
+            StateError: the store may drop values at any time, or has lost where a partition stands.
+            StateUnavailable: the store is away; the same call may work later.
+        """
+
     def marks(self) -> dict[int, PartitionMark]:
         """Every partition ever opened, and where it stands. Raises no epoch."""
 

@@ -1,6 +1,7 @@
--- KEYS: the partition's mark, then the keys of the values.
+-- KEYS: the partition's mark, its sentinels, then the keys of the values.
 -- ARGV: epoch, turn, last confirmed turn, watermark, snapshot or '', seconds to keep users and items, seconds to keep
---       slates, how many of the keys are slates (they come last), then the values in the order of their keys.
+--       slates, how many of the keys are slates (they come last), how many sentinels are kept, then the values in the
+--       order of their keys.
 -- A former owner's checkpoint is refused, and counted. Everything is decided before the first write. Without a shebang line, Redis refuses for want of memory or disk at the
 -- first write or never (6.2 and 7 alike), so nothing can stop the script half way.
 local stored = redis.call('HMGET', KEYS[1], 'epoch', 'turn', 'watermark')
@@ -15,12 +16,27 @@ if watermark > tonumber(ARGV[4]) then return {'backwards', stored[3]} end
 
 redis.call('HSET', KEYS[1], 'turn', ARGV[2], 'watermark', ARGV[4], 'snapshot', ARGV[5])
 local first_slate = #KEYS - tonumber(ARGV[8]) + 1
-for i = 2, #KEYS do
+local now = tonumber(redis.call('TIME')[1])
+redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', now)
+local lasting = {}
+for i = 3, #KEYS do
     if ARGV[i + 7] == '' then
         redis.call('DEL', KEYS[i])
+        redis.call('ZREM', KEYS[2], KEYS[i])
     else
         -- One SET per key: MSET could not expire them, and unpack() of so many arguments overflows Lua's stack.
         redis.call('SET', KEYS[i], ARGV[i + 7], 'EX', i < first_slate and ARGV[6] or ARGV[7])
+        if i < first_slate then
+            lasting[#lasting + 1] = now + ARGV[6]
+            lasting[#lasting + 1] = KEYS[i]
+        end
     end
 end
+-- Sentinels are values by name and time of expiry, the first that came: one that is missing before its time was dropped
+-- by the server, or by somebody else.
+for i = 1, #lasting, 1000 do
+    redis.call('ZADD', KEYS[2], 'XX', unpack(lasting, i, math.min(i + 999, #lasting)))
+end
+local room = 2 * (tonumber(ARGV[9]) - redis.call('ZCARD', KEYS[2]))
+if room > 0 and #lasting > 0 then redis.call('ZADD', KEYS[2], 'NX', unpack(lasting, 1, math.min(room, #lasting))) end
 return {'written', ARGV[2]}

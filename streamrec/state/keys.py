@@ -5,6 +5,7 @@
     streamrec:user-events:heads                       the time of the next record of each partition that is behind
     streamrec:user-events:redrive:NAME                which dead letters were sent back
     streamrec:{user-events:3}:mark                    epoch, turn, watermark, snapshot, seal of partition 3
+    streamrec:{user-events:3}:sentinels               some of its values, by time of expiry (a sorted set)
     streamrec:{user-events:3}:user:ID                 one value; likewise item:, slate:, open:, due:, account:
 
 What stands between braces is all that a Redis Cluster hashes, so everything of one partition lies in one slot and one
@@ -62,6 +63,10 @@ class KeySpace:
     def mark(self, partition: int) -> bytes:
         """The hash with the watermark, snapshot and epoch of `partition`."""
         return f"{self._home(partition)}:mark".encode()
+
+    def sentinels(self, partition: int) -> bytes:
+        """The sorted set of some values of `partition`, by which it is told whether values were dropped."""
+        return f"{self._home(partition)}:sentinels".encode()
 
     def value(self, key: Key) -> bytes:
         """The string that holds one value."""

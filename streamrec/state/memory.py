@@ -85,6 +85,10 @@ class MemoryStore:
                 mark, watermark=checkpoint.watermark, snapshot=checkpoint.snapshot
             )
 
+    def lost(self, partitions: Collection[int], *, accept: bool = False) -> int:
+        """None: this store drops nothing."""
+        return 0
+
     def marks(self) -> dict[int, PartitionMark]:
         """Every partition ever opened, and where it stands."""
         with self._lock:

@@ -66,6 +66,24 @@ def forgotten(checkpoint: Checkpoint) -> StateError:
     )
 
 
+def dropped(values: int) -> StateError:
+    """The error for a store that has dropped values by itself, or by somebody else's hand."""
+    return StateError(
+        f"the store no longer holds {values} or more values that it was given (evicted, or deleted by somebody else): "
+        "their users and items would begin anew in silence. Bring its data back; or set `checkpoints.on_gap` to "
+        "'skip' to go on without them, counted in streamrec_lost_values_total"
+    )
+
+
+def markless(partition: int) -> StateError:
+    """The error for a partition that was opened, and whose mark is gone."""
+    return StateError(
+        f"the store has lost the mark of partition {partition}, which says how far it was read (evicted, or deleted by "
+        "somebody else): all of it would be counted again. Bring its data back, or start over under another "
+        "`redis.prefix`"
+    )
+
+
 def backwards(checkpoint: Checkpoint, watermark: int) -> StateError:
     """The error for a watermark that would go back."""
     return StateError(

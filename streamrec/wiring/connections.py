@@ -74,6 +74,7 @@ def build_store(settings: Settings) -> Store:
         ttl_s=redis.user_ttl_s,
         slate_ttl_s=settings.serving.slate_ttl_s,
         timeout_s=redis.timeout_s,
+        allow_eviction=redis.allow_eviction,
     )
 
 

@@ -71,7 +71,14 @@ def build_worker(
     )
     return Worker(
         memory=memory,
-        checkpoints=Checkpoints(memory=memory, store=store, snapshots=snapshots, pace=pace, clocks=clocks),
+        checkpoints=Checkpoints(
+            memory=memory,
+            store=store,
+            snapshots=snapshots,
+            pace=pace,
+            clocks=clocks,
+            accept_loss=settings.checkpoints.on_gap == "skip",
+        ),
         ports=Ports(source, sink, store, follower, trends_feed),
         handling=Handling(
             OutputTopics(topics.recommendations, topics.outcomes, topics.dead_letters),

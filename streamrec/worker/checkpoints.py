@@ -7,7 +7,7 @@ are written at once. Recovery takes the last of these and folds on from its wate
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -15,6 +15,7 @@ from itertools import islice
 from streamrec.config.log_lines import get_logger
 from streamrec.errors import StaleEpoch, StateMissing
 from streamrec.state import Checkpoint, Key, Kind, PartitionMark, SavedSnapshot, SnapshotStore, Store
+from streamrec.state.refusals import dropped
 from streamrec.worker.memory import Clocks, Memory
 from streamrec.worker.recovery import begin, good_ones, last_good
 
@@ -56,8 +57,9 @@ class Checkpoints:
         snapshots: SnapshotStore | None,
         pace: CheckpointPace,
         clocks: Clocks,
+        accept_loss: bool = False,
     ) -> None:
-        """`snapshots` None keeps no models (a backtest)."""
+        """`snapshots` None keeps no models (a backtest). `accept_loss`: what the store lost is only counted."""
         self.pipeline = memory.pipeline
         self.tables = memory.tables
         self.store = store
@@ -66,10 +68,12 @@ class Checkpoints:
         self.taught: dict[int, int] = {}  # per partition: the models have learned what comes before this offset already
         self.disowned: list[int] = []  # partitions that turned out to have a newer owner, to be let go
         self.skipped_snapshots = 0  # newer ones that could not be used at the start
+        self.lost_values = 0  # that the store was given, and holds no longer
         self.unlearned = 0  # records between the one used instead and the state: remembered, never learned
         self._marks: dict[int, PartitionMark] = {}
         self._round: _Round | None = None
         self._pace = pace
+        self._accept_loss = accept_loss
         self._clock = clocks.monotonic_s
         self._wall_ms = clocks.wall_ms
         self._restored = False
@@ -83,8 +87,10 @@ class Checkpoints:
 
         Raises:
             StateMissing: there was a checkpoint, and what it refers to is gone.
+            StateError: the store has lost values, or may at any time.
         """
         self._refuse_emptied_store()
+        self._refuse_loss(partitions)
         for partition in partitions:
             self._marks[partition] = self.store.open(partition)
         if not self._restored:
@@ -131,6 +137,14 @@ class Checkpoints:
                 "emptied, or is another one. Bring its data back, or name another checkpoints.directory to start afresh"
             )
 
+    def _refuse_loss(self, partitions: Collection[int]) -> None:
+        lost = self.store.lost(partitions, accept=self._accept_loss)
+        if lost and not self._accept_loss:
+            raise dropped(lost)
+        if lost:
+            LOG.warning("the store no longer holds %d or more values that it was given; going on without them", lost)
+            self.lost_values += lost
+
     def _restore_models(self) -> None:
         if self.snapshots is None:
             return
@@ -161,6 +175,8 @@ class Checkpoints:
             PublishFailed, StateError: what was published is lost, or the store has lost what it had.
         """
         began = self._clock()
+        if self._round is None:
+            self._refuse_loss(self._marks)
         if self._round is None and self._anything_new():
             flush(FLUSH_TIMEOUT_S)
             self._round = _Round(self._save_models(), dict(self.positions))

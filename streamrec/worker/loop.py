@@ -237,6 +237,7 @@ class Worker:
         self._let_go_disowned()
         self.metrics.lag.set(sum(lag or 0 for lag in self._source.lags().values()))
         self.metrics.skipped.set(self._source.skipped_records)
+        self.metrics.lost_values.reach(self._checkpoints.lost_values)
         for name, count in self.pipeline.refused_updates().items():
             self.metrics.refused.labels(name).set(count)
         self.metrics.stand(self.pipeline.progress.recent())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
@@ -18,6 +19,19 @@ LOG = get_logger("streamrec.worker.metrics")
 OTHER = "other"
 """What a scenario that is not configured is counted as: labels are bounded."""
 LATENCY_BUCKETS_S = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 15.0, 60.0)
+
+
+class Total(Counter):
+    """A counter of what is counted elsewhere: it is told the total that has been reached."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._told = 0
+
+    def reach(self, total: int) -> None:
+        """Count what has come since the last call; a lower total is one that began anew."""
+        self.inc(max(0, total - self._told))
+        self._told = total
 
 
 class Metrics:
@@ -104,6 +118,9 @@ class Metrics:
         )
         self.skipped = Gauge(
             "streamrec_skipped_records", "Records deleted before they were read", registry=self.registry
+        )
+        self.lost_values = Total(
+            "streamrec_lost_values", "Values that the store was given, and lost", registry=self.registry
         )
         self.catalogue_items = Gauge(
             "streamrec_catalogue_items", "Items that the catalogue lists", registry=self.registry

@@ -20,6 +20,7 @@ from streamrec.state import Checkpoint, Key, Kind, PartitionMark
 from streamrec.state import redis as redis_module
 from streamrec.state.keys import KeySpace
 from streamrec.state.redis import RedisStore, without_password
+from tests.support.deployment import until
 
 ANN, BOB = Key(0, Kind.USER, "ann"), Key(0, Kind.USER, "bob")
 TEA, SLATE = Key(0, Kind.ITEM, "tea"), Key(0, Kind.SLATE, "ann")
@@ -41,8 +42,9 @@ def server(redis_server: Any) -> Iterator[redis.Redis]:
 def connect(redis_server: Any, prefix: str) -> Iterator[Callable[..., RedisStore]]:
     stores = []
 
-    def connect(url: str = redis_server.url, timeout_s: float = 5.0) -> RedisStore:
-        stores.append(RedisStore(url, prefix=prefix, topic="t", ttl_s=600, slate_ttl_s=300, timeout_s=timeout_s))
+    def connect(url: str = redis_server.url, timeout_s: float = 5.0, allow_eviction: bool = False) -> RedisStore:
+        times = {"ttl_s": 600, "slate_ttl_s": 300, "timeout_s": timeout_s}
+        stores.append(RedisStore(url, prefix=prefix, topic="t", **times, allow_eviction=allow_eviction))
         return stores[-1]
 
     yield connect
@@ -119,7 +121,7 @@ def test_values_expire_and_marks_do_not(store: RedisStore, server: redis.Redis, 
 def test_every_key_starts_with_the_prefix(store: RedisStore, server: redis.Redis, prefix: str) -> None:
     store.open(0)
     store.commit(Checkpoint(0, 1, 1, None, {ANN: b"a", SLATE: b"s"}))
-    assert len([key for key in server.scan_iter() if key.startswith(prefix.encode())]) == 4
+    assert len([key for key in server.scan_iter() if key.startswith(prefix.encode())]) == 5
 
 
 def test_another_process_is_fenced_too(connect: Callable[..., RedisStore]) -> None:
@@ -296,6 +298,100 @@ def test_an_older_copy_of_the_data_is_not_written_to(store: RedisStore, server: 
     with pytest.raises(StateError, match="lost checkpoints of partition 0"):
         store.commit(Checkpoint(0, 1, 12, None, {BOB: b"b"}))
     assert store.load([BOB]) == [None]
+
+
+@pytest.fixture
+def policy(server: redis.Redis) -> Iterator[Callable[[str], None]]:
+    yield lambda name: server.config_set("maxmemory-policy", name)
+    server.config_set("maxmemory-policy", "noeviction")
+    server.config_set("maxmemory", 0)
+
+
+@pytest.mark.parametrize("name", ["allkeys-lru", "volatile-ttl", "allkeys-random"])
+def test_a_server_that_may_evict_is_refused_unless_that_is_allowed(
+    connect: Callable[..., RedisStore], policy: Callable[[str], None], name: str
+) -> None:
+    assert connect().lost([0]) == 0
+    policy(name)
+    with pytest.raises(StateError, match=f"maxmemory-policy {name} .* expected noeviction.*redis.allow_eviction"):
+        connect().lost([0])
+    assert connect(allow_eviction=True).lost([0]) == 0
+
+
+def test_what_a_full_server_evicted_is_told_to_every_owner_until_it_is_accepted(
+    connect: Callable[..., RedisStore],
+) -> None:
+    with embedded_redis() as small, closing(redis.Redis.from_url(small.url)) as server:
+        store, heir = (connect(small.url, allow_eviction=True) for _ in range(2))
+        for partition in (0, 1):
+            store.open(partition)
+            writes = {Key(partition, Kind.USER, str(n)): bytes(1_000) for n in range(1_000)}
+            store.commit(Checkpoint(partition, 1, 1, None, writes))
+        assert store.lost([0, 1]) == 0
+        server.config_set("maxmemory-policy", "volatile-lru")  # marks stay
+        server.config_set("maxmemory", int(server.info("memory")["used_memory"]) - 500_000)
+        until(lambda: store.lost([0, 1]) > 0)
+        server.config_set("maxmemory", 0)
+        evicted = store.lost([0, 1])
+        assert evicted == int(server.info("stats")["evicted_keys"]) > 0
+        heir.open(1)
+        assert heir.lost([1]) == heir.lost([1], accept=True) == evicted
+        assert (heir.lost([1]), heir.lost([0])) == (0, evicted)
+
+
+def test_a_server_that_evicts_anything_does_not_do_so_in_silence(connect: Callable[..., RedisStore]) -> None:
+    with embedded_redis() as small, closing(redis.Redis.from_url(small.url)) as server:
+        store = connect(small.url, allow_eviction=True)
+        store.open(0)
+        writes = {Key(0, Kind.USER, str(n)): bytes(1_000) for n in range(1_000)}
+        store.commit(Checkpoint(0, 1, 1, None, writes))
+        assert store.lost([0]) == 0
+        server.config_set("maxmemory-policy", "allkeys-lru")
+        server.config_set("maxmemory", int(server.info("memory")["used_memory"]) - 500_000)
+        until(lambda: int(server.info("stats")["evicted_keys"]) > 100)
+        server.config_set("maxmemory", 0)
+        said = ""
+        try:
+            said = str(store.lost([0]))
+        except StateError as error:
+            said = str(error)
+        assert said == str(server.info("stats")["evicted_keys"]) or "lost the mark of partition 0" in said
+
+
+def test_values_deleted_by_somebody_else_are_noticed(
+    connect: Callable[..., RedisStore], server: redis.Redis, prefix: str
+) -> None:
+    store, keys = connect(), KeySpace(prefix, "t")
+    store.open(0)
+    store.commit(Checkpoint(0, 1, 1, None, {Key(0, Kind.USER, str(n)): b"x" for n in range(2_000)} | {TEA: b"t"}))
+    store.commit(Checkpoint(0, 1, 2, None, {Key(0, Kind.USER, "1"): b"", Key(0, Kind.USER, "2"): b"y", SLATE: b"s"}))
+    server.delete(keys.value(SLATE))  # the latest slate is no state
+    assert store.lost([0]) == 0
+    server.delete(*[keys.value(Key(0, Kind.USER, str(n))) for n in range(0, 2_000, 50)])
+    heir = connect()
+    heir.open(0)
+    assert heir.lost([0]) == heir.lost([0], accept=True) == 6  # of the 256 that are watched
+    assert heir.lost([0]) == 0
+    heir.seal([0])
+    assert heir.lost([0]) == 0
+
+
+def test_values_that_expired_are_no_loss(redis_server: Any, prefix: str) -> None:
+    with closing(RedisStore(redis_server.url, prefix=prefix, topic="t", ttl_s=1, slate_ttl_s=1)) as store:
+        store.open(0)
+        store.commit(Checkpoint(0, 1, 1, None, {ANN: b"a"}))
+        until(lambda: store.load([ANN]) == [None])
+        assert store.lost([0]) == 0
+
+
+def test_a_partition_whose_mark_is_gone_is_not_begun_anew(
+    connect: Callable[..., RedisStore], server: redis.Redis, prefix: str
+) -> None:
+    connect().open(0)
+    server.delete(KeySpace(prefix, "t").mark(0))
+    with pytest.raises(StateError, match="lost the mark of partition 0"):
+        connect().lost([0, 1], accept=True)
+    assert connect().lost([1]) == 0
 
 
 def test_a_mark_of_the_wrong_kind_is_left_alone(store: RedisStore, server: redis.Redis, prefix: str) -> None:

@@ -10,10 +10,11 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+import redis
 
 from streamrec.codec import decode_slate
 from streamrec.demo.embedded import EmbeddedBroker, EmbeddedRedis
-from streamrec.errors import StateMissing, TooManyBadEvents
+from streamrec.errors import StateError, StateMissing, TooManyBadEvents
 from streamrec.events import Event, EventType
 from streamrec.state import Checkpoint, Kind, Store
 from streamrec.state import inspection as inspect
@@ -232,6 +233,36 @@ def test_a_partition_that_comes_back_is_not_learned_twice(tmp_path: Path) -> Non
     source.poll(0, 0.0)
     assert learned(final) == wanted(LOG[:600])
     assert_counts_equal_a_recount(store, LOG[:600])
+
+
+# A store that forgets
+
+
+def test_values_that_the_store_lost_stop_the_worker_and_the_next_or_are_counted_as_told(
+    redis_server: EmbeddedRedis, tmp_path: Path
+) -> None:
+    prefix = uuid.uuid4().hex
+    ground = Ground(records(TOPIC, LOG[:600]), MemoryStore(), tmp_path)
+
+    def connect() -> RedisStore:
+        return RedisStore(redis_server.url, prefix=prefix, topic=TOPIC, ttl_s=600, slate_ttl_s=300)
+
+    with closing(connect()) as ground.store, closing(redis.Redis.from_url(redis_server.url)) as client:
+        worker, source = ground.worker()
+        worker.step(source.poll(300, 0.0))
+        worker.checkpoint()
+        users = list(client.scan_iter(f"{prefix}:*:user:*"))
+        client.delete(*users[::2])
+        worker.step(source.poll(100, 0.0))
+        with pytest.raises(StateError, match=rf"no longer holds {len(users[::2])} or more values.*on_gap.*'skip'"):
+            worker.checkpoint()
+        with pytest.raises(StateError, match="no longer holds"):
+            ground.work(seed=1)
+        ground.on_gap = "skip"
+        tolerant = ground.work(seed=1)
+        counted_lost = tolerant.metrics.registry.get_sample_value("streamrec_lost_values_total")
+        assert counted_lost == len(users[::2]) > 3
+        assert ground.store.marks()[0].watermark == 600
 
 
 # Unusable messages

@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 from streamrec.codec import decode, decode_slate
 from streamrec.config.groups import Attribution, Checkpointing, Learning, Limits, Rollout
@@ -62,6 +63,7 @@ class Ground:
     max_users: int = 2_000
     max_items: int = 2_048
     max_bad_in_a_row: int = 1_000
+    on_gap: Literal["fail", "skip"] = "fail"
     topic: str = TOPIC
     models: tuple[str, ...] = default_models()
     slates: list[Slate] = field(default_factory=list)
@@ -74,7 +76,7 @@ class Ground:
             learning=Learning(device="cpu", models=self.models),
             attribution=Attribution.model_validate(ATTRIBUTION),
             rollout=Rollout.model_validate(ROLLOUT),
-            checkpoints=Checkpointing(interval_s=1e9),
+            checkpoints=Checkpointing(interval_s=1e9, on_gap=self.on_gap),
         )
         source = LocalSource(self.topic, self.log, partitions=self.partitions)
         snapshots = SnapshotDirectory(self.directory, 3)
