@@ -86,12 +86,12 @@ class KafkaSource:
         self._topic = topic
         self._assignee: Assignee | None = None
         self._positions: dict[int, int | None] = {}  # next offset per partition held; None until its first record
+        self._ends: dict[int, int] = {}  # as last reached: past markers of transactions, which are no records
         self._failure: Exception | None = None
         self._idle_since: float | None = None
         self._closed = False
         self._paused = False
         self._held_back: set[int] = set()
-        self._ended_at: dict[int, int] = {}  # per partition, where the broker last said that nothing more comes
         self._passed_over: set[int] = set()  # partitions of which something came during the pause all the same
         self._down_since: float | None = None
         self._outage = Outage(settings)
@@ -170,9 +170,9 @@ class KafkaSource:
         for partition, offset in positions.items():
             if partition not in self._positions:
                 raise TransportError(f"topic {self._topic!r}: cannot seek partition {partition}, it is not held here")
-            self._ended_at.pop(partition, None)
             self._seek(TopicPartition(self._topic, partition, offset))
             self._positions[partition] = offset
+            self._ends.pop(partition, None)
 
     def pause(self) -> None:
         """See `Source`."""
@@ -201,11 +201,16 @@ class KafkaSource:
         self._consumer.pause([TopicPartition(self._topic, partition) for partition in theirs])
         for partition in theirs:
             del self._positions[partition]
-            self._ended_at.pop(partition, None)
 
     def commit(self, positions: Mapping[int, int]) -> None:
         """Tell Kafka's tools how far we are; asynchronous, refusals are counted in `failed_commits`."""
-        offsets = [TopicPartition(self._topic, p, offset) for p, offset in positions.items() if p in self._positions]
+        offsets = [
+            TopicPartition(
+                self._topic, p, max(offset, self._ends.get(p, 0)) if offset == self._positions[p] else offset
+            )
+            for p, offset in positions.items()
+            if p in self._positions
+        ]
         if not offsets:
             return
         try:
@@ -270,7 +275,7 @@ class KafkaSource:
             self._failure = error
         for number in numbers:
             self._positions.pop(number, None)
-            self._ended_at.pop(number, None)
+            self._ends.pop(number, None)
         consumer.incremental_unassign(partitions)
 
     def _at(self, partition: int, offset: int | None) -> TopicPartition:
@@ -290,9 +295,10 @@ class KafkaSource:
     def _accept(self, message: Message) -> Record | None:
         partition, offset = message.partition() or 0, message.offset() or 0
         if (error := message.error()) is not None:
-            if error.code() == KafkaError._PARTITION_EOF and partition in self._positions:
-                self._ended_at[partition] = offset
-            self._judge(error, message.partition())
+            if error.code() == KafkaError._PARTITION_EOF:
+                self._ends[partition] = offset
+            else:
+                self._judge(error, message.partition())
             return None
         position = self._positions.get(partition, _NOT_HELD)
         # A batch may hold messages fetched before a partition left, or before a seek: they are not ours to handle.
@@ -314,7 +320,7 @@ class KafkaSource:
             self._failure = TransportError(f"topic {self._topic!r} cannot be read: {error.str()}; restart once mended")
         elif code == KafkaError.UNKNOWN_TOPIC_OR_PART and not self._topic_exists():
             self._failure = TransportError(f"topic {self._topic!r} does not exist; make it: `streamrec topics apply`")
-        elif code != KafkaError._PARTITION_EOF:
+        else:
             self.transient_errors += 1
             EVENTS.debug("librdkafka goes on trying", topic=self._topic, error=error.str())
 
@@ -381,7 +387,7 @@ class KafkaSource:
 
     def _lag(self, partition: int, position: int | None) -> int | None:
         first, end = self._known_range(partition)
-        ended_at = self._ended_at.get(partition)
+        ended_at = self._ends.get(partition)
         if end is None:
             return None if ended_at is None else 0
         if position is None:  # nothing read yet: we stand where a partition starts by default

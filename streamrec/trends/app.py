@@ -1,8 +1,9 @@
 """The Faust app around the counts: reads events, and every few seconds publishes and stores what changed.
 
 Faust gives membership of a group, the table's changelog and its restoration, and the web server. It is used with one
-agent, concurrency 1, and no batches. Three things are done otherwise than Faust does them:
+agent, concurrency 1, and no batches. Four things are done otherwise than Faust does them:
 
+- Of transactions only committed records are counted, unless the settings say otherwise.
 - An event is acknowledged not when it was counted, but when its count is stored: published in the trends topic, then
   written to the changelog. So offsets never pass what is stored, and a flush that fails ends the process before they
   move.
@@ -36,6 +37,7 @@ from streamrec.engine.trending.windows import Windows
 from streamrec.errors import BadEvent
 from streamrec.events import Event
 from streamrec.transport import Record
+from streamrec.trends.committed import transport
 from streamrec.trends.counts import Flush, PartitionCounts
 from streamrec.worker.validation import ValidationLimits, event_of
 
@@ -271,13 +273,14 @@ def make_app(
     replication_factor: int = 1,
     session_timeout_s: float = 10.0,
     heartbeat_s: float = 3.0,
+    isolation_level: str = "read_committed",
     credentials: Any = None,
     web: tuple[str, int] | None = None,
 ) -> faust.App:
     """A Faust app configured for exact counts; `name` is its consumer group, `brokers` is HOST:PORT,..."""
     hosts = ";".join(f"aiokafka://{host.strip()}" for host in brokers.split(","))
     host, port = web or ("127.0.0.1", 6066)
-    return faust.App(
+    app = faust.App(
         name,
         broker=hosts,
         broker_credentials=credentials,
@@ -301,6 +304,8 @@ def make_app(
         web_port=port,
         datadir=Path(tempfile.mkdtemp(prefix="streamrec-trends-")),
     )
+    app.transport = transport(isolation_level)(app.conf.broker_consumer, app)
+    return app
 
 
 async def run(trends: TrendsApp, emit_every_s: float, stop: asyncio.Event, shutdown_limit_s: float = 20.0) -> None:

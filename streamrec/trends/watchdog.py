@@ -7,7 +7,7 @@ brokers where the partitions end, and the app what it has stored.
 Stated time: `limit_s`, and up to `every_s` more. A process counts as standing still when it
 
 - was handed no partitions for so long (that there are none for it is an answer), or
-- has stored nothing of a partition for so long that had something to read when it came, or has grown since.
+- has stored nothing of a partition for so long that had records to read when it came, or since.
 
 Where the brokers cannot be asked nothing is held against anybody; flushes fail by themselves then.
 """
@@ -42,13 +42,19 @@ class Watchdog:
         self,
         log_range: Callable[[], tuple[Offsets, Offsets]],
         stored: Callable[[], Offsets | None],
+        records_in: Callable[[int, int, int], int],
         give_up: Callable[[str], object],
         limit_s: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`log_range` says where the partitions begin and end; `stored` is None while partitions are dealt."""
+        """`log_range` says where the partitions begin and end; `stored` is None while partitions are dealt.
+
+        `records_in` counts the records that a partition holds from an offset to another: markers of transactions, and
+        what was aborted, take offsets and are none.
+        """
         self._log_range = log_range
         self._stored = stored
+        self._records_in = records_in
         self._give_up = give_up
         self._limit_s = limit_s
         self._clock = clock
@@ -95,11 +101,14 @@ class Watchdog:
         for partition, progress in self._progress.items():
             end = ends.get(partition, 0)
             grown = end > progress.position if progress.end is None else end > progress.end
-            if grown and now - progress.since > self._limit_s:
+            if not grown or now - progress.since <= self._limit_s:
+                continue
+            if unread := self._records_in(partition, progress.position, end):
                 self._give_up(
                     f"partition {partition} has stood at offset {progress.position} for {now - progress.since:.0f} s, "
-                    f"{end - progress.position} behind the end of the log: counting hangs"
+                    f"{unread} records behind the end of the log: counting hangs"
                 )
+            self._progress[partition] = PartitionProgress(progress.position, end, now)
 
     def _progress_of(self, partition: int, position: int, end: int, now: float) -> PartitionProgress:
         before = self._progress.get(partition)
@@ -107,6 +116,6 @@ class Watchdog:
             return PartitionProgress(position, None if end > position else end, now)
         if position != before.position:
             return PartitionProgress(position, end, now)
-        if before.end is not None and end <= before.end:  # what is left is no record: a marker of a transaction, say
+        if before.end is not None and end <= before.end:  # it has stood still, and so has the log
             return PartitionProgress(position, end, now)
         return before

@@ -9,14 +9,20 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 
 import pytest
-from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
+from streamrec.client import RecommendationConsumer
+from streamrec.codec import encode
 from streamrec.config.groups import Topics
 from streamrec.demo.embedded import EmbeddedBroker, embedded_broker
 from streamrec.errors import ConfigError, PublishDelayed, PublishFailed, TransportError
+from streamrec.events import Slate
+from streamrec.transport import Record
 from streamrec.transport.confluent import KafkaSink, KafkaSource
+from streamrec.transport.confluent_follower import KafkaFollower
 from streamrec.transport.librdkafka import CONSUMER_ONLY, PRODUCER_ONLY, for_admin, for_consumer, for_producer
+from streamrec.transport.positions import TopicReader
 from streamrec.transport.topics import DifferentSetting, MissingTopic, apply, plan, wanted
 
 PATIENCE_S = 40.0
@@ -202,6 +208,76 @@ def test_committed_offsets_reach_the_lag_tools_only(broker: EmbeddedBroker, make
     again = Member(KafkaSource(topic, broker.settings, topic), {})
     until(lambda: len(again.read) == 10, again.step)
     again.source.close()
+
+
+def transactions(broker: EmbeddedBroker, topic: str, *sizes: int) -> None:
+    """Write transactions of so many records to partition 0, those of a negative size aborted."""
+    producer = Producer({"bootstrap.servers": broker.bootstrap, "transactional.id": f"writes-{topic}"})
+    producer.init_transactions(20)
+    for size in sizes:
+        producer.begin_transaction()
+        for _ in range(abs(size)):
+            producer.produce(topic, SLATE, b"k", partition=0)
+        producer.flush(10)
+        (producer.commit_transaction if size > 0 else producer.abort_transaction)(20)
+
+
+SLATE = encode(Slate(rec_id="r", user_id="u", ts=1, items=(), policy="fused", version="1", candidates=0))
+
+
+def test_everything_that_reads_passes_over_what_was_aborted_and_reaches_the_end(apache_kafka: EmbeddedBroker) -> None:
+    topic, settings = f"committed-{uuid.uuid4().hex[:8]}", apache_kafka.settings
+    apply([MissingTopic(topic, 1, 1)], settings)
+    transactions(apache_kafka, topic, -50, 3, -20)  # each ends in a marker: the log ends at 76
+    member = Member(KafkaSource(topic, settings, topic), {})
+    until(lambda: len(member.read) == 3 and member.source.lag() == 0, member.step)
+    member.source.commit({0: 54})
+    with closing(Consumer({"bootstrap.servers": apache_kafka.bootstrap, "group.id": topic})) as lag_tool:
+        place = TopicPartition(topic, 0)
+        until(lambda: lag_tool.committed([place], timeout=10)[0].offset == 76, member.step)
+    member.source.seek({0: 0})
+    until(lambda: len(member.read) == 6 and member.source.lag() == 0, member.step)
+    member.source.close()
+    assert member.read == [(0, 51), (0, 52), (0, 53)] * 2
+
+    followed: list[Record] = []
+    with closing(KafkaFollower(topic, settings)) as follower:
+        until(follower.whole, lambda: followed.extend(follower.look(100, 0.1)))
+    assert [record.offset for record in followed] == [51, 52, 53]
+    with closing(TopicReader(topic, settings)) as reader:
+        found: list[Record] = []
+        reader.read_whole(found.append)
+        assert [record.offset for record in found] == [51, 52, 53]
+        assert reader.end() == {0: 76}
+        assert reader.oldest(10) == found
+    with RecommendationConsumer(apache_kafka.bootstrap, topic=topic, from_beginning=True) as slates:
+        until(lambda: slates.poll(0.5) is not None, lambda: None)
+        assert [slates.poll(1.0) is not None for _ in range(3)] == [True, True, False]
+
+    uncommitted = Member(KafkaSource(topic, {**settings, "isolation.level": "read_uncommitted"}, "g-all"), {})
+    until(lambda: len(uncommitted.read) == 73 and uncommitted.source.lag() == 0, uncommitted.step)
+    uncommitted.source.close()
+
+
+def test_an_open_transaction_is_waited_for_and_hides_no_end(apache_kafka: EmbeddedBroker) -> None:
+    topic, settings = f"open-{uuid.uuid4().hex[:8]}", apache_kafka.settings
+    apply([MissingTopic(topic, 1, 1)], settings)
+    transactions(apache_kafka, topic, 2)
+    producer = Producer({"bootstrap.servers": apache_kafka.bootstrap, "transactional.id": f"open-{topic}"})
+    producer.init_transactions(20)
+    producer.begin_transaction()
+    producer.produce(topic, b"x", b"k", partition=0)
+    producer.flush(10)
+    with closing(TopicReader(topic, settings)) as reader:
+        found: list[Record] = []
+        reader.read_whole(found.append)
+        assert [record.offset for record in found] == [0, 1]
+        assert reader.end() == {0: 3}
+    member = Member(KafkaSource(topic, settings, topic), {})
+    until(lambda: len(member.read) == 2, member.step)
+    producer.commit_transaction(20)
+    until(lambda: len(member.read) == 3 and member.source.lag() == 0, member.step)
+    member.source.close()
 
 
 def test_a_missing_topic_is_an_error_that_says_what_to_do(apache_kafka: EmbeddedBroker) -> None:

@@ -244,6 +244,24 @@ def test_events_that_faust_drops_are_noticed_and_offsets_that_hold_no_record_are
     assert differences(said(deployment), recount(deployment, log)) == {}
 
 
+def test_what_was_aborted_is_not_counted(deployment: Deployment) -> None:
+    log, aborted = shop(120, seed=9), shop(60, seed=10)
+    brokers = deployment.settings.kafka["bootstrap.servers"]
+    producer = Producer({"bootstrap.servers": brokers, "transactional.id": group_of(deployment.settings)})
+    producer.init_transactions(20)
+    for events, end in ((aborted, producer.abort_transaction), (log, producer.commit_transaction)):
+        producer.begin_transaction()
+        for event in events:
+            partition = partition_of(event.user_id, PARTITIONS)
+            producer.produce(deployment.settings.topics.events, encode_event(event), event.user_id, partition)
+        producer.flush(20)
+        end(20)
+    with deployment.trends() as instance:
+        until(lambda: len(said(deployment)) >= len(recount(deployment, log)), instance)
+        assert instance.stop() == 0
+    assert differences(said(deployment), recount(deployment, log)) == {}
+
+
 def test_a_flush_that_fails_ends_the_process_before_its_offsets_are_committed(deployment: Deployment) -> None:
     topic = ConfigResource(ResourceType.TOPIC, deployment.settings.topics.trends)
     refuse = ConfigEntry("max.message.bytes", "60", incremental_operation=AlterConfigOpType.SET)

@@ -346,8 +346,14 @@ class Watched:
 
     def __init__(self) -> None:
         self.now, self.end, self.stored, self.said = 0.0, 0, {0: 0}, []  # type: ignore[var-annotated]
+        self.no_records = range(0)  # offsets that hold none
         self.watchdog = Watchdog(
-            lambda: ({0: 0}, {0: self.end}), lambda: self.stored, self.said.append, 10.0, clock=lambda: self.now
+            lambda: ({0: 0}, {0: self.end}),
+            lambda: self.stored,
+            lambda partition, first, end: len(set(range(first, end)) - set(self.no_records)),
+            self.said.append,
+            10.0,
+            clock=lambda: self.now,
         )
 
     def pass_time(self, seconds: int, grows: int = 0, stores: int = 0) -> None:
@@ -374,6 +380,16 @@ def test_the_watchdog_passes_over_what_stays_at_the_end_of_the_log_and_is_no_rec
     watched.stored = {0: watched.end - 1}  # a transaction's marker
     watched.pass_time(60)
     assert watched.said == []
+
+
+def test_the_watchdog_waits_for_nobody_to_count_what_was_aborted() -> None:
+    watched = Watched()
+    watched.end, watched.stored, watched.no_records = 7, {0: 5}, range(5, 40)
+    watched.pass_time(15)  # it came to a partition that ends so
+    watched.pass_time(15, grows=2)
+    assert watched.said == []
+    watched.pass_time(15, grows=2)  # records, from offset 40 on
+    assert "records behind the end of the log: counting hangs" in watched.said[0]
 
 
 @pytest.mark.parametrize("backlog", [0, 1_000])

@@ -72,7 +72,11 @@ async def _count(settings: Settings, partitions: int, kind: type[TrendsApp]) -> 
     trends = assemble(settings, partitions, kind)
     survey = TopicReader(settings.topics.events, settings.kafka)  # the watchdog's own: it must not wait for anybody
     watchdog = Watchdog(
-        lambda: (survey.beginning(), survey.end()), lambda: trends.stored, trends.give_up, settings.trends.stall_s
+        lambda: (survey.beginning(), survey.end()),
+        lambda: trends.stored,
+        lambda *gap: _records_in(settings, [Gap(*gap)]),
+        trends.give_up,
+        settings.trends.stall_s,
     )
     watchdog.watch(settings.trends.stall_s / LOOKS)
     await run_app(trends, settings.trends.emit_every_s, stop)
@@ -91,6 +95,7 @@ def assemble(settings: Settings, partitions: int, kind: type[TrendsApp] = Trends
         replication_factor=settings.topics.replication_factor,
         session_timeout_s=float(kafka.get("session.timeout.ms", 10_000)) / 1000,
         heartbeat_s=float(kafka.get("heartbeat.interval.ms", 3_000)) / 1000,
+        isolation_level=str(kafka.get("isolation.level", "read_committed")),
         credentials=credentials(kafka),
         web=None if wanted.web_port is None else (wanted.web_host, wanted.web_port),
     )
