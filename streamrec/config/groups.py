@@ -117,8 +117,8 @@ class Limits(Group):
     """A more deeply nested message goes to the dead-letter topic."""
     max_bad_in_a_row: Count = 1_000
     """So many unusable messages in a row stop the worker: the producer is broken, not a message."""
-    max_ahead_s: Seconds = 86_400.0
-    """An event dated further than this after its message was sent goes to the dead-letter topic."""
+    max_ahead_s: Seconds = 300.0
+    """An event dated further than this after its message goes to the dead-letter topic; up to it, it counts as then."""
     max_behind_s: Seconds | None = None
     """An event dated further than this before its message was sent goes there too; unset, old logs may be sent."""
     max_drift_s: Seconds = 21_600.0

@@ -156,12 +156,10 @@ class TrendsApp:
         except BadEvent as error:
             self.skipped[error.reason] += counts.passed(message.offset)
             return
-        # A date ahead of its sending moves no window: the event counts as of when it was sent.
-        ts = min(event.ts, ts_ms) if ts_ms else event.ts
         if self._interest.label(event) == WANTED:
-            counts.take(message.offset, ts, event.item_id, _category(event))
+            counts.take(message.offset, event.ts, event.item_id, _category(event))
         else:
-            counts.take(message.offset, ts)
+            counts.take(message.offset, event.ts)
 
     # Storing
 

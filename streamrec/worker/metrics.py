@@ -48,6 +48,9 @@ class Metrics:
         )
         self.duplicates = Counter("streamrec_duplicates", "Events seen before, left out", registry=self.registry)
         self.late = Counter("streamrec_late_events", "Events older than the user's last one", registry=self.registry)
+        self.early = Counter(
+            "streamrec_early_events", "Events dated ahead of their message, counted at its time", registry=self.registry
+        )
         self.slates = Counter("streamrec_slates", "Slates published", ["scenario"], registry=self.registry)
         self.empty = Counter(
             "streamrec_empty_slates", "Slates published that hold nothing", ["scenario"], registry=self.registry

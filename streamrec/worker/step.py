@@ -126,6 +126,7 @@ class StepProcessor:
             if logged.event.item_id is not None:
                 self._item_counts.count(logged.partition, logged.event, features.category_of(logged.event))
         self._metrics.events.inc(len(kept))
+        self._metrics.early.inc(sum(logged.early for logged in kept))
         self._metrics.duplicates.inc(len(logged_events) - len(kept))
         return kept
 
@@ -166,9 +167,7 @@ class StepProcessor:
                 self._metrics.answered(slate)
                 if sent_ms[place] > 0:
                     self._metrics.latency.observe(max(self._wall_ms() - sent_ms[place], 0) / 1000)
-            # A date ahead of its sending must not close the slates of all users.
-            now_ms = min(logged.event.ts, sent_ms[place]) if sent_ms[place] > 0 else logged.event.ts
-            self.open_slates.tick(logged.partition, now_ms, logged.learned)
+            self.open_slates.tick(logged.partition, logged.event.ts, logged.learned)
 
     def _close_slates(self) -> list[SlateFeedback]:
         """Publish the outcomes of slates whose time is up; returns what is to be learned from them."""

@@ -14,6 +14,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import msgspec
+
 from streamrec.codec import decode_event, event_time
 from streamrec.engine.arrays.logged_event import LoggedEvent
 from streamrec.engine.scenarios.scenario import Needs, hold_to
@@ -90,11 +92,11 @@ class EventValidator:
 
     def _read(self, record: Record, taught: Mapping[int, int]) -> Reading:
         try:
-            event = event_of(record, self._validation_limits)
+            dated = _judged(record, self._validation_limits)
         except BadEvent as error:
             return error
-        learned = record.offset < taught.get(record.partition, 0)
-        return LoggedEvent(event, record.partition, record.offset, learned, record.topic)
+        event, learned = not_ahead(dated, record), record.offset < taught.get(record.partition, 0)
+        return LoggedEvent(event, record.partition, record.offset, learned, record.topic, early=event is not dated)
 
     def _refuse(self, record: Record, error: BadEvent) -> None:
         self._dead_letter(record, error)
@@ -119,11 +121,26 @@ def log_time(record: Record, max_bytes: int) -> int:
 
 
 def event_of(record: Record, validation_limits: ValidationLimits) -> Event:
-    """The event that a record holds.
+    """The event that a record holds, dated no later than its message.
 
     Raises:
         BadEvent: it holds none that can be used.
     """
+    return not_ahead(_judged(record, validation_limits), record)
+
+
+def not_ahead(event: Event, record: Record) -> Event:
+    """The event as of its message's own time, where it is dated ahead of that.
+
+    The one place where this is decided: every clock of the system is moved by the times of events, and what decays by
+    them would be worth nothing beside an event of tomorrow.
+    """
+    if 0 < record.timestamp_ms < event.ts:
+        return msgspec.structs.replace(event, ts=record.timestamp_ms)
+    return event
+
+
+def _judged(record: Record, validation_limits: ValidationLimits) -> Event:
     if validation_limits.require_key and not record.key:
         raise BadEvent(
             "keyless", "the message has no key, expected the user_id: without it a user's events are out of order"

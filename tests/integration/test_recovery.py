@@ -7,12 +7,14 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import redis
+from msgspec import structs
 
-from streamrec.codec import decode_slate
+from streamrec.codec import MSGPACK, decode_slate, encode_event
 from streamrec.demo.embedded import EmbeddedBroker, EmbeddedRedis
 from streamrec.errors import StateError, StateMissing, TooManyBadEvents
 from streamrec.events import Event, EventType
@@ -233,6 +235,22 @@ def test_a_partition_that_comes_back_is_not_learned_twice(tmp_path: Path) -> Non
     source.poll(0, 0.0)
     assert learned(final) == wanted(LOG[:600])
     assert_counts_equal_a_recount(store, LOG[:600])
+
+
+def test_events_dated_ahead_of_their_messages_move_no_clock(uninterrupted: Ground, tmp_path: Path) -> None:
+    """Whatever decays, paces, limits or closes by time: all of it is as if they were dated as their messages."""
+
+    def ahead(record: Record, event: Event) -> Record:
+        return replace(record, value=encode_event(structs.replace(event, ts=event.ts + 200_000), MSGPACK))
+
+    log = [
+        ahead(*pair) if n % 10 == 0 else pair[0] for n, pair in enumerate(zip(records(TOPIC, LOG), LOG, strict=True))
+    ]
+    ground = Ground(log, MemoryStore(), tmp_path)
+    worker = ground.work(seed=0, checkpoints=0.0)
+    assert ground.slates == uninterrupted.slates
+    assert ground.outcomes == uninterrupted.outcomes
+    assert worker.metrics.registry.get_sample_value("streamrec_early_events_total") == 140
 
 
 # A store that forgets

@@ -279,7 +279,7 @@ def test_bad_messages_are_passed_over_and_the_page_shows_them(deployment: Deploy
     from streamrec.transport.confluent import KafkaSink
 
     now_ms = int(time.time() * 1000)
-    ahead = Event(type=EventType.VIEW, user_id="u", ts=now_ms + 3_600_000, item_id="ahead")
+    ahead = Event(type=EventType.VIEW, user_id="u", ts=now_ms + 240_000, item_id="ahead")
     deployment.send([ahead, *[Event(type=EventType.VIEW, user_id="u", ts=now_ms, item_id="mug")] * 3])
     with closing(KafkaSink(deployment.settings.kafka)) as sink:
         for value in (b"{", b"", b'{"type": "view"}'):

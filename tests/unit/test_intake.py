@@ -65,6 +65,17 @@ def test_dates_are_measured_by_the_time_of_sending(ts: int, sent_ms: int, reason
     assert reason_of(dated(ts, sent_ms)) == reason
 
 
+def test_an_event_dated_ahead_of_its_message_is_as_of_the_message() -> None:
+    validator = EventValidator(TOLERANCE, Graveyard(), "dlq")
+    tomorrow, today, unknown = (
+        validator.read([dated(STARTED_MS + ahead, sent_ms)], {})[0]
+        for ahead, sent_ms in ((DAY_MS, STARTED_MS), (0, STARTED_MS), (DAY_MS, 0))
+    )
+    found = [(each.event.ts - STARTED_MS, each.early) for each in (tomorrow, today, unknown)]
+    assert found == [(0, True), (0, False), (DAY_MS, False)]
+    assert event_of(dated(STARTED_MS + 1, STARTED_MS), TOLERANCE).ts == STARTED_MS
+
+
 def test_how_far_behind_its_sending_an_event_may_be_dated_can_be_limited() -> None:
     strict = replace(TOLERANCE, max_behind_s=3_600.0)
     assert reason_of(dated(STARTED_MS - 3_600_000, STARTED_MS), strict) is None

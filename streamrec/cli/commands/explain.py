@@ -25,6 +25,7 @@ from streamrec.state.inspection import Known
 from streamrec.transport import Record
 from streamrec.transport.positions import TopicReader
 from streamrec.wiring import build_store
+from streamrec.worker.validation import not_ahead
 
 REC_ID = re.compile(r"(?P<topic>[A-Za-z0-9._-]+)-(?P<partition>\d{1,9})-(?P<offset>\d{1,18})")
 """Read from the right: a topic's name may have dashes and digits of its own."""
@@ -94,6 +95,7 @@ def asked(settings: Settings, rec_id: str) -> tuple[LoggedEvent, int]:
     if event.type not in settings.serving.recommend_on:
         answers = ", ".join(sorted(settings.serving.recommend_on))
         raise StateError(f"{rec_id}: the event there is a {event.type.value}; serving.recommend_on answers {answers}")
+    event = not_ahead(event, record)
     return LoggedEvent(event, partition, offset, learned=True, topic=named["topic"]), record.timestamp_ms
 
 

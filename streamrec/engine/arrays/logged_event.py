@@ -19,6 +19,8 @@ class LoggedEvent(NamedTuple):
     """The models have learned it already (they were restored from a later place than the state was)."""
 
     topic: str = "user-events"
+    early: bool = False
+    """It was dated ahead of its message, and its `ts` is the message's time instead."""
 
     @property
     def place(self) -> str:
