@@ -7,6 +7,7 @@ StreamrecError                      everything below; catch this one at the oute
 ├── TableError                      a file of rows (a log, a catalogue) cannot be read as asked
 │   └── LogError                    a historical log cannot be replayed as asked
 ├── TransportError                  the event log did not do what was asked of it
+│   ├── TransportUnavailable        no broker answers just now; the same call may work later
 │   └── PublishFailed               a record was refused, or not acknowledged in time
 │       └── PublishDelayed          not acknowledged yet; it may still be
 ├── StateError                      the store or a snapshot did not do what was asked of it
@@ -60,6 +61,10 @@ class LogError(TableError):
 
 class TransportError(StreamrecError):
     """The event log did not do what was asked of it."""
+
+
+class TransportUnavailable(TransportError):
+    """No broker answers just now; the same call may work later."""
 
 
 class PublishFailed(TransportError):

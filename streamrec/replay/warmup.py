@@ -157,6 +157,7 @@ def warm_up(
     starts: Callable[[], Mapping[int, int]],
     *,
     passes: int = 1,
+    topic: Mapping[str, str] | None = None,
     now_ms: int,
 ) -> WarmupResult:
     """Let `worker` learn its source to the end, and leave everything so that live workers go on from there.
@@ -171,6 +172,7 @@ def warm_up(
         starts: the offset of the first live event for each of them. Asked for after the learning, which takes its time,
             and a topic forgets meanwhile.
         passes: how often models that can do so go over what they remember.
+        topic: which topic it is, to be recorded beside the positions.
         now_ms: dates the snapshot.
 
     Raises:
@@ -195,6 +197,7 @@ def warm_up(
             for partition in sealed:
                 store.unseal(partition, None, None)
         raise
+    store.record_topic(topic or {})
     for partition in sealed:
         store.unseal(partition, found.get(partition), snapshot if partition in found else None)
     return WarmupResult(snapshot, found)

@@ -140,6 +140,15 @@ class Store(Protocol):
         For people and tools: a user's partition is not theirs to know.
         """
 
+    def known_topic(self, told: Mapping[str, str]) -> dict[str, str]:
+        """What is recorded of the topic that positions are of; of what is told now, what was lacking is from now on.
+
+        Names and words; which, is the caller's affair.
+        """
+
+    def record_topic(self, told: Mapping[str, str]) -> None:
+        """Record this of the topic, and nothing of what was recorded before."""
+
     def close(self) -> None:
         """Let go of connections."""
 

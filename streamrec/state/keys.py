@@ -1,6 +1,7 @@
 """The keys of values in Redis: the only place where they are built.
 
     streamrec:user-events:partitions                  the partitions ever opened (a set)
+    streamrec:user-events:topic                       which topic positions are of: ids, number of partitions (a hash)
     streamrec:user-events:rollout                     the rollout's revisions, newest first (a list)
     streamrec:user-events:heads                       the time of the next record of each partition that is behind
     streamrec:user-events:redrive:NAME                which dead letters were sent back
@@ -45,6 +46,11 @@ class KeySpace:
     def registry(self) -> bytes:
         """The set of partitions ever opened."""
         return f"{self.prefix}:{self.topic}:partitions".encode()
+
+    @property
+    def topic_facts(self) -> bytes:
+        """The hash that says which topic the positions are of."""
+        return f"{self.prefix}:{self.topic}:topic".encode()
 
     @property
     def rollout(self) -> bytes:

@@ -26,6 +26,7 @@ class MemoryStore:
         self._values: dict[Key, bytes] = {}
         self._marks: dict[int, PartitionMark] = {}
         self._heads: dict[int, int] = {}
+        self._topic: dict[str, str] = {}
         self._lock = Lock()
 
     def open(self, partition: int) -> PartitionMark:
@@ -106,6 +107,17 @@ class MemoryStore:
         with self._lock:
             found = {partition: self._values.get(Key(partition, kind, name)) for partition in self._marks}
         return {partition: value for partition, value in found.items() if value is not None}
+
+    def known_topic(self, told: Mapping[str, str]) -> dict[str, str]:
+        """What is recorded of the topic; of what is told now, what was lacking is from now on."""
+        with self._lock:
+            self._topic = {**told, **self._topic}
+            return dict(self._topic)
+
+    def record_topic(self, told: Mapping[str, str]) -> None:
+        """Record this of the topic, and nothing of what was recorded before."""
+        with self._lock:
+            self._topic = dict(told)
 
     def contents(self, partition: int) -> dict[Key, bytes]:
         """Everything stored of a partition: committed to another store, it is as it was here."""

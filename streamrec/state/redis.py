@@ -252,6 +252,30 @@ class RedisStore:
         values = self.load([Key(partition, kind, name) for partition in partitions])
         return {partition: value for partition, value in zip(partitions, values, strict=True) if value is not None}
 
+    def known_topic(self, told: Mapping[str, str]) -> dict[str, str]:
+        """What is recorded of the topic; of what is told now, what was lacking is from now on.
+
+        Raises:
+            StateUnavailable: Redis did not answer.
+        """
+        with self._named_errors("reading which topic this is"), self._client.pipeline() as pipe:
+            for name, word in told.items():
+                pipe.hsetnx(self._keys.topic_facts, name, word)
+            pipe.hgetall(self._keys.topic_facts)
+            return {name.decode(): word.decode() for name, word in pipe.execute()[-1].items()}
+
+    def record_topic(self, told: Mapping[str, str]) -> None:
+        """Record this of the topic, and nothing of what was recorded before.
+
+        Raises:
+            StateUnavailable: Redis did not answer; it may or may not be recorded.
+        """
+        with self._named_errors("recording which topic this is"), self._client.pipeline() as pipe:
+            pipe.delete(self._keys.topic_facts)
+            if told:
+                pipe.hset(self._keys.topic_facts, items=[part for fact in told.items() for part in fact])
+            pipe.execute()
+
     def close(self) -> None:
         """Let go of connections."""
         self._client.close()

@@ -186,6 +186,19 @@ def odd_names_are_kept_apart(store: Store) -> None:
     expect_equal(store.marks(), {0: PartitionMark(1, "0000000001-aa", 1)}, "the marks")
 
 
+def what_is_recorded_of_the_topic_stays_until_it_is_recorded_anew(store: Store) -> None:
+    """What was lacking is added, what was there is not changed; beside marks and values, which are as they were."""
+    expect_equal(store.known_topic({}), {}, "what is known of a topic nobody told of")
+    expect_equal(store.known_topic({"partitions": "2"}), {"partitions": "2"}, "what was told")
+    both = {"partitions": "2", "topic_id": "é"}
+    expect_equal(store.known_topic({"partitions": "5", "topic_id": "é"}), both, "what is recorded")
+    store.record_topic({"partitions": "5"})
+    expect_equal(store.known_topic({}), {"partitions": "5"}, "what was recorded anew")
+    store.record_topic({})
+    expect_equal(store.known_topic({}), {}, "what is left of it")
+    expect_equal(store.marks(), {}, "the marks")
+
+
 def a_large_checkpoint_is_written_in_one_piece(store: Store) -> None:
     """Twenty thousand values of 500 bytes."""
     kinds = tuple(Kind)
@@ -267,6 +280,7 @@ STORE_CHECKS: tuple[Callable[[Store], None], ...] = (
     partitions_that_are_behind_are_heard_of_until_they_have_caught_up,
     a_name_is_found_on_every_partition_that_knows_it,
     odd_names_are_kept_apart,
+    what_is_recorded_of_the_topic_stays_until_it_is_recorded_anew,
     a_large_checkpoint_is_written_in_one_piece,
     a_reader_sees_a_checkpoint_whole_or_not_at_all,
     a_store_holds_what_a_dictionary_would,

@@ -25,6 +25,16 @@ class Record:
     timestamp_ms: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class TopicIdentity:
+    """Which topic a name stands for; what the brokers do not tell is empty, or 0."""
+
+    topic_id: str
+    """Another one for each topic ever made, also under the same name (KIP-516)."""
+    cluster_id: str
+    partitions: int
+
+
 class Assignee(Protocol):
     """The receiver of partition assignments. Called from inside `poll`, on the same thread."""
 

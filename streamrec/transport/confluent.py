@@ -52,8 +52,13 @@ _NOT_HELD = 1 << 63  # past every offset
 _CALL_LIMIT_S = 10.0
 _IDLE_CHECK_S = 3.0
 _RECONNECTED_CHECK_S = 1.0
-_DEFAULTS: Settings = {"queued.min.messages": 10_000, "queued.max.messages.kbytes": 16_384}
-"""What is fetched ahead: librdkafka's own 64 MB would outweigh a worker's whole state."""
+_DEFAULTS: Settings = {
+    # What is fetched ahead: librdkafka's own 64 MB would outweigh a worker's whole state.
+    "queued.min.messages": 10_000,
+    "queued.max.messages.kbytes": 16_384,
+    # New partitions must not wait five minutes until somebody sees them.
+    "topic.metadata.refresh.interval.ms": 30_000,
+}
 
 
 class KafkaSource:
@@ -428,5 +433,5 @@ class KafkaSource:
         position = self._positions.get(partition) if partition is not None else None
         return TransportError(
             f"topic {self._topic!r} partition {partition}: position {position} is not in the log ({detail}); records "
-            "were deleted before they were read, or the topic was made anew; clear the stored positions to go on"
+            "were deleted before they were read, or the topic was made anew: docs/08-wrong.md says how to go on"
         )

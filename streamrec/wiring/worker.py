@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from streamrec.state.snapshots import SnapshotDirectory
     from streamrec.transport import Follower, Record, Sink, Source
     from streamrec.worker.loop import Worker
+    from streamrec.worker.topic_watch import Identity
     from streamrec.worker.validation import ValidationLimits
 
 SLATES_HELD = 10_000
@@ -35,13 +36,14 @@ def build_worker(
     revised: Callable[[], Plan | None] = lambda: None,
     follower: Follower | None = None,
     trends: Follower | None = None,
+    identity: Identity | None = None,
     eager: bool = True,
 ) -> Worker:
     """A worker on any transport and store; `snapshots` None keeps no model snapshots (a backtest).
 
     `revised` is asked at the start and after each checkpoint: a plan that is new since, None when there is none.
     `catalogue` is what is known of items at the start, `follower` the topic that says more; `trends` is the topic that
-    says what is gaining; `eager` as in `build_pipeline`.
+    says what is gaining; `identity` which topic the source reads; `eager` as in `build_pipeline`.
     """
     from streamrec.engine.items.item_counts import ItemCounts
     from streamrec.engine.trending.topic_counts import TopicTrendCounts
@@ -79,7 +81,7 @@ def build_worker(
             clocks=clocks,
             accept_loss=settings.checkpoints.on_gap == "skip",
         ),
-        ports=Ports(source, sink, store, follower, trends_feed),
+        ports=Ports(source, sink, store, follower, trends_feed, identity),
         handling=Handling(
             OutputTopics(topics.recommendations, topics.outcomes, topics.dead_letters),
             build_validation_limits(settings),

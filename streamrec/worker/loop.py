@@ -25,6 +25,7 @@ from streamrec.worker.memory import Clocks, Memory
 from streamrec.worker.metrics import Metrics
 from streamrec.worker.retry import AWAY, Retry
 from streamrec.worker.step import OutputTopics, StateAccess, StepProcessor
+from streamrec.worker.topic_watch import Identity, TopicWatch
 from streamrec.worker.trends_feed import TrendsFeed
 from streamrec.worker.validation import ValidationLimits
 
@@ -50,6 +51,8 @@ class Ports:
     """Read whole before the first event, and followed between steps."""
     trends: TrendsFeed | None = None
     """Likewise, but it is not waited for long."""
+    identity: Identity | None = None
+    """Says which topic the source reads; None where that cannot change."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +99,7 @@ class Worker:
         self._sink = ports.sink
         self._store = ports.store
         self._trends = ports.trends
+        self._topic = TopicWatch(ports.source.topic, ports.identity, ports.store, clocks.monotonic_s)
         self._handover_s = handling.handover_s
         self._revised = hooks.revised
         self._clock = clocks.monotonic_s
@@ -194,6 +198,7 @@ class Worker:
             self._retry.endure(self._catalogue.look)
         if self._trends is not None:
             self._trends.look()
+        self._topic.look()
         self._brake.watch(self._sink.fullness())
         if self._source.connected():
             self.health.have(Need.LOG)
@@ -280,8 +285,10 @@ class Worker:
         """See `transport.Assignee`.
 
         Raises:
-            StateUnavailable: the store stayed away for a minute.
+            StateUnavailable, TransportUnavailable: store or brokers stayed away for a minute.
+            StateError: the topic is not the one whose positions are stored.
         """
+        self._retry.insist(self._topic.check, INSIST_S)
         starts = self._retry.insist(lambda: self._checkpoints.take_over(partitions), INSIST_S)
         self.metrics.began(self._checkpoints.skipped_snapshots, self._checkpoints.unlearned)
         self._settle(partitions)

@@ -10,14 +10,15 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from streamrec.errors import PublishDelayed, StateUnavailable
+from streamrec.errors import PublishDelayed, StateUnavailable, TransportUnavailable
 from streamrec.transport import Source
 from streamrec.worker.backpressure import Brake
 from streamrec.worker.health import Health, Need
 
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.05, 1.0
 """Between two attempts: the second twice as long as the first, and so on."""
-AWAY = (StateUnavailable, PublishDelayed)
+Away = StateUnavailable | PublishDelayed | TransportUnavailable
+AWAY = (StateUnavailable, PublishDelayed, TransportUnavailable)
 """What passes by itself."""
 
 Answer = TypeVar("Answer")
@@ -39,7 +40,7 @@ class Retry:
         So partitions may come and go between two attempts, and the worker stays in its group.
 
         Raises:
-            StateUnavailable, PublishDelayed: the worker is to stop, and its time is up.
+            Away: the worker is to stop, and its time is up.
         """
         wait_s = FIRST_WAIT_S
         while (away := self._away(attempt)) is not None:
@@ -55,7 +56,7 @@ class Retry:
         """Do it within a time, where nothing else may happen meanwhile.
 
         Raises:
-            StateUnavailable, PublishDelayed: the time is up.
+            Away: the time is up.
         """
         answers: list[Answer] = []
         limit, wait_s = self._clock() + limit_s, FIRST_WAIT_S
@@ -66,7 +67,7 @@ class Retry:
             wait_s = min(2 * wait_s, LONGEST_WAIT_S)
         return answers[0]
 
-    def _away(self, attempt: Callable[[], None]) -> StateUnavailable | PublishDelayed | None:
+    def _away(self, attempt: Callable[[], None]) -> Away | None:
         """Try it; what was away, if anything."""
         self._health.beat()
         try:
@@ -78,5 +79,5 @@ class Retry:
         return None
 
 
-def _need(away: StateUnavailable | PublishDelayed) -> Need:
+def _need(away: Away) -> Need:
     return Need.STATE if isinstance(away, StateUnavailable) else Need.LOG

@@ -24,9 +24,11 @@ from streamrec.state import Kind
 from streamrec.state import inspection as inspect
 from streamrec.testing import HEADERS, recount, requests, shop
 from streamrec.transport import Record
+from streamrec.transport.identity import IdentityReader
 from streamrec.transport.partitioners import LIBRDKAFKA
 from streamrec.transport.positions import TopicReader, group_is_live
 from streamrec.wiring import build_store
+from streamrec.worker.topic_watch import facts
 from tests.support.deployment import Deployment, until
 
 # Young enough for the topic's retention where messages carry the events' own times.
@@ -143,6 +145,8 @@ def test_the_live_worker_reads_on_at_the_first_event_that_the_log_does_not_hold(
     assert f"{len(recount(log).users)} users" in printed
     assert starts(printed) == expected
     assert_counts_equal_a_recount(deployment, log)
+    with closing(build_store(deployment.settings)) as store:
+        assert store.known_topic({}) == facts(IdentityReader(deployment.settings.topics.events, kafka).identity())
 
     with deployment.worker() as worker:
         until(lambda: deployment.committed() == len(topic), worker)

@@ -33,8 +33,10 @@ from streamrec.errors import LogError
 from streamrec.replay.catalogue_file import read_catalogue
 from streamrec.replay.logs import Log, LogSummary
 from streamrec.state.snapshots import SnapshotDirectory
+from streamrec.transport.identity import IdentityReader
 from streamrec.transport.positions import TopicReader
 from streamrec.wiring import build_store, build_validation_limits, build_warmup
+from streamrec.worker.topic_watch import facts
 from streamrec.worker.validation import event_of
 
 if TYPE_CHECKING:
@@ -78,6 +80,7 @@ def run(part: LogPart, settings: Settings, plan: WarmupPlan, *, as_json: bool) -
         refuse_checkpoints(store, settings.redis.prefix, plan.fresh)
         spread = partitioner_of(settings, topic.oldest(SAMPLE), topic.partitions)
         place = lru_cache(USERS_PLACED)(lambda user_id: spread(user_id.encode(), topic.partitions))
+        identity = facts(IdentityReader(settings.topics.events, settings.kafka).identity())
         summary = checked(log, console)
         end = end_of(log, summary, until)
         from streamrec.replay.warmup import LogSource, warm_up  # loads every model: what is wrong is told before that
@@ -96,6 +99,7 @@ def run(part: LogPart, settings: Settings, plan: WarmupPlan, *, as_json: bool) -
                 topic.partitions,
                 lambda: still_kept(topic, starts, console),
                 passes=plan.passes,
+                topic=identity,
                 now_ms=time.time_ns() // 1_000_000,
             )
     left_out = worker.metrics.left_out()
