@@ -13,7 +13,6 @@ with a date ahead of its neighbours keeps nobody waiting. Knows nothing of broke
 
 from __future__ import annotations
 
-import logging
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -22,9 +21,10 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from streamrec.config.log_lines import get_logger
 from streamrec.transport import Assignee, Record, Source
 
-LOG = logging.getLogger("streamrec.transport.time_order")
+LOG = get_logger("streamrec.transport.time_order")
 MOST_RECORDS = 16_384
 """That wait, over all partitions: some ten megabytes. Each partition has its share, and one poll more."""
 MOST_BYTES = 32 * 1024 * 1024
@@ -269,10 +269,7 @@ class TimeOrderedSource:
             return True
         waiting.excused = True
         if lag is not None:
-            LOG.warning(
-                "topic %s partition %d: of %d records to come none came for %.0f s; the others go on without it",
-                self.topic, partition, lag, PATIENCE_S,
-            )  # fmt: skip
+            LOG.warning("a partition gives nothing; it is not waited for", partition=partition, to_come=lag)
         return False
 
 

@@ -86,6 +86,7 @@ def build_worker(
             OutputTopics(topics.recommendations, topics.outcomes, topics.dead_letters),
             build_validation_limits(settings),
             settings.checkpoints.handover_s,
+            topics.partitioner,
         ),
         metrics=Metrics(["fused", *pipeline.fusion.models], settings.scenarios),
         health=Health(settings.stuck_s),

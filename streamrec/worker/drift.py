@@ -10,13 +10,13 @@ all of whose records are younger than `most_s` by the wall clock waits for nobod
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping
 
+from streamrec.config.log_lines import get_logger
 from streamrec.errors import StateUnavailable
 from streamrec.worker.memory import Clocks
 
-LOG = logging.getLogger("streamrec.worker.drift")
+LOG = get_logger("streamrec.worker.drift")
 OFTEN_S, SELDOM_S = 0.1, 2.0
 """Between two exchanges: while something here is behind, and otherwise."""
 STILL_S = 60.0
@@ -56,7 +56,7 @@ class Drift:
             try:
                 others = {p: ms for p, ms in self._exchange(heads).items() if p not in heads}
             except StateUnavailable as error:
-                LOG.warning("how far other workers are cannot be told: %s", error)
+                LOG.warning("how far other workers are cannot be told", error=str(error))
                 self._next_at = now + AGAIN_S
             else:
                 self._told = dict(heads)
@@ -72,6 +72,6 @@ class Drift:
         }
         still = {p for p, (_, since) in self._since.items() if now - since >= STILL_S}
         for partition in sorted(still - self._left_behind):
-            LOG.warning("partition %d has stood still for %.0f s; it is not waited for", partition, STILL_S)
+            LOG.warning("a partition stands still; it is not waited for", partition=partition, still_s=STILL_S)
         self._left_behind = still
         return [ms for partition, ms in others.items() if partition not in still]

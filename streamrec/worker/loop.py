@@ -23,6 +23,7 @@ from streamrec.worker.checkpoints import Checkpoints
 from streamrec.worker.health import Health, Need
 from streamrec.worker.memory import Clocks, Memory
 from streamrec.worker.metrics import Metrics
+from streamrec.worker.placement import Placement
 from streamrec.worker.retry import AWAY, Retry
 from streamrec.worker.step import OutputTopics, StateAccess, StepProcessor
 from streamrec.worker.topic_watch import Identity, TopicWatch
@@ -63,6 +64,8 @@ class Handling:
     validation_limits: ValidationLimits
     handover_s: float
     """Bounds the checkpoint of partitions that leave."""
+    partitioner: str
+    """How producers are to place keys."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +103,8 @@ class Worker:
         self._store = ports.store
         self._trends = ports.trends
         self._topic = TopicWatch(ports.source.topic, ports.identity, ports.store, clocks.monotonic_s)
+        self._placement = Placement(handling.partitioner)
+        self._placement_told = False
         self._handover_s = handling.handover_s
         self._revised = hooks.revised
         self._clock = clocks.monotonic_s
@@ -213,6 +218,7 @@ class Worker:
 
     def _handle(self, records: Sequence[Record]) -> None:
         """One step, once what it needs is there; of partitions that left meanwhile, nothing."""
+        self.metrics.misplaced.inc(self._placement.check(records, self._topic.partitions))
         epochs = {record.partition: self._checkpoints.epoch(record.partition) for record in records}
 
         def attempt() -> None:
@@ -240,6 +246,9 @@ class Worker:
         """
         self._save()
         self._let_go_disowned()
+        if self._placement.misplaced and not self._placement_told:
+            LOG.warning("keys are on other partitions than they belong to", detail=self._placement.told())
+            self._placement_told = True
         self.metrics.lag.set(sum(lag or 0 for lag in self._source.lags().values()))
         self.metrics.skipped.set(self._source.skipped_records)
         self.metrics.lost_values.reach(self._checkpoints.lost_values)

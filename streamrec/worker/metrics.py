@@ -47,6 +47,11 @@ class Metrics:
             "streamrec_dead_letters", "Messages that could not be used", ["reason"], registry=self.registry
         )
         self.duplicates = Counter("streamrec_duplicates", "Events seen before, left out", registry=self.registry)
+        self.misplaced = Counter(
+            "streamrec_misplaced_events",
+            "Events on another partition than topics.partitioner puts their key on",
+            registry=self.registry,
+        )
         self.late = Counter("streamrec_late_events", "Events older than the user's last one", registry=self.registry)
         self.early = Counter(
             "streamrec_early_events", "Events dated ahead of their message, counted at its time", registry=self.registry

@@ -31,16 +31,18 @@ class Placement:
         """Records on another partition than their key belongs to."""
         return self._keys - self._fits[self._named]
 
-    def check(self, records: Sequence[Record], partitions: int) -> None:
-        """Look at some records of a topic of so many partitions, 0 if that is not known."""
+    def check(self, records: Sequence[Record], partitions: int) -> int:
+        """How many of some records are misplaced, in a topic of so many partitions; 0 if that is not known."""
         if self._named not in self._ways or partitions < 2:
-            return
+            return 0
+        before = self.misplaced
         for record in records:
             if record.key:
                 self._keys += 1
                 for name, place in self._ways.items():
                     if place(record.key, partitions) == record.partition:
                         self._fits[name] += 1
+        return self.misplaced - before
 
     def told(self) -> str:
         """What is seen, and what to do about it."""

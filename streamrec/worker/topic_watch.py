@@ -7,15 +7,15 @@ start as in the middle of its work. Knows nothing of Kafka; what brokers do not 
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 
+from streamrec.config.log_lines import get_logger
 from streamrec.errors import StateError, TransportUnavailable
 from streamrec.state import Store
 from streamrec.transport import TopicIdentity
 
-LOG = logging.getLogger("streamrec.worker.topic_watch")
+LOG = get_logger("streamrec.worker.topic_watch")
 LOOK_EVERY_S = 20.0
 """While the worker reads: with an answer's time limit, what changed is noticed within half a minute."""
 ANSWER_LIMIT_S, ANSWER_LIMIT_BETWEEN_STEPS_S = 10.0, 2.0
@@ -57,6 +57,11 @@ class TopicWatch:
             self._compare(told, recorded)
         self._seen, self._looked_at = told, self._clock()
 
+    @property
+    def partitions(self) -> int:
+        """Of the topic, 0 where that is not known."""
+        return int(self._seen.get("partitions", 0))
+
     def look(self) -> None:
         """Between steps, now and then: whether the topic has changed since it was found right.
 
@@ -69,7 +74,7 @@ class TopicWatch:
         try:
             told = facts(self._identity(ANSWER_LIMIT_BETWEEN_STEPS_S))
         except TransportUnavailable as error:  # the source knows when brokers are away, and a topic is gone
-            LOG.info("%s", error)
+            LOG.info("the topic cannot be looked at", error=str(error))
             return
         self._compare(told, self._seen)
 

@@ -146,7 +146,9 @@ def test_the_live_worker_reads_on_at_the_first_event_that_the_log_does_not_hold(
     assert starts(printed) == expected
     assert_counts_equal_a_recount(deployment, log)
     with closing(build_store(deployment.settings)) as store:
-        assert store.known_topic({}) == facts(IdentityReader(deployment.settings.topics.events, kafka).identity())
+        assert store.known_topic({}) == facts(
+            IdentityReader(deployment.settings.topics.events, broker.settings).identity()
+        )
 
     with deployment.worker() as worker:
         until(lambda: deployment.committed() == len(topic), worker)
