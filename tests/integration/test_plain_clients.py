@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import msgpack
@@ -12,6 +13,7 @@ import pytest
 from confluent_kafka import Consumer, Producer
 
 from streamrec.demo.embedded import EmbeddedBroker, EmbeddedRedis
+from streamrec.testing import shop
 from tests.support.deployment import Deployment, until
 
 NOW_MS = 1_717_000_000_000
@@ -112,3 +114,18 @@ def test_a_purchase_that_names_its_slate_comes_out_as_an_outcome_when_its_window
     assert outcome["reward"] == 1.0
     assert (outcome["item_id"], outcome["position"]) == (bought["item_id"], 1)
     assert outcome["propensity"] == bought["propensity"]
+
+
+def test_history_placed_by_one_way_and_live_events_by_another_are_told_once(
+    apache_kafka: EmbeddedBroker, redis_server: EmbeddedRedis, tmp_path: Path
+) -> None:
+    deployment = Deployment(tmp_path, apache_kafka.settings, redis_server.url, 4, "fast", limits={"max_items": 512})
+    history = shop(200, seed=3)
+    deployment.send(history)  # as `replay` does
+    live = [{"type": "view", "user_id": f"user-{n}", "item_id": "mug", "ts": NOW_MS + n} for n in range(60)]
+    sent(deployment, False, *live)  # as librdkafka does by itself
+    with deployment.worker() as worker:
+        until(lambda: deployment.committed() == len(history) + len(live), worker)
+        assert worker.stop() == 0
+        assert worker.said.count("keys are on other partitions than they belong to") == 1
+        assert "keys are not all placed by murmur2 here (crc32 " in worker.said
