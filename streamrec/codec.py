@@ -6,6 +6,7 @@ Knows nothing of topics or Kafka: headers are pairs, a message is bytes.
 from __future__ import annotations
 
 import re
+from codecs import BOM_UTF8
 from collections.abc import Iterable
 from typing import Any, TypeVar
 
@@ -125,6 +126,8 @@ def _refusal(error: Exception, value: bytes, packed: bool, max_depth: int) -> Ba
         return deeper
     if isinstance(error, msgspec.ValidationError):
         return _invalid(error, value, packed)
+    if not packed and value.startswith(BOM_UTF8):
+        return BadEvent("malformed", "the message begins with a byte order mark, which JSON has not; send it without")
     kind = "msgpack" if packed else "JSON"
     return BadEvent("malformed", brief(f"the message is not {kind}: {error}", _DETAIL_CHARS))
 

@@ -37,6 +37,6 @@ def ablate(
     """Run a backtest several times with one thing changed: learning late, knowing users late, or without a model."""
     from streamrec.cli.commands import ablate as command
 
-    settings = rehearsal.settings()
+    settings = rehearsal.settings(separator=log.separator)
     changes = command.Ablations(delays or (), context_delays or (), without or ())
     command.run(log.part(), settings, changes, out=out, warmup=warmup, as_json=as_json)

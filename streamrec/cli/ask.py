@@ -37,7 +37,7 @@ def ask(
     """Learn a log in this process, answer one request at its end, and say why each item is on the slate."""
     from streamrec.cli.commands import ask as command
 
-    settings = rehearsal.settings(preset)
+    settings = rehearsal.settings(preset, log.separator)
     filters = command.filters_of(category, without_category, tag, prices_of(price))
     wanted = command.request_of(user, scenario, k=k, item_id=item, basket=basket, query=query, filters=filters)
     command.run(log.part(), settings, wanted, as_json=as_json)

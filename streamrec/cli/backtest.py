@@ -30,5 +30,5 @@ def backtest(
     lines.apply()
     from streamrec.cli.commands import backtest as command
 
-    settings = rehearsal.settings(preset)
+    settings = rehearsal.settings(preset, log.separator)
     command.run(log.part(), settings, out=out, warmup=warmup, as_json=as_json, rankers=rankers or ())

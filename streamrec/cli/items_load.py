@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from streamrec.cli.application import items_app
-from streamrec.cli.options import AsJson, Connection, unfolded
+from streamrec.cli.options import AsJson, Connection, Separator, separator_of, unfolded
 
 
 @items_app.command(epilog="Example: streamrec items load catalogue.parquet --withdraw --dry-run")
@@ -24,10 +24,11 @@ def load(
             "--embed/--no-embed", help="Give vectors to items without; by default if learning.encoder is a model."
         ),
     ] = None,
+    separator: Separator = None,
     as_json: AsJson = False,
 ) -> None:
     """Send to the items topic what a catalogue file says otherwise than the topic does."""
     from streamrec.cli.commands import items_load as command
 
-    settings = connection.settings()
+    settings = connection.settings(separator=separator_of(separator))
     command.run(settings, file, withdraw=withdraw, dry_run=dry_run, as_json=as_json, embed=embed)

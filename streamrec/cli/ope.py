@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from streamrec.cli.application import app
-from streamrec.cli.options import AsJson, Connection, Map, pairs_of, unfolded
+from streamrec.cli.options import AsJson, Connection, Map, Separator, pairs_of, separator_of, unfolded
 
 
 @app.command(epilog="Example: streamrec ope --kafka localhost:9092 --target greedy --since 2024-03-01 --out report")
@@ -43,6 +43,13 @@ def ope(
         list[str] | None,
         typer.Option("--feature", metavar="COLUMN", help="The reward model may look at it. Repeatable."),
     ] = None,
+    max_refused: Annotated[
+        float,
+        typer.Option(
+            "--max-refused", metavar="SHARE", min=0, max=1, help="Leave out so many rows that cannot be used."
+        ),
+    ] = 0.0,
+    separator: Separator = None,
     actions: Annotated[
         int | None, typer.Option("--actions", metavar="N", min=1, help="Items that uniform chooses from.")
     ] = None,
@@ -74,6 +81,7 @@ def ope(
     """
     from streamrec.cli.commands import ope as command
     from streamrec.cli.shared.outcomes import time_of
+    from streamrec.evaluation.ope.action_rows import RowOptions
     from streamrec.evaluation.ope.evaluation import EvaluationOptions
     from streamrec.evaluation.ope.outcomes import OutcomeFilter
     from streamrec.evaluation.ope.tables import TableOptions
@@ -84,11 +92,10 @@ def ope(
     if log is not None:
         table = TableOptions(
             mapping=pairs_of("--map", "FIELD=COLUMN", mapping),
-            where=pairs_of("--where", "COLUMN=VALUE", where),
-            features=tuple(features or ()),
+            rows=RowOptions(pairs_of("--where", "COLUMN=VALUE", where), tuple(features or ()), limit, max_refused),
             actions=actions,
-            limit=limit,
             by_user=by_user,
+            separator=separator_of(separator),
         )
         command.run_on_table(log, table, targets or (), options, printed)
         return

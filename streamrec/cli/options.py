@@ -99,6 +99,10 @@ MaxRefused = Annotated[
         "--max-refused", metavar="SHARE", min=0, max=1, help="Leave out rows that cannot be used, up to this share."
     ),
 ]
+Separator = Annotated[
+    str | None,
+    typer.Option("--separator", metavar="CHAR", help="Between the columns of csv files, if no comma is: ';' or '\\t'."),
+]
 Warmup = Annotated[
     float, typer.Option("--warmup", metavar="SHARE", min=0, max=1, help="This share is learned but not scored.")
 ]
@@ -210,6 +214,7 @@ class LogOptions:
         Literal["s", "ms", "us", "ns"], typer.Option("--ts-unit", help="What numbers in `ts` count since 1970.")
     ] = "ms"
     max_refused: MaxRefused = 0.0
+    separator: Separator = None
 
     def part(self) -> LogPart:
         """The part of the log that is read.
@@ -230,6 +235,7 @@ class LogOptions:
             selection=Selection(self.only_items, self.anonymous, self.once_per_session),
             unit=TimeUnit(self.ts_unit),
             max_refused=self.max_refused,
+            separator=separator_of(self.separator),
         )
 
 
@@ -251,7 +257,7 @@ class Rehearsal:
     ] = None
     seed: Annotated[int | None, typer.Option("--seed", metavar="N", help="Of every random draw.")] = None
 
-    def settings(self, preset: str | None = None) -> Settings:
+    def settings(self, preset: str | None = None, separator: str | None = None) -> Settings:
         """The effective settings.
 
         Raises:
@@ -262,6 +268,7 @@ class Rehearsal:
             self.config,
             preset=preset,
             items=self.items,
+            separator=separator_of(separator),
             learning__positives=positives,
             learning__exclude_seen=self.exclude_seen,
             learning__collapse_repeats=self.collapse_repeats,
@@ -314,6 +321,18 @@ def pairs_of(option: str, shape: str, given: list[str] | None) -> dict[str, str]
             raise typer.BadParameter(f"{text!r}, expected {shape}", param_hint=option)
         pairs[name] = value
     return pairs
+
+
+def separator_of(text: str | None) -> str | None:
+    """The one character of a `--separator`; a tab may be typed as \\t.
+
+    Raises:
+        typer.BadParameter: it is not one character that can stand between columns.
+    """
+    char = "\t" if text == "\\t" else text
+    if char is not None and (len(char) != 1 or char in '"\r\n'):
+        raise typer.BadParameter(f"{text!r}, expected one character, as ';' or '\\t'", param_hint="--separator")
+    return char
 
 
 def prices_of(text: str | None) -> tuple[float | None, float | None]:

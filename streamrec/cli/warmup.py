@@ -35,4 +35,6 @@ def warmup(
     from streamrec.cli.commands import warmup as command
 
     plan = command.WarmupPlan(until, start, passes, fresh)
-    command.run(log.part(), connection.settings(items=items), plan, as_json=as_json)
+    part = log.part()
+    settings = connection.settings(items=items, separator=part.separator)
+    command.run(part, settings, plan, as_json=as_json)

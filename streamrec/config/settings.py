@@ -70,6 +70,8 @@ class Settings(BaseSettings):
     """Kafka consumer group of the workers: those that share it share the partitions."""
     items: Path | None = None
     """Catalogue file (parquet, csv or jsonl) read at start; without it the `items` topic alone is read."""
+    separator: Annotated[str, Field(pattern=r'^[^"\r\n]$')] = ","
+    """Between the columns of a csv file whose header has it; otherwise a comma is."""
     metrics_port: Annotated[int, Field(ge=1, le=65_535)] | None = None
     """Where a worker answers /metrics, /livez and /readyz; none by default."""
     metrics_host: str = "127.0.0.1"

@@ -13,16 +13,17 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import polars as pl
 
 from streamrec.errors import TableError
 from streamrec.events import LATEST_TS_MS, Item
-from streamrec.replay.columns import ParsedColumn, named, number, text, timestamp
-from streamrec.replay.tables import MAX_CELL_CHARS, Batch, open_table
+from streamrec.replay.batches import MAX_CELL_CHARS, Batch
+from streamrec.replay.columns import ParsedColumn, holds_times, named, number, shown, text, timestamp, word
+from streamrec.replay.tables import open_table
 
 MAX_LISTED = 20
 MAX_ID_CHARS = 256
 COLUMNS = (*Item.__struct_fields__, "category", "ts")
+NAMES = ("item_id", "category", "categories", "tags")
 
 
 class CatalogueItems(Mapping[str, Item]):
@@ -51,13 +52,13 @@ class CatalogueItems(Mapping[str, Item]):
         return item.categories[0] if item is not None and item.categories else None
 
 
-def read_catalogue(path: Path) -> CatalogueItems:
-    """Read a whole catalogue file.
+def read_catalogue(path: Path, separator: str | None = None) -> CatalogueItems:
+    """Read a whole catalogue file; `separator` as `open_table`.
 
     Raises:
         TableError: the file cannot be read, has no `item_id`, or has bad rows; names the first, and how many.
     """
-    table = open_table(path)
+    table = open_table(path, separator)
     if "item_id" not in table.columns:
         raise TableError(
             f"{path}: expected a column 'item_id', and any of {', '.join(COLUMNS[1:])}; "
@@ -65,14 +66,19 @@ def read_catalogue(path: Path) -> CatalogueItems:
         )
     items: dict[str, Item] = {}
     problems: list[tuple[int, str]] = []
-    for batch in table.batches([name for name in COLUMNS if name in table.columns]):
+    listed: list[tuple[int, str]] = []
+    count = 0
+    for batch in table.batches([name for name in COLUMNS if name in table.columns], names=NAMES):
         for row, item in _items(batch, problems):
             if item.item_id in items:
                 problems.append((row, f"item {item.item_id!r} has been named before, expected each item once"))
             items[item.item_id] = item
-    if problems:
-        lines = [f"row {row}: {problem}" for row, problem in sorted(problems)[:MAX_LISTED]]
-        more = [f"... and {len(problems) - MAX_LISTED} more"] if len(problems) > MAX_LISTED else []
+        count += len(problems)
+        listed = (listed + sorted(problems))[:MAX_LISTED]
+        problems.clear()
+    if count:
+        lines = [f"row {row}: {problem}" for row, problem in listed]
+        more = [f"... and {count - MAX_LISTED} more"] if count > MAX_LISTED else []
         raise TableError(f"{path}: rows that cannot be used; correct or remove them:\n  " + "\n  ".join(lines + more))
     return CatalogueItems(items.values())
 
@@ -83,12 +89,8 @@ def _items(batch: Batch, problems: list[tuple[int, str]]) -> list[tuple[int, Ite
     frame, rows = batch.frame, len(batch.rows)
 
     def column(name: str, read: ParsedColumn, expected: str) -> list[Any]:
-        shown = frame[name].filter(read.bad).to_list()
-        bad = batch.rows[read.bad.to_numpy()]
-        problems.extend(
-            (int(row), f"{name!r} is {str(value)[:80]!r}, expected {expected}")
-            for row, value in zip(bad, shown, strict=True)
-        )
+        values = zip(batch.rows[read.bad.to_numpy()], shown(frame[name], read.bad), strict=True)
+        problems.extend((int(row), f"{name!r} is {value}, expected {expected}") for row, value in values)
         return read.values.to_list()
 
     def words(name: str) -> list[Any]:
@@ -105,11 +107,16 @@ def _items(batch: Batch, problems: list[tuple[int, str]]) -> list[tuple[int, Ite
         return column(name, timestamp(frame[name], LATEST_TS_MS), "a time: ms since 1970, or ISO 8601")
 
     def lists(name: str, read: Callable[[object], Any]) -> list[Any]:
-        return [read(value) for value in frame[name].to_list()] if name in frame.columns else [None] * rows
+        if name not in frame.columns:
+            return [None] * rows
+        if holds_times(frame[name].dtype):
+            return [str(frame[name].dtype) if given else None for given in frame[name].is_not_null()]
+        return [read(value) for value in frame[name].to_list()]
 
-    ids = column("item_id", named(frame["item_id"], 1, MAX_ID_CHARS), f"text of 1 to {MAX_ID_CHARS} characters")
-    empty = frame["item_id"].cast(pl.String, strict=False).fill_null("") == ""
-    problems.extend((int(row), "'item_id' is empty, expected the item's id") for row in batch.rows[empty.to_numpy()])
+    named_ids = named(frame["item_id"], 1, MAX_ID_CHARS)
+    ids = column("item_id", named_ids, f"text of 1 to {MAX_ID_CHARS} characters")
+    empty = (named_ids.values.is_null() & ~named_ids.bad).to_numpy()
+    problems.extend((int(row), "'item_id' is empty, expected the item's id") for row in batch.rows[empty])
     either = [a or b for a, b in zip(lists("categories", _labels), lists("category", _labels), strict=True)]
     read: dict[str, list[Any]] = {
         "item_id": ids,
@@ -141,15 +148,25 @@ def _items(batch: Batch, problems: list[tuple[int, str]]) -> list[tuple[int, Ite
 def _vector(value: object) -> object:
     """Numbers from a list, or from a JSON list; anything else is returned unchanged, for validation to refuse."""
     if isinstance(value, str):
-        with suppress(msgspec.DecodeError):
+        with suppress(msgspec.DecodeError, RecursionError):
             return msgspec.json.decode(value)
     return value
 
 
-def _labels(value: object) -> tuple[str, ...]:
-    """Several short texts from a list, from a JSON list, or from text with `|` between them."""
+def _labels(value: object) -> object:
+    """Several short texts from a list, from a JSON list, or from text with `|` between them; numbers as their text.
+
+    What is neither is returned unchanged, for validation to refuse.
+    """
     if isinstance(value, str) and value.startswith("["):
-        with suppress(msgspec.DecodeError):  # a category may begin with a bracket
-            value = msgspec.json.decode(value, type=list[str])
-    parts = value.split("|") if isinstance(value, str) else value if isinstance(value, list) else ()
-    return tuple(part for part in (str(part).strip() for part in parts if part is not None) if part)
+        with suppress(msgspec.DecodeError, RecursionError):  # a category may begin with a bracket
+            value = msgspec.json.decode(value)
+    if value is None or value != value:
+        return ()
+    if not isinstance(value, list):
+        said = word(value)
+        parts: list[Any] = [value] if said is None else said.split("|")
+    else:
+        parts = [part for part in value if part is not None and part == part]
+    labels = [part if (said := word(part)) is None else said.strip() for part in parts]
+    return tuple(label for label in labels if label != "")

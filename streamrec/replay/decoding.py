@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from streamrec import codec
 from streamrec.errors import BadEvent
 from streamrec.events import ITEMLESS_TYPES, Event, EventType
-from streamrec.replay.columns import ParsedColumn
+from streamrec.replay.batches import Batch
+from streamrec.replay.columns import ParsedColumn, holds_times, shown, words
 from streamrec.replay.fields import FIELDS, MEMBER
 from streamrec.replay.refusals import UNKNOWN_TYPE, Problem, Refusals
 from streamrec.replay.selection import EVERYTHING, RecentKeys, Selection, Selector
-from streamrec.replay.tables import Batch
 from streamrec.replay.time_units import IN_MS, UNITS_IN_WORDS, TimeUnit, in_ms, looks_like
 
 CONSTANT = "@"
@@ -193,8 +193,8 @@ class Decoder:
 
     def _kinds(self, batch: Batch, problems: list[Problem]) -> list[EventType | None]:
         """Each row's event type, None for the rows left out; types that nobody named go to the problems."""
-        raw = _column(batch.frame, self._format.columns["type"], len(batch.rows)).cast(pl.String, strict=False)
-        values: list[str] = raw.fill_null("").to_list()
+        raw = _column(batch.frame, self._format.columns["type"], len(batch.rows))
+        values: list[str] = words(raw).fill_null("").to_list()
         types, strange = self._format.types, set[str]()
         for value, count in Counter(values).items():
             if value not in types and not self._format.skip_unknown_types:
@@ -218,18 +218,11 @@ def _mismatches(
     name: str, raw: pl.Series, read: ParsedColumn, expected: str, rows: NDArray[np.int64], unit: TimeUnit | None = None
 ) -> list[Problem]:
     """Rows whose value is none of the field; `unit` is that of times."""
-    bad = read.bad.to_numpy()
-    if not bad.any():
-        return []
-    return [
-        Problem(
-            row,
-            f"invalid {name}",
-            f"{name!r} is {codec.brief(repr(value), MAX_SHOWN)}, expected {expected}"
-            + (_time_hint(value, unit) if unit is not None else ""),
-        )
-        for row, value in zip(rows[bad].tolist(), raw.filter(read.bad).to_list(), strict=True)
-    ]
+    said = [f"{name!r} is {value}, expected {expected}" for value in shown(raw, read.bad)]
+    if unit is not None and not holds_times(raw.dtype):
+        said = [problem + _time_hint(value, unit) for problem, value in zip(said, raw.filter(read.bad), strict=True)]
+    at = rows[read.bad.to_numpy()].tolist()
+    return [Problem(row, f"invalid {name}", problem) for row, problem in zip(at, said, strict=True)]
 
 
 def _time_hint(value: object, unit: TimeUnit) -> str:

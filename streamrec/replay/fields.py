@@ -6,15 +6,27 @@ files.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
 
 import msgspec
 import polars as pl
 from msgspec import inspect
 
 from streamrec.events import LARGEST_NUMBER, LATEST_TS_MS, MAX_BASKET, NAMES, ContextValue, Event
-from streamrec.replay.columns import ParsedColumn, named, number, text, timestamp, whole_number
+from streamrec.replay.columns import (
+    ParsedColumn,
+    holds_times,
+    named,
+    number,
+    text,
+    timestamp,
+    whole_number,
+    word,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,40 +39,60 @@ class Field:
 
 
 def context(series: pl.Series) -> ParsedColumn:
-    """A flat map per row, from JSON text or from a struct column; null members are left out."""
-    maps = [_flat_map(value) for value in series.to_list()]
+    """A flat map per row, from JSON text or from a struct column; null and not-a-number members are left out."""
+    if holds_times(series.dtype):
+        return ParsedColumn(pl.Series([None] * len(series), dtype=pl.Object), series.is_not_null())
+    maps = [_flat_map(value) for value in words_or_values(series)]
     bad = pl.Series([value == {} for value in maps], dtype=pl.Boolean)
     return ParsedColumn(pl.Series([value or None for value in maps], dtype=pl.Object), bad)
 
 
 def context_member(series: pl.Series) -> ParsedColumn:
     """One member of the context. Text that reads as a number or as true or false is one, for csv has no other way."""
-    if series.dtype.is_float():
-        series = series.fill_nan(None)
-    values = [_scalar(value) for value in series.to_list()]
-    bad = pl.Series(
-        [v is None and raw not in (None, "") for v, raw in zip(values, series, strict=True)], dtype=pl.Boolean
+    if holds_times(series.dtype):
+        return ParsedColumn(pl.Series([None] * len(series), dtype=pl.Object), series.is_not_null())
+    given = [None if missing(value) else value for value in words_or_values(series)]
+    values = [_scalar(value) for value in given]
+    bad = [value is None and raw is not None for value, raw in zip(values, given, strict=True)]
+    return ParsedColumn(pl.Series(values, dtype=pl.Object), pl.Series(bad, dtype=pl.Boolean))
+
+
+def words_or_values(series: pl.Series) -> list[Any]:
+    """The values as Python has them, bytes as the text that they are, if they are any."""
+    values = series.to_list()
+    return (
+        [value if (said := word(value)) is None else said for value in values] if series.dtype == pl.Binary else values
     )
-    return ParsedColumn(pl.Series(values, dtype=pl.Object), bad)
+
+
+def missing(value: object) -> bool:
+    """Whether a value says that there is none: null, not a number, also as text, or nothing between two commas."""
+    return value is None or value != value or (isinstance(value, str) and value.strip().lower() in ("", "nan"))
 
 
 def _scalar(value: object) -> ContextValue | None:
+    if isinstance(value, Decimal):
+        value = int(value) if value == value // 1 else float(value)
     try:
         return msgspec.convert(_parsed(value) if isinstance(value, str) else value, ContextValue)  # type: ignore[no-any-return]
     except msgspec.ValidationError:
         return None
 
 
+_NUMBER = re.compile(r"\s*[+-]?(0|[1-9][0-9]*)?(\.[0-9]*)?([eE][+-]?[0-9]+)?\s*")
+
+
 def _parsed(value: str) -> ContextValue | None:
-    if value in ("true", "false"):
-        return value == "true"
-    for read in (int, float):
+    """The number or truth value that a text writes; 007 is none, and no number too large to be held."""
+    if value.lower() in ("true", "false"):
+        return value.lower() == "true"
+    for read in (int, float) if _NUMBER.fullmatch(value) else ():
         try:
             parsed = read(value)
         except ValueError:
             continue
         return parsed if -LARGEST_NUMBER <= parsed <= LARGEST_NUMBER else value
-    return value or None
+    return value
 
 
 def _flat_map(value: object) -> dict[str, ContextValue] | None:
@@ -69,9 +101,11 @@ def _flat_map(value: object) -> dict[str, ContextValue] | None:
         return None
     try:
         raw = msgspec.json.decode(value) if isinstance(value, str) else value
-        members = {key: member for key, member in raw.items() if member is not None} if isinstance(raw, dict) else raw
+        if not isinstance(raw, dict):
+            return {}
+        members = {key: float(v) if isinstance(v, Decimal) else v for key, v in raw.items() if v is not None and v == v}
         return msgspec.convert(members, _CONTEXT) or None
-    except (msgspec.DecodeError, msgspec.ValidationError):
+    except (msgspec.DecodeError, msgspec.ValidationError, RecursionError):
         return {}
 
 
@@ -135,6 +169,8 @@ def _field(name: str, kind: inspect.Type) -> Field:
 
 _EVENT = inspect.type_info(Event)
 assert isinstance(_EVENT, inspect.StructType)
+TEXTS = ("type", "query", *NAMES)
+"""The fields whose values are text, also where a table has them as numbers."""
 FIELDS: Mapping[str, Field] = {f.name: _field(f.name, f.type) for f in _EVENT.fields if f.name != "type"}
 MEMBER = Field(
     "context", "a text of at most 1024 characters, a finite number of at most 64 bits or a boolean", context_member

@@ -12,11 +12,12 @@ from pathlib import Path
 from streamrec import codec
 from streamrec.errors import LogError
 from streamrec.events import EVENT_TYPES, Event, EventType
+from streamrec.replay.batches import Batch
 from streamrec.replay.decoding import CONSTANT, CONTEXT_MEMBER, Decoder, DecodingReport, RowFormat
-from streamrec.replay.fields import FIELDS
+from streamrec.replay.fields import FIELDS, TEXTS
 from streamrec.replay.refusals import Refusals
 from streamrec.replay.selection import EVERYTHING, Selection
-from streamrec.replay.tables import Batch, Table, open_table
+from streamrec.replay.tables import Table, open_table
 from streamrec.replay.time_units import TimeUnit
 from streamrec.transport import Record
 from streamrec.worker.validation import ValidationLimits, refuse_unfit
@@ -146,8 +147,10 @@ class Log:
         refusals.hold_to(self.table.path.name, len(self), self.row_limits.max_refused)
 
     def _batches(self) -> Iterator[Batch]:
-        used = [name for name in self.table.columns if name in self.row_format.columns.values()]
-        return self.table.batches(used, self.start, self.stop)
+        columns = self.row_format.columns
+        used = [name for name in self.table.columns if name in columns.values()]
+        names = {columns[name] for name in TEXTS if name in columns}
+        return self.table.batches(used, self.start, self.stop, names=names)
 
 
 def open_log(
@@ -160,11 +163,12 @@ def open_log(
     selection: Selection = EVERYTHING,
     unit: TimeUnit = TimeUnit.MS,
     row_limits: RowLimits = NO_LIMITS,
+    separator: str | None = None,
 ) -> Log:
     """Open a log without reading its rows; `check` does that.
 
     Args:
-        path: a .parquet, .csv or .jsonl file.
+        path: a .parquet, .csv or .jsonl file, or a folder of such files.
         mapping: event field to column. A column named as a field needs none; `@text` is a constant in a column's place,
             an empty name leaves the field out, and a field `context.NAME` puts a column into the event's context.
         types: value of the type column to event type; an empty type leaves the rows of that value out.
@@ -173,13 +177,14 @@ def open_log(
         selection: which of these rows are read, and which users they belong to.
         unit: what numbers in the column of `ts` count.
         row_limits: which rows are taken, and how many may be refused.
+        separator: what stands between the columns of a csv file, if no comma does.
 
     Raises:
         TableError: the file is missing or is no table.
         LogError: a field, a column or an event type is unknown, a column that every log or this selection needs is
             missing, or the selection's pattern is none.
     """
-    table = open_table(path)
+    table = open_table(path, separator)
     start, stop = _part(table, rows or (None, None))
     columns = _columns(table, mapping or {})
     _check(table, columns, selection)

@@ -1,198 +1,177 @@
-"""Reads files of rows in batches of bounded size: parquet, csv and jsonl.
+"""Reads files of rows in batches of bounded size: parquet, csv and jsonl, or a folder of them.
 
-Rows are counted from 0, a csv's header and blank lines left out. A parquet file's values keep their types; csv and
-jsonl carry none that can be relied on, so theirs come as text (nested JSON as JSON text) for the caller to read.
-Knows nothing of events or of catalogues.
+Rows are counted from 0, a csv's header and blank lines left out. Parquet and jsonl values keep their types; a csv file
+has none, so its cells come as text. Knows nothing of events or of catalogues.
 """
 
 from __future__ import annotations
 
-import csv
-import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
-import msgspec
-import numpy as np
 import polars as pl
 import pyarrow as pa
-import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
 from streamrec.errors import TableError
+from streamrec.replay.batches import Batch
+from streamrec.replay.parquet_files import look_at_parquet, read_parquet
+from streamrec.replay.text_files import COMPRESSIONS, csv_rows, json_rows, look_at_csv, look_at_jsonl, text_reader
 
-BATCH_ROWS = 16_384
-"""Rows in memory at once: some ten megabytes of wide text, and large enough that column work outweighs loops."""
-MAX_CELL_CHARS = 1 << 20
+READ_ERRORS = (OSError, UnicodeError, pa.ArrowException)
 
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """Some consecutive rows: `frame` holds the readable ones, `rows` their numbers, `broken` the others and why."""
-
-    rows: NDArray[np.int64]
-    frame: pl.DataFrame
-    broken: tuple[tuple[int, str], ...] = ()
+Look = Callable[[Path, str | None], tuple[tuple[str, ...], int]]
+Reader = Callable[[Path, Sequence[str], int, int], Iterator[Batch]]
+FORMATS: Mapping[str, tuple[Look, Callable[[str | None], Reader]]] = {
+    ".parquet": (look_at_parquet, lambda separator: read_parquet),
+    ".csv": (look_at_csv, partial(text_reader, csv_rows)),
+    ".jsonl": (look_at_jsonl, partial(text_reader, json_rows)),
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A file of rows: its columns, the number of rows, and how to read them."""
+    """A file of rows or a folder of such files: its columns, the number of rows, and how to read them."""
 
     path: Path
     columns: tuple[str, ...]
     row_count: int
-    _read: Callable[[Path, Sequence[str], int, int], Iterator[Batch]]
+    _parts: tuple[tuple[Path, int], ...]  # files and their rows, in order
+    _read: Reader
 
-    def batches(self, columns: Sequence[str], start: int = 0, stop: int | None = None) -> Iterator[Batch]:
-        """Rows `start` to before `stop` of the named columns, in file order.
+    def batches(
+        self, columns: Sequence[str], start: int = 0, stop: int | None = None, *, names: Collection[str] = ()
+    ) -> Iterator[Batch]:
+        """Rows `start` to before `stop` of the named columns, in order.
+
+        A table that has gaps in a column of whole numbers writes each with a fraction. So text of the columns `names`
+        is read as whole numbers where every row of the table has the same zero fraction: 8000.0 is 8000, unless the
+        column also holds 8000, 8000.5 or POST. So no two names become one.
 
         Raises:
-            TableError: the file can no longer be read.
+            TableError: a file can no longer be read.
         """
-        return self._read(self.path, columns, start, self.row_count if stop is None else min(stop, self.row_count))
+        fractions = self._fractions([name for name in columns if name in names])
+        whole = [_without(name, fraction) for name, fraction in fractions.items()]
+        for batch in self._batches(columns, start, self.row_count if stop is None else min(stop, self.row_count)):
+            yield replace(batch, frame=batch.frame.with_columns(whole)) if whole else batch
+
+    def _batches(self, columns: Sequence[str], start: int, stop: int) -> Iterator[Batch]:
+        first = 0
+        for path, row_count in self._parts:
+            if start < first + row_count and first < stop:
+                try:
+                    for batch in self._read(path, columns, max(start - first, 0), min(stop - first, row_count)):
+                        broken = tuple((row + first, why) for row, why in batch.broken)
+                        yield Batch(batch.rows + first, batch.frame, broken)
+                except READ_ERRORS as error:
+                    raise _unreadable(path, error) from error
+            first += row_count
+
+    def _fractions(self, columns: Sequence[str]) -> dict[str, str]:
+        """Of the columns that are text with one zero fraction in every row: that fraction. Most are not at once."""
+        found: dict[str, str] = {}
+        left = list(columns)
+        for batch in self._batches(columns, 0, self.row_count) if columns else ():
+            for name in tuple(left):
+                fraction = _fraction(batch.frame[name])
+                if fraction is None or (fraction and found.setdefault(name, fraction) != fraction):
+                    left.remove(name)
+            if not left:
+                break
+        return {name: fraction for name, fraction in found.items() if name in left}
 
 
-def open_table(path: Path) -> Table:
+def _fraction(series: pl.Series) -> str | None:
+    """The zero fraction that all texts have; empty if there is no text, None if they have none in common."""
+    given = series.drop_nulls()
+    if given.is_empty():
+        return ""
+    if given.dtype != pl.String:
+        return None
+    given = given.filter(given.str.to_lowercase() != "nan")
+    fractions = given.str.extract(r"^(?:0|-?[1-9][0-9]*)(\.0+)$").unique().to_list()
+    return "" if not fractions else fractions[0] if len(fractions) == 1 else None
+
+
+def _without(name: str, fraction: str) -> pl.Expr:
+    column = pl.col(name)
+    return pl.when(column.str.to_lowercase() != "nan").then(column.str.strip_suffix(fraction)).alias(name)
+
+
+def open_table(path: Path, separator: str | None = None) -> Table:
     """Look at a file: its columns and its number of rows (csv and jsonl are read through once for that).
 
+    A folder is read as Spark and Polars write them: its files in the order of their names, all with the same columns.
+    `separator` stands between the columns of a csv file whose header has it, instead of a comma.
+
     Raises:
-        TableError: the file is missing, of an unknown kind, or no such table inside.
+        TableError: the file is missing, of an unknown kind, without rows, or no such table inside.
     """
-    if path.suffix.lower() not in FORMATS:
-        raise TableError(f"{path}: expected a file ending in {', '.join(FORMATS)}; convert it to one of these")
-    if not path.is_file():
-        raise TableError(f"{path}: there is no such file; give the path of a log or catalogue")
-    look, read = FORMATS[path.suffix.lower()]
     try:
-        columns, row_count = look(path)
-    except (OSError, UnicodeDecodeError, csv.Error, pa.ArrowException) as error:
+        parts = _parts(path)
+        looks = [_looked_at(part, separator) for part in parts]
+    except READ_ERRORS as error:
         raise _unreadable(path, error) from error
-    return Table(path, columns, row_count, read)
+    columns = tuple(dict.fromkeys(name for names, _ in looks for name in names))
+    row_count = sum(rows for _, rows in looks)
+    if not row_count:
+        raise TableError(
+            f"{path}: expected a table, but it has no rows; its columns are {', '.join(columns) or 'none'}"
+        )
+    filled = [(part, rows) for part, (_, rows) in zip(parts, looks, strict=True) if rows]
+    for part, (names, rows) in zip(parts, looks, strict=True):
+        if rows and set(names) != set(columns) and _format(part) != ".jsonl":  # an object may leave out what it has not
+            raise TableError(f"{part}: its columns are {', '.join(names)}, but those of all files {', '.join(columns)}")
+    return Table(path, columns, row_count, tuple(filled), FORMATS[_format(parts[0])][1](separator))
+
+
+def _parts(path: Path) -> list[Path]:
+    """The file itself, or the files of a folder; hidden ones and marks such as _SUCCESS are none of them."""
+    if not path.is_dir():
+        if _format(path) not in FORMATS:
+            raise TableError(f"{path}: expected a file ending in {_ENDINGS}; convert it to one of these")
+        if not path.is_file():
+            raise TableError(f"{path}: there is no such file; give the path of a log or catalogue")
+        return [path]
+    inside = sorted(part for part in path.iterdir() if not part.name.startswith(("_", ".")))
+    if folder := next((part for part in inside if part.is_dir()), None):
+        raise TableError(
+            f"{path}: expected a folder of files, but {folder.name!r} in it is a folder (what names of folders say is "
+            "not read); write the table without partitions, or give one of the folders"
+        )
+    formats = {_format(part) for part in inside}
+    if len(formats) != 1 or not formats <= FORMATS.keys():
+        raise TableError(
+            f"{path}: is a folder, expected one with files of one kind, ending in {_ENDINGS}; "
+            f"it holds {', '.join(part.name for part in inside[:5]) or 'nothing'}"
+        )
+    return inside
+
+
+def _format(path: Path) -> str:
+    """The ending that tells the format, as .csv of log.csv.gz."""
+    suffix = path.suffix.lower()
+    return Path(path.stem).suffix.lower() if suffix in COMPRESSIONS else suffix
+
+
+_ENDINGS = f"{', '.join(FORMATS)} (csv and jsonl also with {' or '.join(COMPRESSIONS)})"
+
+
+def _looked_at(path: Path, separator: str | None) -> tuple[tuple[str, ...], int]:
+    try:
+        columns, row_count = FORMATS[_format(path)][0](path, separator)
+    except READ_ERRORS as error:
+        raise _unreadable(path, error) from error
+    twice = [name for name, times in Counter(columns).items() if times > 1 and name]
+    if twice:
+        raise TableError(f"{path}: the column {twice[0]!r} is there twice; rename or remove one of them")
+    return columns, row_count
 
 
 def _unreadable(path: Path, error: Exception) -> TableError:
     """The error for a file that is not in the format of its suffix."""
-    kind = path.suffix.lower().lstrip(".")
+    kind = _format(path).lstrip(".")
     return TableError(f"{path}: expected a {kind} file in UTF-8 that can be read to its end; {error}; write it anew")
-
-
-def _look_at_parquet(path: Path) -> tuple[tuple[str, ...], int]:
-    with pq.ParquetFile(path) as file:
-        return tuple(file.schema_arrow.names), file.metadata.num_rows
-
-
-def _read_parquet(path: Path, columns: Sequence[str], start: int, stop: int) -> Iterator[Batch]:
-    try:
-        with pq.ParquetFile(path) as file:
-            sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
-            ends = list(itertools.accumulate(sizes))
-            groups = [g for g, end in enumerate(ends) if end > start and end - sizes[g] < stop]
-            if not groups:
-                return
-            first = ends[groups[0]] - sizes[groups[0]]
-            for arrow in file.iter_batches(BATCH_ROWS, row_groups=groups, columns=list(columns)):
-                rows = np.arange(first, first + arrow.num_rows)
-                first += arrow.num_rows
-                inside = (rows >= start) & (rows < stop)
-                if inside.any():
-                    frame = pl.from_arrow(pa.Table.from_batches([arrow]))
-                    assert isinstance(frame, pl.DataFrame)  # a table becomes a frame, never a series
-                    yield Batch(rows[inside], frame.filter(pl.Series(inside)))
-    except (OSError, pa.ArrowException) as error:
-        raise _unreadable(path, error) from error
-
-
-Line = list[str | None] | str
-"""A row's cells in the order of the wanted columns, or what is wrong with the row."""
-
-
-def _csv_lines(path: Path, columns: Sequence[str]) -> Iterator[Line]:
-    csv.field_size_limit(MAX_CELL_CHARS)
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.reader(file, strict=True)
-        header = next(reader, [])
-        places = [header.index(column) for column in columns]
-        for cells in reader:
-            if len(cells) == len(header):
-                yield [cells[place] or None for place in places]
-            elif cells:
-                yield f"the row has {len(cells)} cells, expected {len(header)} as in the header"
-
-
-def _look_at_csv(path: Path) -> tuple[tuple[str, ...], int]:
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        header = tuple(next(csv.reader(file, strict=True), []))
-    return header, sum(1 for _ in _csv_lines(path, ()))
-
-
-def _jsonl_objects(path: Path) -> Iterator[dict[str, object] | str]:
-    decoder = msgspec.json.Decoder(dict[str, object])
-    with path.open("rb") as file:
-        for line in file:
-            if line.strip():
-                try:
-                    yield decoder.decode(line)
-                except (msgspec.DecodeError, UnicodeDecodeError) as error:
-                    yield f"the line is no JSON object ({error})"
-
-
-def _jsonl_lines(path: Path, columns: Sequence[str]) -> Iterator[Line]:
-    for row in _jsonl_objects(path):
-        yield row if isinstance(row, str) else [_as_text(row.get(column)) for column in columns]
-
-
-def _look_at_jsonl(path: Path) -> tuple[tuple[str, ...], int]:
-    names: dict[str, None] = {}
-    row_count = 0
-    for row in _jsonl_objects(path):
-        row_count += 1
-        if not isinstance(row, str):
-            names.update(dict.fromkeys(row))
-    return tuple(names), row_count
-
-
-def _as_text(value: object) -> str | None:
-    """A JSON value as the text it would have in a csv file."""
-    if value is None or isinstance(value, str):
-        return value or None
-    return msgspec.json.encode(value).decode()
-
-
-def _text_reader(lines: Callable[[Path, Sequence[str]], Iterator[Line]]) -> Reader:
-    """A reader of batches over a reader of lines; what comes before `start` is parsed and dropped."""
-
-    def read(path: Path, columns: Sequence[str], start: int, stop: int) -> Iterator[Batch]:
-        try:
-            numbered = itertools.islice(enumerate(lines(path, columns)), start, stop)
-            while chunk := list(itertools.islice(numbered, BATCH_ROWS)):
-                yield _text_batch(chunk, columns)
-        except (OSError, UnicodeDecodeError, csv.Error) as error:
-            raise _unreadable(path, error) from error
-
-    return read
-
-
-def _text_batch(chunk: Iterable[tuple[int, Line]], columns: Sequence[str]) -> Batch:
-    rows: list[int] = []
-    cells: list[list[str | None]] = []
-    broken: list[tuple[int, str]] = []
-    for row, line in chunk:
-        if isinstance(line, str):
-            broken.append((row, line))
-        else:
-            rows.append(row)
-            cells.append(line)
-    by_column = zip(*cells, strict=True) if cells else itertools.repeat(())
-    frame = pl.DataFrame([pl.Series(name, values, pl.String) for name, values in zip(columns, by_column, strict=False)])
-    return Batch(np.array(rows, np.int64), frame, tuple(broken))
-
-
-Look = Callable[[Path], tuple[tuple[str, ...], int]]
-Reader = Callable[[Path, Sequence[str], int, int], Iterator[Batch]]
-FORMATS: Mapping[str, tuple[Look, Reader]] = {
-    ".parquet": (_look_at_parquet, _read_parquet),
-    ".csv": (_look_at_csv, _text_reader(_csv_lines)),
-    ".jsonl": (_look_at_jsonl, _text_reader(_jsonl_lines)),
-}

@@ -35,7 +35,7 @@ def connect_worker(settings: Settings) -> Worker:
     from streamrec.worker.memory import Clocks
     from streamrec.worker.validation import log_time
 
-    catalogue = read_catalogue(settings.items) if settings.items is not None else None
+    catalogue = read_catalogue(settings.items, settings.separator) if settings.items is not None else None
     store = build_store(settings)
     partitions = KafkaSource(
         settings.topics.events,

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from streamrec.cli import app
 from streamrec.config.parts import default_models
 from streamrec.engine.learning.ranking_metrics import ranking_metrics
-from streamrec.errors import LogError
+from streamrec.errors import LogError, TableError
 from streamrec.evaluation.backtest.slates import fused_ranks, model_ranks, read_slates
 from streamrec.evaluation.backtest.variety import gini, personalisation
 
@@ -327,7 +327,7 @@ def test_rows_left_out_are_in_the_report_with_the_first_of_each_kind(settings_fi
 @pytest.mark.parametrize(
     ("rows", "options", "words"),
     [
-        ([], [], "there is no event in the 0 rows that were read"),
+        ([], [], "expected a table, but it has no rows"),
         ([f"click,u,i,{BEGAN},"], [], "nothing to score: all 1 targets lie in the share that is only learned"),
         ([f"click,u,i,{BEGAN},"] * 9, ["--warmup", "1"], "nothing to score: all 9 targets lie in the share"),
         ([f"rating,u,i,{BEGAN},"] * 9, [], "nothing to score: none of its 9 events counts as interest"),
@@ -341,7 +341,7 @@ def test_a_log_with_nothing_to_score_is_no_success(
     log.write_text("\n".join(["type,user_id,item_id,ts,value", *rows]), encoding="utf-8")
     typed = ["backtest", str(log), "--out", str(tmp_path / "out"), "--config", str(settings_file), "--preset", "fast"]
     result = CliRunner().invoke(app, [*typed, *options])
-    assert isinstance(result.exception, LogError)
+    assert isinstance(result.exception, TableError)
     assert words in str(result.exception)
     assert result.stdout == ""
 

@@ -23,8 +23,8 @@ from streamrec.cli.shared.logs import LogPart
 from streamrec.config.settings import Settings
 from streamrec.errors import LogError, TableError
 from streamrec.events import LATEST_TS_MS, Event, EventType, Filters
+from streamrec.replay import parquet_files, text_files
 from streamrec.replay import selection as selecting
-from streamrec.replay import tables
 from streamrec.replay.logs import Log, RowLimits, open_log
 from streamrec.replay.selection import Selection
 from streamrec.replay.time_units import IN_MS, TimeUnit
@@ -83,7 +83,8 @@ def test_a_part_keeps_the_row_numbers_of_the_whole(
 
 @pytest.mark.parametrize("suffix", [".parquet", ".csv", ".jsonl"])
 def test_batches_and_row_groups_leave_no_seams(tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tables, "BATCH_ROWS", 4)
+    monkeypatch.setattr(text_files, "BATCH_ROWS", 4)
+    monkeypatch.setattr(parquet_files, "BATCH_ROWS", 4)
     rows = [{"type": "view", "user_id": f"u{n}", "item_id": "i", "ts": 10**12 + n} for n in range(23)]
     path = write(tmp_path / f"log{suffix}", rows)
     if suffix == ".parquet":
@@ -208,7 +209,7 @@ def test_typed_columns_are_held_to_the_same_limits(tmp_path: Path, column: dict[
 
 
 def test_unsorted_rows_are_told_also_across_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tables, "BATCH_ROWS", 2)
+    monkeypatch.setattr(text_files, "BATCH_ROWS", 2)
     rows = [{"type": "view", "user_id": "a", "item_id": "i", "ts": ts} for ts in (10, 20, 15, 15, 30, 29)]
     path = write(tmp_path / "log.jsonl", rows)
     said = refusal(path)
@@ -271,7 +272,7 @@ def test_a_file_that_is_not_what_its_name_says_is_refused(tmp_path: Path) -> Non
     (tmp_path / "log.parquet").write_bytes(b"PAR1 but no more")
     assert "expected a parquet file" in refusal(tmp_path / "log.parquet")
     (tmp_path / "log.csv").write_bytes(b"type,user_id,item_id,ts\nview,\xff,i,1\n")
-    assert "expected a csv file in UTF-8" in refusal(tmp_path / "log.csv")
+    assert "row 0: the row is not UTF-8 text" in refusal(tmp_path / "log.csv")
     assert "there is no such file" in refusal(tmp_path / "none.csv")
     (tmp_path / "log.xlsx").write_bytes(b"")
     assert "expected a file ending in .parquet, .csv, .jsonl" in refusal(tmp_path / "log.xlsx")
@@ -511,7 +512,7 @@ def test_options_about_sessions_need_a_column_of_them(tmp_path: Path, selection:
 
 
 def test_a_session_counts_an_item_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tables, "BATCH_ROWS", 2)  # repeats are found across batches too
+    monkeypatch.setattr(text_files, "BATCH_ROWS", 2)  # repeats are found across batches too
     lines = ["a 1 x", "a 1 y", "a 1 x", "b 1 x", "a 2 x", "a - x", "a - x", "a 1 y"]
     log = open_log(write(tmp_path / "log.csv", bought(*lines)), selection=Selection(once_per_session=True))
     assert [row for row, _ in log.events()] == [0, 1, 3, 4, 5, 6]

@@ -12,6 +12,7 @@ import polars as pl
 import pytest
 
 from streamrec.errors import ConfigError, TableError
+from streamrec.evaluation.ope.action_rows import RowOptions
 from streamrec.evaluation.ope.evaluation import EvaluationOptions, evaluate
 from streamrec.evaluation.ope.outcomes import OutcomeFilter, OutcomeLog, targets_of
 from streamrec.evaluation.ope.report import report, write_report
@@ -158,7 +159,8 @@ def actions(tmp_path: Path) -> Path:
 
 
 def opened(path: Path, **more: Any) -> ActionLog:
-    return read_actions(path, TableOptions(mapping=COLUMNS | more.pop("mapping", {}), **more))
+    rows = RowOptions(**{name: more.pop(name) for name in ("where", "features", "max_refused") if name in more})
+    return read_actions(path, TableOptions(mapping=COLUMNS | more.pop("mapping", {}), rows=rows, **more))
 
 
 def test_a_column_and_a_table_say_the_same_of_a_target(actions: Path) -> None:
@@ -202,7 +204,7 @@ def test_rows_are_chosen_and_slates_put_together(actions: Path) -> None:
     [
         ({"mapping": {"reward": "clicks"}}, "there is no column 'clicks'"),
         ({"mapping": {"colour": "age"}}, "'colour' is no field"),
-        ({"mapping": {"propensity": "age"}}, "has no number in row 0"),
+        ({"mapping": {"propensity": "age"}}, "row 0: 'age' is .*, expected probabilities above 0 to 1"),
         ({"mapping": {"propensity": "height"}}, "expected probabilities above 0 to 1"),
         ({"where": {"where": "9"}}, "no row counts"),
         ({"by_user": True}, "no column holds 'user'"),
@@ -218,7 +220,10 @@ def test_a_log_that_cannot_be_evaluated_is_refused_in_words(actions: Path, optio
     [
         ({"item": [10], "probability": [0.5]}, "must sum to 1"),
         ({"item": [10, 11], "chance": [0.5, 0.5]}, "expected the columns item and probability"),
-        ({"item": [10, 11], "probability": [1.5, -0.5]}, "must sum to 1|at least 0"),
+        (
+            {"item": [10, 11], "probability": [1.5, -0.5]},
+            "row 0: 'probability' is .*1.5.*, expected probabilities from 0 to 1",
+        ),
     ],
 )
 def test_a_table_that_is_no_distribution_is_refused(actions: Path, table: dict[str, Any], words: str) -> None:

@@ -23,6 +23,7 @@ import numpy as np
 import typer
 
 from streamrec.evaluation.ope import estimators
+from streamrec.evaluation.ope.action_rows import RowOptions
 from streamrec.evaluation.ope.estimators import TITLES
 from streamrec.evaluation.ope.evaluation import Evaluation, EvaluationOptions, TargetLog, evaluate, folds_of
 from streamrec.evaluation.ope.reward_model import Actions, predictions
@@ -106,7 +107,7 @@ def cases(folder: Path, campaign: str, priors: Path | None, sims: int, features:
 
 def read(folder: Path, behaviour: str, campaign: str, features: Sequence[str] = ()) -> ActionLog:
     """One policy's log of one campaign."""
-    options = TableOptions(mapping=MAPPING, where={"campaign": campaign}, features=features)
+    options = TableOptions(mapping=MAPPING, rows=RowOptions({"campaign": campaign}, features))
     return read_actions(folder / f"{behaviour}.parquet", options)
 
 

@@ -35,7 +35,7 @@ def run(part: LogPart, settings: Settings, changes: Ablations, *, out: Path, war
         ConfigError: a setting does not fit, or there is no such model.
     """
     log = part.open(settings)
-    catalogue = read_catalogue(settings.items) if settings.items is not None else None
+    catalogue = read_catalogue(settings.items, settings.separator) if settings.items is not None else None
     console = Console(stderr=True)
     summary = checked(log, console)
     from streamrec.evaluation.backtest import ablation  # loads every model: a wrong log is told before that

@@ -32,7 +32,7 @@ def run(settings: Settings, *, as_json: bool) -> None:
         StateError: nothing was charged yet, or the store does not answer.
         TableError: the catalogue cannot be read.
     """
-    catalogue = CatalogueItems() if settings.items is None else read_catalogue(settings.items)
+    catalogue = CatalogueItems() if settings.items is None else read_catalogue(settings.items, settings.separator)
     with closing(build_store(settings)) as store:
         known = spending(store, catalogue)
     if known is None:

@@ -33,7 +33,7 @@ def run(part: LogPart, settings: Settings, wanted: Event, *, as_json: bool) -> N
         ConfigError: a setting does not fit, or no worker takes such a request.
     """
     log = part.open(settings)
-    catalogue = read_catalogue(settings.items) if settings.items is not None else CatalogueItems()
+    catalogue = read_catalogue(settings.items, settings.separator) if settings.items is not None else CatalogueItems()
     summary = checked(log, Console(stderr=True))
     assert summary.last_ts is not None  # there are events
     request = msgspec.structs.replace(wanted, ts=summary.last_ts + MOMENT_MS, explain=True)

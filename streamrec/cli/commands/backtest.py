@@ -36,7 +36,7 @@ def run(
         RankerError: a ranker failed.
     """
     log = part.open(settings)
-    catalogue = read_catalogue(settings.items) if settings.items is not None else None
+    catalogue = read_catalogue(settings.items, settings.separator) if settings.items is not None else None
     notes = Console(stderr=True)
     summary = checked(log, notes)
     from streamrec.evaluation.backtest.backtest import backtest  # loads every model: a wrong log is told before that

@@ -49,7 +49,7 @@ def run(settings: Settings, rec_id: str, *, as_json: bool, derive: bool) -> None
         StateError: there is no such slate any more, there never was one, or reasons cannot be derived here.
         TransportError: no broker answers, or there is no such topic.
     """
-    catalogue = read_catalogue(settings.items) if settings.items is not None else CatalogueItems()
+    catalogue = read_catalogue(settings.items, settings.separator) if settings.items is not None else CatalogueItems()
     with closing(build_store(settings)) as store:
         logged, sent_ms = asked(settings, rec_id)
         user = inspect.user(store, logged.event.user_id)

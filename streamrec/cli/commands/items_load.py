@@ -58,7 +58,7 @@ def run(
     from streamrec.transport.confluent import KafkaSink
     from streamrec.transport.positions import TopicReader
 
-    catalogue = read_catalogue(file)
+    catalogue = read_catalogue(file, settings.separator)
     embedding = _embedding(settings, catalogue, embed)
     wanted = {item.item_id: encode(item) for item in catalogue.values()}
     _refuse_too_large(file, wanted, embedding, settings.limits.max_message_bytes)

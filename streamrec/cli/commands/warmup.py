@@ -74,7 +74,7 @@ def run(part: LogPart, settings: Settings, plan: WarmupPlan, *, as_json: bool) -
     until = None if plan.until is None else moment_of(plan.until, "--until")
     start = plan.start if plan.start in (EARLIEST, LATEST, END_OF_LOG) else moment_of(plan.start, "--from")
     log = part.open(settings)
-    catalogue = read_catalogue(settings.items) if settings.items is not None else None
+    catalogue = read_catalogue(settings.items, settings.separator) if settings.items is not None else None
     with closing(TopicReader(settings.topics.events, settings.kafka)) as topic, closing(build_store(settings)) as store:
         refuse_live_workers(settings)
         refuse_checkpoints(store, settings.redis.prefix, plan.fresh)

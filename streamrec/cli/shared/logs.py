@@ -35,6 +35,7 @@ class LogPart:
     selection: Selection = EVERYTHING
     unit: TimeUnit = TimeUnit.MS
     max_refused: float = 0.0
+    separator: str | None = None
 
     def open(self, settings: Settings, *, sent: bool = False) -> Log:
         """The log, unread. Its rows are held to what workers of these settings take: `sent` now, or learned here.
@@ -55,13 +56,14 @@ class LogPart:
             selection=self.selection,
             unit=self.unit,
             row_limits=RowLimits(limits, now_ms, self.max_refused),
+            separator=self.separator,
         )
 
     def digest(self, *destination: str) -> str:
         """The same for the same part of the same unchanged file sent to the same place."""
         stat = self.path.stat()
         what = [str(self.path.resolve()), stat.st_size, stat.st_mtime_ns, dict(self.mapping), dict(self.types)]
-        what += [self.skip_unknown_types, self.rows, asdict(self.selection), self.unit, *destination]
+        what += [self.skip_unknown_types, self.rows, asdict(self.selection), self.unit, self.separator, *destination]
         return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
 
 

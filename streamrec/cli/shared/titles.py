@@ -27,7 +27,7 @@ def titles_of(settings: Settings, items: Collection[str]) -> dict[str, str]:
     """
     titles: dict[str, str] = {}
     if settings.items is not None:
-        catalogue = read_catalogue(settings.items)
+        catalogue = read_catalogue(settings.items, settings.separator)
         titles = {item: title for item in items if item in catalogue and (title := catalogue[item].title) is not None}
     lacking = {item for item in items if item not in titles}
     if lacking:

@@ -6,6 +6,7 @@ estimates sum over every action; a target given by a column of the log has no su
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,15 +15,17 @@ import numpy as np
 import polars as pl
 
 from streamrec.errors import TableError
+from streamrec.evaluation.ope.action_rows import RowOptions, read_rows
 from streamrec.evaluation.ope.evaluation import TargetLog
 from streamrec.evaluation.ope.reward_model import Actions, Features
 from streamrec.evaluation.ope.rounds import Float64, Int64, Rounds
 from streamrec.evaluation.ope.support import LogOrigin
-from streamrec.replay.columns import ParsedColumn, number, text
+from streamrec.replay.columns import number
 from streamrec.replay.tables import Table, open_table
 
 LOGGED, UNIFORM, COLUMN = "logged", "uniform", "column"
 """Targets with a name of their own; any other is the path of a table of probabilities."""
+TARGET_FIELDS = ("item", "probability", "position")
 REQUIRED = ("reward", "propensity", "item")
 FIELDS = (*REQUIRED, "position", "slate", "user", "target")
 MAX_CATEGORIES = 64
@@ -31,14 +34,13 @@ SUM_TOLERANCE = 1e-3
 
 @dataclass(frozen=True, slots=True)
 class TableOptions:
-    """Which rows and columns of a file to read."""
+    """How a file is read."""
 
     mapping: Mapping[str, str] = field(default_factory=dict)  # field to column
-    where: Mapping[str, str] = field(default_factory=dict)  # column to the one value that counts
-    features: Sequence[str] = ()  # columns that the reward model may see
+    rows: RowOptions = field(default_factory=RowOptions)
     actions: int | None = None  # that there are to choose from; None: as many as the log shows
-    limit: int = 2_000_000
     by_user: bool = False
+    separator: str | None = None  # of csv files
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,26 +104,33 @@ class ActionLog:
 
     def _table(self, path: Path) -> tuple[tuple[str, ...], Float64]:
         """Probabilities read from a table of item, probability and, if they depend on it, position."""
-        table = open_table(path)
+        table = open_table(path, self.options.separator)
         missing = [name for name in ("item", "probability") if name not in table.columns]
         if missing:
             raise TableError(
                 f"{path}: expected the columns item and probability, and position if need be; lacks {missing}"
             )
-        columns = [name for name in ("item", "probability", "position") if name in table.columns]
-        frame = _frame(table, columns)
-        item = _texts(path, "item", frame["item"])
-        probability = _numbers(path, "probability", frame["probability"])
-        items = (*self.items, *sorted(set(item) - set(self.items)))
+        columns: dict[str, str] = {name: name for name in TARGET_FIELDS if name in table.columns}
+        found = read_rows(table, columns, RowOptions())
+        named, probability = found.frame["item"].to_list(), found.frame["probability"].to_numpy()
+        items = (*self.items, *sorted(set(named) - set(self.items)))
         code = {name: n for n, name in enumerate(items)}
-        at = np.array([code[name] for name in item])
-        out = np.zeros((len(self.places), len(items)))
+        at = np.array([code[name] for name in named])
+        places = {name: n for n, name in enumerate(self.places)}
+        place = np.zeros(len(at), np.int64)
         if "position" in columns:
-            places = {name: n for n, name in enumerate(self.places)}
-            place = np.array([places.get(name, -1) for name in _texts(path, "position", frame["position"])])
-            out[place[place >= 0], at[place >= 0]] = probability[place >= 0]
-        else:
-            out[:, at] = probability
+            numeric = all(_is_number(name) for name in self.places)
+            place = np.array([places.get(name, -1) for name in _place_names(found.frame, numeric)])
+        elif len(set(named)) == len(named):
+            place, at, probability = (
+                np.repeat(np.arange(len(places)), len(at)), np.tile(at, len(places)), np.tile(probability, len(places))
+            )  # fmt: skip
+        pairs = list(zip(place.tolist(), at.tolist(), strict=True))
+        if len(set(pairs)) < len(pairs):
+            (_, item), _ = Counter(pair for pair in pairs if pair[0] >= 0).most_common(1)[0]
+            raise TableError(f"{path}: item {items[item]!r} is there twice, expected it once at each position")
+        out = np.zeros((len(self.places), len(items)))
+        out[place[place >= 0], at[place >= 0]] = probability[place >= 0]
         sums = out.sum(axis=1)
         if (out < 0).any() or (np.abs(sums - 1.0) > SUM_TOLERANCE).any():
             sums_by_position = ", ".join(
@@ -132,42 +141,37 @@ class ActionLog:
 
 
 def read_actions(path: Path, options: TableOptions) -> ActionLog:
-    """Read a log whole, at most `options.limit` of the rows that match.
+    """Read a log whole, at most `options.rows.limit` of the rows that match.
 
     Raises:
         TableError: the file, a column or a value is not what it should be; the message says which.
     """
-    table = open_table(path)
+    table = open_table(path, options.separator)
     columns = _field_columns(table, options)
-    frame, cut = _selected_rows(table, sorted({*columns.values(), *options.where, *options.features}), options)
-    if len(frame) == 0:
+    found = read_rows(table, columns, options.rows)
+    frame = found.frame
+    if frame.is_empty():
         raise TableError(
-            f"{path.name}: no row counts; it has {table.row_count:,} rows and --where {dict(options.where)}"
+            f"{path.name}: no row counts; it has {table.row_count:,} rows and --where {dict(options.rows.where)}"
         )
-    if "slate" in columns:
-        by = [columns["slate"], *([columns["position"]] if "position" in columns else [])]
-        frame = frame.sort(by, maintain_order=True)
-    reward = _numbers(path, columns["reward"], frame[columns["reward"]])
-    propensity = _numbers(path, columns["propensity"], frame[columns["propensity"]])
-    _check_probabilities(path, columns["propensity"], propensity, positive=True)
-    target = None
-    if "target" in columns:
-        target = _numbers(path, columns["target"], frame[columns["target"]])
-        _check_probabilities(path, columns["target"], target, positive=False)
-    item, items = _codes(path, frame, columns.get("item"))
-    place, places = _codes(path, frame, columns.get("position"))
+    place, places = _places(frame)
     slate = np.arange(len(frame))
     if "slate" in columns:
-        name = _codes(path, frame, columns["slate"])[0]
-        slate = np.concatenate([[0], np.cumsum(name[1:] != name[:-1])])
+        # By their first rows: one order, whatever the format of the file.
+        _, firsts, names = np.unique(frame["slate"].to_numpy(), return_index=True, return_inverse=True)
+        slate = np.argsort(np.argsort(firsts))[names]
+        order = np.lexsort((place, slate))
+        frame, place, slate = frame[order], place[order], slate[order]
+    item, items = _codes(frame["item"])
     cluster = None
     if options.by_user:
-        user = _codes(path, frame, columns.get("user"))[0][np.unique(slate, return_index=True)[1]]
+        user = _codes(frame["user"])[0][np.unique(slate, return_index=True)[1]]
         cluster = np.unique(user, return_inverse=True)[1]
-    notes = (f"reading stopped at the limit of {options.limit:,} rows",) if cut else ()
-    context = _context(frame, options.features)
+    target = frame["target"].to_numpy() if "target" in columns else None
+    reward, propensity = frame["reward"].to_numpy(), frame["propensity"].to_numpy()
+    context = _context(frame, options.rows.features)
     return ActionLog(
-        path, options, reward, propensity, item, items, place, places, slate, cluster, target, context, notes
+        path, options, reward, propensity, item, items, place, places, slate, cluster, target, context, found.notes
     )
 
 
@@ -178,7 +182,7 @@ def _field_columns(table: Table, options: TableOptions) -> dict[str, str]:
     problems += [f"no column holds {name!r} (--map {name}=COLUMN)" for name in REQUIRED if name not in columns]
     if options.by_user and "user" not in columns:
         problems.append("no column holds 'user', whose slates are to be drawn together (--map user=COLUMN)")
-    named = [*columns.values(), *options.where, *options.features]
+    named = [*columns.values(), *options.rows.where, *options.rows.features]
     problems += [f"there is no column {column!r}" for column in named if column not in table.columns]
     if problems:
         raise TableError(
@@ -189,48 +193,52 @@ def _field_columns(table: Table, options: TableOptions) -> dict[str, str]:
     return columns
 
 
-def _selected_rows(table: Table, columns: Sequence[str], options: TableOptions) -> tuple[pl.DataFrame, bool]:
-    """The rows that match `where`, and whether there were more than the limit."""
-    frames, rows = [], 0
-    for batch in table.batches(columns):
-        if batch.broken:
-            row, why = batch.broken[0]
-            raise TableError(f"{table.path.name}: row {row}: {why}")
-        frame = batch.frame
-        for column, value in options.where.items():
-            frame = frame.filter(text(frame[column], 0, 1024).values.fill_null("") == value)
-        frames.append(frame.head(options.limit - rows))
-        rows += len(frame)
-        if rows > options.limit:
-            break
-    return (pl.concat(frames) if frames else pl.DataFrame()), rows > options.limit
-
-
-def _frame(table: Table, columns: Sequence[str]) -> pl.DataFrame:
-    return pl.concat([batch.frame for batch in table.batches(columns)])
-
-
-def _codes(path: Path, frame: pl.DataFrame, column: str | None) -> tuple[Int64, tuple[str, ...]]:
-    """A code per row and the names of the codes; one code for all without a column."""
-    if column is None:
+def _places(frame: pl.DataFrame) -> tuple[Int64, tuple[str, ...]]:
+    """Positions in order: as numbers if all of them are; one for all rows where there is no such column."""
+    if "position" not in frame.columns:
         return np.zeros(len(frame), np.int64), ("",)
-    names, codes = np.unique(np.array(_texts(path, column, frame[column])), return_inverse=True)
-    return codes.astype(np.int64), tuple(names.tolist())
+    if not frame["position_number"].null_count():
+        numbers, codes = np.unique(frame["position_number"].to_numpy(), return_inverse=True)
+        return codes.astype(np.int64), tuple(f"{number:.15g}" for number in numbers)
+    return _codes(frame["position"])
+
+
+def _place_names(frame: pl.DataFrame, numeric: bool) -> list[str]:
+    """The positions of a target's table as those of the log are called."""
+    texts, numbers = frame["position"].to_list(), frame["position_number"].to_list()
+    return [
+        f"{number:.15g}" if numeric and number is not None else text
+        for text, number in zip(texts, numbers, strict=True)
+    ]
+
+
+def _is_number(name: str) -> bool:
+    return not number(pl.Series([name])).bad.any()
+
+
+def _codes(names: pl.Series) -> tuple[Int64, tuple[str, ...]]:
+    """A code per row and the names of the codes, in the order of their text."""
+    found, codes = np.unique(np.array(names.to_list()), return_inverse=True)
+    return codes.astype(np.int64), tuple(found.tolist())
 
 
 def _context(frame: pl.DataFrame, features: Sequence[str]) -> Features:
-    """Features of the context: numbers are standardised; of texts the most frequent categories are kept."""
+    """Features of the context: numbers are standardised; of texts the most frequent categories are kept.
+
+    A feature is one of numbers if all its values are, whatever the format of the file.
+    """
     dense, codes, sizes = [], [], []
-    for name in features:
-        series = frame[name]
-        if series.dtype.is_numeric():
-            values = series.cast(pl.Float64).to_numpy().astype(np.float64)
-            spread = float(np.nanstd(values)) or 1.0
-            dense.append(np.nan_to_num((values - float(np.nanmean(values))) / spread))
+    for n in range(len(features)):
+        texts, numbers = frame[f"feature {n}"], frame[f"feature {n} number"]
+        if not (texts.is_not_null() & numbers.is_null()).any():
+            given = numbers.drop_nulls().to_numpy()
+            middle, spread = (given.mean(), given.std() or 1.0) if len(given) else (0.0, 1.0)
+            dense.append((numbers.fill_null(middle).to_numpy() - middle) / spread)
         else:
-            kept = series.cast(pl.String).value_counts(sort=True)[name].drop_nulls().head(MAX_CATEGORIES).to_list()
-            code = {value: n for n, value in enumerate(kept)}
-            codes.append(np.array([code.get(value, -1) for value in series.cast(pl.String)], np.int64))
+            counts = texts.drop_nulls().value_counts().sort(["count", texts.name], descending=[True, False])
+            kept = counts[texts.name].head(MAX_CATEGORIES).to_list()
+            code = {value: at for at, value in enumerate(kept)}
+            codes.append(np.array([code.get(value, -1) for value in texts], np.int64))
             sizes.append(len(kept))
     rows = len(frame)
     return Features(
@@ -238,31 +246,3 @@ def _context(frame: pl.DataFrame, features: Sequence[str]) -> Features:
         np.column_stack(codes) if codes else np.empty((rows, 0), np.int64),
         tuple(sizes),
     )
-
-
-def _numbers(path: Path, column: str, series: pl.Series) -> Float64:
-    return np.asarray(_complete(path, column, number(series), "a number").to_numpy(), np.float64)
-
-
-def _texts(path: Path, column: str, series: pl.Series) -> list[str]:
-    return list(_complete(path, column, text(series, 1, 1024), "text"))
-
-
-def _complete(path: Path, column: str, converted: ParsedColumn, expected: str) -> pl.Series:
-    """The values of a column that has to be complete; raises TableError where one is missing."""
-    if converted.values.null_count():
-        row = int(converted.values.is_null().arg_max() or 0)
-        raise TableError(
-            f"{path.name}: column {column!r} has no {expected.removeprefix('a ')} in row {row} of those that count"
-        )
-    return converted.values
-
-
-def _check_probabilities(path: Path, column: str, values: Float64, *, positive: bool) -> None:
-    bad = (values > 1.0 + 1e-9) | (values < 0.0) | (positive & (values == 0.0))
-    if bad.any():
-        low = "above 0" if positive else "from 0"
-        raise TableError(
-            f"{path.name}: column {column!r} is {values[bad][0]:g} in one of {int(bad.sum())} bad rows, "
-            f"expected probabilities {low} to 1"
-        )
