@@ -248,6 +248,19 @@ def test_missing_support_is_told_in_words() -> None:
     assert found_warnings(covered, LogOrigin("log")) == ""
 
 
+def test_a_few_slates_that_all_agree_are_few_and_not_of_two_policies_with_little_in_common() -> None:
+    def told(slates: int, target: float) -> str:
+        logged = np.full(slates, 0.5)
+        logged[0] = 0.001
+        return found_warnings(
+            Rounds(np.arange(slates), np.ones(slates), logged, np.where(logged < 0.5, target, 0.5)), LogOrigin("log")
+        )
+
+    assert told(40, 0.001) == "only 40 slates: every interval here is a rough one"
+    assert "40 weighted slates are worth 1 unweighted ones" in told(40, 1.0)
+    assert told(60, 0.001) == ""
+
+
 def test_other_doubts_are_told_in_words() -> None:
     rng = np.random.default_rng(1)
     logged = np.where(rng.random(2_000) < 0.01, 0.001, 0.9)

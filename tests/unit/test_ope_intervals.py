@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 
 from streamrec.evaluation.ope import estimators
+from streamrec.evaluation.ope.evaluation import EvaluationOptions, TargetLog, evaluate
 from streamrec.evaluation.ope.intervals import bernstein, bootstrap
+from streamrec.evaluation.ope.report import figures
+from streamrec.evaluation.ope.reward_model import Features
 from streamrec.evaluation.ope.rounds import Rounds
+from streamrec.evaluation.ope.support import LogOrigin
 from streamrec.evaluation.ope.synthetic import ActionWorld, SlateWorld
 from streamrec.evaluation.ope.weights import importance_weights
 from tools.benchmarks.coverage import coverage
@@ -71,6 +77,34 @@ def test_empirical_bernstein_is_the_published_formula() -> None:
     assert (found.low, found.high) == pytest.approx(
         (rewards.mean() - half_width, rewards.mean() + half_width), abs=1e-12
     )
+
+
+@pytest.mark.parametrize("propensity", [1e-5, 1e-20, 1e-38, 1e-300, 5e-324])
+@pytest.mark.parametrize("steps", [1, 5])
+@pytest.mark.filterwarnings("error")
+def test_a_propensity_of_next_to_nothing_gives_estimates_that_are_named_as_impossible(
+    propensity: float, steps: int
+) -> None:
+    rows = 40 * steps
+    logged = np.full(rows, 0.5)
+    logged[:steps] = propensity
+    reward = np.tile([1.0, 0.0, 0.0, 0.0], rows // 4)
+    code = np.column_stack([np.arange(rows) % 3])
+    features = Features(np.empty((rows, 0)), code, (3,))
+    rounds = Rounds(np.arange(rows) // steps, reward, logged, np.full(rows, 1 / 3))
+    found = evaluate(TargetLog("t", rounds, LogOrigin("log"), features, features), EvaluationOptions(draws=50))
+    values = {value.name: value for value in (found.logged, *found.values)}
+    assert values["ips"].impossible
+    assert values["dr"].impossible
+    assert not values["logged"].impossible
+    for value in values.values():
+        assert value.impossible == (not 0.0 <= value.value <= steps)
+        assert value.interval.low <= value.value <= value.interval.high
+        assert value.bernstein is not None
+        assert value.bernstein.low <= value.value <= value.bernstein.high
+    json.dumps(figures(found), allow_nan=False)
+    assert found.warnings[0].startswith("IPS, clipped IPS, ")
+    assert f"not from 0 to {steps}, which is what a slate of this log can be worth" in found.warnings[0]
 
 
 def test_a_log_without_rewards_has_an_interval_of_no_width_from_resampling_and_a_wide_one_from_bernstein() -> None:

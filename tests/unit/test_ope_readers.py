@@ -243,7 +243,7 @@ def test_the_report_has_a_shape_that_stays_and_plots_that_can_be_read(actions: P
         "warnings",
     }  # fmt: skip
     assert set(found["evaluations"][0]["estimates"]["dr"]) == {
-        "value", "bootstrap", "bernstein", "interval_leaves_out_bias", "tuned", "relative_to_logged",
+        "value", "bootstrap", "bernstein", "interval_leaves_out_bias", "impossible", "tuned", "relative_to_logged",
     }  # fmt: skip
     write_report(tmp_path / "out", evaluations)
     assert json.loads((tmp_path / "out" / "report.json").read_text()) == json.loads(json.dumps(found))

@@ -95,8 +95,8 @@ def show(evaluation: Evaluation, console: Console) -> None:
     table = Table(*columns, title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_row("logged", f"{logged.value:.4g}", _ends(logged.interval), _ends(logged.bernstein), "")
     for value in evaluation.values:
-        mark = " *" if value.variance_only else ""
-        beside = f"{value.value / logged.value:.3f}" if logged.value else ""
+        mark = (" *" if value.variance_only else "") + (" !" if value.impossible else "")
+        beside = "" if not logged.value or value.impossible else f"{value.value / logged.value:.3f}"
         table.add_row(_title(value) + mark, f"{value.value:.4g}", _ends(value.interval), _ends(value.bernstein), beside)
     console.print(table)
     lines = [f"{evaluation.ess:,.1f} effective slates; reward per slate, weights by {options.weighting.value}"]

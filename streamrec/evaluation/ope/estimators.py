@@ -173,7 +173,7 @@ def _tuned(
 
     def error(used: Float64) -> float:
         worth = rounds.by_slate(used * residual + predictions.target)
-        bias = float(((used - weights) * residual).sum()) / rounds.slates
+        bias = float(((used - weights) * residual).sum()) / rounds.slates  # at most LARGEST_WEIGHT: squares are finite
         return float(worth.var()) / rounds.slates + bias**2
 
     return min(grid, key=lambda setting: error(setting[1]))

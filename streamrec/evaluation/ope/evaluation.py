@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,13 +43,18 @@ class TargetLog:
 
 @dataclass(frozen=True, slots=True)
 class PolicyValue:
-    """The result of one estimator. With `variance_only`, the interval does not include the estimator's bias."""
+    """The result of one estimator, its intervals holding its value.
+
+    With `variance_only`, the interval does not include the estimator's bias. With `impossible`, no slate can be worth
+    the value, by the rewards seen.
+    """
 
     name: str
     value: float
     interval: Interval
     bernstein: Interval | None
     variance_only: bool
+    impossible: bool = False
     tuned: float | None = None
 
 
@@ -73,6 +79,7 @@ class Evaluation:
         return effective_sample_size(self.weights) * self.rounds.slates / max(len(self.rounds), 1)
 
 
+ROUNDING = 1e-9
 UNBIASED = frozenset({"logged", "ips", "snips", "dr"})
 """Estimators whose interval is one for the target's value; the bias of the others is unknown."""
 
@@ -88,7 +95,10 @@ def evaluate(logged: TargetLog, options: EvaluationOptions) -> Evaluation:
     names = ["logged", *(estimator.name for estimator in found[1:])]
     values = [_value(*each, rounds, options) for each in zip(names, found, intervals, strict=True)]
     steps = by_step(rounds, weights)
-    found_warnings = warnings(rounds, weights, steps, logged.origin, options.clip)
+    found_warnings = [
+        *_range_warnings(values, rounds),
+        *warnings(rounds, weights, steps, logged.origin, options.clip),
+    ]
     return Evaluation(
         target=logged.target,
         options=options,
@@ -142,14 +152,31 @@ def _value(
     name: str, estimator: Estimator, interval: Interval, rounds: Rounds, options: EvaluationOptions
 ) -> PolicyValue:
     """The estimate with its intervals, which are clipped to the values that a slate can have by the rewards seen."""
-    least = min(0.0, float(rounds.reward.min())) * rounds.steps
-    most = max(0.0, float(rounds.reward.max())) * rounds.steps
+    value, (least, most) = estimator.estimate, _worth(rounds)
     exact = bernstein(estimator, options.level)
     return PolicyValue(
         name=name,
-        value=estimator.estimate,
-        interval=interval.clipped(least, most),
-        bernstein=None if exact is None else exact.clipped(least, most),
+        value=value,
+        interval=interval.clipped(least, most).holding(value),
+        bernstein=None if exact is None else exact.clipped(least, most).holding(value),
         variance_only=name not in UNBIASED,
+        impossible=not least - ROUNDING <= value <= most + ROUNDING,
         tuned=estimator.tuned,
     )
+
+
+def _worth(rounds: Rounds) -> tuple[float, float]:
+    """The least and the most that a slate can be worth, by the rewards seen."""
+    least, most = min(0.0, float(rounds.reward.min())), max(0.0, float(rounds.reward.max()))
+    return least * rounds.steps, most * rounds.steps
+
+
+def _range_warnings(values: Sequence[PolicyValue], rounds: Rounds) -> list[str]:
+    impossible = [estimators.TITLES[value.name] for value in values if value.impossible]
+    if not impossible:
+        return []
+    least, most = _worth(rounds)
+    return [
+        f"{', '.join(impossible)}: not from {least:g} to {most:g}, which is what a slate of this log can be worth; "
+        "too few slates weigh too much, and these figures say nothing"
+    ]

@@ -37,6 +37,10 @@ class Interval:
         """The interval clipped to [least, most]."""
         return Interval(min(max(self.low, least), most), max(min(self.high, most), least))
 
+    def holding(self, value: float) -> Interval:
+        """The interval, made as wide as it takes to hold a value."""
+        return Interval(min(self.low, value), max(self.high, value))
+
 
 def bootstrap(
     estimators: Sequence[Estimator], *, draws: int, level: float, seed: int, cluster: Int64 | None = None

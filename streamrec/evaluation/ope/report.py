@@ -77,6 +77,7 @@ def _value(value: PolicyValue, beside: float | None) -> dict[str, Any]:
         "bootstrap": _ends(value.interval),
         "bernstein": None if value.bernstein is None else _ends(value.bernstein),
         "interval_leaves_out_bias": value.variance_only,
+        "impossible": value.impossible,
         "tuned": None if value.tuned is None else _finite(value.tuned),
         "relative_to_logged": None if not beside else value.value / beside,
     }

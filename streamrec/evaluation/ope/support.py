@@ -18,6 +18,8 @@ from streamrec.evaluation.ope.weights import StepWeights
 MIN_EFFECTIVE = 50.0
 MIN_EFFECTIVE_SHARE = 0.01
 MIN_REWARDS = 30
+MIN_AGREEMENT = 0.5
+"""Of a few slates, the effective share below which the policies differ; above it, there are just few."""
 MAX_SLATE_SHARE = 0.1
 MAX_NEVER_SHOWN = 0.05
 UNCERTAINTY = 0.01
@@ -76,8 +78,10 @@ def _support_warnings(steps: Sequence[StepWeights], origin: LogOrigin) -> list[s
 def _sample_size_warnings(rounds: Rounds, weights: Float64, steps: Sequence[StepWeights]) -> list[str]:
     found = []
     least = min(steps, key=lambda step: step.ess)
-    if least.ess < MIN_EFFECTIVE or least.ess < MIN_EFFECTIVE_SHARE * least.rows:
-        where = f" at place {least.step}" if len(steps) > 1 else ""
+    where = f" at place {least.step}" if len(steps) > 1 else ""
+    if least.ess < MIN_EFFECTIVE and least.ess >= MIN_AGREEMENT * least.rows:
+        found.append(f"only {least.rows:,} slates{where}: every interval here is a rough one")
+    elif least.ess < MIN_EFFECTIVE or least.ess < MIN_EFFECTIVE_SHARE * least.rows:
         found.append(
             f"{least.rows:,} weighted slates{where} are worth {least.ess:.0f} unweighted ones: target and logging "
             "policy have little in common"

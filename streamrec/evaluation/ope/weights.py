@@ -19,6 +19,9 @@ import numpy as np
 
 from streamrec.evaluation.ope.rounds import Float64, Rounds
 
+LARGEST_WEIGHT = 1e100
+"""Larger ones count as this much: its square is finite, and an estimate with such a weight says nothing anyway."""
+
 
 class Weighting(StrEnum):
     """Which choices of a slate go into the weight of a row."""
@@ -29,13 +32,15 @@ class Weighting(StrEnum):
 
 
 def importance_weights(rounds: Rounds, weighting: Weighting = Weighting.PREFIX) -> Float64:
-    """The weight of each row, (rows,), at least 0."""
-    ratio = rounds.target / rounds.logged
+    """The weight of each row, (rows,), from 0 to LARGEST_WEIGHT."""
+    with np.errstate(over="ignore"):
+        ratio = np.minimum(rounds.target / rounds.logged, LARGEST_WEIGHT)
     if weighting is Weighting.POSITION or rounds.steps < 2:
         return ratio
     products = rounds.by_step(ratio)  # (slates, steps)
     products[rounds.by_step(np.ones(len(rounds))) == 0] = 1.0
-    np.cumprod(products, axis=1, out=products)
+    for step in range(1, rounds.steps):
+        products[:, step] = np.minimum(products[:, step] * products[:, step - 1], LARGEST_WEIGHT)
     if weighting is Weighting.SLATE:
         return np.asarray(products[rounds.slate, -1])
     return np.asarray(products[rounds.slate, rounds.step])
