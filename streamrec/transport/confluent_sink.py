@@ -17,6 +17,9 @@ from streamrec.transport.librdkafka import HOPELESS, LOG, Settings, connect, for
 from streamrec.transport.partitioners import LIBRDKAFKA
 
 PARTITIONER_CHOOSES = -1
+_COMPRESSION: Settings = {"compression.type": "gzip", "compression.level": 1}
+"""What every client can read without further packages: some know neither lz4 nor zstd. The first level makes a
+third of a slate in 0.1 ms, the sixth hardly less of it in 0.3 ms."""
 
 
 class KafkaSink:
@@ -38,8 +41,8 @@ class KafkaSink:
         self._published, self._bytes = 0, 0
         config: dict[str, Any] = {
             "linger.ms": 5,
-            "compression.type": "lz4",
             "partitioner": LIBRDKAFKA["murmur2"],  # as most clients have it: a user's events belong together
+            **({} if settings.keys() & {"compression.type", "compression.codec"} else _COMPRESSION),
             "queue.buffering.max.messages": 100_000,
             "queue.buffering.max.kbytes": 65_536,
             **for_producer(settings),

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import msgpack
 import pytest
+from aiokafka import AIOKafkaConsumer
+from aiokafka.errors import UnsupportedCodecError
 from confluent_kafka import Consumer, Producer
 
 from streamrec.demo.embedded import EmbeddedBroker, EmbeddedRedis
 from streamrec.testing import shop
+from streamrec.transport.confluent_sink import KafkaSink
+from streamrec.transport.topics import MissingTopic, apply
 from tests.support.deployment import Deployment, until
 
 NOW_MS = 1_717_000_000_000
@@ -87,6 +93,32 @@ def test_events_go_in_and_slates_come_out_as_plain_json(running: Deployment, pac
     assert all(place["item_id"].startswith("mug-") for place in slate["items"])
     assert all(0 < place["propensity"] <= 1 and isinstance(place["score"], float) for place in slate["items"])
     assert all(place["shares"] for place in slate["items"])
+
+
+@pytest.mark.parametrize(("chosen", "readable"), [({}, True), ({"compression.codec": "lz4"}, False)])
+def test_a_client_without_further_codecs_reads_what_is_published_unless_another_is_chosen(
+    apache_kafka: EmbeddedBroker, monkeypatch: pytest.MonkeyPatch, chosen: dict[str, str], readable: bool
+) -> None:
+    topic = f"compressed-{time.monotonic_ns()}"
+    apply([MissingTopic(topic, 1, 1)], apache_kafka.settings)
+    with closing(KafkaSink({**apache_kafka.settings, **chosen})) as sink:
+        for _ in range(100):
+            sink.publish(topic, b"k", b"a slate " * 100)
+    monkeypatch.setattr("aiokafka.codec.cramjam", None)  # the package that it leaves all but gzip to
+
+    async def read() -> list[bytes | None]:
+        consumer = AIOKafkaConsumer(topic, bootstrap_servers=apache_kafka.bootstrap, auto_offset_reset="earliest")
+        await consumer.start()
+        try:
+            return [(await asyncio.wait_for(consumer.getone(), 20)).value for _ in range(100)]
+        finally:
+            await consumer.stop()
+
+    if readable:
+        assert asyncio.run(read()) == [b"a slate " * 100] * 100
+    else:
+        with pytest.raises(UnsupportedCodecError, match="lz4"):
+            asyncio.run(read())
 
 
 def test_a_purchase_that_names_its_slate_comes_out_as_an_outcome_when_its_window_is_over(running: Deployment) -> None:
