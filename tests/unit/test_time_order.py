@@ -10,13 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamrec.codec import CONTENT_TYPE, JSON, MSGPACK, encode_event
+from streamrec.config.groups import preset_settings
+from streamrec.config.settings import Settings
 from streamrec.errors import StateUnavailable
 from streamrec.events import Event, EventType
 from streamrec.state.memory import MemoryStore
+from streamrec.testing import records, shop
 from streamrec.testing.transports import Reader
-from streamrec.transport import Record, time_order
-from streamrec.transport.local import LocalSource
+from streamrec.transport import Record, Source, time_order
+from streamrec.transport.local import LocalSink, LocalSource
 from streamrec.transport.time_order import TimeOrderedSource
+from streamrec.wiring import build_worker
 from streamrec.worker.drift import AGAIN_S, SELDOM_S, STILL_S, Drift
 from streamrec.worker.memory import Clocks
 from streamrec.worker.validation import log_time
@@ -169,7 +173,7 @@ def test_no_partition_runs_further_ahead_of_the_slowest_than_it_may() -> None:
     backlogs = [[r.timestamp_ms for r in records] for records in day]
     left = [sorted(backlog) for backlog in backlogs]
     workers = []
-    for number, records in enumerate(day):
+    for number, history in enumerate(day):
         drift = Drift(store.exchange, 600, time.clocks)
 
         def limit(
@@ -177,7 +181,7 @@ def test_no_partition_runs_further_ahead_of_the_slowest_than_it_may() -> None:
         ) -> int | None:
             return drift.limit({2 * number + partition: head for partition, head in heads.items()}, oldest)
 
-        workers.append(ordered(records, 2, limit))
+        workers.append(ordered(history, 2, limit))
     for source in workers:
         source.poll(0, 0.0)  # joins
     draw, furthest = random.Random(3), 0
@@ -238,3 +242,31 @@ def test_the_last_limit_holds_while_the_store_is_away() -> None:
     time.now_s += AGAIN_S - 1
     assert drift.limit({0: None}, 0) == HOUR_MS
     assert len(asked) == 2
+
+
+# What a history teaches.
+
+
+def hits(log: list[Record], partitions: int, in_order: bool = True) -> dict[str, float]:
+    """Wanted items in the first ten of each list, before they were learned, by list."""
+    settings = Settings.model_validate({**preset_settings("fast"), "limits": {"max_items": 512, "max_users": 500}})
+    source: Source = LocalSource(settings.topics.events, log, partitions=partitions)
+    if in_order:
+        source = TimeOrderedSource(source, lambda record: log_time(record, 65_536))
+    worker = build_worker(settings, source, LocalSink(keep=1), MemoryStore(), None)
+    worker.run()
+    return {
+        sample.labels["list"]: sample.value
+        for family in worker.metrics.registry.collect()
+        for sample in family.samples
+        if sample.name == "streamrec_hits_total"
+    }
+
+
+def test_a_history_over_six_partitions_teaches_each_model_what_it_teaches_over_one() -> None:
+    log = shop(3_000, users=100, items=150, seed=4, apart_ms=60_000)
+    one, six = (hits(records("user-events", log, partitions), partitions) for partitions in (1, 6))
+    assert one.keys() == six.keys()
+    assert min(one.values()) > 50
+    for name, count in one.items():
+        assert six[name] == pytest.approx(count, rel=0.02), name
