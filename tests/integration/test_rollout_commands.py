@@ -99,8 +99,11 @@ def test_a_policy_climbs_the_ladder_by_what_it_shows_and_comes_down_at_once(
     deployment = make(mode="apprentice")
     settings = deployment.settings
     publish(deployment, apprentice(600, 300))
+    with closing(KafkaSink(settings.kafka)) as sink:
+        sink.publish(settings.topics.outcomes, b"u1", b"no outcome", ())
     with pytest.raises(PromotionRefused, match=r"alike is 0.5, expected at least 0.8"):
         promote(settings, Promotion())
+    assert f"1 messages of {settings.topics.outcomes} are no outcomes and were left out" in capsys.readouterr().err
     assert current(deployment) is None
     capsys.readouterr()
     with pytest.raises(PromotionRefused):

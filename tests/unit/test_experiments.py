@@ -13,6 +13,7 @@ import pytest
 
 from streamrec.cli.commands.experiment import Question, run
 from streamrec.config.settings import Settings
+from streamrec.errors import ConfigError
 from streamrec.evaluation.experiments.arms import DAY_MS, Experiment, ExperimentDesign, SequenceMethod, analyse
 from streamrec.evaluation.experiments.confidence import EmpiricalBernstein, MeanInterval, difference
 from streamrec.evaluation.experiments.imitation import imitation
@@ -320,7 +321,7 @@ def test_the_report_has_a_shape_that_stays(
     run(Settings(), Question(file=outcomes_file), as_json=True, out=tmp_path / "report")
     report = json.loads(capsys.readouterr().out)
     assert report == json.loads((tmp_path / "report" / "report.json").read_text())
-    assert report["duplicates"] == 3
+    assert (report["duplicates"], report["unreadable"]) == (3, 1)
     assert report["control"] == "control"
     assert [sorted(arm) for arm in report["arms"]] == 2 * [
         ["arm", "deviation", "policies", "reward", "reward_per_slate", "slates", "users", "users_waiting"]
@@ -330,6 +331,13 @@ def test_the_report_has_a_shape_that_stays(
     assert set(compared["difference"]) == {"mean", "lower", "upper"}
     assert report["interleaving"] is report["imitation"] is None
     assert "<svg" in (tmp_path / "report" / "arms.svg").read_text()
+
+
+def test_a_file_without_an_outcome_is_no_success(tmp_path: Path) -> None:
+    path = tmp_path / "outcomes.jsonl"
+    path.write_text("no outcome\n{}\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match="none of 2 messages is an outcome"):
+        run(Settings(), Question(file=path), as_json=True, out=None)
 
 
 def test_people_are_told_in_words(outcomes_file: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -41,7 +41,7 @@ def run(settings: Settings, question: Question, *, as_json: bool, out: Path | No
     """Read, judge, print; with `out`, also write report.json and the plots there.
 
     Raises:
-        ConfigError: a time that is none.
+        ConfigError: a time that is none, or nothing that was read is an outcome.
         TransportError, TableError: the outcomes cannot be read.
         StateError: `--since rollout`, and Redis does not answer.
     """
@@ -54,10 +54,15 @@ def run(settings: Settings, question: Question, *, as_json: bool, out: Path | No
         settlement.add(outcome, partition)
 
     unreadable = outcomes.read(settings, part, take)
+    if unreadable and not settlement.outcomes:
+        where = f"topic {settings.topics.outcomes!r}" if question.file is None else str(question.file)
+        raise ConfigError(
+            f"{where}: nothing to judge: none of {unreadable:,} messages is an outcome; give the right one"
+        )
     experiment = analyse(settlement, question.terms, _preferred(question, current))
     pair = compare_interleaved(settlement, question.terms.alpha, current.interleave)
     alike = _apprentice(settlement, current, question.terms.alpha)
-    report = figures(settlement, question.terms, experiment, pair, alike)
+    report = {**figures(settlement, question.terms, experiment, pair, alike), "unreadable": unreadable}
     if out is not None:
         from streamrec.evaluation.experiments.plots import pictures  # matplotlib, needed with --out alone
 

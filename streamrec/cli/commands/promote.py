@@ -161,7 +161,10 @@ def _gate(settings: Settings, current: Revision, to: Mode, asked: Promotion, app
         if settlement.add(outcome, partition) and current.mode is Mode.SHADOW:
             kept.append(outcome)
 
-    outcomes.read(settings, OutcomeRange(since), take)
+    unreadable = outcomes.read(settings, OutcomeRange(since), take)
+    if unreadable:
+        words = f"note: {unreadable:,} messages of {settings.topics.outcomes} are no outcomes and were left out"
+        say(Console(stderr=True), words)
     match current.mode:
         case Mode.APPRENTICE:
             return apprentice_gate(imitation(settlement, current.policy, asked.terms.alpha), needed)
