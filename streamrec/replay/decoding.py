@@ -142,6 +142,8 @@ class Decoder:
             reason = error.reason if error.field is None else f"{error.reason} {error.field}"
             unit = self._format.unit
             hint = _time_hint(ts / IN_MS[unit], unit) if error.field == "ts" else ""
+            if error.reason == "future":
+                hint = ", which for a log is now"
             return Problem(row, reason, error.detail + hint)
         if report.last_ts is not None and ts < report.last_ts:
             detail = f"'ts' is {ts}, before the {report.last_ts} of row {report.last_row}; sort the log by time"

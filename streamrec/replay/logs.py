@@ -198,7 +198,8 @@ def _part(table: Table, rows: tuple[int | None, int | None]) -> tuple[int, int]:
     stop = table.row_count if rows[1] is None else min(rows[1], table.row_count)
     if not 0 <= start <= stop:
         raise LogError(
-            f"{table.path.name}: rows {start}:{stop} cannot be taken of {table.row_count}; expected "
+            f"{table.path.name}: rows {start}:{rows[1] if rows[1] is not None else ''} cannot be taken of "
+            f"{table.row_count}; expected "
             "first:last with 0 <= first <= last, counted from 0 (--rows A:B)"
         )
     return start, stop
@@ -264,7 +265,7 @@ def _hints(log: Log, report: DecodingReport) -> tuple[str, ...]:
         hints.append(f"the log ends at row {log.stop:,}: {log.beyond:,} of the rows asked for are not there")
     if report.repeated:
         hints.append(
-            f"{report.repeated:,} rows repeat an event_id of their user: an event that was sent twice counts once"
+            f"{report.repeated:,} rows repeat an event_id of their user: an event that comes again soon counts once"
         )
     if report.unrated:
         hints.append(f"{report.unrated:,} ratings have no 'value': a rule as rating>=4 counts them neither way")

@@ -301,8 +301,8 @@ def held(path: Path, max_refused: float = 0.0, **options: Any) -> Log:
         (20_240_131_123_000, "before the year 2100: a date? Write it as 2024-01-31T12:30:00"),
         (160_000_000_000, "1980 or later\n"),  # 1975
         (0, "1980 or later\n"),
-        (NOW_MS + 86_400_001, "after the message was sent\n"),
-        (LATEST_TS_MS, "after the message was sent\n"),
+        (NOW_MS + 86_400_001, "after the message was sent, which for a log is now\n"),
+        (LATEST_TS_MS, "after the message was sent, which for a log is now\n"),
     ],
 )
 @pytest.mark.parametrize("suffix", [".parquet", ".csv", ".jsonl"])

@@ -254,7 +254,7 @@ def write(
     out.mkdir(parents=True, exist_ok=True)
     said = {k: v for k, v in shown(settings).items() if k not in ("kafka", "redis", "topics")}
     figures = {
-        "log": f"{log.table.path.parent.name}/{log.table.path.name}",
+        "log": str(Path(*log.table.path.parts[-2:])),
         "rows": [log.start, log.stop],
         "refused_rows": refusals.rows,
         "refused": refusals.as_dict(),

@@ -246,7 +246,7 @@ def _result(
     lists = 1 + len(observer.lists)
     ranks = np.concatenate(observer.ranks, axis=1) if observer.ranks else np.zeros((lists, 0), np.int8)
     return BacktestResult(
-        log=log.table.path.parent.name + "/" + log.table.path.name,
+        log=str(Path(*log.table.path.parts[-2:])),
         seed=settings.learning.seed,
         settings={
             "warmup": warmup,
