@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from streamrec.cli.application import items_app
-from streamrec.cli.options import AsJson, Connection, Separator, separator_of, unfolded
+from streamrec.cli.options import AsJson, Connection, MaxRefused, Separator, separator_of, unfolded
 
 
 @items_app.command(epilog="Example: streamrec items load catalogue.parquet --withdraw --dry-run")
@@ -25,10 +25,12 @@ def load(
         ),
     ] = None,
     separator: Separator = None,
+    max_refused: MaxRefused = 0.0,
     as_json: AsJson = False,
 ) -> None:
     """Send to the items topic what a catalogue file says otherwise than the topic does."""
     from streamrec.cli.commands import items_load as command
 
     settings = connection.settings(separator=separator_of(separator))
-    command.run(settings, file, withdraw=withdraw, dry_run=dry_run, as_json=as_json, embed=embed)
+    plan = command.LoadPlan(withdraw, dry_run, embed, max_refused)
+    command.run(settings, file, plan, as_json=as_json)

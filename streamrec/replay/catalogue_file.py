@@ -7,7 +7,7 @@ Knows nothing of events, models or topics.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -27,10 +27,13 @@ NAMES = ("item_id", "category", "categories", "tags")
 
 
 class CatalogueItems(Mapping[str, Item]):
-    """Items by id; read-only."""
+    """Items by id; read-only. Of a file, `refused` has the first rows that were left out, by number, and why."""
 
-    def __init__(self, items: Iterable[Item] = ()) -> None:
+    def __init__(
+        self, items: Iterable[Item] = (), refused: Sequence[tuple[int, str]] = (), refused_rows: int = 0
+    ) -> None:
         self._items = {item.item_id: item for item in items}
+        self.refused, self.refused_rows = refused, refused_rows
 
     def __getitem__(self, item_id: str) -> Item:
         return self._items[item_id]
@@ -52,11 +55,13 @@ class CatalogueItems(Mapping[str, Item]):
         return item.categories[0] if item is not None and item.categories else None
 
 
-def read_catalogue(path: Path, separator: str | None = None) -> CatalogueItems:
-    """Read a whole catalogue file; `separator` as `open_table`.
+def read_catalogue(path: Path, separator: str | None = None, max_refused: float = 0.0) -> CatalogueItems:
+    """Read a whole catalogue file. Bad rows are left out if they are no more than a share of all, `max_refused`.
+
+    `separator` as `open_table`.
 
     Raises:
-        TableError: the file cannot be read, has no `item_id`, or has bad rows; names the first, and how many.
+        TableError: the file cannot be read, has no `item_id`, or too many bad rows; names the first, and how many.
     """
     table = open_table(path, separator)
     if "item_id" not in table.columns:
@@ -67,20 +72,24 @@ def read_catalogue(path: Path, separator: str | None = None) -> CatalogueItems:
     items: dict[str, Item] = {}
     problems: list[tuple[int, str]] = []
     listed: list[tuple[int, str]] = []
-    count = 0
+    count = refused_rows = 0
     for batch in table.batches([name for name in COLUMNS if name in table.columns], names=NAMES):
-        for row, item in _items(batch, problems):
-            if item.item_id in items:
+        found = _items(batch, problems)
+        bad = {row for row, _ in problems}
+        for row, item in found:
+            if item.item_id in items and row not in bad:
                 problems.append((row, f"item {item.item_id!r} has been named before, expected each item once"))
-            items[item.item_id] = item
-        count += len(problems)
+                bad.add(row)
+            elif row not in bad:
+                items[item.item_id] = item
+        count, refused_rows = count + len(problems), refused_rows + len(bad)
         listed = (listed + sorted(problems))[:MAX_LISTED]
         problems.clear()
-    if count:
+    if refused_rows > max_refused * table.row_count:
         lines = [f"row {row}: {problem}" for row, problem in listed]
         more = [f"... and {count - MAX_LISTED} more"] if count > MAX_LISTED else []
         raise TableError(f"{path}: rows that cannot be used; correct or remove them:\n  " + "\n  ".join(lines + more))
-    return CatalogueItems(items.values())
+    return CatalogueItems(items.values(), listed, refused_rows)
 
 
 def _items(batch: Batch, problems: list[tuple[int, str]]) -> list[tuple[int, Item]]:

@@ -17,12 +17,13 @@ from streamrec.cli import app
 from streamrec.codec import decode_slate
 from streamrec.demo.embedded import EmbeddedBroker, EmbeddedRedis
 from streamrec.engine.items.text_encoders import Hashed
-from streamrec.errors import ConfigError, TransportError
+from streamrec.errors import ConfigError, TableError, TransportError
 from streamrec.events import Event, EventType
 from streamrec.testing import shop
 from tests.support.deployment import Deployment, WorkerProcess, until
 
 LOG = shop(600, seed=5, items=80)
+NONE_REFUSED = {"refused_rows": 0, "refused": []}
 NAMES = [f"item-{n}" for n in range(80)]
 
 
@@ -35,12 +36,12 @@ class System:
     now_ms: int = LOG[-1].ts
     asked: int = 0
 
-    def load(self, rows: list[dict[str, object]], *options: str) -> dict[str, int]:
+    def load(self, rows: list[dict[str, object]], *options: str) -> dict[str, object]:
         path = self.deployment.directory / "items.jsonl"
         path.write_text("\n".join(json.dumps(row) for row in rows))
         done = self.items("load", str(path), "--json", *options)
         assert done.exit_code == 0, done.output
-        said: dict[str, int] = json.loads(done.stdout)
+        said: dict[str, object] = json.loads(done.stdout)
         return said
 
     def items(self, *arguments: str) -> Result:
@@ -102,10 +103,18 @@ def test_what_was_withdrawn_before_the_worker_began_is_on_no_slate(system: Syste
 
 def test_only_what_differs_is_sent(system: System, tmp_path: Path) -> None:
     rows: list[dict[str, object]] = [{"item_id": name, "title": f"Thing {name}"} for name in NAMES if name != "item-3"]
-    same = {"new": 0, "changed": 0, "same": 79, "withdrawn": 0, "sent": 0}
+    same = {"new": 0, "changed": 0, "same": 79, "withdrawn": 0, "sent": 0, **NONE_REFUSED}
     assert system.load(rows) == same
+    loose = ("--max-refused", "0.02", "--dry-run")
+    refused = [{"row": 79, "detail": "'price' is 'dear', expected a finite number"}]
+    assert system.load([*rows, {"item_id": "worse", "price": "dear"}], *loose) == {
+        **same, "refused_rows": 1, "refused": refused,
+    }  # fmt: skip
+    withdrawing = system.items("load", str(system.deployment.directory / "items.jsonl"), "--withdraw", *loose)
+    assert isinstance(withdrawing.exception, ConfigError)
+    assert "row 79 cannot be used" in str(withdrawing.exception)
     rows[0]["price"], rows[1]["item_id"] = 2.5, "another"
-    differing = {"new": 1, "changed": 1, "same": 77, "withdrawn": 1}
+    differing = {"new": 1, "changed": 1, "same": 77, "withdrawn": 1, **NONE_REFUSED}
     assert system.load(rows, "--withdraw", "--dry-run") == {**differing, "sent": 0}
     assert system.load(rows, "--dry-run") == {**differing, "withdrawn": 0, "sent": 0}
     assert system.load(rows, "--withdraw") == {**differing, "sent": 3}
@@ -113,9 +122,9 @@ def test_only_what_differs_is_sent(system: System, tmp_path: Path) -> None:
     rows[0]["price"], rows[1]["item_id"] = None, "item-1"
     assert system.load(rows, "--withdraw") == {**differing, "sent": 3}
     pl.DataFrame({"item_id": []}, schema={"item_id": pl.String}).write_parquet(tmp_path / "none.parquet")
-    refused = system.items("load", str(tmp_path / "none.parquet"), "--withdraw")
-    assert isinstance(refused.exception, ConfigError)
-    assert "would withdraw all" in str(refused.exception)
+    empty = system.items("load", str(tmp_path / "none.parquet"), "--withdraw")
+    assert isinstance(empty.exception, TableError)
+    assert "holds no item" in str(empty.exception)
 
 
 def test_a_new_item_gets_onto_slates_and_a_withdrawn_one_leaves_them_at_once(system: System) -> None:
@@ -171,8 +180,8 @@ def test_items_get_vectors_on_the_way_and_again_only_when_their_words_change(
     monkeypatch.setenv("STREAMREC_LEARNING__ENCODER", "planted")
     monkeypatch.setattr("streamrec.wiring.build_encoder", lambda settings: Hashed(24))
     rows += [{"item_id": "given", "title": "Thing", "vector": [0.5, 0.25]}, {"item_id": "wordless"}]
-    assert system.load(rows) == {"new": 2, "changed": 3, "same": 0, "withdrawn": 0, "sent": 5}
-    assert system.load(rows) == {"new": 0, "changed": 0, "same": 5, "withdrawn": 0, "sent": 0}
+    assert system.load(rows) == {"new": 2, "changed": 3, "same": 0, "withdrawn": 0, "sent": 5, **NONE_REFUSED}
+    assert system.load(rows) == {"new": 0, "changed": 0, "same": 5, "withdrawn": 0, "sent": 0, **NONE_REFUSED}
     told = [json.loads(system.items("show", name, "--json").stdout) for name in ("worded-1", "given", "wordless")]
     assert [len(one.get("vector", ())) for one in told] == [24, 2, 0]
     rows[1]["title"] = "Another thing"

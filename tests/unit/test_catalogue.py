@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from datetime import UTC, datetime
 from pathlib import Path
@@ -56,6 +57,17 @@ def test_bad_rows_are_told_by_number(tmp_path: Path) -> None:
     assert [line.strip()[:6] for line in said] == ["row 0:", "row 1:", "row 3:", "row 4:", "row 5:"]
     for line, words in zip(said, ["'cheap'", "empty", "before", "256 characters", "2 cells"], strict=True):
         assert words in line
+
+
+def test_bad_rows_are_left_out_up_to_the_share_that_may_be(tmp_path: Path) -> None:
+    path = tmp_path / "items.csv"
+    path.write_text("item_id,title,price\n1,a,cheap\n2,c,2\n2,d,3\n3,e\n")
+    catalogue = read_catalogue(path, max_refused=0.75)
+    assert list(catalogue.values()) == [Item(item_id="2", title="c", price=2.0)]
+    assert [row for row, _ in catalogue.refused] == [0, 2, 3]
+    for share in (0.0, 0.7, math.nan):
+        with pytest.raises(TableError, match="row 0: 'price' is 'cheap'"):
+            read_catalogue(path, max_refused=share)
 
 
 def test_a_catalogue_needs_ids(tmp_path: Path) -> None:

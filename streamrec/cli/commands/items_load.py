@@ -43,39 +43,62 @@ class Difference:
         return self.new + self.changed + self.withdrawn
 
 
-def run(
-    settings: Settings, file: Path, *, withdraw: bool, dry_run: bool, as_json: bool, embed: bool | None = None
-) -> None:
+@dataclass(frozen=True, slots=True)
+class LoadPlan:
+    """How a file is loaded, as it was typed.
+
+    `embed` says whether items get vectors from `learning.encoder`; None: if that is a model. `max_refused` is the share
+    of rows that may be left out because they are no items.
+    """
+
+    withdraw: bool = False
+    dry_run: bool = False
+    embed: bool | None = None
+    max_refused: float = 0.0
+
+
+def run(settings: Settings, file: Path, plan: LoadPlan, *, as_json: bool) -> None:
     """Send what differs, and print how much that was.
 
-    `embed` says whether items get vectors from `learning.encoder`; None: if that is a model.
-
     Raises:
-        TableError: the file cannot be read, or a row of it is no item, or too large for a worker; nothing was sent.
-        ConfigError: the file holds no item, and all would be withdrawn; or the encoder is not there.
+        TableError: the file cannot be read, holds no item, or rows that are none or too large for a worker; nothing was
+            sent.
+        ConfigError: rows were refused whose items would be withdrawn, or the encoder is not there.
         TransportError: no broker answers, there is no such topic, or something was not stored.
     """
     from streamrec.transport.confluent import KafkaSink
     from streamrec.transport.positions import TopicReader
 
-    catalogue = read_catalogue(file, settings.separator)
-    embedding = _embedding(settings, catalogue, embed)
+    catalogue = read_catalogue(file, settings.separator, plan.max_refused)
+    if not catalogue:
+        raise TableError(f"{file} holds no item; give the right file")
+    if plan.withdraw and catalogue.refused:
+        row, why = catalogue.refused[0]
+        raise ConfigError(
+            f"{file}: row {row} cannot be used ({why}), and --withdraw would withdraw its item; correct it, or leave "
+            "one of --withdraw and --max-refused away"
+        )
+    embedding = _embedding(settings, catalogue, plan.embed)
     wanted = {item.item_id: encode(item) for item in catalogue.values()}
     _refuse_too_large(file, wanted, embedding, settings.limits.max_message_bytes)
-    if withdraw and not wanted:
-        raise ConfigError(f"{file} holds no item, and --withdraw would withdraw all there are; give the right file")
     with closing(TopicReader(settings.topics.items, settings.kafka)) as topic:
         said = _said(topic.read_whole, settings, embedding)
-    messages, difference = compared(wanted, said, withdraw=withdraw)
-    if not dry_run:
+    messages, difference = compared(wanted, said, withdraw=plan.withdraw)
+    if not plan.dry_run:
         with closing(KafkaSink(settings.kafka)) as sink:
             for item_id, value in embedding.added(messages) if embedding else messages:
                 sink.publish(settings.topics.items, item_id.encode(), value, HEADERS)
             sink.flush(FLUSH_TIMEOUT_S)
     if as_json:
-        print(json.dumps({**asdict(difference), "sent": 0 if dry_run else difference.messages}))
+        sent = {**asdict(difference), "sent": 0 if plan.dry_run else difference.messages}
+        refused = [{"row": row, "detail": why} for row, why in catalogue.refused]
+        print(json.dumps({**sent, "refused_rows": catalogue.refused_rows, "refused": refused}))
         return
-    done = "would be sent" if dry_run else "sent"
+    for row, why in catalogue.refused:
+        print(f"refused row {row}: {why}")
+    if catalogue.refused:
+        print(f"{catalogue.refused_rows:,} rows were refused")
+    done = "would be sent" if plan.dry_run else "sent"
     print(
         f"{difference.new:,} new, {difference.changed:,} changed, {difference.same:,} the same, "
         f"{difference.withdrawn:,} withdrawn: {difference.messages:,} messages {done} to {settings.topics.items}"
