@@ -85,7 +85,7 @@ def read_catalogue(path: Path, separator: str | None = None, max_refused: float 
         count, refused_rows = count + len(problems), refused_rows + len(bad)
         listed = (listed + sorted(problems))[:MAX_LISTED]
         problems.clear()
-    if refused_rows > max_refused * table.row_count:
+    if refused_rows and not refused_rows <= max_refused * table.row_count:
         lines = [f"row {row}: {problem}" for row, problem in listed]
         more = [f"... and {count - MAX_LISTED} more"] if count > MAX_LISTED else []
         raise TableError(f"{path}: rows that cannot be used; correct or remove them:\n  " + "\n  ".join(lines + more))
