@@ -33,7 +33,7 @@ from streamrec.engine.scenarios.scenario import Needs, hold_to
 from streamrec.errors import BadEvent, TransportError
 from streamrec.events import ContextValue, Event, EventType, Filters, Slate
 from streamrec.transport.confluent_sink import KafkaSink
-from streamrec.transport.librdkafka import HOPELESS, LOG, Settings, connect, for_consumer, headers_of
+from streamrec.transport.librdkafka import HOPELESS, LOG, Settings, connect, for_member, headers_of
 
 _FLUSH_LIMIT_S = 30.0
 _CALL_LIMIT_S = 10.0
@@ -191,7 +191,7 @@ class RecommendationConsumer:
             lambda config: Consumer(config, logger=LOG),
             {
                 "auto.offset.reset": "earliest" if from_beginning else "latest",
-                **for_consumer(settings or {}),
+                **for_member(settings or {}),
                 "bootstrap.servers": bootstrap,
                 "group.id": group_id
                 or f"streamrec-client-{uuid.uuid4()}",  # needed by librdkafka, joined only if given

@@ -29,7 +29,7 @@ from streamrec.transport.librdkafka import (
     Setting,
     Settings,
     connect,
-    for_consumer,
+    for_member,
     newer_protocol,
     record_of,
 )
@@ -112,7 +112,7 @@ class KafkaSource:
             lambda config: Consumer(config, logger=LOG),
             {
                 **_DEFAULTS,
-                **for_consumer(settings),
+                **for_member(settings),
                 **assignor,
                 "group.id": group_id,
                 "enable.auto.commit": False,

@@ -107,6 +107,10 @@ DECIDED_BY_BROKER = frozenset(
 """What a member of a group of the newer protocol (KIP-848) may not say."""
 
 
+SESSION_TIMEOUT_MS, HEARTBEAT_MS = 8_000, 2_000
+"""Of a group's members. Heartbeats are sent by a thread that waits for nothing of ours."""
+
+
 def newer_protocol(settings: Settings) -> bool:
     """Whether the broker assigns the partitions of a group (`group.protocol` is `consumer`, KIP-848)."""
     return str(settings.get("group.protocol", "classic")).lower() == "consumer"
@@ -116,6 +120,16 @@ def for_consumer(settings: Settings) -> dict[str, Setting]:
     """What of `settings` a consumer understands."""
     foreign = PRODUCER_ONLY | DECIDED_BY_BROKER if newer_protocol(settings) else PRODUCER_ONLY
     return {name: value for name, value in settings.items() if name not in foreign}
+
+
+def for_member(settings: Settings) -> dict[str, Setting]:
+    """What of `settings` a member of a consumer group understands.
+
+    One that dies is missed after eight seconds, not librdkafka's 45, unless the settings or, in the newer protocol, the
+    brokers say otherwise.
+    """
+    pace = {"session.timeout.ms": SESSION_TIMEOUT_MS, "heartbeat.interval.ms": HEARTBEAT_MS}
+    return {**({} if newer_protocol(settings) else pace), **for_consumer(settings)}
 
 
 def for_producer(settings: Settings) -> dict[str, Setting]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import subprocess
+import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -149,6 +151,42 @@ def test_a_static_member_that_comes_back_finds_its_partitions_where_they_were(ap
     until(lambda: len(back.held) == 2, stays.step, back.step)
     assert (stays.held, back.held) == (before, theirs)
     back.source.close()
+    stays.source.close()
+
+
+MEMBER = """
+import sys
+from streamrec.transport.confluent import KafkaSource
+
+class Holder:
+    def assigned(self, partitions):
+        print("holds", *partitions, flush=True)
+        return {}
+
+    def revoked(self, partitions): ...
+    def lost(self, partitions): ...
+
+topic, bootstrap = sys.argv[1:]
+source = KafkaSource(topic, {"bootstrap.servers": bootstrap}, topic)
+source.subscribe(Holder())
+while True:
+    source.poll(100, 0.05)
+"""
+
+
+def test_what_a_killed_member_held_is_read_by_another_within_15_seconds(apache_kafka: EmbeddedBroker) -> None:
+    topic, settings = f"failover-{uuid.uuid4().hex[:8]}", {"bootstrap.servers": apache_kafka.bootstrap}
+    apply([MissingTopic(topic, 4, 1)], settings)
+    stays = Member(KafkaSource(topic, settings, topic), {})
+    until(lambda: len(stays.held) == 4, stays.step)
+    with subprocess.Popen([sys.executable, "-c", MEMBER, topic, apache_kafka.bootstrap]) as leaves:
+        until(lambda: len(stays.held) == 2, stays.step)
+        kept = set(stays.held)
+        fill(settings, topic, 200)
+        leaves.kill()
+        killed_at = time.monotonic()
+    until(lambda: {partition for partition, _ in stays.read} - kept != set(), stays.step)
+    assert time.monotonic() - killed_at < 15.0
     stays.source.close()
 
 

@@ -15,6 +15,7 @@ from streamrec.engine.arrays.labels import Interest
 from streamrec.engine.trending.windows import Windows
 from streamrec.errors import ConfigError
 from streamrec.transport import Record
+from streamrec.transport.librdkafka import HEARTBEAT_MS, SESSION_TIMEOUT_MS
 from streamrec.transport.positions import TopicReader
 from streamrec.trends.app import Gap, TrendsApp, TrendTopics, make_app
 from streamrec.trends.app import run as run_app
@@ -93,8 +94,8 @@ def assemble(settings: Settings, partitions: int, kind: type[TrendsApp] = Trends
         group_of(settings),
         str(kafka["bootstrap.servers"]),
         replication_factor=settings.topics.replication_factor,
-        session_timeout_s=float(kafka.get("session.timeout.ms", 10_000)) / 1000,
-        heartbeat_s=float(kafka.get("heartbeat.interval.ms", 3_000)) / 1000,
+        session_timeout_s=float(kafka.get("session.timeout.ms", SESSION_TIMEOUT_MS)) / 1000,
+        heartbeat_s=float(kafka.get("heartbeat.interval.ms", HEARTBEAT_MS)) / 1000,
         isolation_level=str(kafka.get("isolation.level", "read_committed")),
         credentials=credentials(kafka),
         web=None if wanted.web_port is None else (wanted.web_host, wanted.web_port),
