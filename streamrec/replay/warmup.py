@@ -183,6 +183,7 @@ def warm_up(
     sealed = {*store.marks(), *range(partitions)}
     try:
         store.seal(sealed)
+        store.record_topic(topic or {})
         worker.run()
         rehearse(worker, passes)
         pipeline, found = worker.pipeline, starts()
@@ -197,7 +198,6 @@ def warm_up(
             for partition in sealed:
                 store.unseal(partition, None, None)
         raise
-    store.record_topic(topic or {})
     for partition in sealed:
         store.unseal(partition, found.get(partition), snapshot if partition in found else None)
     return WarmupResult(snapshot, found)

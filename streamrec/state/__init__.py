@@ -5,7 +5,7 @@ Knows nothing of Kafka, events or models: values are bytes, a partition is a num
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -27,6 +27,8 @@ class Kind(StrEnum):
     """The users whose slates fall due in one minute; under no name, the partition's clock and its minutes."""
     ACCOUNT = "account"
     """What was spent on an ad of late; under no name, the partition's ads."""
+    MOVED = "moved"
+    """What has come from another partition and is not in its place yet, named after where it was."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +70,10 @@ class Checkpoint:
     writes: Mapping[Key, bytes] = field(default_factory=dict)
 
 
+MOVING = "moving_to"
+"""What is recorded beside the topic while its users are being moved: to how many partitions."""
+
+
 class Store(Protocol):
     """State per partition.
 
@@ -81,10 +87,11 @@ class Store(Protocol):
             StateError: somebody else has sealed the partition.
         """
 
-    def seal(self, partitions: Collection[int]) -> None:
+    def seal(self, partitions: Collection[int], *, keep: bool = False) -> None:
         """Empty these partitions, and let nobody but this store open them until `unseal`.
 
-        For filling them in many commits, none of which may be started from. Whoever owned them cannot commit any more.
+        With `keep` they are not emptied, and nothing in them expires for a day. For filling them in many commits, none
+        of which may be started from. Whoever owned them cannot commit any more.
         What is sealed can be sealed again, and whoever did so before cannot commit any more.
         """
 
@@ -133,6 +140,9 @@ class Store(Protocol):
         Raises:
             StateUnavailable: the store is away.
         """
+
+    def scan(self) -> Iterator[Key]:
+        """The keys of all values, in no order; any may come twice, and one that is written meanwhile not at all."""
 
     def find(self, kind: Kind, name: str) -> dict[int, bytes]:
         """The values stored under one name, by partition.

@@ -7,7 +7,7 @@
     streamrec:user-events:redrive:NAME                which dead letters were sent back
     streamrec:{user-events:3}:mark                    epoch, turn, watermark, snapshot, seal of partition 3
     streamrec:{user-events:3}:sentinels               some of its values, by time of expiry (a sorted set)
-    streamrec:{user-events:3}:user:ID                 one value; likewise item:, slate:, open:, due:, account:
+    streamrec:{user-events:3}:user:ID                 one value; likewise item:, slate:, open:, due:, account:, moved:
 
 What stands between braces is all that a Redis Cluster hashes, so everything of one partition lies in one slot and one
 script may write it. Knows nothing of connections, nor of what the values mean.
@@ -18,8 +18,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from streamrec.errors import ConfigError
-from streamrec.state import Key
+from streamrec.errors import ConfigError, StateError
+from streamrec.state import Key, Kind
 
 _PREFIX = re.compile(r"[A-Za-z0-9._:-]{1,100}")
 _TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}")  # what Kafka allows; a brace here would move the hash tag
@@ -85,9 +85,18 @@ class KeySpace:
         # Marks have no second colon. Neither prefix nor topic can hold a character that means something in a pattern.
         return f"{self.prefix}:{{{self.topic}:*}}:*:*".encode()
 
-    def partition_of(self, value: bytes) -> int:
-        """The partition of the value under this key."""
-        return int(value[len(f"{self.prefix}:{{{self.topic}:") : value.index(b"}")])
+    def key(self, value: bytes) -> Key:
+        """The inverse of `value`.
+
+        Raises:
+            StateError: nothing that this version writes has such a key.
+        """
+        partition, _, rest = value[len(f"{self.prefix}:{{{self.topic}:") :].partition(b"}:")
+        kind, _, name = rest.partition(b":")
+        try:
+            return Key(int(partition), Kind(kind.decode()), name.decode("utf-8", "surrogatepass"))
+        except ValueError:
+            raise StateError(f"key {value!r} is none of this version's; was it written by a newer one?") from None
 
     def _home(self, partition: int) -> str:
         return f"{self.prefix}:{{{self.topic}:{partition}}}"

@@ -6,7 +6,7 @@ items. Knows nothing of time, connections or what the values mean.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from threading import Lock
 
@@ -37,15 +37,15 @@ class MemoryStore:
             self._marks[partition] = mark
             return mark
 
-    def seal(self, partitions: Collection[int]) -> None:
+    def seal(self, partitions: Collection[int], *, keep: bool = False) -> None:
         """Empty these partitions, for filling them anew. This store is all there is, so it shuts nobody out."""
         with self._lock:
-            self._values = {key: value for key, value in self._values.items() if key.partition not in partitions}
+            if not keep:
+                self._values = {key: value for key, value in self._values.items() if key.partition not in partitions}
             for partition in partitions:
                 before = self._marks.get(partition, NEVER_OPENED)
-                self._marks[partition] = PartitionMark(
-                    None, None, before.epoch + 1, sealed=True, refused=before.refused
-                )
+                sealed = replace(before, epoch=before.epoch + 1, sealed=True)
+                self._marks[partition] = sealed if keep else replace(sealed, watermark=None, snapshot=None)
 
     def unseal(self, partition: int, watermark: int | None, snapshot: str | None) -> None:
         """Let the next owner of the partition start there."""
@@ -101,6 +101,11 @@ class MemoryStore:
             told = {**self._heads, **heads}
             self._heads = {partition: ms for partition, ms in told.items() if ms is not None}
             return dict(self._heads)
+
+    def scan(self) -> Iterator[Key]:
+        """Of every value there is now."""
+        with self._lock:
+            return iter(list(self._values))
 
     def find(self, kind: Kind, name: str) -> dict[int, bytes]:
         """The values stored under one name, by partition."""

@@ -35,6 +35,7 @@ HEADS_TTL_S = 3600
 LONGEST_TTL_S = 100 * 365 * 24 * 3600
 SENTINELS = 256
 """Values of a partition that are watched: of a loss of 2% of them all, these notice 99 times in 100."""
+DAY_S = 24 * 3600
 KEYS_PER_MGET = 512
 MGETS_PER_PIPELINE = 64
 
@@ -116,8 +117,8 @@ class RedisStore:
         self._turns[partition] = _Turns()
         return _mark(*fields)
 
-    def seal(self, partitions: Collection[int]) -> None:
-        """Empty these partitions, and let nobody but this store open them until `unseal`.
+    def seal(self, partitions: Collection[int], *, keep: bool = False) -> None:
+        """Empty these partitions, and let nobody but this store open them until `unseal`; see `Store`.
 
         Looks through all keys of the server once.
 
@@ -126,9 +127,11 @@ class RedisStore:
         """
         with self._named_errors(f"sealing {len(partitions)} partitions"):
             for partition in partitions:
-                self._seal(keys=[self._keys.mark(partition), self._keys.sentinels(partition)], args=[self._own_seal])
+                keys = [self._keys.mark(partition), self._keys.sentinels(partition)]
+                self._seal(keys=keys, args=[self._own_seal, int(keep)])
                 self._client.sadd(self._keys.registry, partition)
-            self._remove_values(partitions)
+            for some in self._values_of(partitions):
+                self._keep_for_a_day(some) if keep else self._remove(some)
 
     def unseal(self, partition: int, watermark: int | None, snapshot: str | None) -> None:
         """Let anybody open the partition, to start there; watermark None is a partition never seen before.
@@ -246,6 +249,16 @@ class RedisStore:
             told: dict[bytes, bytes] = pipe.execute()[-1]
         return {int(partition): int(ms) for partition, ms in told.items()}
 
+    def scan(self) -> Iterator[Key]:
+        """Of every value, in no order; any may come twice.
+
+        Raises:
+            StateUnavailable: Redis did not answer.
+        """
+        with self._named_errors("looking through all keys"):
+            for value in self._client.scan_iter(self._keys.values, count=KEYS_PER_MGET):
+                yield self._keys.key(value)
+
     def find(self, kind: Kind, name: str) -> dict[int, bytes]:
         """The values stored under one name, by partition."""
         partitions = self._partitions()
@@ -280,14 +293,28 @@ class RedisStore:
         """Let go of connections."""
         self._client.close()
 
-    def _remove_values(self, partitions: Collection[int]) -> None:
-        keys = self._client.scan_iter(self._keys.values, count=KEYS_PER_MGET)
-        doomed = (key for key in keys if self._keys.partition_of(key) in partitions)
-        while some := list(islice(doomed, KEYS_PER_MGET)):
-            with self._client.pipeline(transaction=False) as pipe:  # one key a command: they lie in different slots
-                for key in some:
-                    pipe.unlink(key)
-                pipe.execute()
+    def _values_of(self, partitions: Collection[int]) -> Iterator[list[bytes]]:
+        values = (self._keys.value(key) for key in self.scan() if key.partition in partitions)
+        while some := list(islice(values, KEYS_PER_MGET)):
+            yield some
+
+    # One key a command: they lie in different slots.
+
+    def _remove(self, values: Sequence[bytes]) -> None:
+        with self._client.pipeline(transaction=False) as pipe:
+            for value in values:
+                pipe.unlink(value)
+            pipe.execute()
+
+    def _keep_for_a_day(self, values: Sequence[bytes]) -> None:
+        with self._client.pipeline(transaction=False) as pipe:
+            for value in values:
+                pipe.ttl(value)
+            left = pipe.execute()
+            for value, ttl_s in zip(values, left, strict=True):
+                if 0 <= ttl_s < DAY_S:
+                    pipe.expire(value, DAY_S)
+            pipe.execute()
 
     def _partitions(self) -> list[int]:
         with self._named_errors("reading the list of partitions"):

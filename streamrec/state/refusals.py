@@ -37,16 +37,16 @@ def unopened(partition: int) -> StateError:
 
 
 def sealed(partition: int) -> StateError:
-    """The error for a partition that a warm-up is filling."""
+    """The error for a partition that a command is filling."""
     return StateError(
         f"partition {partition} is sealed: a warm-up is filling it, or was cut short; wait for it, or run `streamrec "
-        "warmup` again: it clears what the other one left"
+        "warmup` again: it clears what the other one left (and `streamrec topics rescale` goes on where it stopped)"
     )
 
 
 def resealed(partition: int) -> StaleEpoch:
-    """The error for a partition that another warm-up has sealed since."""
-    return StaleEpoch(f"partition {partition} was sealed by somebody else meanwhile: another warm-up fills it now")
+    """The error for a partition that somebody else has sealed since."""
+    return StaleEpoch(f"partition {partition} was sealed by somebody else meanwhile: the same command runs twice")
 
 
 def stale(checkpoint: Checkpoint, epoch: int) -> StaleEpoch:

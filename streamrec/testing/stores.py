@@ -186,6 +186,18 @@ def odd_names_are_kept_apart(store: Store) -> None:
     expect_equal(store.marks(), {0: PartitionMark(1, "0000000001-aa", 1)}, "the marks")
 
 
+def every_value_is_found_by_looking_through_all(store: Store) -> None:
+    """Of every partition and kind, under whatever name; what was removed is not."""
+    writes = {Key(0, kind, name): b"x" for kind in Kind for name in ["", *ODD_NAMES]}
+    store.open(0)
+    store.open(1)
+    store.commit(Checkpoint(0, 1, 1, None, writes))
+    store.commit(Checkpoint(1, 1, 1, None, {CAT: b"c"}))
+    store.commit(Checkpoint(0, 1, 2, None, {ANN: b"a"}))
+    store.commit(Checkpoint(0, 1, 3, None, {ANN: b""}))
+    expect_equal(set(store.scan()), {*writes, CAT}, "the keys found")
+
+
 def what_is_recorded_of_the_topic_stays_until_it_is_recorded_anew(store: Store) -> None:
     """What was lacking is added, what was there is not changed; beside marks and values, which are as they were."""
     expect_equal(store.known_topic({}), {}, "what is known of a topic nobody told of")
@@ -280,6 +292,7 @@ STORE_CHECKS: tuple[Callable[[Store], None], ...] = (
     partitions_that_are_behind_are_heard_of_until_they_have_caught_up,
     a_name_is_found_on_every_partition_that_knows_it,
     odd_names_are_kept_apart,
+    every_value_is_found_by_looking_through_all,
     what_is_recorded_of_the_topic_stays_until_it_is_recorded_anew,
     a_large_checkpoint_is_written_in_one_piece,
     a_reader_sees_a_checkpoint_whole_or_not_at_all,

@@ -1,6 +1,6 @@
 """The topics streamrec reads and writes: what is missing on a cluster, what differs, and making what is missing.
 
-Nothing that exists is ever changed: a difference is reported for a person to decide on. Knows nothing of records.
+What exists is changed by `grow` alone: a difference is reported for a person to decide on. Knows nothing of records.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
     AdminClient,
     ConfigEntry,
     ConfigResource,
+    NewPartitions,
     NewTopic,
     ResourceType,
 )
@@ -137,19 +138,48 @@ def apply(changes: Iterable[Change], settings: Settings, *, timeout_s: float = 3
                 continue
             raise _unanswered(f"make topic {change.topic!r}", error, timeout_s) from error
         made.append(change)
-    _wait_until_listed(admin, {change.topic for change in made}, timeout_s)
+    _wait_until_listed(admin, {change.topic: change.partitions for change in made}, timeout_s)
     return made
 
 
-def _wait_until_listed(admin: AdminClient, names: set[str], timeout_s: float) -> None:
-    """A controller says that a topic is made before every broker lists it; whoever looks next must find it."""
-    deadline = time.monotonic() + timeout_s
-    while names and time.monotonic() < deadline:
+def grow(topics: Topics, partitions: int, group_id: str, settings: Settings, *, timeout_s: float = 30.0) -> list[str]:
+    """Add partitions to the events topic, and to what goes with it partition by partition; returns what has grown.
+
+    Those with as many or more are left as they are. The events topic comes last: a failure before it changes nothing
+    for users.
+
+    Raises:
+        TransportError: partitions could not be added, or the brokers did not answer within `timeout_s`.
+    """
+    admin = _admin(settings)
+    try:
+        there = {name: len(topic.partitions) for name, topic in admin.list_topics(timeout=timeout_s).topics.items()}
+    except KafkaException as error:
+        raise _unanswered("list its topics", error, timeout_s) from error
+    changelogs = [name for name in there if name.startswith(f"{group_id}-trends-") and name.endswith("-changelog")]
+    beside = [topics.recommendations, topics.outcomes, topics.trends, *changelogs]
+    small = [name for name in [*beside, topics.events] if there.get(name, partitions) < partitions]
+    for name in small:
+        answers = admin.create_partitions([NewPartitions(name, partitions)], request_timeout=timeout_s)
         try:
-            names = names - admin.list_topics(timeout=timeout_s).topics.keys()
+            _wait(answers[name], timeout_s)
+        except KafkaException as error:
+            raise _unanswered(f"add partitions to topic {name!r}", error, timeout_s) from error
+    _wait_until_listed(admin, dict.fromkeys(small, partitions), timeout_s)
+    return small
+
+
+def _wait_until_listed(admin: AdminClient, wanted: Mapping[str, int], timeout_s: float) -> None:
+    """A controller says that partitions are made before every broker lists them; whoever looks next must find them."""
+    deadline = time.monotonic() + timeout_s
+    lacking = True
+    while lacking and time.monotonic() < deadline:
+        try:
+            there = admin.list_topics(timeout=timeout_s).topics
         except KafkaException as error:
             raise _unanswered("list its topics", error, timeout_s) from error
-        if names:
+        lacking = any(name not in there or len(there[name].partitions) < least for name, least in wanted.items())
+        if lacking:
             time.sleep(LISTING_PAUSE_S)
 
 

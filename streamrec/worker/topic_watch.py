@@ -12,15 +12,13 @@ from dataclasses import asdict
 
 from streamrec.config.log_lines import get_logger
 from streamrec.errors import StateError, TransportUnavailable
-from streamrec.state import Store
+from streamrec.state import MOVING, Store
 from streamrec.transport import TopicIdentity
 
 LOG = get_logger("streamrec.worker.topic_watch")
 LOOK_EVERY_S = 20.0
 """While the worker reads: with an answer's time limit, what changed is noticed within half a minute."""
 ANSWER_LIMIT_S, ANSWER_LIMIT_BETWEEN_STEPS_S = 10.0, 2.0
-MOVING = "moving_to"
-"""What is recorded beside the topic while its users are being moved: to how many partitions."""
 
 Identity = Callable[[float], TopicIdentity]
 """Asks which topic it is, for so many seconds at most. Raises TransportUnavailable."""
@@ -82,25 +80,38 @@ class TopicWatch:
         return any(mark.watermark is not None for mark in self._store.marks().values())
 
     def _compare(self, told: Mapping[str, str], recorded: Mapping[str, str]) -> None:
-        changed = differing(told, recorded)
-        detail = ", ".join(f"{name} is {told[name]}, recorded {recorded[name]}" for name in changed)
         if MOVING in recorded:
             raise StateError(
                 f"users of topic {self._topic!r} are being moved to {recorded[MOVING]} partitions, or that was cut "
                 f"short: run `streamrec topics rescale --partitions {recorded[MOVING]}`, which goes on where it stopped"
             )
-        if {"topic_id", "cluster_id"} & set(changed):
+        refuse_another(self._topic, told, recorded)
+        if differing(told, recorded):
             raise StateError(
-                f"topic {self._topic!r} is not the one whose positions are stored ({detail}): it was made anew, or is "
-                "another cluster's. If the brokers are the wrong ones, mend kafka.bootstrap.servers; else "
-                "start over with another redis.prefix and checkpoints.directory, or `streamrec warmup --fresh`"
+                f"topic {self._topic!r} has {told['partitions']} partitions, its users were spread over "
+                f"{recorded['partitions']}: their next events come where nobody knows them. Stop all workers, run "
+                f"`streamrec topics rescale --partitions {told['partitions']}`, which moves the users, and start again"
             )
-        if changed:
-            raise StateError(
-                f"topic {self._topic!r} has another number of partitions than its users were spread over ({detail}): "
-                f"their next events come where nobody knows them. Stop all workers, run `streamrec topics rescale "
-                f"--partitions {told['partitions']}`, which moves the users, and start again"
-            )
+
+
+def refuse_another(topic: str, told: Mapping[str, str], recorded: Mapping[str, str]) -> None:
+    """Refuse a topic that is not the one whose positions are stored.
+
+    Raises:
+        StateError: it was made anew, or is another cluster's.
+    """
+    changed = [
+        name
+        for name in differing(told, recorded)
+        if name != "partitions" or int(told[name]) < int(recorded[name])  # Kafka takes none away
+    ]
+    if changed:
+        detail = ", ".join(f"{name} is {told[name]}, recorded {recorded[name]}" for name in changed)
+        raise StateError(
+            f"topic {topic!r} is not the one whose positions are stored ({detail}): it was made anew, or is another "
+            "cluster's. If the brokers are the wrong ones, mend kafka.bootstrap.servers; else start over with another "
+            "redis.prefix and checkpoints.directory, or `streamrec warmup --fresh`"
+        )
 
 
 def facts(identity: TopicIdentity) -> dict[str, str]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import closing
 
 import pytest
+import redis
 
 from streamrec.demo.embedded import EmbeddedRedis
 from streamrec.errors import StaleEpoch, StateError
@@ -51,6 +53,29 @@ def test_sealing_empties_and_leaves_other_partitions_alone(store: Store) -> None
     store.seal([0])
     assert store.load([ANN, *ODD, CAT]) == [None] * (1 + len(ODD)) + [b"c"]
     assert store.marks() == {0: PartitionMark(None, None, 2, sealed=True), 1: PartitionMark(20, "0000000001-aa", 1)}
+
+
+def test_sealing_can_keep_what_there_is_for_whoever_seals_to_go_on_with(store: Store) -> None:
+    fill(store)
+    store.seal([0, 1, 2], keep=True)
+    assert store.load([ANN, *ODD, CAT]) == [b"a", *[b"odd"] * len(ODD), b"c"]
+    assert store.marks()[0] == PartitionMark(10, "0000000001-aa", 2, sealed=True)
+    with pytest.raises(StaleEpoch):
+        store.commit(Checkpoint(0, 1, 11, None, {ANN: b"late"}))
+    epoch = store.open(0).epoch
+    store.commit(Checkpoint(0, epoch, 10, "0000000001-aa", {ANN: b"moved"}))
+    store.unseal(0, 10, "0000000001-aa")
+    assert store.open(0) == PartitionMark(10, "0000000001-aa", epoch + 1, refused=1)
+    assert store.load([ANN]) == [b"moved"]
+
+
+def test_what_is_sealed_and_kept_does_not_expire_for_a_day(redis_server: EmbeddedRedis, connect: Connect) -> None:
+    store = connect()
+    fill(store)
+    store.seal([0], keep=True)
+    with closing(redis.Redis.from_url(redis_server.url)) as server:
+        keys = [store._keys.value(key) for key in (ANN, *ODD, CAT)]
+        assert [server.ttl(key) for key in keys] == pytest.approx([86_400] * (1 + len(ODD)) + [600], abs=20)
 
 
 def test_a_partition_never_seen_can_be_sealed(store: Store) -> None:

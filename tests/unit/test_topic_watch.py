@@ -10,14 +10,14 @@ import pytest
 from streamrec.config.groups import preset_settings
 from streamrec.config.settings import Settings
 from streamrec.errors import StateError, TransportUnavailable
-from streamrec.state import Checkpoint, Store
+from streamrec.state import MOVING, Checkpoint, Store
 from streamrec.state.memory import MemoryStore
 from streamrec.testing import records, shop
 from streamrec.transport import TopicIdentity
 from streamrec.transport.local import LocalSink, LocalSource
 from streamrec.wiring import build_worker
 from streamrec.worker.loop import Worker
-from streamrec.worker.topic_watch import LOOK_EVERY_S, MOVING, TopicWatch
+from streamrec.worker.topic_watch import LOOK_EVERY_S, TopicWatch
 
 TOPIC = TopicIdentity("id-1", "cluster-1", 2)
 ANEW, ELSEWHERE = TopicIdentity("id-2", "cluster-1", 2), TopicIdentity("id-1", "cluster-2", 2)

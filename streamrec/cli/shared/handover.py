@@ -14,7 +14,7 @@ from streamrec.config.settings import Settings
 from streamrec.errors import BadEvent, ConfigError, StateError, TransportError
 from streamrec.events import Event
 from streamrec.replay.time_units import UNITS_IN_WORDS, TimeUnit, looks_like
-from streamrec.state import Store
+from streamrec.state import MOVING, Store
 from streamrec.transport import Record
 from streamrec.transport.partitioners import PARTITIONERS, Partitioner
 from streamrec.transport.positions import TopicReader, group_is_live
@@ -42,7 +42,8 @@ def refuse_checkpoints(store: Store, prefix: str, fresh: bool) -> None:
     Raises:
         StateError: there are checkpoints, and not `fresh`.
     """
-    begun = [partition for partition, mark in store.marks().items() if mark.watermark is not None and not mark.sealed]
+    moving = MOVING in store.known_topic({})
+    begun = [p for p, mark in store.marks().items() if mark.watermark is not None and (moving or not mark.sealed)]
     if begun and not fresh:
         raise StateError(
             f"there are checkpoints of {len(begun)} partitions under prefix {prefix!r}: something was learned already, "
@@ -50,26 +51,36 @@ def refuse_checkpoints(store: Store, prefix: str, fresh: bool) -> None:
         )
 
 
-def partitioner_of(settings: Settings, sample: Sequence[Record], partitions: int) -> Partitioner:
-    """The configured way in which producers place users, if a sample of the topic does not show another one.
+def configured_partitioner(settings: Settings) -> Partitioner:
+    """The way in which producers place users.
 
     Raises:
-        TransportError: the sample does.
         ConfigError: from the configured way no user's partition follows.
     """
     named = settings.topics.partitioner
     if named not in PARTITIONERS:
         raise ConfigError(
             f"topics.partitioner is {named!r}, from which no user's partition follows, expected one of "
-            f"{', '.join(PARTITIONERS)}; without either, replay the history instead"
+            f"{', '.join(PARTITIONERS)}; without either, replay the history into a new topic instead"
         )
-    placement = Placement(named)
+    return PARTITIONERS[named]
+
+
+def partitioner_of(settings: Settings, sample: Sequence[Record], partitions: int) -> Partitioner:
+    """The configured way, if a sample of the topic does not show another one.
+
+    Raises:
+        TransportError: the sample does.
+        ConfigError: from the configured way no user's partition follows.
+    """
+    placed = configured_partitioner(settings)
+    placement = Placement(settings.topics.partitioner)
     placement.check(sample, partitions)
     if placement.misplaced:
         raise TransportError(
             f"topic {settings.topics.events!r}: {placement.told()}; users whose past lies elsewhere would start anew"
         )
-    return PARTITIONERS[named]
+    return placed
 
 
 def moment_of(text: str, option: str) -> int:

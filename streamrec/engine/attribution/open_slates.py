@@ -122,7 +122,27 @@ class OpenSlates(WriteBackTable[list[OpenSlate]]):
         return _ENCODER.encode(entry) if entry else NOTHING_LEFT
 
     def _unpacked(self, value: bytes | None, ts: int) -> list[OpenSlate]:
-        return _OPEN.decode(value) if value else []
+        return stored_slates(value) if value else []
+
+    def list_anew(self, partition: int, stored: Iterable[tuple[str, bytes]]) -> None:
+        """Say when the stored slates of a partition that was taken over are due, forgetting what was said before.
+
+        Its users may have come from elsewhere. A partition without a clock goes by the earliest of the others': the
+        first event that comes sets it.
+        """
+        held = self._due.held(partition)
+        clocks = [other.clock_ms for other in self._due.partitions.values() if other.clock_ms]
+        held.clock_ms = held.clock_ms or min(clocks, default=0)
+        held.changed.update(dict.fromkeys(held.entries))
+        held.entries.clear()
+        held.count, held.listed = 0, False
+        for user_id, value in stored:
+            waiting = stored_slates(value)
+            held.count += len(waiting)
+            for one in waiting:
+                self._list(held, self._minute(one.ts), user_id)
+            if len(waiting) > self.room.per_user:
+                self._list(held, AT_ONCE, user_id)
 
     # What happens
 
@@ -219,6 +239,16 @@ class OpenSlates(WriteBackTable[list[OpenSlate]]):
         held.entries.setdefault(minute, {})[user_id] = None
         held.changed[minute] = None
         held.listed = False
+
+
+def stored_slates(value: bytes) -> list[OpenSlate]:
+    """A user's open slates as they were stored."""
+    return _OPEN.decode(value)
+
+
+def merged_slates(one: bytes, other: bytes) -> bytes:
+    """Two stored lists of one user's open slates as one, the oldest first."""
+    return _ENCODER.encode(sorted([*stored_slates(one), *stored_slates(other)], key=lambda slate: slate.ts))
 
 
 _ENCODER = msgspec.msgpack.Encoder()
