@@ -2,10 +2,10 @@
 
     seal > count > put aside what is elsewhere > put it into place > list anew what is due > count again > unseal
 
-What belongs to a user moves: the user, the latest slate, the open slates and when they are due. What a partition counts
-for itself, items and accounts of ads, stays where it is. A value goes in two steps: into its new partition under a name
-that says where it was, then, in one checkpoint, into its place. So each step may be taken again, whatever died: a run
-that is cut short leaves the partitions sealed, and the next one goes on.
+What belongs to a user moves: the user, the latest slate, the open slates and when they are due. Counts of items stay
+where they are, and what was spent on ads is shared out over all partitions, as budgets are. A value goes in two steps:
+into its new partition under a name that says where it was, then, in one checkpoint, into its place. So each step may be
+taken again, whatever died: a run that is cut short leaves the partitions sealed, and the next one goes on.
 
 Knows nothing of Kafka, nor of how keys are spread: `home` says where a user belongs.
 """
@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
+from streamrec.engine.ads.accounts import shared_out
 from streamrec.engine.attribution.open_slates import OpenSlates
 from streamrec.errors import StateError
 from streamrec.state import MOVING, Checkpoint, Key, Kind, PartitionMark, Store
@@ -25,8 +26,11 @@ from streamrec.state.merging import merged
 from streamrec.state.totals import Totals, chunks, totals
 
 OF_USERS = frozenset({Kind.USER, Kind.SLATE, Kind.OPEN})
-BEFORE, COUNTED = "before", "counted"
-"""What is recorded beside MOVING: what there was before anything was moved; that it is all there still."""
+BEFORE, SHARED, COUNTED = "before", "shared", "counted"
+"""What is recorded beside MOVING: what there was before; that the parts of all accounts are put aside; that what there
+was is there still."""
+NOWHERE = -1
+"""Where a part of all partitions' accounts comes from."""
 MERGED = b"merged"
 """Stands in the place of a value under way once it is part of another; removed when all has been counted."""
 SEPARATOR = ":"
@@ -84,6 +88,11 @@ class Rescale:
         self._put_aside()
         self._put_into_place()
         self._list_anew(open_slates)
+        if SHARED not in known and known.get("partitions") != topic["partitions"]:
+            self._put_parts_aside()
+            known[SHARED] = "yes"
+            self.store.record_topic(known)
+        self._put_parts_into_place()
         found = self._totals()
         before = msgspec.json.decode(known[BEFORE], type=Totals)
         if COUNTED not in known and found != before:
@@ -130,11 +139,11 @@ class Rescale:
 
     def _put_into_place(self) -> None:
         for chunk in chunks(key for key in self.store.scan() if key.kind is Kind.MOVED):
-            places = {key: _place(key) for key in chunk}
+            places = {key: place for key in chunk if (place := _place(key)).kind is not Kind.ACCOUNT}
             wanted = list(dict.fromkeys(places.values()))
             there = dict(zip(wanted, self.store.load(wanted), strict=True))
             writes: dict[Key, bytes] = {}
-            for key, value in zip(chunk, self.store.load(chunk), strict=True):
+            for key, value in zip(places, self.store.load(list(places)), strict=True):
                 if value is None or value == MERGED:
                     continue
                 place = places[key]
@@ -157,6 +166,25 @@ class Rescale:
             open_slates.list_anew(partition, [(key.name, value) for key, value in self._loaded(keys)])
             changes = open_slates.take_changes(partition)
             self._write({Key(partition, Kind(kind), name): value for (kind, name), value in changes.items()})
+
+    def _put_parts_aside(self) -> None:
+        accounts: dict[int, dict[str, bytes]] = {partition: {} for partition in self.marks}
+        for key, value in self._loaded(key for key in self.store.scan() if key.kind is Kind.ACCOUNT):
+            accounts[key.partition][key.name] = value
+        parts = shared_out(list(accounts.values()), len(self.starts))
+        for partition, part in zip(sorted(self.starts), parts, strict=True):
+            self._write(
+                {_under_way(Key(NOWHERE, Kind.ACCOUNT, name), partition): value for name, value in part.items()}
+            )
+
+    def _put_parts_into_place(self) -> None:
+        parts: dict[int, list[Key]] = defaultdict(list)
+        for key in dict.fromkeys(key for key in self.store.scan() if key.kind is Kind.MOVED):
+            if _place(key).kind is Kind.ACCOUNT:
+                parts[key.partition].append(key)
+        for keys in parts.values():
+            values = dict(self._loaded(keys))
+            self._write({_place(key): value for key, value in values.items()} | dict.fromkeys(values, b""))
 
     def _clear_merged(self) -> None:
         for chunk in chunks(key for key in self.store.scan() if key.kind is Kind.MOVED):

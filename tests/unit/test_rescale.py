@@ -18,7 +18,7 @@ from streamrec.codec import decode
 from streamrec.config.groups import preset_settings
 from streamrec.config.settings import Settings
 from streamrec.demo.embedded import EmbeddedRedis
-from streamrec.engine.ads.accounts import unpacked
+from streamrec.engine.ads.accounts import AdAccounts, unpacked
 from streamrec.engine.attribution.attribution import OpenSlate
 from streamrec.engine.attribution.open_slates import stored_slates
 from streamrec.errors import StaleEpoch, StateError
@@ -88,9 +88,11 @@ def with_extras(store: MemoryStore) -> MemoryStore:
     [value] = store.load([strayed])
     user = msgspec.msgpack.decode(value or b"")
     second = {**user, "counts": {"view": 3}, "last_ts": user["last_ts"] + 5, "recent": [], "event_ids": [1]}
+    listed = msgspec.msgpack.encode({"newest": 19_701, "ads": ["ad"]})
     extras: Mapping[int, dict[Key, bytes]] = {
-        0: {Key(0, Kind.ACCOUNT, "ad"): msgspec.msgpack.encode({19_700: [7, 1]})},
+        0: {Key(0, Kind.ACCOUNT, "ad"): msgspec.msgpack.encode({19_700: [7, 1]}), Key(0, Kind.ACCOUNT, ""): listed},
         1: {
+            Key(1, Kind.ACCOUNT, ""): listed,
             Key(1, Kind.ACCOUNT, "ad"): msgspec.msgpack.encode({19_700: [5, 0], 19_701: [2, 2]}),
             replace(strayed, partition=1): msgspec.msgpack.encode(second),
         },
@@ -149,6 +151,19 @@ def test_each_user_is_as_if_there_had_been_so_many_partitions_all_along(store: S
         assert here == there == HOME(user_id)
         mine, theirs = msgspec.msgpack.decode(one), msgspec.msgpack.decode(other)
         assert {name: mine[name] for name in OWN} == {name: theirs[name] for name in OWN}
+
+
+def test_new_partitions_begin_with_the_models_that_the_others_have(handled: MemoryStore) -> None:
+    store = copied(handled, MemoryStore())
+    for partition, reference in enumerate(["0000000007-aa", "0000000009-bb"]):
+        mark = store.open(partition)
+        store.commit(Checkpoint(partition, mark.epoch, mark.watermark or 0, reference))
+    before = store.marks()
+    moved(store)
+    after = {partition: (mark.watermark, mark.snapshot) for partition, mark in store.marks().items()}
+    assert after == {p: (mark.watermark, mark.snapshot) for p, mark in before.items()} | dict.fromkeys(
+        range(FEW, MANY), (0, "0000000009-bb")
+    )
 
 
 def test_slates_that_wait_when_users_move_are_judged_once_and_on_time(handled: MemoryStore) -> None:
@@ -261,12 +276,19 @@ def key_of(key: Key) -> tuple[Kind, str]:
     return key.kind, key.name
 
 
-def test_what_was_spent_stays_in_all_what_it_was(handled: MemoryStore) -> None:
+def test_what_was_spent_counts_against_every_partition_s_part_of_the_budget(handled: MemoryStore) -> None:
     store = with_extras(copied(handled, MemoryStore()))
     moved(store)
     assert totals(store).spent == 7 + 1 + 5 + 2 + 2
-    spent = [unpacked(value) for value in store.find(Kind.ACCOUNT, "ad").values()]
-    assert sum(sum(sums) for days in spent for sums in days.values()) == 17
+    spent = {partition: unpacked(value) for partition, value in store.find(Kind.ACCOUNT, "ad").items()}
+    assert [spent[partition][19_700] for partition in range(MANY)] == [[2, 0], [2, 0], [2, 0], [3, 0], [3, 1]]
+    accounts = AdAccounts()
+    for partition in range(MANY):
+        accounts.take_over(
+            partition, lambda kind, names, at=partition: store.load([Key(at, Kind(kind), n) for n in names])
+        )  # type: ignore[misc]
+    assert [accounts.spent(partition, "ad", 19_700) for partition in range(MANY)] == [2, 2, 2, 3, 4]
+    assert sum(accounts.spent(partition, "ad", 19_701) for partition in range(MANY)) == 4
 
 
 def test_what_two_partitions_know_of_one_user_is_put_together() -> None:

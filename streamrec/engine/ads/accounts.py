@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from streamrec.engine.partition_tables import ListedPart, ListedTable, Load
+from streamrec.engine.partition_tables import DIRECTORY, ListedPart, ListedTable, Load
 
 DAY_MS = 86_400_000
 DAYS_KEPT = 3
@@ -136,6 +136,40 @@ class AdAccounts(ListedTable[_PartitionAccounts]):
             if not days:
                 del held.entries[item_id]
                 held.pending.pop(item_id, None)
+
+
+def shared_out(stored: Sequence[Mapping[str, bytes]], partitions: int) -> list[dict[str, bytes]]:
+    """All that was spent, as evenly over so many partitions as whole millionths allow; together it stays what it was.
+
+    Each may spend its part of a budget: what was spent already must count against all of the parts.
+
+    Args:
+        stored: by partition, its accounts by name with the directory among them.
+        partitions: how many there are now.
+    """
+    spent: dict[str, dict[int, Sums]] = {}
+    newest = 0
+    for accounts in stored:
+        for ad, value in accounts.items():
+            if ad == DIRECTORY:
+                newest = max(newest, msgspec.msgpack.decode(value)["newest"])
+                continue
+            for day, sums in unpacked(value).items():
+                together = spent.setdefault(ad, {}).setdefault(day, [0, 0])
+                together[0], together[1] = together[0] + sums[0], together[1] + sums[1]
+    if not spent:
+        return [{} for _ in range(partitions)]
+    directory = _ENCODER.encode({"newest": newest, AdAccounts.listing: list(spent)})
+    return [
+        {DIRECTORY: directory}
+        | {
+            ad: _ENCODER.encode(
+                {day: [(amount + place) // partitions for amount in sums] for day, sums in days.items()}
+            )
+            for ad, days in spent.items()
+        }
+        for place in range(partitions)
+    ]
 
 
 def unpacked(value: bytes) -> dict[int, Sums]:
