@@ -71,7 +71,9 @@ def test_another_topic_under_the_name_stops_the_worker_each_time_it_starts(other
 def test_more_partitions_stop_the_worker_with_the_command_that_moves_the_users() -> None:
     store = begun()
     watch(Brokers(TOPIC), store).check()
-    with pytest.raises(StateError, match=r"partitions is 5, recorded 2.*`streamrec topics rescale --partitions 5`"):
+    with pytest.raises(
+        StateError, match=r"has 5 partitions, its users were spread over 2.*`streamrec topics rescale --partitions 5`"
+    ):
         watch(Brokers(GROWN), store).check()
 
 
