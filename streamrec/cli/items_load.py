@@ -17,6 +17,13 @@ def load(
     connection: Connection,
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A parquet, csv or jsonl file.", show_default=False)],
     withdraw: Annotated[bool, typer.Option("--withdraw", help="Withdraw items that the file does not have.")] = False,
+    max_withdrawn: Annotated[
+        float,
+        typer.Option(
+            "--max-withdrawn", metavar="SHARE", min=0, max=1, help="To withdraw more of the topic's items, it asks."
+        ),
+    ] = 0.2,
+    yes: Annotated[bool, typer.Option("--yes", help="Withdraw however many; do not ask.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be sent; send nothing.")] = False,
     embed: Annotated[
         bool | None,
@@ -32,5 +39,5 @@ def load(
     from streamrec.cli.commands import items_load as command
 
     settings = connection.settings(separator=separator_of(separator))
-    plan = command.LoadPlan(withdraw, dry_run, embed, max_refused)
-    command.run(settings, file, plan, as_json=as_json)
+    withdrawal = command.Withdrawal(1.0 if yes else max_withdrawn) if withdraw else None
+    command.run(settings, file, command.LoadPlan(withdrawal, dry_run, embed, max_refused), as_json=as_json)

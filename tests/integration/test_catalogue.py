@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
 import pytest
-from confluent_kafka import Producer
 from typer.testing import CliRunner, Result
 
 from streamrec.cli import app
@@ -20,6 +20,7 @@ from streamrec.engine.items.text_encoders import Hashed
 from streamrec.errors import ConfigError, TableError, TransportError
 from streamrec.events import Event, EventType
 from streamrec.testing import shop
+from streamrec.wiring import kafka_sink
 from tests.support.deployment import Deployment, WorkerProcess, until
 
 LOG = shop(600, seed=5, items=80)
@@ -49,9 +50,8 @@ class System:
         return CliRunner().invoke(app, ["items", *arguments, "--config", str(self.deployment.config)])
 
     def write(self, key: bytes, value: bytes | None) -> None:
-        producer = Producer({"bootstrap.servers": self.deployment.settings.kafka["bootstrap.servers"]})
-        producer.produce(self.deployment.settings.topics.items, key=key, value=value)
-        assert producer.flush(20) == 0
+        with closing(kafka_sink(self.deployment.settings)) as sink:
+            sink.publish(self.deployment.settings.topics.items, key, value)
 
     def slate(self) -> list[str]:
         """The answer to a request that is sent now."""
@@ -124,7 +124,23 @@ def test_only_what_differs_is_sent(system: System, tmp_path: Path) -> None:
     pl.DataFrame({"item_id": []}, schema={"item_id": pl.String}).write_parquet(tmp_path / "none.parquet")
     empty = system.items("load", str(tmp_path / "none.parquet"), "--withdraw")
     assert isinstance(empty.exception, TableError)
-    assert "holds no item" in str(empty.exception)
+    assert "it has no rows" in str(empty.exception)
+    wrong = system.items("load", str(few(rows, tmp_path)), "--withdraw")
+    assert "70 of 79 items in the topic are not in few.jsonl and will be withdrawn" in str(wrong.exception)
+    assert "nothing was sent" in str(wrong.exception)
+    assert system.load(rows, "--withdraw") == same
+    for allowed in ("--yes",), ("--max-withdrawn", "0.9"):
+        done = system.items("load", str(few(rows, tmp_path)), "--withdraw", "--json", *allowed)
+        assert json.loads(done.stdout)["withdrawn"] == 70
+        assert "70 of 79 items" in done.stderr
+        assert system.load(rows)["new"] == 70
+
+
+def few(rows: list[dict[str, object]], place: Path) -> Path:
+    """Another file than was meant."""
+    path = place / "few.jsonl"
+    path.write_text("\n".join(json.dumps(row) for row in rows[:9]))
+    return path
 
 
 def test_a_new_item_gets_onto_slates_and_a_withdrawn_one_leaves_them_at_once(system: System) -> None:

@@ -170,7 +170,7 @@ class Reader:
             until(lambda: "reading " in started.said, started, LIMIT_S)
 
     def _send(self, body: str) -> None:
-        brokers = {"bootstrap.servers": self.settings.kafka["bootstrap.servers"]}
+        brokers = {"bootstrap.servers": self.settings.kafka["bootstrap.servers"], "partitioner": "murmur2_random"}
         producer, decoder, rest = Producer(brokers), json.JSONDecoder(), body.strip()
         while rest:
             said, end = decoder.raw_decode(rest)

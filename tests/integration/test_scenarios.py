@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ from streamrec.client import EventProducer, RecommendationConsumer
 from streamrec.demo.embedded import EmbeddedBroker, EmbeddedRedis
 from streamrec.events import Event, EventType, Filters, Slate
 from streamrec.testing import shop
+from streamrec.wiring import kafka_sink
 from tests.support.deployment import Deployment, WorkerProcess, until
 
 KINDS, ITEMS = 8, 160
@@ -60,12 +62,9 @@ class Site:
         return [place.item_id for place in self.ask(user_id, **more).items]
 
     def write_item(self, item_id: str, row: dict[str, object] | None) -> None:
-        from confluent_kafka import Producer
-
-        producer = Producer({"bootstrap.servers": self.deployment.settings.kafka["bootstrap.servers"]})
-        value = None if row is None else json.dumps({"item_id": item_id, **row})
-        producer.produce(self.deployment.settings.topics.items, key=item_id, value=value)
-        assert producer.flush(20) == 0
+        value = None if row is None else json.dumps({"item_id": item_id, **row}).encode()
+        with closing(kafka_sink(self.deployment.settings)) as sink:
+            sink.publish(self.deployment.settings.topics.items, item_id.encode(), value)
         self.ask("nobody")  # may overtake what was sent at the same moment; the next request does not
 
     def dead_letters(self) -> list[dict[str, str]]:

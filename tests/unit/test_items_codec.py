@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import json
+from pathlib import Path
 
 import msgspec
 import pytest
+import typer
 
-from streamrec.cli.commands.items_load import UNUSABLE, compared, digest
+from streamrec.cli.commands.items_load import UNUSABLE, Withdrawal, compared, digest
 from streamrec.codec import JSON, MSGPACK, decode_item, encode
 from streamrec.engine.arrays.batch import NOTHING
 from streamrec.engine.items.catalogue import Catalogue
 from streamrec.engine.items.item_table import ItemTable
-from streamrec.errors import BadEvent
+from streamrec.errors import BadEvent, ConfigError
 from streamrec.events import LATEST_TS_MS, MAX_VECTOR, Item
 from streamrec.transport import Record
 from streamrec.transport.local_follower import LocalFollower
@@ -178,3 +181,33 @@ def test_only_what_differs_has_to_be_sent() -> None:
     messages, difference = compared(wanted, said, withdraw=True)
     assert ("gone", None) in messages
     assert difference.messages == len(messages) == 4
+
+
+class Terminal(io.StringIO):
+    """Somebody who answers."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_who_would_withdraw_most_of_the_catalogue_is_asked_on_a_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stdin", Terminal("n\ny\n"))
+    with pytest.raises(typer.Abort):
+        Withdrawal(0.2).confirm(3_958, 3_960, Path("wrong.csv"))
+    Withdrawal(0.2).confirm(3_958, 3_960, Path("right.csv"))
+    asked = capsys.readouterr()
+    assert asked.err.count("3,958 of 3,960 items in the topic are not in ") == 2
+    assert asked.out.strip() == ""
+
+
+def test_a_withdrawal_that_nobody_can_confirm_is_refused_beyond_its_share(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("y\n"))
+    Withdrawal(0.2).confirm(20, 100, Path("new.csv"))
+    Withdrawal(1.0).confirm(100, 100, Path("new.csv"))
+    with pytest.raises(ConfigError, match=r"21 of 100 items .* expected at most 20% .* --yes"):
+        Withdrawal(0.2).confirm(21, 100, Path("new.csv"))
+    assert len(capsys.readouterr().err.splitlines()) == 2

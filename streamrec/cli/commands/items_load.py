@@ -7,12 +7,15 @@ Items get vectors on the way where there is an encoder. Joins no group and commi
 from __future__ import annotations
 
 import json
+import sys
 from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from hashlib import blake2b
 from pathlib import Path
+
+import typer
 
 from streamrec.cli.shared.item_vectors import Embedding, Message
 from streamrec.codec import CONTENT_TYPE, JSON, brief, encode
@@ -44,14 +47,42 @@ class Difference:
 
 
 @dataclass(frozen=True, slots=True)
+class Withdrawal:
+    """That items which the file does not have leave: up to this share of the topic's without a question."""
+
+    unasked: float
+
+    def confirm(self, withdrawn: int, said: int, file: Path) -> None:
+        """Say how many leave, and ask whether so many shall.
+
+        Raises:
+            ConfigError: they are too many to leave unasked, and there is nobody to ask.
+            typer.Abort: they shall not.
+        """
+        if not withdrawn:
+            return
+        words = f"{withdrawn:,} of {said:,} items in the topic are not in {file.name} and will be withdrawn"
+        if withdrawn <= self.unasked * said:
+            print(words, file=sys.stderr)
+        elif sys.stdin.isatty():
+            typer.confirm(f"{words}. Go on?", abort=True, err=True)
+        else:
+            raise ConfigError(
+                f"{words}, expected at most {self.unasked:.0%} of them (--max-withdrawn); nothing was sent: is it the "
+                "whole catalogue? If so, add --yes"
+            )
+
+
+@dataclass(frozen=True, slots=True)
 class LoadPlan:
     """How a file is loaded, as it was typed.
 
-    `embed` says whether items get vectors from `learning.encoder`; None: if that is a model. `max_refused` is the share
-    of rows that may be left out because they are no items.
+    Without `withdrawal`, items that the file does not have stay. `embed` says whether items get vectors from
+    `learning.encoder`; None: if that is a model. `max_refused` is the share of rows that may be left out because they
+    are no items.
     """
 
-    withdraw: bool = False
+    withdrawal: Withdrawal | None = None
     dry_run: bool = False
     embed: bool | None = None
     max_refused: float = 0.0
@@ -63,16 +94,18 @@ def run(settings: Settings, file: Path, plan: LoadPlan, *, as_json: bool) -> Non
     Raises:
         TableError: the file cannot be read, holds no item, or rows that are none or too large for a worker; nothing was
             sent.
-        ConfigError: rows were refused whose items would be withdrawn, or the encoder is not there.
+        ConfigError: rows were refused whose items would be withdrawn; so many would be that somebody has to confirm
+            it; or the encoder is not there.
         TransportError: no broker answers, there is no such topic, or something was not stored.
     """
-    from streamrec.transport.confluent import KafkaSink
+    from streamrec.transport.confluent_sink import PARTITIONER_CHOOSES
     from streamrec.transport.positions import TopicReader
+    from streamrec.wiring import kafka_sink
 
     catalogue = read_catalogue(file, settings.separator, plan.max_refused)
     if not catalogue:
         raise TableError(f"{file} holds no item; give the right file")
-    if plan.withdraw and catalogue.refused:
+    if plan.withdrawal is not None and catalogue.refused:
         row, why = catalogue.refused[0]
         raise ConfigError(
             f"{file}: row {row} cannot be used ({why}), and --withdraw would withdraw its item; correct it, or leave "
@@ -82,12 +115,16 @@ def run(settings: Settings, file: Path, plan: LoadPlan, *, as_json: bool) -> Non
     wanted = {item.item_id: encode(item) for item in catalogue.values()}
     _refuse_too_large(file, wanted, embedding, settings.limits.max_message_bytes)
     with closing(TopicReader(settings.topics.items, settings.kafka)) as topic:
-        said = _said(topic.read_whole, settings, embedding)
-    messages, difference = compared(wanted, said, withdraw=plan.withdraw)
+        said, places = _said(topic.read_whole, settings, embedding)
+    messages, difference = compared(wanted, said, withdraw=plan.withdrawal is not None)
     if not plan.dry_run:
-        with closing(KafkaSink(settings.kafka)) as sink:
+        if plan.withdrawal is not None:
+            plan.withdrawal.confirm(difference.withdrawn, len(said), file)
+        with closing(kafka_sink(settings)) as sink:
             for item_id, value in embedding.added(messages) if embedding else messages:
-                sink.publish(settings.topics.items, item_id.encode(), value, HEADERS)
+                # Where it lies: whoever sent it may place keys another way, and what is said last must come last.
+                partition = places.get(item_id, PARTITIONER_CHOOSES)
+                sink.publish(settings.topics.items, item_id.encode(), value, HEADERS, partition=partition)
             sink.flush(FLUSH_TIMEOUT_S)
     if as_json:
         sent = {**asdict(difference), "sent": 0 if plan.dry_run else difference.messages}
@@ -152,9 +189,10 @@ def _embedding(settings: Settings, catalogue: CatalogueItems, embed: bool | None
 
 def _said(
     read: Callable[[Callable[[Record], None]], None], settings: Settings, embedding: Embedding | None
-) -> dict[str, bytes]:
-    """The digest of what a topic says of each item now, withdrawn ones left out."""
+) -> tuple[dict[str, bytes], dict[str, int]]:
+    """The digest of what a topic says of each item now, withdrawn ones left out; and the partition of every item."""
     said: dict[str, bytes] = {}
+    places: dict[str, int] = {}
 
     def take(record: Record) -> None:
         try:
@@ -162,6 +200,7 @@ def _said(
         except BadEvent:
             return
         said.pop(item_id, None)
+        places[item_id] = record.partition
         if not record.value:
             return
         try:
@@ -173,7 +212,7 @@ def _said(
         said[item_id] = UNUSABLE if known is None else digest(encode(known))
 
     read(take)
-    return said
+    return said, places
 
 
 def _refuse_too_large(file: Path, wanted: Mapping[str, bytes], embedding: Embedding | None, most: int) -> None:
