@@ -126,15 +126,15 @@ def _items(batch: Batch, problems: list[tuple[int, str]]) -> list[tuple[int, Ite
     ids = column("item_id", named_ids, f"text of 1 to {MAX_ID_CHARS} characters")
     empty = (named_ids.values.is_null() & ~named_ids.bad).to_numpy()
     problems.extend((int(row), "'item_id' is empty, expected the item's id") for row in batch.rows[empty])
-    either = [a or b for a, b in zip(lists("categories", _labels), lists("category", _labels), strict=True)]
+    either = [a or b for a, b in zip(lists("categories", labels), lists("category", labels), strict=True)]
     read: dict[str, list[Any]] = {
         "item_id": ids,
         "title": words("title"),
         "text": words("text"),
         "categories": either,
         "price": numbers("price"),
-        "tags": lists("tags", _labels),
-        "vector": lists("vector", _vector),
+        "tags": lists("tags", labels),
+        "vector": lists("vector", vector),
         "added": times("added") if "added" in frame.columns else times("ts"),
         "available_from": times("available_from"),
         "available_until": times("available_until"),
@@ -154,7 +154,7 @@ def _items(batch: Batch, problems: list[tuple[int, str]]) -> list[tuple[int, Ite
     return found
 
 
-def _vector(value: object) -> object:
+def vector(value: object) -> object:
     """Numbers from a list, or from a JSON list; anything else is returned unchanged, for validation to refuse."""
     if isinstance(value, str):
         with suppress(msgspec.DecodeError, RecursionError):
@@ -162,7 +162,7 @@ def _vector(value: object) -> object:
     return value
 
 
-def _labels(value: object) -> object:
+def labels(value: object) -> object:
     """Several short texts from a list, from a JSON list, or from text with `|` between them; numbers as their text.
 
     What is neither is returned unchanged, for validation to refuse.

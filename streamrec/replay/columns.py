@@ -97,6 +97,18 @@ def words(series: pl.Series) -> pl.Series:
     return series.cast(pl.String) if dtype.is_integer() else _nothing(series, pl.String)
 
 
+def zero_fraction(series: pl.Series) -> str | None:
+    """The zero fraction that all texts have, as '.0' of 8000.0; empty if there is no text, None if they share none."""
+    given = series.drop_nulls()
+    if given.is_empty():
+        return ""
+    if given.dtype != pl.String:
+        return None
+    given = given.filter(given.str.to_lowercase() != "nan")
+    fractions = given.str.extract(r"^(?:0|-?[1-9][0-9]*)(\.0+)$").unique().to_list()
+    return "" if not fractions else fractions[0] if len(fractions) == 1 else None
+
+
 def as_float(series: pl.Series) -> pl.Series:
     """The numbers that the values are or write, not all of them finite; null for what is none."""
     dtype = series.dtype

@@ -42,7 +42,7 @@ def context(series: pl.Series) -> ParsedColumn:
     """A flat map per row, from JSON text or from a struct column; null and not-a-number members are left out."""
     if holds_times(series.dtype):
         return ParsedColumn(pl.Series([None] * len(series), dtype=pl.Object), series.is_not_null())
-    maps = [_flat_map(value) for value in words_or_values(series)]
+    maps = [flat_map(value) for value in words_or_values(series)]
     bad = pl.Series([value == {} for value in maps], dtype=pl.Boolean)
     return ParsedColumn(pl.Series([value or None for value in maps], dtype=pl.Object), bad)
 
@@ -95,7 +95,7 @@ def _parsed(value: str) -> ContextValue | None:
     return value
 
 
-def _flat_map(value: object) -> dict[str, ContextValue] | None:
+def flat_map(value: object) -> dict[str, ContextValue] | None:
     """The map, None when there is none, and an empty one for what is no flat map of at most 64 members."""
     if value is None or value == "":
         return None

@@ -6,21 +6,27 @@ models; pandas is not needed, for a frame is known by its methods.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
-from datetime import UTC, datetime
+from datetime import date
+from decimal import Decimal
 from typing import Any, Protocol
 
 import msgspec
+import polars as pl
 
 from streamrec.codec import CONTENT_TYPE, MSGPACK, encode_event
 from streamrec.errors import LogError, TableError
-from streamrec.events import NAMES, Event, Item
-from streamrec.replay.catalogue_file import CatalogueItems
+from streamrec.events import Event, Item
+from streamrec.replay.catalogue_file import CatalogueItems, labels, vector
+from streamrec.replay.columns import time_ms, word, zero_fraction
+from streamrec.replay.fields import TEXTS, flat_map
 from streamrec.transport import Record
 
 HEADERS = ((CONTENT_TYPE, MSGPACK.encode()),)
-LARGEST_WHOLE = 2.0**53
-"""Floats up to here may stand for whole numbers, as in a column that has gaps."""
+TIMES = ("ts", "added", "available_from", "available_until")
+NUMBERS = (*TIMES, "value", "position", "k", "price", "boost", "bid", "budget")
+LISTS = {"category": labels, "categories": labels, "tags": labels, "vector": vector}
 NEEDED = ("type", "user_id", "ts")
 NO_USER = b"?"
 """The key of a row without a user, which is refused for that."""
@@ -40,7 +46,8 @@ Row = Mapping[str, Any]
 def records_of(events: Iterable[Event | Row] | Frame, topic: str, first: int) -> Iterator[Record]:
     """The rows as records of partition 0, numbered from `first`. Of a frame, the columns named as an event's fields.
 
-    Times may be `datetime`s, ids may be whole numbers, and what is null or not a number counts as not given.
+    Values are read as those of a file: times may be `datetime`s, ids whole numbers, numbers text, and what is null or
+    not a number counts as not given. Only the names of dictionaries are read one by one: of text, '8000.0' stays.
 
     Raises:
         LogError: a frame lacks a column that every event needs.
@@ -51,7 +58,6 @@ def records_of(events: Iterable[Event | Row] | Frame, topic: str, first: int) ->
             yield Record(topic, 0, offset, row.user_id.encode(), encode_event(row, MSGPACK), HEADERS)
             continue
         said = _plain(row, offset - first)
-        said |= {name: _name(said[name]) for name in NAMES if name in said}
         key = str(said.get("user_id", "")).encode("utf-8", "replace") or NO_USER
         yield Record(topic, 0, offset, key, _json(said))
 
@@ -71,9 +77,9 @@ def items_of(items: Iterable[Item | Row] | Frame) -> CatalogueItems:
             found.append(row)
             continue
         said = _plain(row, number)
-        said["item_id"] = _name(said.get("item_id"))
         if "category" in said:
-            said["categories"] = (said.pop("category"),)
+            said["categories"] = said.get("categories") or said["category"]
+            del said["category"]
         try:
             found.append(msgspec.convert(said, Item))
         except msgspec.ValidationError as error:
@@ -92,9 +98,28 @@ def _rows(rows: Any, fields: Iterable[str], needed: Iterable[str]) -> Iterator[A
             f"{', '.join(map(str, rows.columns)) or 'none'}: rename those that hold what is missing"
         )
     known = rows[[name for name in fields if name in rows.columns]]
+    fractions = {name: _fraction(known[name]) for name in (*TEXTS, *LISTS) if name in known.columns}
     if hasattr(known, "iter_rows"):
-        return iter(known.iter_rows(named=True))
-    return (dict(zip(known.columns, cells, strict=True)) for cells in known.itertuples(index=False, name=None))
+        given: Iterator[Any] = iter(known.iter_rows(named=True))
+    else:
+        given = (dict(zip(known.columns, cells, strict=True)) for cells in known.itertuples(index=False, name=None))
+    if not any(fractions.values()):
+        return given
+    return ({name: _without(value, fractions.get(name)) for name, value in row.items()} for row in given)
+
+
+def _fraction(column: Any) -> str | None:
+    """The zero fraction that all texts of a frame's column have, as columns of files are read."""
+    values = [value for value in column.to_list() if not _missing(value)]
+    if not all(isinstance(value, str) and value.isascii() for value in values):
+        return None
+    return zero_fraction(pl.Series(values, dtype=pl.String))
+
+
+def _without(value: Any, fraction: str | None) -> Any:
+    if not fraction or not isinstance(value, str):
+        return value
+    return None if value.lower() == "nan" else value.removesuffix(fraction)
 
 
 def _json(said: Row) -> bytes:
@@ -106,28 +131,61 @@ def _json(said: Row) -> bytes:
 
 
 def _plain(row: object, number: int) -> dict[str, Any]:
-    """A row without what is missing, and with its times in ms."""
+    """A row without what is missing, each value as the same value of a file is read."""
     if not isinstance(row, Mapping):
         raise TypeError(f"row {number} is a {type(row).__name__}, expected a dictionary or a type of streamrec's own")
-    return {name: _value(value) for name, value in row.items() if not _missing(value)}
+    return {name: said for name, value in row.items() if (said := _value(name, value)) is not None}
 
 
 def _missing(value: Any) -> bool:
     """Null, not-a-number, not-a-time: how frames write it."""
-    if isinstance(value, float | datetime):
+    if isinstance(value, float | date | Decimal):
         return bool(value != value)
-    return value is None or type(value).__name__ == "NAType"
+    return value is None or type(value).__name__ in ("NAType", "NaTType")
 
 
-def _value(value: Any) -> Any:
-    if isinstance(value, datetime):
-        return round((value if value.tzinfo else value.replace(tzinfo=UTC)).timestamp() * 1000)
-    if type(value).__module__ == "numpy" and getattr(value, "shape", None) == ():
-        value = value.item()
-    if isinstance(value, float) and value.is_integer() and abs(value) <= LARGEST_WHOLE:
+def _value(name: str, value: Any) -> Any:
+    """A value as the field reads it; what it cannot read stays, to be refused where every message is."""
+    if type(value).__module__ == "numpy":
+        value = value.tolist()
+    if _missing(value):
+        return None
+    if isinstance(value, tuple):
+        value = list(value)
+    if name in TEXTS or name == "item_id":
+        return value if (said := word(value)) is None else said
+    if name in LISTS:
+        return LISTS[name](value)
+    if name == "context":
+        return value if (members := flat_map(value)) == {} else members
+    if name not in NUMBERS:
+        return value
+    if isinstance(value, str):
+        value = _number(value.strip())
+    if name in TIMES and isinstance(value, str | date):
+        moment = time_ms(value)
+        return value if moment is None else moment
+    if isinstance(value, bool):
         return int(value)
-    return value
+    whole = word(value) if isinstance(value, float | Decimal) else None
+    if whole is not None:
+        return int(whole)
+    return float(value) if isinstance(value, Decimal) else value if _finite(value) else str(value)
 
 
-def _name(value: Any) -> Any:
-    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+def _finite(value: Any) -> bool:
+    """Whether a message can say it: JSON would make nothing of an infinite number."""
+    return not isinstance(value, float) or math.isfinite(value)
+
+
+def _number(text: str) -> Any:
+    """The number that a text writes, nothing for none; any other text as it is."""
+    low = text.lower()
+    if low in ("", "nan"):
+        return None
+    if low in ("true", "false"):
+        return low == "true"
+    try:
+        return float(text) if text.isascii() and "_" not in text and math.isfinite(float(text)) else text
+    except ValueError:
+        return text

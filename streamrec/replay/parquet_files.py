@@ -43,7 +43,14 @@ def read_parquet(path: Path, columns: Sequence[str], start: int, stop: int) -> I
         if not groups:
             return
         first = ends[groups[0]] - sizes[groups[0]]
-        bytes_per_row = max(_bytes(path, metadata.row_group(g), columns) / max(sizes[g], 1) for g in groups)
+        # Of whole groups: asked for a column of a damaged file, pyarrow ends the process.
+        unpacked = [metadata.row_group(group).total_byte_size for group in groups]
+        if max(unpacked) > max(MAX_UNPACKED, MAX_RATIO * path.stat().st_size):
+            raise TableError(
+                f"{path}: expected a file that unpacks to at most {MAX_RATIO:,} times its size, but one of its row "
+                f"groups has {max(unpacked):,} bytes; write it with dictionaries or in smaller row groups"
+            )
+        bytes_per_row = max(size / max(sizes[g], 1) for g, size in zip(groups, unpacked, strict=True))
         at_once = int(min(BATCH_ROWS, max(BATCH_BYTES // max(bytes_per_row, 1), 1)))
         for arrow in file.iter_batches(at_once, row_groups=groups, columns=list(columns)):
             before, after = max(start - first, 0), min(stop - first, arrow.num_rows)
@@ -54,21 +61,6 @@ def read_parquet(path: Path, columns: Sequence[str], start: int, stop: int) -> I
 
 def _is_text(kind: pa.DataType) -> bool:
     return kind in (pa.string(), pa.large_string(), pa.binary(), pa.large_binary())
-
-
-def _bytes(path: Path, group: pq.RowGroupMetaData, columns: Sequence[str]) -> int:
-    """What the columns take in memory; raises TableError for one that is nearly nothing until it is unpacked."""
-    total = 0
-    for chunk in (group.column(n) for n in range(group.num_columns)):
-        if chunk.path_in_schema.split(".")[0] in columns:
-            size, packed = chunk.total_uncompressed_size, chunk.total_compressed_size
-            if size > MAX_UNPACKED and size > MAX_RATIO * packed:
-                raise TableError(
-                    f"{path}: column {chunk.path_in_schema!r} has {packed:,} bytes that unpack to {size:,}, expected "
-                    f"at most {MAX_RATIO:,} times as many; write it with a dictionary or in smaller row groups"
-                )
-            total += size
-    return total
 
 
 def _portions(path: Path, first: int, arrow: pa.RecordBatch) -> Iterator[Batch]:
@@ -91,6 +83,8 @@ def _lengths(column: pa.Array) -> NDArray[np.int64]:
     if pa.types.is_dictionary(column.type) and _is_text(column.type.value_type):
         each = np.append(pc.fill_null(pc.binary_length(column.dictionary), 0).to_numpy(zero_copy_only=False), 0)
         at = pc.fill_null(column.indices, len(each) - 1).to_numpy(zero_copy_only=False)
+        if len(at) and at.max() >= len(each):
+            raise pa.ArrowInvalid("a value of a dictionary is named that it does not have")
         return np.asarray(each[at], np.int64)
     if _is_text(column.type):
         return np.asarray(pc.fill_null(pc.binary_length(column), 0).to_numpy(zero_copy_only=False), np.int64)

@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from streamrec.errors import TableError
 from streamrec.replay.batches import Batch
+from streamrec.replay.columns import zero_fraction
 from streamrec.replay.parquet_files import look_at_parquet, read_parquet
 from streamrec.replay.text_files import COMPRESSIONS, csv_rows, json_rows, look_at_csv, look_at_jsonl, text_reader
 
@@ -76,24 +77,12 @@ class Table:
         left = list(columns)
         for batch in self._batches(columns, 0, self.row_count) if columns else ():
             for name in tuple(left):
-                fraction = _fraction(batch.frame[name])
+                fraction = zero_fraction(batch.frame[name])
                 if fraction is None or (fraction and found.setdefault(name, fraction) != fraction):
                     left.remove(name)
             if not left:
                 break
         return {name: fraction for name, fraction in found.items() if name in left}
-
-
-def _fraction(series: pl.Series) -> str | None:
-    """The zero fraction that all texts have; empty if there is no text, None if they have none in common."""
-    given = series.drop_nulls()
-    if given.is_empty():
-        return ""
-    if given.dtype != pl.String:
-        return None
-    given = given.filter(given.str.to_lowercase() != "nan")
-    fractions = given.str.extract(r"^(?:0|-?[1-9][0-9]*)(\.0+)$").unique().to_list()
-    return "" if not fractions else fractions[0] if len(fractions) == 1 else None
 
 
 def _without(name: str, fraction: str) -> pl.Expr:

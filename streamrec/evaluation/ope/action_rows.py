@@ -72,8 +72,6 @@ def read_rows(table: Table, columns: Mapping[str, str], options: RowOptions) -> 
             break
     _check_refused(table, refused, matched + broken, options.max_refused)
     frame = pl.concat(frames) if frames else pl.DataFrame()
-    if refused and frame.is_empty():
-        _check_refused(table, refused, matched + broken, None)
     notes = []
     if matched > options.limit:
         notes.append(f"reading stopped at the limit of {options.limit:,} rows")
@@ -84,6 +82,8 @@ def read_rows(table: Table, columns: Mapping[str, str], options: RowOptions) -> 
         whole = frame.filter(~frame["slate"].is_in(list(lost)))
         notes.append(f"{len(frame) - len(whole):,} more rows were left out with them, as they are of the same slates")
         frame = whole
+    if refused and frame.is_empty():
+        _check_refused(table, refused, matched + broken, None)
     return ActionRows(frame, tuple(notes))
 
 
@@ -135,7 +135,8 @@ def _typed(batch: Batch, columns: Mapping[str, str], options: RowOptions) -> tup
         numbers = ParsedColumn(number(series).values, as_float(series).is_infinite().fill_null(False))
         typed[f"feature {n} number"] = read(column, numbers, "a finite number", needed=False)
         said = _said(series)
-        unread = ParsedColumn(said, series.is_not_null() & said.is_null() & as_float(series).is_null())
+        unreadable = series.is_not_null() & said.is_null() & as_float(series).is_null() & (series.dtype != pl.String)
+        unread = ParsedColumn(said, unreadable)
         typed[f"feature {n}"] = read(column, unread, "a number, a text or a time", needed=False)
     return pl.DataFrame(typed), problems
 
