@@ -107,3 +107,15 @@ def test_a_logs_options_say_which_part_is_read() -> None:
     assert (part.unit, part.max_refused) == (TimeUnit.S, 0.5)
     with pytest.raises(typer.BadParameter, match="expected A:B"):
         LogOptions(Path("log.csv"), rows="5").part()
+
+
+def test_a_separator_is_one_character_and_a_tab_may_be_typed() -> None:
+    assert [LogOptions(Path("a.csv"), separator=char).part().separator for char in (None, ";", "\\t", "\t")] == [
+        None,
+        ";",
+        "\t",
+        "\t",
+    ]
+    for char in ("", ";;", '"', "\n"):
+        with pytest.raises(typer.BadParameter, match="expected one character"):
+            LogOptions(Path("a.csv"), separator=char).part()

@@ -158,6 +158,11 @@ def test_what_is_not_json_is_called_malformed(value: bytes) -> None:
     assert refusal(value).reason == "malformed"
 
 
+def test_a_byte_order_mark_is_called_by_its_name() -> None:
+    refused = refusal(b"\xef\xbb\xbf" + as_json())
+    assert (refused.reason, "byte order mark" in str(refused)) == ("malformed", True)
+
+
 def test_size_is_checked_before_anything_is_decoded() -> None:
     assert decode_event(as_json(), max_bytes=len(as_json())).item_id == "a"
     assert refusal(b"\xff" * 101, max_bytes=100).reason == "too_large"
