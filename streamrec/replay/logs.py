@@ -29,7 +29,8 @@ HEADERS = ((codec.CONTENT_TYPE, codec.MSGPACK.encode()),)
 class RowLimits:
     """Which rows are taken: those that a worker would take, sent at `sent_ms` (0: it is not known when).
 
-    A row that is none is refused, and so is the whole log when more than the share `max_refused` of its rows are.
+    A row that is none is refused, and so is the whole log when more than the share `max_refused` of its rows are; fewer
+    are left out, and `Log.check` says which.
     Without `limits` whatever can be read as an event is taken.
     """
 

@@ -147,6 +147,9 @@ def test_a_file_with_problems_is_refused_before_anything_is_learned(tmp_path: Pa
     shop = untaught()
     with pytest.raises(LogError, match="row 1: 'ts' is 'soon'"):
         shop.learn(tmp_path / "log.csv")
+    (tmp_path / "log.csv").write_text(f"type,user_id,item_id,ts\nclick,u,a,{NOW // 1000}\nclick,u,b,{NOW}\n")
+    with pytest.raises(LogError, match=r"row 0: field 'ts' is 1700000\d{3}, .* seconds\?"):
+        shop.learn(tmp_path / "log.csv")
     assert shop.user("u") is None
 
 
