@@ -119,9 +119,10 @@ def run(part: LogPart, settings: Settings, plan: WarmupPlan, *, as_json: bool) -
         }
         print(json.dumps(said, ensure_ascii=False))
         return
+    refused = f" ({summary.refusals.rows:,} were refused)" if summary.refusals.rows else ""
     print(
-        f"learned {learned.events:,} events of {past.rows:,} rows up to {_time(end)}: {worker.newcomers:,} users, "
-        f"{worker.pipeline.features.items.known:,} items"
+        f"learned {learned.events:,} events of {past.rows:,} rows{refused} up to {_time(end)}: "
+        f"{worker.newcomers:,} users, {worker.pipeline.features.items.known:,} items"
     )
     if left_out["dead_letters"]:
         print(f"{left_out['dead_letters']:,} rows went to the worker's dead letters and were not learned")
