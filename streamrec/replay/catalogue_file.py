@@ -19,6 +19,7 @@ from streamrec.events import LATEST_TS_MS, Item
 from streamrec.replay.batches import MAX_CELL_CHARS, Batch
 from streamrec.replay.columns import ParsedColumn, holds_times, named, number, shown, text, timestamp, word
 from streamrec.replay.tables import open_table
+from streamrec.replay.time_units import looks_like
 
 MAX_LISTED = 20
 MAX_ID_CHARS = 256
@@ -113,7 +114,14 @@ def _items(batch: Batch, problems: list[tuple[int, str]]) -> list[tuple[int, Ite
     def times(name: str) -> list[Any]:
         if name not in frame.columns:
             return [None] * rows
-        return column(name, timestamp(frame[name], LATEST_TS_MS), "a time: ms since 1970, or ISO 8601")
+        expected = "a time: ms since 1970, or ISO 8601"
+        found = column(name, timestamp(frame[name], LATEST_TS_MS), expected)
+        problems.extend(
+            (row, f"{name!r} is {ms}, expected {expected}; it looks like seconds, or a date written as one number")
+            for row, ms in zip(batch.rows.tolist(), found, strict=True)
+            if ms is not None and looks_like(ms) is not None
+        )
+        return found
 
     def lists(name: str, read: Callable[[object], Any]) -> list[Any]:
         if name not in frame.columns:

@@ -70,6 +70,22 @@ def test_bad_rows_are_left_out_up_to_the_share_that_may_be(tmp_path: Path) -> No
             read_catalogue(path, max_refused=share)
 
 
+@pytest.mark.parametrize("column", ["added", "ts", "available_from", "available_until"])
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
+def test_seconds_and_numbers_that_are_dates_are_no_times_of_1970(tmp_path: Path, column: str, suffix: str) -> None:
+    path = tmp_path / f"items.{suffix}"
+    times = [1_700_000_000_000, 1_700_000_000, 20_240_131, 1]
+    frame = pl.DataFrame({"item_id": ["1", "2", "3", "4"], column: times})
+    getattr(frame, {"csv": "write_csv", "jsonl": "write_ndjson", "parquet": "write_parquet"}[suffix])(path)
+    with pytest.raises(TableError) as caught:
+        read_catalogue(path)
+    found = [line.strip() for line in str(caught.value).splitlines()[1:]]
+    assert [line.partition(",")[0] for line in found] == [
+        f"row 1: {column!r} is 1700000000",
+        f"row 2: {column!r} is 20240131",
+    ]
+
+
 def test_a_catalogue_needs_ids(tmp_path: Path) -> None:
     (tmp_path / "items.csv").write_text("sku,title\n1,a\n")
     with pytest.raises(TableError, match=r"expected a column 'item_id'.*its columns are sku, title"):
