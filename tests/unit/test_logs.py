@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import io
 import json
 import math
 import os
@@ -18,10 +19,11 @@ import polars as pl
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from rich.console import Console
 
 from streamrec import codec
 from streamrec.cli.commands import replay
-from streamrec.cli.shared.logs import LogPart
+from streamrec.cli.shared.logs import LogPart, checked
 from streamrec.config.settings import Settings
 from streamrec.errors import LogError, TableError
 from streamrec.events import LATEST_TS_MS, Event, EventType, Filters
@@ -235,6 +237,20 @@ def test_unknown_types_are_listed_and_can_be_translated_or_left_out(tmp_path: Pa
     summary = log.check()
     assert summary.left_out == {"sort": 2, "": 1}
     assert summary.events == {EventType.CLICK: 1, EventType.VIEW: 1}
+
+
+def test_what_is_said_of_a_log_is_said_as_it_stands_there(tmp_path: Path) -> None:
+    """Brackets are no markup to the terminal's library."""
+    rows = [ROWS[0], {**ROWS[0], "type": "[/b]"}, {**ROWS[0], "value": "[/i]"}]
+    log = held(write(tmp_path / "[-u].csv", rows), max_refused=0.4, types={"[/b]": ""})
+    said = io.StringIO()
+    checked(log, Console(file=said, width=200))
+    assert said.getvalue().splitlines() == [
+        "[-u].csv: 3 rows from 2020-09-13 12:26 to 2020-09-13 12:26: 1 view",
+        "left out: 1 of type '[/b]'",
+        "refused 1 rows (invalid value), the first is row 2: 'value' is '[/i]', expected a finite number of at most "
+        "64 bits",
+    ]
 
 
 def test_rows_left_out_are_not_held_against_the_log(tmp_path: Path) -> None:

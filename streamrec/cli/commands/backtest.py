@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from streamrec.cli.shared.logs import LogPart, checked
@@ -73,9 +74,12 @@ def figures(result: BacktestResult) -> Table:
     metrics = report_figures(result)["metrics"]
     assert isinstance(metrics, dict)
     names = list(next(iter(metrics.values()), {}))
-    table = Table("", *names, title=f"{result.log}: {int(result.scored.sum()):,} scored targets", title_justify="left")
+    title = escape(f"{result.log}: {int(result.scored.sum()):,} scored targets")
+    table = Table("", *names, title=title, title_justify="left")
     for model, values in metrics.items():
-        table.add_row(model, *(f"{value:.3f}" if isinstance(value, float) else str(value) for value in values.values()))
+        table.add_row(
+            escape(model), *(f"{value:.3f}" if isinstance(value, float) else str(value) for value in values.values())
+        )
     return table
 
 

@@ -134,7 +134,7 @@ def run(part: LogPart, settings: Settings, *, speed: float | None, resume: bool)
         sink.close()
     bookmark.clear()
     but = f", but for {summary.refusals.rows:,} that were refused" if summary.refusals.rows else ""
-    console.print(f"sent to {topic}: {part.path.name}, rows {log.start:,} to {log.stop:,}{but}")
+    console.print(f"sent to {topic}: {part.path.name}, rows {log.start:,} to {log.stop:,}{but}", markup=False)
 
 
 def send(events: Iterator[tuple[int, Event]], mark: Mark, sink: Sink, topic: str, pace: Pace) -> Iterator[Mark]:

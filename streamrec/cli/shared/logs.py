@@ -11,6 +11,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -73,21 +74,21 @@ def checked(log: Log, console: Console) -> LogSummary:
     Raises:
         TableError, LogError: as `Log.check`, or no row is an event; nothing has been sent or learned by then.
     """
-    with console.status(f"checking {log.table.path.name}"):
+    with console.status("checking the log"):
         summary = log.check()
+    say = partial(console.print, highlight=False, markup=False, soft_wrap=True)
     counts = ", ".join(f"{count:,} {kind.value}" for kind, count in sorted(summary.events.items()))
     span = f" from {_day(summary.first_ts)} to {_day(summary.last_ts)}" if summary.first_ts is not None else ""
-    console.print(f"{log.table.path.name}: {summary.rows:,} rows{span}: {counts or 'no events'}", highlight=False)
+    say(f"{log.table.path.name}: {summary.rows:,} rows{span}: {counts or 'no events'}")
     left_out = [f"{count:,} of type {value!r}" for value, count in sorted(summary.left_out.items())]
     left_out += [f"{count:,} {why}" for why, count in summary.deselected.items()]
     if left_out:
-        console.print(f"left out: {', '.join(left_out)}", highlight=False)
+        say(f"left out: {', '.join(left_out)}")
     for reason, refusal in summary.refusals.by_reason.items():
         first = refusal.first[0]
-        words = f"refused {refusal.rows:,} rows ({reason}), the first is row {first.row}: {first.detail}"
-        console.print(words, highlight=False, markup=False, soft_wrap=True)
+        say(f"refused {refusal.rows:,} rows ({reason}), the first is row {first.row}: {first.detail}")
     for hint in summary.hints:
-        console.print(f"note: {hint}", highlight=False, markup=False, soft_wrap=True)
+        say(f"note: {hint}")
     if not summary.events:
         raise LogError(f"{log.table.path.name}: there is no event in the {summary.rows:,} rows that were read")
     return summary
