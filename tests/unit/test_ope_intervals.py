@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 
+from streamrec.errors import TableError
 from streamrec.evaluation.ope import estimators
 from streamrec.evaluation.ope.evaluation import EvaluationOptions, TargetLog, evaluate
 from streamrec.evaluation.ope.intervals import bernstein, bootstrap
@@ -105,6 +106,12 @@ def test_a_propensity_of_next_to_nothing_gives_estimates_that_are_named_as_impos
     json.dumps(figures(found), allow_nan=False)
     assert found.warnings[0].startswith("IPS, clipped IPS, ")
     assert f"not from 0 to {steps}, which is what a slate of this log can be worth" in found.warnings[0]
+
+
+def test_a_reward_whose_square_is_no_number_is_refused() -> None:
+    data = TargetLog("t", log_of(np.array([1e200, 0.0])), LogOrigin("log.csv"))
+    with pytest.raises(TableError, match=r"log.csv: a reward is 1e\+200 from 0, expected at most 2\^63 - 1"):
+        evaluate(data, EvaluationOptions(draws=20))
 
 
 def test_a_log_without_rewards_has_an_interval_of_no_width_from_resampling_and_a_wide_one_from_bernstein() -> None:

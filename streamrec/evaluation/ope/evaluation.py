@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from streamrec.errors import TableError
 from streamrec.evaluation.ope import estimators
 from streamrec.evaluation.ope.estimators import Estimator
 from streamrec.evaluation.ope.intervals import Interval, bernstein, bootstrap
@@ -14,6 +15,7 @@ from streamrec.evaluation.ope.reward_model import Actions, Features, predictions
 from streamrec.evaluation.ope.rounds import Float64, Int64, Predictions, Rounds
 from streamrec.evaluation.ope.support import LogOrigin, warnings
 from streamrec.evaluation.ope.weights import StepWeights, Weighting, by_step, effective_sample_size, importance_weights
+from streamrec.events import LARGEST_NUMBER
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +87,15 @@ UNBIASED = frozenset({"logged", "ips", "snips", "dr"})
 
 
 def evaluate(logged: TargetLog, options: EvaluationOptions) -> Evaluation:
-    """Estimate the target's value by every estimator that the log allows."""
+    """Estimate the target's value by every estimator that the log allows.
+
+    Raises:
+        TableError: a reward is so large that its square could not be told.
+    """
     rounds = logged.rounds
+    largest = float(np.abs(rounds.reward).max())
+    if not largest <= LARGEST_NUMBER:
+        raise TableError(f"{logged.origin.name}: a reward is {largest:g} from 0, expected at most 2^63 - 1; correct it")
     weights = importance_weights(rounds, options.weighting)
     fitted, why_not = _fitted(logged, options)
     logging_policy = estimators.ips(rounds, np.ones(len(rounds)))

@@ -80,7 +80,7 @@ def _sample_size_warnings(rounds: Rounds, weights: Float64, steps: Sequence[Step
     least = min(steps, key=lambda step: step.ess)
     where = f" at place {least.step}" if len(steps) > 1 else ""
     if least.ess < MIN_EFFECTIVE and least.ess >= MIN_AGREEMENT * least.rows:
-        found.append(f"only {least.rows:,} slates{where}: every interval here is a rough one")
+        found.append(f"there are {least.rows:,} slates{where}: every interval here is a rough one")
     elif least.ess < MIN_EFFECTIVE or least.ess < MIN_EFFECTIVE_SHARE * least.rows:
         found.append(
             f"{least.rows:,} weighted slates{where} are worth {least.ess:.0f} unweighted ones: target and logging "
