@@ -77,7 +77,7 @@ class Settings(BaseSettings):
     metrics_host: str = "127.0.0.1"
     """The address it answers on; 0.0.0.0 for probes from outside, which then see metrics too."""
     stuck_s: Annotated[float, Field(ge=5)] = 120.0
-    """A worker whose loop has not come round for so long is not alive, says /livez."""
+    """/livez fails when the loop has not come round, or a partition with records has given none, for so long."""
     kafka: dict[str, KafkaValue] = Field(default_factory=dict)
     """Handed to librdkafka as it stands: brokers, TLS, SASL and everything else it knows."""
     redis: Redis = Redis()

@@ -110,9 +110,13 @@ class LogSource:
     def commit(self, positions: Mapping[int, int]) -> None:
         """Does nothing: there are no lag displays for a log."""
 
-    def lags(self) -> dict[int, int | None]:
+    def lag(self) -> Mapping[int, int]:
         """Not known."""
         return {}
+
+    def stopped(self) -> Collection[int]:
+        """See `Source`."""
+        return self._partitions if self._paused else ()
 
     def exhausted(self) -> bool:
         """True when the last row was handed out."""

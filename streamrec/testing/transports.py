@@ -136,13 +136,17 @@ def a_start_past_the_end_is_an_error_and_not_a_silent_jump(transport: Transport)
 
 
 def lag_counts_what_is_left(transport: Transport) -> None:
-    """By partition held."""
+    """Nothing is known before anything was polled."""
     with reading(transport, transport.topic([[b"%d" % n for n in range(10)]]), Reader(starts={0: 4})) as source:
-        expect_equal(source.lags(), {}, "the lags before the first poll")
+        expect_equal(dict(source.lag()), {}, "the lag before the first poll")
         polled = read(source, 1, portion=1)
-        expect_equal(source.lags(), {0: 6 - len(polled)}, "the lag")
+        expect_equal(dict(source.lag()), {0: 6 - len(polled)}, "the lag")
         read(source, 4)
-        expect_equal(source.lags(), {0: 0}, "the lag at the end")
+        expect_equal(dict(source.lag()), {0: 0}, "the lag at the end")
+        source.pause()
+        expect_equal(list(source.stopped()), [0], "what is stopped during a pause")
+        source.resume()
+        expect_equal(list(source.stopped()), [], "what is stopped after it")
 
 
 def committing_neither_moves_the_reader_nor_where_the_next_one_starts(transport: Transport) -> None:

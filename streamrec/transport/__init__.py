@@ -90,8 +90,11 @@ class Source(Protocol):
     def commit(self, positions: Mapping[int, int]) -> None:
         """Tell the log's own tools how far we are (lag displays alone; never read back to resume). Does not block."""
 
-    def lags(self) -> Mapping[int, int | None]:
-        """Records not yet read, by partition held; None for one of which it is not known."""
+    def lag(self) -> Mapping[int, int]:
+        """Records not yet read, by partition held; without those of which that is not known."""
+
+    def stopped(self) -> Collection[int]:
+        """Partitions held of which nothing is handed out on purpose: all in a pause, and any that wait for others."""
 
     def connected(self) -> bool:
         """False while no broker can be reached."""

@@ -21,6 +21,7 @@ from confluent_kafka import (
 
 from streamrec.errors import ConfigError, TransportError
 from streamrec.transport import Assignee, Record
+from streamrec.transport.confluent_ends import LogEnds
 from streamrec.transport.confluent_sink import KafkaSink
 from streamrec.transport.librdkafka import (
     EVENTS,
@@ -108,6 +109,7 @@ class KafkaSource:
         assignor: dict[str, Setting] = (
             {} if newer_protocol(settings) else {"partition.assignment.strategy": "cooperative-sticky"}
         )
+        self._log_ends = LogEnds(topic, settings)
         self._consumer = connect(
             lambda config: Consumer(config, logger=LOG),
             {
@@ -223,9 +225,28 @@ class KafkaSource:
         except KafkaException:
             self.failed_commits += 1
 
-    def lags(self) -> dict[int, int | None]:
-        """See `Source`: to the end as last heard from the broker; never blocks."""
-        return {partition: self._lag(partition, position) for partition, position in self._positions.items()}
+    def lag(self) -> Mapping[int, int]:
+        """Offsets between our position and the end as last heard from the brokers; never blocks.
+
+        0 at the end of what may be read: markers, and a transaction that is still open, lie beyond it.
+        """
+        told, lags = self._log_ends.look(self._positions), {}
+        for partition, position in self._positions.items():
+            first, fetched = self._known_range(partition)
+            asked = told.get(partition, fetched)
+            if asked is None:
+                continue
+            end = max(asked, fetched or 0)
+            if position is None:  # nothing read yet: we stand where a partition starts by default
+                position = first if self._start == OFFSET_BEGINNING else end
+            reached = self._ends.get(partition, -1)  # where there was nothing more to read
+            whole = position <= reached and (told.get(partition) or 0) <= reached
+            lags[partition] = 0 if whole else max(0, end - max(position, reached))
+        return lags
+
+    def stopped(self) -> Collection[int]:
+        """See `Source`."""
+        return self._positions.keys() if self._paused else ()
 
     def connected(self) -> bool:
         """See `Source`."""
@@ -389,15 +410,6 @@ class KafkaSource:
                     continue
                 if position > end:
                     raise self._out_of_range(partition, f"the log ends at {end}")
-
-    def _lag(self, partition: int, position: int | None) -> int | None:
-        first, end = self._known_range(partition)
-        ended_at = self._ends.get(partition)
-        if end is None:
-            return None if ended_at is None else 0
-        if position is None:  # nothing read yet: we stand where a partition starts by default
-            position = first if self._start == OFFSET_BEGINNING else end
-        return max(0, end - max(position, ended_at or 0))
 
     def _known_range(self, partition: int) -> tuple[int, int | None]:
         """(first offset, end) as of the last fetch; end None before the first."""

@@ -138,10 +138,15 @@ class LocalSource:
         """Remember how far the reader is, in `committed`."""
         self.committed.update(positions)
 
-    def lags(self) -> dict[int, int | None]:
-        """See `Source`; not known of a lazy log that has not been read to its end."""
+    def lag(self) -> Mapping[int, int]:
+        """Records not yet read; none of a lazy log that has not been read to its end."""
         with self._changed:
-            return {partition: self._logs[partition].after(at) for partition, at in self._positions.items()}
+            lags = {partition: self._logs[partition].after(position) for partition, position in self._positions.items()}
+        return {partition: lag for partition, lag in lags.items() if lag is not None}
+
+    def stopped(self) -> Collection[int]:
+        """See `Source`."""
+        return self._positions.keys() if self._paused else self._disowned
 
     def connected(self) -> bool:
         """Always: the log is here."""
@@ -149,7 +154,8 @@ class LocalSource:
 
     def exhausted(self) -> bool:
         """True when every record was read and none can be appended any more."""
-        return not self._growing and bool(self._positions) and all(lag == 0 for lag in self.lags().values())
+        lag = self.lag()
+        return not self._growing and bool(lag) and lag.keys() == self._positions.keys() and not any(lag.values())
 
     def close(self) -> None:
         """Hand all partitions back."""

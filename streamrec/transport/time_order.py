@@ -150,10 +150,15 @@ class TimeOrderedSource:
         """See `Source`."""
         self._source.commit(positions)
 
-    def lags(self) -> dict[int, int | None]:
+    def lag(self) -> dict[int, int]:
         """See `Source`; what waits here is not read yet."""
         waiting = {partition: len(waiting.records) for partition, waiting in self._waiting.items()}
-        return {p: None if lag is None else lag + waiting.get(p, 0) for p, lag in self._source.lags().items()}
+        return {partition: lag + waiting.get(partition, 0) for partition, lag in self._source.lag().items()}
+
+    def stopped(self) -> Collection[int]:
+        """See `Source`: those with records here wait for others, those without do not."""
+        waiting = {partition for partition, waiting in self._waiting.items() if waiting.records}
+        return waiting.union(self._source.stopped())
 
     def connected(self) -> bool:
         """See `Source`."""
@@ -225,7 +230,7 @@ class TimeOrderedSource:
 
     def _due(self, max_records: int) -> NDArray[np.int64]:
         """The partition of each record that may be handed out now, in the order in which they may, (records,)."""
-        lags = self._source.lags()
+        lags = self._source.lag()
         heads = [(p, waiting.times) for p, waiting in self._waiting.items() if len(waiting.times)]
         bound = self._limit(self._heads(lags), min((int(times[0]) for _, times in heads), default=0))
         self._early = frozenset(p for p, times in heads if bound is not None and times[0] > bound)
@@ -245,7 +250,7 @@ class TimeOrderedSource:
             self._waiting[int(partition)].taken(int(count))
         return records
 
-    def _heads(self, lags: Mapping[int, int | None]) -> dict[int, int | None]:
+    def _heads(self, lags: Mapping[int, int]) -> dict[int, int | None]:
         """The time of the next record of each partition that is behind, None for one that is not."""
         heads: dict[int, int | None] = {}
         for partition, waiting in self._waiting.items():

@@ -1,6 +1,7 @@
 """Whether a worker is alive, and whether it is ready.
 
-    alive   its loop has come round within `stuck_s`; one that has not should be ended and started anew
+    alive   its loop has come round within `stuck_s`, and no partition with records to read has given none for so long;
+            one that is not alive should be ended and started anew
     ready   nothing it needs is missing; one that is not comes to by itself, or says what it waits for
 
 Knows nothing of how it is asked: `worker/http.py` answers over HTTP. Safe to read from another thread.
@@ -9,8 +10,11 @@ Knows nothing of how it is asked: `worker/http.py` answers over HTTP. Safe to re
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from enum import StrEnum
+
+LONGEST_LOOK_S = 5.0
+"""Between two looks at the partitions, so much at most counts as time in which one stood still."""
 
 
 class Need(StrEnum):
@@ -35,6 +39,8 @@ class Health:
         self._stuck_s = stuck_s
         self._clock = clock
         self._beat_at = clock()
+        self._looked_at = clock()
+        self._still_s: Mapping[int, float] = {}  # by partition with records to read: how long it has given none
         # Replaced, never changed: another thread may be reading.
         self._missing: Mapping[Need, str] = {
             Need.PARTITIONS: "the consumer group has assigned none yet",
@@ -45,8 +51,30 @@ class Health:
         """The loop has come round."""
         self._beat_at = self._clock()
 
+    def read(self, partitions: Iterable[int]) -> None:
+        """Something was read of these."""
+        moved = {*partitions} & self._still_s.keys()
+        if moved:
+            self._still_s = {partition: s for partition, s in self._still_s.items() if partition not in moved}
+
+    def watch(self, lag: Mapping[int, int], stopped: Collection[int], drained: bool) -> None:
+        """Take how many records are unread by partition, and of which partitions none are read on purpose.
+
+        `drained`: the last poll gave everything there was, so that a partition did not have to wait for others.
+        """
+        now = self._clock()
+        passed_s = min(now - self._looked_at, LONGEST_LOOK_S) if drained else 0.0
+        self._looked_at = now
+        behind = [partition for partition, records in lag.items() if records and partition not in stopped]
+        self._still_s = {p: self._still_s[p] + passed_s if p in self._still_s else 0.0 for p in behind}
+
+    def standstill_s(self) -> float:
+        """How long a partition with records to read has given none; the longest, 0 while all are read."""
+        return max(self._still_s.values(), default=0.0)
+
     def lack(self, need: Need, why: str) -> None:
-        """`need` is missing, for the reason given."""
+        """`need` is missing, for the reason given; while it is, no partition is to blame that none is read."""
+        self._still_s = {}
         self._missing = {**self._missing, need: why}
 
     def have(self, *needs: Need) -> None:
@@ -57,9 +85,12 @@ class Health:
     def stuck(self) -> str | None:
         """Why the worker is not alive, None while it is."""
         still_s = self._clock() - self._beat_at
-        if still_s < self._stuck_s:
-            return None
-        return f"the loop has not come round for {still_s:.0f} s, expected less than {self._stuck_s:g} s"
+        if still_s >= self._stuck_s:
+            return f"the loop has not come round for {still_s:.0f} s, expected less than {self._stuck_s:g} s"
+        for partition, idle_s in self._still_s.items():
+            if idle_s >= self._stuck_s:
+                return f"partition {partition} has records to read, and has given none for {idle_s:.0f} s"
+        return None
 
     def missing(self) -> dict[str, str]:
         """What is missing, and why; empty when the worker is ready."""

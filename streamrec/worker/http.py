@@ -1,6 +1,6 @@
 """What a worker answers over HTTP: `/metrics` for Prometheus, `/livez` and `/readyz` for whoever keeps it running.
 
-    /livez    200 while the loop comes round, else 503 and since when it has not
+    /livez    200 while the loop comes round and no partition stands still, else 503 and for how long it is otherwise
     /readyz   200 when nothing is missing, else 503 and one line for each thing that is
 
 Answers from threads of its own, so that a loop that hangs cannot hide it. Read-only; knows nothing of the worker.

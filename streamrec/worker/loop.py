@@ -37,6 +37,8 @@ INSIST_S = 60.0
 """How long something is tried where the group cannot be heard meanwhile; a member may be silent for five minutes."""
 DISOWNED_S = 60.0
 """A partition that the store says is another's, while the group says it is ours, is a contradiction after so long."""
+WATCH_EVERY_S = 1.0
+"""How often the lag is looked at."""
 LAST_WORDS_S = 5.0
 """How long a worker that cannot go on tries to publish what it had to say."""
 
@@ -134,6 +136,7 @@ class Worker:
             health.lack(Need.CATALOGUE, f"topic {catalogue.topic!r} is not read to its end yet")
         self._brake = Brake(ports.source, metrics)
         self._retry = Retry(ports.source, self._brake, health, self._clock)
+        self._watched_at, self._drained = float("-inf"), True
         self._disowned_at: dict[int, float] = {}  # partitions that are another's, until the group says so too
         self._poll_records = min(POLL_RECORDS, self.fold.most_records)
 
@@ -158,7 +161,9 @@ class Worker:
             self._retry.endure(self._follow)
             while self._retry.stop_by is None and not self._source.exhausted():
                 self._look_around()
-                self._handle(self._source.poll(self._poll_records, POLL_TIMEOUT_S))
+                records = self._source.poll(self._poll_records, POLL_TIMEOUT_S)
+                self._drained = len(records) < self._poll_records
+                self._handle(records)
                 if self._checkpoints.due():
                     self._retry.endure(self.checkpoint)
             self._retry.endure(self.checkpoint)
@@ -209,6 +214,10 @@ class Worker:
             self.health.have(Need.LOG)
         else:
             self.health.lack(Need.LOG, "no broker can be reached")
+        if self._clock() - self._watched_at >= WATCH_EVERY_S:
+            self._watched_at, lag = self._clock(), self._source.lag()
+            self.health.watch(lag if self._source.connected() else {}, self._source.stopped(), self._drained)
+            self.metrics.behind(lag, self.health.standstill_s())
         for partition, since in self._disowned_at.items():
             if self._clock() - since > DISOWNED_S:
                 raise StaleEpoch(
@@ -220,6 +229,7 @@ class Worker:
         """One step, once what it needs is there; of partitions that left meanwhile, nothing."""
         self.metrics.misplaced.inc(self._placement.check(records, self._topic.partitions))
         epochs = {record.partition: self._checkpoints.epoch(record.partition) for record in records}
+        self.health.read(epochs)
 
         def attempt() -> None:
             self.step([r for r in records if self._checkpoints.epoch(r.partition) == epochs[r.partition]])
@@ -249,14 +259,13 @@ class Worker:
         if self._placement.misplaced and not self._placement_told:
             LOG.warning("keys are on other partitions than they belong to", detail=self._placement.told())
             self._placement_told = True
-        self.metrics.lag.set(sum(lag or 0 for lag in self._source.lags().values()))
-        self.metrics.skipped.set(self._source.skipped_records)
+        self.metrics.skipped.reach(self._source.skipped_records)
         self.metrics.lost_values.reach(self._checkpoints.lost_values)
         for name, count in self.pipeline.refused_updates().items():
-            self.metrics.refused.labels(name).set(count)
+            self.metrics.refused.labels(name).reach(count)
         self.metrics.stand(self.pipeline.progress.recent())
         for bucket, count in self.pipeline.rate_limits.held_back().items():
-            self.metrics.held_back.labels(bucket).set(count)
+            self.metrics.held_back.labels(bucket).reach(count)
         self.metrics.wait(self._open_slates)
         catalogue = self.pipeline.features.catalogue
         self.metrics.listed(len(catalogue), catalogue.dropped)

@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 import math
+import platform
 from collections.abc import Iterable, Mapping, Sequence
+from importlib.metadata import version
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    GCCollector,
+    Histogram,
+    Info,
+    PlatformCollector,
+    ProcessCollector,
+)
 
 from streamrec.config.log_lines import get_logger
 from streamrec.engine.attribution.open_slates import OpenSlates
@@ -40,8 +51,13 @@ class Metrics:
     def __init__(self, lists: Sequence[str], scenarios: Iterable[str] = ()) -> None:
         """`lists` names what is ranked: the fused list first, then every model; `scenarios` what may be asked for."""
         self.registry = CollectorRegistry()
+        for collector in (PlatformCollector, ProcessCollector, GCCollector):
+            collector(registry=self.registry)
+        build = Info("streamrec_build", "What runs here", registry=self.registry)
+        build.info({"version": version("streamrec"), "python": platform.python_version()})
         self._lists = tuple(lists)
         self._scenarios = frozenset(scenarios)
+        self._lagging: set[int] = set()
         self.events = Counter("streamrec_events", "Events handled", registry=self.registry)
         self.dead_letters = Counter(
             "streamrec_dead_letters", "Messages that could not be used", ["reason"], registry=self.registry
@@ -64,11 +80,11 @@ class Metrics:
         self.open_slates = Gauge(
             "streamrec_open_slates", "Slates whose outcomes are not final yet", registry=self.registry
         )
-        self.closed_early = Gauge(
+        self.closed_early = Total(
             "streamrec_slates_closed_early", "Slates judged before their time to make room", registry=self.registry
         )
-        self.unseen = Gauge("streamrec_slates_unseen", "Slates that were not seen", registry=self.registry)
-        self.late_credits = Gauge(
+        self.unseen = Total("streamrec_slates_unseen", "Slates that were not seen", registry=self.registry)
+        self.late_credits = Total(
             "streamrec_late_credits", "Events that named a slate which was not open", registry=self.registry
         )
         self.imitated = Counter(
@@ -99,7 +115,7 @@ class Metrics:
             ["model", "measure"],
             registry=self.registry,
         )
-        self.held_back = Gauge(
+        self.held_back = Total(
             "streamrec_held_back_examples",
             "Examples, and feedback on slates, beyond the rate limits of their user or item, not learned",
             ["bucket"],
@@ -124,7 +140,7 @@ class Metrics:
             "Partitions handed over without a checkpoint, for want of time",
             registry=self.registry,
         )
-        self.skipped = Gauge(
+        self.skipped = Total(
             "streamrec_skipped_records", "Records deleted before they were read", registry=self.registry
         )
         self.lost_values = Total(
@@ -133,7 +149,7 @@ class Metrics:
         self.catalogue_items = Gauge(
             "streamrec_catalogue_items", "Items that the catalogue lists", registry=self.registry
         )
-        self.catalogue_dropped = Gauge(
+        self.catalogue_dropped = Total(
             "streamrec_catalogue_dropped", "Items of the catalogue beyond limits.max_catalogue", registry=self.registry
         )
         self.trends_age = Gauge(
@@ -142,14 +158,19 @@ class Metrics:
             registry=self.registry,
         )
         self.trends_age.set(math.nan)
-        self.trends_refused = Gauge(
+        self.trends_refused = Total(
             "streamrec_trends_refused",
             "Statements on trends that could not be used",
             ["reason"],
             registry=self.registry,
         )
-        self.lag = Gauge("streamrec_lag", "Records of the input not yet read", registry=self.registry)
-        self.refused = Gauge(
+        self.lag = Gauge("streamrec_lag", "Records of the input not yet read", ["partition"], registry=self.registry)
+        self.standstill = Gauge(
+            "streamrec_standstill_seconds",
+            "Longest time in which nothing was read of a partition with something to read",
+            registry=self.registry,
+        )
+        self.refused = Total(
             "streamrec_refused_updates", "Updates whose numbers were not finite", ["model"], registry=self.registry
         )
         self.rollbacks = Counter(
@@ -158,10 +179,10 @@ class Metrics:
         self.quarantined = Gauge(
             "streamrec_quarantined", "1 while a model is not trusted", ["model"], registry=self.registry
         )
-        self.skipped_snapshots = Gauge(
+        self.skipped_snapshots = Total(
             "streamrec_skipped_snapshots", "Snapshots that could not be used at the start", registry=self.registry
         )
-        self.unlearned = Gauge(
+        self.unlearned = Total(
             "streamrec_unlearned_events",
             "Records that users remember and models never learned, for want of a newer snapshot",
             registry=self.registry,
@@ -188,6 +209,15 @@ class Metrics:
             if hits:
                 self.hits.labels(name).inc(hits)
 
+    def behind(self, lag: Mapping[int, int], standstill_s: float) -> None:
+        """Show how much is unread, by partition held, and how long one has stood still."""
+        for partition in self._lagging - lag.keys():
+            self.lag.remove(partition)
+        self._lagging = set(lag)
+        for partition, records in lag.items():
+            self.lag.labels(partition).set(records)
+        self.standstill.set(standstill_s)
+
     def stand(self, standings: Mapping[str, ListStanding]) -> None:
         """Show how well each list does."""
         for name, standing in standings.items():
@@ -210,8 +240,8 @@ class Metrics:
 
     def began(self, skipped_snapshots: int, unlearned: int) -> None:
         """Show what was amiss with the snapshots at the start."""
-        self.skipped_snapshots.set(skipped_snapshots)
-        self.unlearned.set(unlearned)
+        self.skipped_snapshots.reach(skipped_snapshots)
+        self.unlearned.reach(unlearned)
 
     def judged(self, rolled_back: Iterable[str], out: Mapping[str, bool]) -> None:
         """Count rollbacks, and show what is not trusted; both by the name of the component in snapshots."""
@@ -223,20 +253,20 @@ class Metrics:
     def listed(self, items: int, dropped: int) -> None:
         """Show how much of a catalogue is known."""
         self.catalogue_items.set(items)
-        self.catalogue_dropped.set(dropped)
+        self.catalogue_dropped.reach(dropped)
 
     def told(self, age_s: float | None, refused: Mapping[str, int]) -> None:
         """Show how old the trends are, and what of them could not be used, by reason."""
         self.trends_age.set(math.nan if age_s is None else age_s)
         for reason, count in refused.items():
-            self.trends_refused.labels(reason).set(count)
+            self.trends_refused.labels(reason).reach(count)
 
     def wait(self, slates: OpenSlates) -> None:
         """Show what waits for its outcomes, and what went amiss with it."""
         self.open_slates.set(slates.waiting)
-        self.closed_early.set(slates.early)
-        self.unseen.set(slates.unseen)
-        self.late_credits.set(slates.late)
+        self.closed_early.reach(slates.early)
+        self.unseen.reach(slates.unseen)
+        self.late_credits.reach(slates.late)
 
     def drifted(self, drifts: Iterable[DriftAlarm]) -> None:
         """Count and log drift alarms; each is raised once."""

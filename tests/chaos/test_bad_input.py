@@ -197,7 +197,7 @@ def test_a_gap_before_the_log_s_start_is_passed_over_and_counted_where_that_was_
     stands = with_gap(scene, gap)
     with scene.worker() as worker:
         scene.until_caught_up(worker)
-        until(lambda: worker.metric("streamrec_skipped_records") == gap * len(stands), worker)
+        until(lambda: worker.metric("streamrec_skipped_records_total") == gap * len(stands), worker)
         assert worker.stop() == 0
     kept = [
         event

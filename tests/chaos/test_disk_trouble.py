@@ -93,8 +93,8 @@ def test_a_damaged_snapshot_is_passed_over_for_an_older_one_and_an_alarm_is_rais
     scene.send(100)
     with scene.worker() as worker:
         scene.until_caught_up(worker)
-        assert worker.metric("streamrec_skipped_snapshots") > 0
-        assert worker.metric("streamrec_unlearned_events") > 0
+        assert worker.metric("streamrec_skipped_snapshots_total") > 0
+        assert worker.metric("streamrec_unlearned_events_total") > 0
         assert newest in worker.said
         assert worker.stop() == 0
     scene.assert_exact()

@@ -106,7 +106,7 @@ def test_a_lazy_log_is_drawn_only_as_it_is_read() -> None:
     source.subscribe(Reader())
     assert [record.offset for record in source.poll(10, 0.0)] == list(range(10))
     assert len(drawn) == 10
-    assert source.lags() == {0: None}
+    assert source.lag() == {}
     assert not source.exhausted()
 
 

@@ -268,13 +268,13 @@ def test_everything_that_reads_passes_over_what_was_aborted_and_reaches_the_end(
     apply([MissingTopic(topic, 1, 1)], settings)
     transactions(apache_kafka, topic, -50, 3, -20)  # each ends in a marker: the log ends at 76
     member = Member(KafkaSource(topic, settings, topic), {})
-    until(lambda: len(member.read) == 3 and member.source.lag() == 0, member.step)
+    until(lambda: len(member.read) == 3 and member.source.lag() == {0: 0}, member.step)
     member.source.commit({0: 54})
     with closing(Consumer({"bootstrap.servers": apache_kafka.bootstrap, "group.id": topic})) as lag_tool:
         place = TopicPartition(topic, 0)
         until(lambda: lag_tool.committed([place], timeout=10)[0].offset == 76, member.step)
     member.source.seek({0: 0})
-    until(lambda: len(member.read) == 6 and member.source.lag() == 0, member.step)
+    until(lambda: len(member.read) == 6 and member.source.lag() == {0: 0}, member.step)
     member.source.close()
     assert member.read == [(0, 51), (0, 52), (0, 53)] * 2
 
@@ -293,7 +293,7 @@ def test_everything_that_reads_passes_over_what_was_aborted_and_reaches_the_end(
         assert [slates.poll(1.0) is not None for _ in range(3)] == [True, True, False]
 
     uncommitted = Member(KafkaSource(topic, {**settings, "isolation.level": "read_uncommitted"}, "g-all"), {})
-    until(lambda: len(uncommitted.read) == 73 and uncommitted.source.lag() == 0, uncommitted.step)
+    until(lambda: len(uncommitted.read) == 73 and uncommitted.source.lag() == {0: 0}, uncommitted.step)
     uncommitted.source.close()
 
 
@@ -312,9 +312,26 @@ def test_an_open_transaction_is_waited_for_and_hides_no_end(apache_kafka: Embedd
         assert [record.offset for record in found] == [0, 1]
         assert reader.end() == {0: 3}
     member = Member(KafkaSource(topic, settings, topic), {})
-    until(lambda: len(member.read) == 2, member.step)
+    until(lambda: len(member.read) == 2 and member.source.lag() == {0: 0}, member.step)
     producer.commit_transaction(20)
-    until(lambda: len(member.read) == 3 and member.source.lag() == 0, member.step)
+    until(lambda: len(member.read) == 3 and member.source.lag() == {0: 0}, member.step)
+    member.source.close()
+
+
+def test_the_lag_of_a_partition_that_is_not_fetched_grows_all_the_same(apache_kafka: EmbeddedBroker) -> None:
+    topic, settings = f"still-{uuid.uuid4().hex[:8]}", apache_kafka.settings
+    apply([MissingTopic(topic, 1, 1)], settings)
+    fill(settings, topic, 3)
+    member = Member(KafkaSource(topic, settings, topic), {})
+    until(lambda: len(member.read) == 3 and member.source.lag() == {0: 0}, member.step)
+    member.source._consumer.pause([TopicPartition(topic, 0)])  # behind the source's back
+    fill(settings, topic, 4)
+    until(lambda: member.source.lag() == {0: 4}, member.step)
+    assert member.source.stopped() == ()
+    member.source.pause()
+    assert list(member.source.stopped()) == [0]
+    member.source.resume()
+    until(lambda: len(member.read) == 7 and member.source.lag() == {0: 0}, member.step)
     member.source.close()
 
 
@@ -330,7 +347,7 @@ def test_a_latest_start_skips_what_is_there(apache_kafka: EmbeddedBroker) -> Non
     apply([MissingTopic("latest", 1, 1)], apache_kafka.settings)
     fill(apache_kafka.settings, "latest", 5)
     member = Member(KafkaSource("latest", {**apache_kafka.settings, "auto.offset.reset": "latest"}, "g-latest"), {})
-    until(lambda: member.held == {0} and member.source.lags() == {0: 0}, member.step)
+    until(lambda: member.held == {0} and member.source.lag() == {0: 0}, member.step)
     fill(apache_kafka.settings, "latest", 3)
     until(lambda: len(member.read) == 3, member.step)
     assert member.read == [(0, 5), (0, 6), (0, 7)]

@@ -7,6 +7,8 @@ import re
 from pathlib import Path
 
 import pytest
+from prometheus_client import generate_latest
+from prometheus_client.parser import text_string_to_metric_families
 
 from streamrec.worker.metrics import Metrics
 from tools.reference import CHANGED_FIRST, DOCS, PARTS, fields, handwritten, written
@@ -73,13 +75,39 @@ def test_the_ten_settings_that_people_change_come_first() -> None:
     assert set(CHANGED_FIRST) <= set(fields())
 
 
+def exposed() -> dict[str, tuple[str, ...]]:
+    """What `/metrics` shows of ours: by name, as Prometheus has it, the labels."""
+    metrics = Metrics(["fused"])
+    for kind in vars(metrics).values():  # what has labels is shown once it has values
+        if names := getattr(kind, "_labelnames", ()):
+            kind.labels(*names)
+    shown: dict[str, tuple[str, ...]] = {}
+    for family in text_string_to_metric_families(generate_latest(metrics.registry).decode()):
+        for sample in family.samples:
+            if family.name.startswith("streamrec_") and not sample.name.endswith("_created"):
+                shown[sample.name] = tuple(sorted(sample.labels))
+    return shown
+
+
 def test_every_metric_says_what_is_good_and_what_to_do() -> None:
-    families = {family.name.removeprefix("streamrec_") for family in Metrics(["fused"]).registry.collect()}
+    shown = {
+        re.sub(r"_(count|sum|total)$", "", name.removeprefix("streamrec_")): labels
+        for name, labels in exposed().items()
+        if not name.endswith("_bucket")
+    }
     rows = re.findall(
-        r"^\| `(\w+)(?:\{[\w,]+\})?` \| ([^|]+) \| ([^|]+) \|$", text_of(DOCS / "08-wrong.md"), re.MULTILINE
+        r"^\| `(\w+)(?:\{([\w,]+)\})?` \| ([^|]+) \| ([^|]+) \|$", text_of(DOCS / "08-wrong.md"), re.MULTILINE
     )
-    assert {name for name, *_ in rows} == families
-    assert len(rows) == len(families)
+    assert {name: tuple(sorted(filter(None, labels.split(",")))) for name, labels, *_ in rows} == shown
+    assert len(rows) == len(shown)
+
+
+def test_every_metric_that_is_named_is_there() -> None:
+    pages = [*DOCS.glob("*.md"), ROOT / "README.md", *(path for path in (ROOT / "deploy").iterdir() if path.is_file())]
+    named = {name for page in pages for name in re.findall(r"\bstreamrec_[a-z]\w*", text_of(page))}
+    histograms = {name.removesuffix("_count") for name in exposed() if name.endswith("_count")}
+    assert named - exposed().keys() - histograms == set()
+    assert len(named) > 5
 
 
 def test_the_glossary_s_words_exist() -> None:

@@ -136,7 +136,7 @@ def test_a_damaged_snapshot_is_skipped_for_the_one_before_it(
     assert f"snapshot='{older}'" in said
     assert "unlearned_by_partition={0: 170}" in said
     value = worker.metrics.registry.get_sample_value
-    assert (value("streamrec_skipped_snapshots"), value("streamrec_unlearned_events")) == (1, 170)
+    assert (value("streamrec_skipped_snapshots_total"), value("streamrec_unlearned_events_total")) == (1, 170)
     assert learned(worker) == wanted(0, 330)
     worker.step(source.poll(1_000, 0.0))
     assert learned(worker) == wanted(0, 330) + wanted(500, 600)  # once each, and what lay between by nobody
@@ -144,8 +144,8 @@ def test_a_damaged_snapshot_is_skipped_for_the_one_before_it(
     assert worker.pipeline.schema == ground.shelf.describe(ground.shelf.references()[0]).schema
     again, _ = ground.worker()
     assert learned(again) == learned(worker)
-    assert value("streamrec_skipped_snapshots") == 1
-    assert again.metrics.registry.get_sample_value("streamrec_skipped_snapshots") == 0
+    assert value("streamrec_skipped_snapshots_total") == 1
+    assert again.metrics.registry.get_sample_value("streamrec_skipped_snapshots_total") == 0
 
 
 def test_several_damaged_ones_are_skipped_down_to_the_last_that_is_whole(tmp_path: Path) -> None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import platform
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.metadata import version
 from threading import Event, Thread
 
 import pytest
+from prometheus_client import Metric
+from prometheus_client.parser import text_string_to_metric_families
 
 from streamrec.config.groups import preset_settings
 from streamrec.config.settings import Settings
@@ -41,6 +45,32 @@ def test_a_loop_that_does_not_come_round_is_not_alive() -> None:
     assert health.stuck() == "the loop has not come round for 10 s, expected less than 10 s"
     health.beat()
     assert health.stuck() is None
+
+
+def test_a_partition_that_gives_nothing_although_it_has_records_is_not_alive() -> None:
+    clock = Clock()
+    health = Health(stuck_s=10.0, clock=clock)
+
+    def look(lag: dict[int, int], seconds: int = 12, stopped: tuple[int, ...] = (), drained: bool = True) -> str | None:
+        for _ in range(seconds):
+            clock.now += 1.0
+            health.beat()
+            health.read([0])
+            health.watch(lag, stopped, drained)
+        return health.stuck()
+
+    assert look({0: 5, 1: 0}) is None  # nothing to read is no standstill, nor is being behind and read
+    assert look({0: 5, 1: 7}, stopped=(1,)) is None
+    assert look({0: 5, 1: 7}, drained=False) is None  # the others' records come first
+    assert look({0: 5, 1: 7}, 9) is None
+    health.lack(Need.STATE, "Redis is away")
+    assert look({0: 5, 1: 7}, 9) is None
+    health.read([1])
+    assert look({0: 5, 1: 7}, 9) is None
+    assert health.standstill_s() == 8.0
+    assert look({0: 5, 1: 7}, 3) == "partition 1 has records to read, and has given none for 11 s"
+    clock.now += 1_000.0  # one long step is not held against it
+    assert look({0: 5}, 1) is None
 
 
 def test_ready_is_who_misses_nothing() -> None:
@@ -117,6 +147,51 @@ def test_a_worker_that_hangs_in_a_step_says_so(asked: Asked, monkeypatch: pytest
     asked.worker.stop()
     thread.join(60)
     assert not thread.is_alive()
+
+
+def test_a_worker_whose_partition_stands_still_shows_it_and_is_not_alive(
+    asked: Asked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(asked.worker.health, "_stuck_s", 1.5)
+    monkeypatch.setattr(asked.source, "_disowned", {0})  # as if somebody had paused it behind the source's back
+    monkeypatch.setattr(asked.source, "stopped", tuple)
+    thread = Thread(target=asked.worker.run)
+    thread.start()
+    until(lambda: asked.get("/livez")[0] == 503)
+    assert "partition 0 has records to read, and has given none for" in asked.get("/livez")[1]
+    shown = {sample.name: sample.value for family in told(asked) for sample in family.samples}
+    assert shown["streamrec_lag"] == 50.0
+    assert shown["streamrec_standstill_seconds"] >= 1.5
+    monkeypatch.setattr(asked.source, "_disowned", set())
+    until(lambda: asked.get("/livez")[0] == 200)
+    until(lambda: asked.worker.metrics.registry.get_sample_value("streamrec_lag", {"partition": "0"}) == 0)
+    asked.worker.stop()
+    thread.join(60)
+    assert not thread.is_alive()
+
+
+def told(asked: Asked) -> list[Metric]:
+    """What `/metrics` says, read as Prometheus reads it."""
+    return list(text_string_to_metric_families(asked.get("/metrics")[1]))
+
+
+def test_what_only_grows_is_a_counter_and_the_process_tells_of_itself(asked: Asked) -> None:
+    metrics = asked.worker.metrics
+    for total in (2, 5, 5, 3, 4):  # a total that falls began anew
+        metrics.skipped.reach(total)
+        metrics.refused.labels("popularity").reach(total)
+    families = {family.name: family for family in told(asked)}
+    assert {family.type for name, family in families.items() if name.startswith("streamrec_")} <= {
+        *("counter", "gauge", "histogram")
+    }
+    for name in ("skipped_records", "refused_updates"):
+        assert families[f"streamrec_{name}"].type == "counter"
+        assert families[f"streamrec_{name}"].samples[0].name == f"streamrec_{name}_total"
+        assert families[f"streamrec_{name}"].samples[0].value == 6.0
+    [build] = families["streamrec_build_info"].samples
+    assert build.labels == {"version": version("streamrec"), "python": platform.python_version()}
+    of_the_process = {"process_cpu_seconds", "process_resident_memory_bytes", "python_info", "python_gc_collections"}
+    assert of_the_process <= families.keys()
 
 
 def test_a_port_that_is_taken_is_a_clear_error(asked: Asked) -> None:
