@@ -2,8 +2,9 @@
 -- ARGV: epoch, turn, last confirmed turn, watermark, snapshot or '', seconds to keep users and items, seconds to keep
 --       slates, how many of the keys are slates (they come last), how many sentinels are kept, then the values in the
 --       order of their keys.
--- A former owner's checkpoint is refused, and counted. Everything is decided before the first write. Without a shebang line, Redis refuses for want of memory or disk at the
--- first write or never (6.2 and 7 alike), so nothing can stop the script half way.
+-- A former owner's checkpoint is refused, and counted. Everything is decided before the first write. Without a shebang
+-- line, Redis refuses for want of memory or disk at the first write or never (6.2 and 7 alike), so nothing can stop the
+-- script half way.
 local stored = redis.call('HMGET', KEYS[1], 'epoch', 'turn', 'watermark')
 local epoch, turn, watermark = tonumber(stored[1] or 0), tonumber(stored[2] or 0), tonumber(stored[3] or -1)
 if epoch > tonumber(ARGV[1]) then
@@ -17,26 +18,26 @@ if watermark > tonumber(ARGV[4]) then return {'backwards', stored[3]} end
 redis.call('HSET', KEYS[1], 'turn', ARGV[2], 'watermark', ARGV[4], 'snapshot', ARGV[5])
 local first_slate = #KEYS - tonumber(ARGV[8]) + 1
 local now = tonumber(redis.call('TIME')[1])
+-- Sentinels are values by name and time of expiry, the first that came: one that is missing before its time was dropped
+-- by the server, or by somebody else.
 redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', now)
-local lasting = {}
+local watched, held = {}, {}
+local sentinels = redis.call('ZRANGE', KEYS[2], 0, -1)
+for _, key in ipairs(sentinels) do held[key] = true end
+local room = tonumber(ARGV[9]) - #sentinels
 for i = 3, #KEYS do
     if ARGV[i + 7] == '' then
         redis.call('DEL', KEYS[i])
-        redis.call('ZREM', KEYS[2], KEYS[i])
+        if held[KEYS[i]] then redis.call('ZREM', KEYS[2], KEYS[i]) end
     else
         -- One SET per key: MSET could not expire them, and unpack() of so many arguments overflows Lua's stack.
         redis.call('SET', KEYS[i], ARGV[i + 7], 'EX', i < first_slate and ARGV[6] or ARGV[7])
-        if i < first_slate then
-            lasting[#lasting + 1] = now + ARGV[6]
-            lasting[#lasting + 1] = KEYS[i]
+        if i < first_slate and (held[KEYS[i]] or room > 0) then
+            if not held[KEYS[i]] then room = room - 1 end
+            watched[#watched + 1] = now + ARGV[6]
+            watched[#watched + 1] = KEYS[i]
         end
     end
 end
--- Sentinels are values by name and time of expiry, the first that came: one that is missing before its time was dropped
--- by the server, or by somebody else.
-for i = 1, #lasting, 1000 do
-    redis.call('ZADD', KEYS[2], 'XX', unpack(lasting, i, math.min(i + 999, #lasting)))
-end
-local room = 2 * (tonumber(ARGV[9]) - redis.call('ZCARD', KEYS[2]))
-if room > 0 and #lasting > 0 then redis.call('ZADD', KEYS[2], 'NX', unpack(lasting, 1, math.min(room, #lasting))) end
+if #watched > 0 then redis.call('ZADD', KEYS[2], unpack(watched)) end
 return {'written', ARGV[2]}
