@@ -39,6 +39,7 @@ class LogEnds:
 
     def look(self, partitions: Collection[int]) -> dict[int, int | None]:
         """The ends as last heard, at most some seconds old; None where no broker told one when asked. Never blocks."""
+        self._admin.poll(0)  # its log lines, and its tokens
         if self._answers and all(answer.done() for answer in self._answers.values()):
             self._ends = {partition: _offset(answer) for partition, answer in self._answers.items()}
             self._answers = {}
