@@ -9,6 +9,7 @@ import re
 from codecs import BOM_UTF8
 from collections.abc import Iterable
 from typing import Any, TypeVar
+from unicodedata import category
 
 import msgspec
 
@@ -284,3 +285,23 @@ def brief(text: str, most: int) -> str:
     """At most `most` characters and an ellipsis; unprintable characters are escaped, so none can control a terminal."""
     cut = text if len(text) <= most else text[:most] + "..."
     return cut if cut.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in cut)
+
+
+JOINERS = "\u200c\u200d"
+"""Unprintable, and needed to write Hindi, Persian and many emoji."""
+
+
+def harmless(text: str, keep: str = JOINERS + "\n\t") -> str:
+    r"""The text with what could command a terminal or reorder a line as \\uXXXX, as JSON writes it.
+
+    That is all that is unprintable: controls, marks and overrides of direction, lone surrogates, what is no character.
+    Spaces of all kinds stay, and what is in `keep`.
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in keep or category(c) == "Zs" else _escaped(c) for c in text)
+
+
+def _escaped(character: str) -> str:
+    units = character.encode("utf-16-be", "surrogatepass")
+    return "".join(f"\\u{units[at] << 8 | units[at + 1]:04x}" for at in range(0, len(units), 2))

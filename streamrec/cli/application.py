@@ -2,14 +2,46 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any, Literal
 
 import typer
+from typer.core import TyperGroup
 
 from streamrec import __version__
 
+
+class HarmlessGroup(TyperGroup):
+    """Quotes what was typed, in errors about it, so that it turns no line around."""
+
+    def make_context(self, *given: Any, **options: Any) -> Any:
+        """Read what stands before the command's name."""
+        with _harmless_errors():
+            return super().make_context(*given, **options)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Read what stands behind it, and run it."""
+        with _harmless_errors():
+            return super().invoke(ctx)
+
+
+@contextmanager
+def _harmless_errors() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        message = getattr(error, "message", None)
+        if hasattr(error, "format_message") and isinstance(message, str):  # typer's own, of no public class
+            from streamrec.codec import harmless
+
+            vars(error)["message"] = harmless(message)
+        raise
+
+
 app = typer.Typer(
     name="streamrec",
+    cls=HarmlessGroup,
     help="A recommender that learns from every event, on Kafka.",
     epilog="Example: streamrec worker --kafka localhost:9092 --redis redis://localhost:6379/0",
     no_args_is_help=True,
@@ -44,8 +76,10 @@ def options(
     ] = False,
 ) -> None:
     """What holds for every command: nothing is done before one is named."""
+    from streamrec.cli.shared.console import harmless_output
     from streamrec.config.log_lines import write_log_lines
 
+    harmless_output()
     write_log_lines(log_format, log_level)
 
 

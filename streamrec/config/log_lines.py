@@ -7,6 +7,7 @@ Knows nothing of what is told.
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import sys
@@ -17,9 +18,11 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import structlog
+from rich.file_proxy import FileProxy
 from structlog.stdlib import BoundLogger, ProcessorFormatter
 from structlog.typing import Processor
 
+from streamrec.codec import JOINERS, harmless
 from streamrec.config.secrets import without_secrets
 
 CHATTY = ("aiokafka", "faust", "mode")
@@ -29,7 +32,7 @@ REPEAT_S = 30.0
 KINDS_KEPT = 256
 
 # What differs between two lines of one kind: numbers, and by which client and thread librdkafka speaks.
-_VARYING = re.compile(r"\[rdkafka#[^\]]*\] |\[thrd:[^\]]*\]: |\(after [^)]*\)|\d+")
+_VARYING = re.compile(r"\[rdkafka#[^\]]*\] |\[thrd:[^\]]*\]: |\(after .*\)|\d+")
 
 
 class LogLine(dict[str, Any]):
@@ -71,7 +74,8 @@ class RepeatFilter(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Whether the line is written."""
-        if self._of and record.name.partition(".")[0] not in self._of:
+        ours = not isinstance(record.msg, str)  # events, which are said with sense
+        if ours or (self._of and record.name.partition(".")[0] not in self._of):
             return True
         kind = record.name, _VARYING.sub("#", record.getMessage())
         passed_at, kept_back = self._kinds.pop(kind, (None, 0))
@@ -90,7 +94,10 @@ class _LineHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            print(self.format(record), file=sys.stderr, flush=True)
+            stream = sys.stderr
+            if not isinstance(stream, FileProxy):  # lines are harmless by now, and their colours meant
+                stream = getattr(stream, "rich_proxied_file", stream)
+            print(self.format(record), file=stream, flush=True)
         except Exception:
             self.handleError(record)
 
@@ -138,7 +145,7 @@ def say_failure(error: Exception) -> None:
     if _setup.failures_too:
         get_logger("streamrec").critical("stopped", error=str(error), kind=type(error).__name__)
     else:
-        print(f"streamrec: {without_secrets(str(error))}", file=sys.stderr)
+        print(harmless(f"streamrec: {without_secrets(str(error))}"), file=sys.stderr)
 
 
 def _formatter(as_json: bool) -> logging.Formatter:
@@ -153,7 +160,7 @@ def _formatter(as_json: bool) -> logging.Formatter:
     text = structlog.dev.ConsoleRenderer(
         colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback, timestamp_key="time"
     )
-    last: list[Processor] = [_ordered, structlog.processors.JSONRenderer(ensure_ascii=False)] if as_json else [text]
+    last: list[Processor] = [_ordered, _as_json] if as_json else [_harmless_fields, text]
     return ProcessorFormatter(processors=[*shared, ProcessorFormatter.remove_processors_meta, _safe, *last])
 
 
@@ -177,6 +184,18 @@ def _safe_value(value: Any) -> Any:
         case list() | tuple() | set() | frozenset():
             return [_safe_value(member) for member in value]
     return without_secrets(str(value))
+
+
+def _as_json(logger: Any, method: str, event: MutableMapping[str, Any]) -> str:
+    return harmless(json.dumps(event, ensure_ascii=False))
+
+
+def _harmless_fields(logger: Any, method: str, event: MutableMapping[str, Any]) -> dict[str, Any]:
+    """None but a traceback has more than one line; what is no text is written as `repr` has it."""
+    return {
+        name: harmless(value, JOINERS + "\n" * (name == "exception")) if isinstance(value, str) else value
+        for name, value in event.items()
+    }
 
 
 def _ordered(logger: Any, method: str, event: MutableMapping[str, Any]) -> dict[str, Any]:

@@ -7,6 +7,8 @@ from html import escape
 from pathlib import Path
 from string import Template
 
+from streamrec.codec import harmless
+
 STYLE = Path(__file__).parent / "page.css"
 """The colours that plots are drawn in stand here too, for light and for dark."""
 
@@ -17,6 +19,11 @@ def filled(template: Path, **parts: str) -> str:
     return text.substitute(parts, style=STYLE.read_text(encoding="utf-8"))
 
 
+def escaped(text: str) -> str:
+    """Text of anybody's as HTML that shows it, and does nothing else."""
+    return escape(harmless(text))
+
+
 def table_row(name: str, cells: Sequence[str]) -> str:
     """A row of a table whose cells, HTML already, are headed by a name, which is plain text."""
-    return f'<tr><th scope="row">{escape(name)}</th>{"".join(f"<td>{cell}</td>" for cell in cells)}</tr>'
+    return f'<tr><th scope="row">{escaped(name)}</th>{"".join(f"<td>{cell}</td>" for cell in cells)}</tr>'

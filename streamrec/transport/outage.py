@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 
 from streamrec.config.log_lines import get_logger
 
-LOG = get_logger("streamrec.kafka.brokers")
+LOG = get_logger("streamrec.kafka")
 REMIND_S = 30.0
 """Between two lines about one outage."""
 

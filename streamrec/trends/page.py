@@ -9,6 +9,7 @@ from html import escape
 from pathlib import Path
 from string import Template
 
+from streamrec.codec import harmless
 from streamrec.engine.trending.windows import Windows, acceleration, rate_per_hour
 from streamrec.trends.counts import CATEGORY, EVERYTHING, ITEM, PartitionCounts
 
@@ -27,7 +28,7 @@ def trends_page(windows: Windows, counts: Sequence[PartitionCounts], skipped: Ma
         clock=when,
         partitions=", ".join(str(each.partition) for each in counts) or "none",
         subjects=f"{sum(map(len, counts)):,}",
-        skipped=escape(bad),
+        skipped=escape(harmless(bad)),
         windows="".join(_window(windows.lengths_s[at], at, counts) for at in range(len(windows.lengths_s))),
     )
 
@@ -62,7 +63,7 @@ def _table(title: str, length_s: int, rows: Sequence[tuple[str, tuple[int, int]]
     if not rows:
         return ""
     body = "".join(
-        f'<tr><th scope="row">{escape(subject[len(ITEM) :])}</th><td>{held:,}</td><td>{before:,}</td>'
+        f'<tr><th scope="row">{escape(harmless(subject[len(ITEM) :]))}</th><td>{held:,}</td><td>{before:,}</td>'
         f"<td>{rate_per_hour(held, length_s):,.1f}</td><td>{acceleration(held, before):+.2f}</td></tr>"
         for subject, (held, before) in rows[:SHOWN]
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -134,6 +135,14 @@ def test_one_name_finds_where_a_command_is_declared_and_what_it_does() -> None:
     declared = {path.name for path in package.glob("*.py")}
     assert declared == commands | {"__init__.py", "__main__.py", "application.py", "options.py"}
     assert {path.name for path in (package / "commands").glob("*.py")} == commands | {"__init__.py"}
+
+
+def test_whatever_is_shown_by_rich_is_shown_as_it_is() -> None:
+    package = Path(streamrec.cli.__file__).parent
+    texts = {path.name: path.read_text(encoding="utf-8") for path in package.rglob("*.py")}
+    # `PlainConsole` takes nothing for markup, and lets nothing command a terminal.
+    assert [name for name, text in texts.items() if re.search(r"\bConsole\(", text)] == []
+    assert sum("PlainConsole(" in text for text in texts.values()) > 10
 
 
 def test_the_version_is_the_packages() -> None:

@@ -131,11 +131,13 @@ def test_a_line_comes_once_in_a_while_and_says_how_often_it_was_kept_back() -> N
     assert repeats.filter(record(refused, "streamrec.kafka", "consumer-1", 9092, 0))
     for port in range(100):
         assert not repeats.filter(record(refused, "streamrec.kafka", "producer-2", port, port))
+    more = refused.replace("X)", "X, 7 identical error(s) suppressed)")
+    assert not repeats.filter(record(more, "streamrec.kafka", "consumer-1", 9092, 0))
     assert repeats.filter(record(refused.replace("refused", "timed out"), "streamrec.kafka", "consumer-1", 1, 1))
     now = REPEAT_S
     again = record(refused, "streamrec.kafka", "consumer-1", 9092, 0)
     assert repeats.filter(again)
-    assert again.__dict__["repeats"] == 100
+    assert again.__dict__["repeats"] == 101
 
 
 def test_memory_of_lines_is_bounded_and_other_loggers_are_left_alone() -> None:

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from streamrec.cli.shared.console import PlainConsole
 from streamrec.cli.shared.logs import LogPart, checked
 from streamrec.config.settings import Settings
 from streamrec.replay.catalogue_file import read_catalogue
@@ -36,7 +36,7 @@ def run(part: LogPart, settings: Settings, changes: Ablations, *, out: Path, war
     """
     log = part.open(settings)
     catalogue = read_catalogue(settings.items, settings.separator) if settings.items is not None else None
-    console = Console(stderr=True)
+    console = PlainConsole(stderr=True)
     summary = checked(log, console)
     from streamrec.evaluation.backtest import ablation  # loads every model: a wrong log is told before that
 
@@ -72,5 +72,5 @@ def run(part: LogPart, settings: Settings, changes: Ablations, *, out: Path, war
             table = Table(*grid.header, title=grid.title, title_justify="left")
             for row in grid.rows:
                 table.add_row(*row)
-            Console().print(table)
+            PlainConsole().print(table)
     print(done)

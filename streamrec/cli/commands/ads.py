@@ -7,10 +7,10 @@ from contextlib import closing
 from datetime import UTC, datetime
 
 import msgspec
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from streamrec.cli.shared.console import PlainConsole
 from streamrec.codec import brief
 from streamrec.config.settings import Settings
 from streamrec.engine.ads.accounts import DAY_MS, total, unpacked
@@ -43,7 +43,7 @@ def run(settings: Settings, *, as_json: bool) -> None:
     if as_json:
         print(json.dumps(known, ensure_ascii=False))
     else:
-        Console().print(_table(known))
+        PlainConsole().print(_table(known))
 
 
 def spending(store: Store, catalogue: CatalogueItems) -> Known | None:

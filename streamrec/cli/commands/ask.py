@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import msgspec
-from rich.console import Console
 
+from streamrec.cli.shared.console import PlainConsole
 from streamrec.cli.shared.explanation import Explanation, as_plain, print_words
 from streamrec.cli.shared.logs import LogPart, checked
 from streamrec.config.settings import Settings
@@ -34,7 +34,7 @@ def run(part: LogPart, settings: Settings, wanted: Event, *, as_json: bool) -> N
     """
     log = part.open(settings)
     catalogue = read_catalogue(settings.items, settings.separator) if settings.items is not None else CatalogueItems()
-    summary = checked(log, Console(stderr=True))
+    summary = checked(log, PlainConsole(stderr=True))
     assert summary.last_ts is not None  # there are events
     request = msgspec.structs.replace(wanted, ts=summary.last_ts + MOMENT_MS, explain=True)
     slate, user = answered(log, settings, request, catalogue)
@@ -43,7 +43,7 @@ def run(part: LogPart, settings: Settings, wanted: Event, *, as_json: bool) -> N
         said = {**as_plain(explanation), "refused_rows": summary.refusals.rows, "refused": summary.refusals.as_dict()}
         print(msgspec.json.encode(said).decode())
         return
-    console = Console()
+    console = PlainConsole()
     what = [slate.scenario, *(f"{name} {value!r}" for name, value in asked_for(request))]
     console.print(f"asked: {', '.join(what)}", highlight=False, markup=False, soft_wrap=True)
     print_words(console, explanation)

@@ -6,10 +6,9 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
+from streamrec.cli.shared.console import PlainConsole
 from streamrec.cli.shared.logs import LogPart, checked
 from streamrec.config.settings import Settings
 from streamrec.errors import LogError
@@ -38,7 +37,7 @@ def run(
     """
     log = part.open(settings)
     catalogue = read_catalogue(settings.items, settings.separator) if settings.items is not None else None
-    notes = Console(stderr=True)
+    notes = PlainConsole(stderr=True)
     summary = checked(log, notes)
     from streamrec.evaluation.backtest.backtest import backtest  # loads every model: a wrong log is told before that
     from streamrec.evaluation.backtest.foreign import load_rankers
@@ -51,13 +50,13 @@ def run(
         print(json.dumps(json.loads((out / "report.json").read_text(encoding="utf-8")), ensure_ascii=False))
         notes.print(done, highlight=False, markup=False, soft_wrap=True)
         return
-    Console().print(figures(result))
-    Console().print(served(result))
+    PlainConsole().print(figures(result))
+    PlainConsole().print(served(result))
     print(new_items_in_words(result))
     print(done)
 
 
-def _say_left_out(result: BacktestResult, notes: Console) -> None:
+def _say_left_out(result: BacktestResult, notes: PlainConsole) -> None:
     """Say what the worker took for no event; raise LogError where nothing was left to score."""
     if result.counts["dead_letters"]:
         notes.print(f"{result.counts['dead_letters']:,} rows went to the worker's dead letters", highlight=False)
@@ -74,12 +73,10 @@ def figures(result: BacktestResult) -> Table:
     metrics = report_figures(result)["metrics"]
     assert isinstance(metrics, dict)
     names = list(next(iter(metrics.values()), {}))
-    title = escape(f"{result.log}: {int(result.scored.sum()):,} scored targets")
+    title = f"{result.log}: {int(result.scored.sum()):,} scored targets"
     table = Table("", *names, title=title, title_justify="left")
     for model, values in metrics.items():
-        table.add_row(
-            escape(model), *(f"{value:.3f}" if isinstance(value, float) else str(value) for value in values.values())
-        )
+        table.add_row(model, *(f"{value:.3f}" if isinstance(value, float) else str(value) for value in values.values()))
     return table
 
 

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from streamrec.cli.shared.console import PlainConsole
 from streamrec.cli.shared.dead_letters import (
     DETAIL_CHARS,
     DeadLetterSelection,
@@ -72,7 +73,7 @@ def run(settings: Settings, selection: DeadLetterSelection, *, limit: int, as_js
     if as_json:
         print(as_json_text(_plain_overview(settings.topics.dead_letters, overview)))
     else:
-        _print_overview(Console(), settings.topics.dead_letters, overview)
+        _print_overview(PlainConsole(), settings.topics.dead_letters, overview)
 
 
 def _plain_overview(topic: str, overview: Overview) -> dict[str, Any]:

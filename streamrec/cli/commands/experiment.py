@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from streamrec.cli.shared import outcomes
+from streamrec.cli.shared.console import PlainConsole
 from streamrec.cli.shared.outcomes import ROLLOUT, OutcomeRange
 from streamrec.config.settings import Settings
 from streamrec.engine.rollout.revisions import Revision
@@ -73,7 +74,7 @@ def run(settings: Settings, question: Question, *, as_json: bool, out: Path | No
     if as_json:
         print(json.dumps(report, ensure_ascii=False))
         return
-    console = Console()
+    console = PlainConsole()
     _say(console, f"{settlement.outcomes:,} outcomes of {report['slates']:,} slates{_repeats(settlement, unreadable)}")
     if settlement.outcomes == 0:
         _say(console, f"nothing to judge yet: {outcomes.NONE_YET}")

@@ -10,8 +10,8 @@ import re
 from contextlib import closing
 
 import msgspec
-from rich.console import Console
 
+from streamrec.cli.shared.console import PlainConsole
 from streamrec.cli.shared.explanation import Explanation, as_plain, print_words
 from streamrec.codec import decode_event, decode_slate
 from streamrec.config.settings import Settings
@@ -66,7 +66,7 @@ def run(settings: Settings, rec_id: str, *, as_json: bool, derive: bool) -> None
     if as_json:
         print(msgspec.json.encode(as_plain(explanation)).decode())
     else:
-        print_words(Console(), explanation)
+        print_words(PlainConsole(), explanation)
 
 
 def asked(settings: Settings, rec_id: str) -> tuple[LoggedEvent, int]:

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from streamrec.cli.shared.console import PlainConsole
 from streamrec.cli.shared.not_stored import not_stored
 from streamrec.codec import brief
 from streamrec.config.settings import Settings
@@ -33,7 +34,7 @@ def run(settings: Settings, item_id: str, *, as_json: bool) -> None:
     if as_json:
         print(json.dumps(known, ensure_ascii=False))
         return
-    console = Console()
+    console = PlainConsole()
     _print_counts(console, f"item {item_id}", known)
     if known["category"] is not None:
         console.print(f"category {brief(known['category'], 300)}", highlight=False, markup=False)

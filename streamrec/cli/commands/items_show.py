@@ -6,10 +6,10 @@ from collections.abc import Iterable, Iterator
 from contextlib import closing
 
 import msgspec
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from streamrec.cli.shared.console import PlainConsole
 from streamrec.codec import brief, encode
 from streamrec.config.settings import Settings
 from streamrec.errors import BadEvent, TransportError
@@ -46,7 +46,7 @@ def run(settings: Settings, item_id: str, *, as_json: bool) -> None:
     if as_json:
         print(encode(item).decode())
     else:
-        Console().print(_table(item, found[0]))
+        PlainConsole().print(_table(item, found[0]))
 
 
 def _table(item: Item, record: Record) -> Table:

@@ -11,6 +11,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from streamrec.cli.shared.console import PlainConsole
 from streamrec.cli.shared.outcomes import NONE_YET, OutcomeRange, read
 from streamrec.config.settings import Settings
 from streamrec.errors import ConfigError
@@ -47,7 +48,7 @@ def run_on_topic(
         TransportError: the topic cannot be read.
     """
     outcomes = OutcomeLog(wanted, limit, by_user=by_user)
-    with Console(stderr=True).status(f"reading {settings.topics.outcomes}"):
+    with PlainConsole(stderr=True).status(f"reading {settings.topics.outcomes}"):
         part = OutcomeRange(wanted.since, wanted.until)
         undecodable = read(settings, part, lambda partition, outcome: outcomes.add(outcome))
     if undecodable:
@@ -71,7 +72,7 @@ def run_on_table(
 
 def print_note(words: str) -> None:
     """A line beside the results, for people."""
-    Console(stderr=True).print(f"note: {words}", highlight=False, markup=False)
+    PlainConsole(stderr=True).print(f"note: {words}", highlight=False, markup=False)
 
 
 def _finish(logs: Iterator[TargetLog], options: EvaluationOptions, printed: Printed) -> None:
@@ -80,7 +81,7 @@ def _finish(logs: Iterator[TargetLog], options: EvaluationOptions, printed: Prin
         print(json.dumps(report(evaluations)))
     else:
         for evaluation in evaluations:
-            show(evaluation, Console())
+            show(evaluation, PlainConsole())
     if printed.out is not None:
         write_report(printed.out, evaluations)
         print_note(f"report.json and plots are in {printed.out}")

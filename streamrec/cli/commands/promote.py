@@ -13,6 +13,7 @@ import msgspec
 from rich.console import Console
 
 from streamrec.cli.shared import outcomes
+from streamrec.cli.shared.console import PlainConsole
 from streamrec.cli.shared.outcomes import ROLLOUT, OutcomeRange
 from streamrec.cli.shared.revisions import described, named, now_ms, say
 from streamrec.config.settings import Settings
@@ -66,7 +67,7 @@ def run(settings: Settings, asked: Promotion, appraise: Appraisal, *, as_json: b
         TransportError: the outcomes cannot be read.
     """
     # As JSON the words are notes.
-    console = Console(stderr=as_json)
+    console = PlainConsole(stderr=as_json)
     with closing(build_rollout_store(settings)) as rollouts:
         current = rollouts.latest() or settled_revision(settings)
         to = _step(current, asked)

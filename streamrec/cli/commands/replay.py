@@ -17,10 +17,10 @@ from itertools import dropwhile
 from pathlib import Path
 
 import msgspec
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from streamrec import codec
+from streamrec.cli.shared.console import PlainConsole
 from streamrec.cli.shared.logs import LogPart, checked
 from streamrec.config.settings import Settings
 from streamrec.events import Event
@@ -105,7 +105,7 @@ def run(part: LogPart, settings: Settings, *, speed: float | None, resume: bool)
         TableError, LogError: the log cannot be replayed as asked; nothing was sent.
         TransportError: the brokers cannot be reached or refuse; what was stored is remembered.
     """
-    console = Console(stderr=True)
+    console = PlainConsole(stderr=True)
     log = part.open(settings, sent=True)
     summary = checked(log, console)
     from streamrec.wiring import kafka_sink  # loads every model: a wrong log is told before that

@@ -5,8 +5,8 @@ from __future__ import annotations
 from contextlib import closing
 
 import msgspec
-from rich.console import Console
 
+from streamrec.cli.shared.console import PlainConsole
 from streamrec.cli.shared.revisions import described, named, now_ms, say
 from streamrec.config.settings import Settings
 from streamrec.engine.rollout.revisions import Revision, RolloutStore
@@ -29,7 +29,7 @@ def run(settings: Settings, number: int | None, *, why: str, as_json: bool) -> N
         print(msgspec.json.encode({"revision": following}).decode())
         return
     say(
-        Console(),
+        PlainConsole(),
         f"{named(following)}: back to {following.restores}, {described(following)}; workers follow at their next "
         "checkpoint",
     )

@@ -7,9 +7,9 @@ from contextlib import closing
 from datetime import UTC, datetime
 
 import msgspec
-from rich.console import Console
 from rich.table import Table
 
+from streamrec.cli.shared.console import PlainConsole
 from streamrec.cli.shared.revisions import described, named, say
 from streamrec.config.settings import Settings
 from streamrec.engine.rollout.revisions import Revision
@@ -29,7 +29,7 @@ def run(settings: Settings, *, as_json: bool) -> None:
         found = {"current": (history or [settled])[0], "settings": settled, "history": history}
         print(msgspec.json.encode(found).decode())
         return
-    console = Console()
+    console = PlainConsole()
     console.print(_table([*history, settled]))
     current = (history or [settled])[0]
     say(console, f"in force: {named(current)}, {described(current)}")

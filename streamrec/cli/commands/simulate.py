@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
+from streamrec.cli.shared.console import PlainConsole
 from streamrec.config.settings import Settings, shown
 from streamrec.errors import ConfigError
 from streamrec.evaluation.simulation.loop import Episode, EpisodeRecorder
@@ -67,7 +67,7 @@ def contest(
     from streamrec.evaluation.simulation.report import SimulationNotes, contest_figures, write_report
     from streamrec.evaluation.simulation.standings import attack_effects, standings
 
-    notes = Console(stderr=True)
+    notes = PlainConsole(stderr=True)
     began = time.perf_counter()
 
     def note(name: str, seed: int, episode: Episode) -> None:
@@ -88,8 +88,8 @@ def contest(
         if out is not None:
             notes.print(f"written to {out}", highlight=False, markup=False, soft_wrap=True)
         return
-    terminal = Console()
-    shown_on = terminal if terminal.is_terminal else Console(width=120)
+    terminal = PlainConsole()
+    shown_on = terminal if terminal.is_terminal else PlainConsole(width=120)
     shown_on.print(_table(standings(episodes)))
     if world.crowd.attack is not AttackKind.HAMMER:
         shown_on.print(_bought(attack_effects(episodes, World(world).attack_ms)))

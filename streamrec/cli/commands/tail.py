@@ -10,6 +10,7 @@ from itertools import islice
 import msgspec
 
 from streamrec.client import RecommendationConsumer
+from streamrec.codec import JOINERS, harmless
 from streamrec.config.settings import Settings
 from streamrec.events import Slate
 
@@ -31,7 +32,7 @@ def run(settings: Settings, *, user_id: str | None, as_json: bool, from_beginnin
     )
     with closing(consumer):
         for slate in islice(_of_user(consumer, user_id), count):
-            print(msgspec.json.encode(slate).decode() if as_json else line(slate), flush=True)
+            print(msgspec.json.encode(slate).decode() if as_json else harmless(line(slate), JOINERS), flush=True)
 
 
 def _of_user(consumer: RecommendationConsumer, user_id: str | None) -> Iterator[Slate]:

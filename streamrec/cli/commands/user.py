@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 from contextlib import closing
 
-from rich.console import Console
-
+from streamrec.cli.shared.console import PlainConsole
 from streamrec.cli.shared.not_stored import not_stored
 from streamrec.cli.shared.titles import titles_of
 from streamrec.cli.shared.user_profile import segments, words
@@ -44,7 +43,7 @@ def run(settings: Settings, user_id: str, *, as_json: bool) -> None:
     def title(item_id: str) -> str:
         return f"{titles[item_id]} ({item_id})" if item_id in titles else item_id
 
-    console = Console()
+    console = PlainConsole()
     for line in words(known, decision, title):
         # Ids, categories and titles are what anybody sent: they command no terminal.
         console.print(brief(line, MOST_CHARS), highlight=False, markup=False, soft_wrap=True)

@@ -11,11 +11,11 @@ from datetime import UTC, datetime
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
+from streamrec.cli.shared.console import PlainConsole
 from streamrec.cli.shared.handover import (
     EARLIEST,
     END_OF_LOG,
@@ -70,7 +70,7 @@ def run(part: LogPart, settings: Settings, plan: WarmupPlan, *, as_json: bool) -
         StateError: Redis does not answer, holds checkpoints already, or workers are running.
         ConfigError: a setting or an option does not fit.
     """
-    console = Console(stderr=True)
+    console = PlainConsole(stderr=True)
     until = None if plan.until is None else moment_of(plan.until, "--until")
     start = plan.start if plan.start in (EARLIEST, LATEST, END_OF_LOG) else moment_of(plan.start, "--from")
     log = part.open(settings)
@@ -128,7 +128,7 @@ def run(part: LogPart, settings: Settings, plan: WarmupPlan, *, as_json: bool) -
         print(f"{left_out['dead_letters']:,} rows went to the worker's dead letters and were not learned")
     print(f"models in {settings.checkpoints.directory / handed_over.snapshot}")
     print(f"next: start `streamrec worker` with the same configuration; in {topic.topic} it goes on at")
-    Console().print(handover_table(handed_over.starts))
+    PlainConsole().print(handover_table(handed_over.starts))
 
 
 def end_of(log: Log, summary: LogSummary, until: int | None) -> int:

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from rich.console import Console
 
 from streamrec.cli.shared.user_profile import span
+from streamrec.codec import JOINERS, harmless
 from streamrec.engine.scenarios.scenario import seeds_of
 from streamrec.events import Event, Reason, Slate, SlateItem
 from streamrec.replay.catalogue_file import CatalogueItems
@@ -70,7 +71,7 @@ def print_words(console: Console, explanation: Explanation) -> None:
     """The same for people."""
 
     def say(line: str) -> None:
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        console.print(harmless(line, JOINERS), soft_wrap=True)
 
     slate = explanation.slate
     when = f"{datetime.fromtimestamp(slate.ts / 1000, UTC):%Y-%m-%d %H:%M:%S}Z"

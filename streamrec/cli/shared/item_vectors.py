@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 import msgspec
-from rich.console import Console
 from rich.progress import track
 
+from streamrec.cli.shared.console import PlainConsole
 from streamrec.codec import encode
 from streamrec.engine.items.text_encoders import Encoder, described, text_of
 from streamrec.engine.items.tokens import words
@@ -58,7 +58,7 @@ class Embedding:
         kept = [message for message in messages if message[0] not in self._lacking or message[1] is None]
         items = [self._catalogue[item_id] for item_id, value in messages if item_id in self._lacking and value]
         embedded = described(items, self._encoder)
-        for item in track(embedded, "embedding", len(items), console=Console(stderr=True), disable=not items):
+        for item in track(embedded, "embedding", len(items), console=PlainConsole(stderr=True), disable=not items):
             vector = tuple(round(number, DECIMALS) for number in item.vector or ())
             yield item.item_id, encode(msgspec.structs.replace(item, vector=vector))
         yield from kept

@@ -6,6 +6,7 @@ import time
 
 from rich.console import Console
 
+from streamrec.codec import JOINERS, harmless
 from streamrec.engine.rollout.revisions import Mode, Revision
 
 
@@ -35,5 +36,5 @@ def now_ms() -> int:
 
 
 def say(console: Console, words: str) -> None:
-    """Print words as they are."""
-    console.print(words, highlight=False, markup=False, soft_wrap=True)
+    """Print words as one line."""
+    console.print(harmless(words, JOINERS), soft_wrap=True)

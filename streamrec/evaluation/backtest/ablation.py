@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from streamrec.codec import harmless
 from streamrec.config.parts import BASELINE
 from streamrec.config.settings import Settings, shown
 from streamrec.engine.arrays.batch import Int8
@@ -262,9 +263,11 @@ def write(
         "settings": said,
         "comparisons": [[_plain(run_result, run_results[0]) for run_result in run_results] for run_results in results],
     }
-    (out / "ablation.json").write_text(json.dumps(figures, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    (out / "ablation.json").write_text(
+        harmless(json.dumps(figures, indent=2, ensure_ascii=False)) + "\n", encoding="utf-8"
+    )
     pages = [table.markdown() for run_results in results for table in markdown_tables(run_results)]
-    (out / "ablation.md").write_text("\n".join(pages), encoding="utf-8")
+    (out / "ablation.md").write_text(harmless("\n".join(pages)), encoding="utf-8")
 
 
 def _plain(run_result: RunResult, base: RunResult) -> dict[str, object]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from streamrec.codec import harmless
 from streamrec.evaluation.backtest.report import BacktestResult, report_figures
 from streamrec.evaluation.backtest.report_page import report_page
 
@@ -18,7 +19,8 @@ def write_report(directory: Path, result: BacktestResult) -> Path:
     """
     figures = report_figures(result)
     directory.mkdir(parents=True, exist_ok=True)
-    (directory / "report.json").write_text(json.dumps(figures, indent=2, ensure_ascii=False, default=_plain) + "\n")
+    text = harmless(json.dumps(figures, indent=2, ensure_ascii=False, default=_plain))
+    (directory / "report.json").write_text(text + "\n", encoding="utf-8")
     page = directory / "report.html"
     page.write_text(report_page(result, figures), encoding="utf-8")
     return page

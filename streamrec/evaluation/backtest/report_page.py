@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from html import escape
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +21,7 @@ from streamrec.evaluation.backtest.report import (
     new_items_in_words,
     rankers,
 )
-from streamrec.evaluation.pages import filled, table_row
+from streamrec.evaluation.pages import escaped, filled, table_row
 
 WINDOWS = 20
 """The rolling window is the scored targets over this, between 50 and 2,000: short enough to see a drift, long enough to
@@ -38,7 +37,7 @@ def report_page(result: BacktestResult, figures: Mapping[str, object]) -> str:
     scored = {name: ranks[result.scored] for name, ranks in rankers(result).items()}
     return filled(
         Path(__file__).parent / "report_page.html",
-        log=escape(result.log),
+        log=escaped(result.log),
         summary=_summary(result, whole),
         tiles=_tiles(result, whole),
         metrics=_metrics_table(whole),
@@ -47,7 +46,7 @@ def report_page(result: BacktestResult, figures: Mapping[str, object]) -> str:
         hit_rate=plots.over_time("Hit rate at 10", rolling_lines(times, scored, lambda ranks: hits(ranks, 10))),
         mrr=plots.over_time("MRR at 20", rolling_lines(times, scored, lambda ranks: reciprocal_ranks(ranks, 20))),
         slices=_slices_table(against_popularity(result)),
-        new_items=escape(new_items_in_words(result)),
+        new_items=escaped(new_items_in_words(result)),
         variety=_pairs_table(_variety(result)),
         calibration=_calibration(result),
         weights=plots.weights(result.weights, list(whole)),
@@ -92,7 +91,7 @@ def _summary(result: BacktestResult, metrics: Mapping[str, RankingMetrics]) -> s
     )
     if POPULARITY in metrics:
         text += f"; recommending what is popular right now would have found {metrics[POPULARITY].recall_10:.1%}"
-    return escape(text + ".")
+    return escaped(text + ".")
 
 
 def _tiles(result: BacktestResult, metrics: Mapping[str, RankingMetrics]) -> str:
@@ -107,7 +106,7 @@ def _tiles(result: BacktestResult, metrics: Mapping[str, RankingMetrics]) -> str
     ]
     if result.peak_memory_mb is not None:
         tiles.append(("Peak memory", f"{result.peak_memory_mb:,.0f} MiB"))
-    return "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in tiles)
+    return "".join(f"<div><dt>{escaped(name)}</dt><dd>{escaped(value)}</dd></div>" for name, value in tiles)
 
 
 def _metrics_table(metrics: Mapping[str, RankingMetrics]) -> str:
@@ -118,7 +117,7 @@ def _metrics_table(metrics: Mapping[str, RankingMetrics]) -> str:
     for name, values in metrics.items():
         cells = [(getattr(values, column), best[column]) for column in columns]
         marked = (f'<td class="best">{v:.4f}</td>' if v == top > 0 else f"<td>{v:.4f}</td>" for v, top in cells)
-        rows.append(f'<tr><th scope="row">{escape(name)}</th>{"".join(marked)}</tr>')
+        rows.append(f'<tr><th scope="row">{escaped(name)}</th>{"".join(marked)}</tr>')
     return "".join(rows)
 
 
@@ -187,7 +186,7 @@ def _costs_table(steps: Mapping[str, float]) -> str:
 
 def _pairs_table(pairs: object) -> str:
     assert isinstance(pairs, Mapping)
-    return "".join(table_row(str(name), [escape(_words(value))]) for name, value in pairs.items())
+    return "".join(table_row(str(name), [escaped(_words(value))]) for name, value in pairs.items())
 
 
 def _words(value: object) -> str:

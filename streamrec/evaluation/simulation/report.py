@@ -6,12 +6,11 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from html import escape
 from pathlib import Path
 
 import numpy as np
 
-from streamrec.evaluation.pages import filled, table_row
+from streamrec.evaluation.pages import escaped, filled, table_row
 from streamrec.evaluation.plotting import standalone
 from streamrec.evaluation.simulation.contest import Episodes
 from streamrec.evaluation.simulation.plots import curves_plot
@@ -119,7 +118,7 @@ def _page(
         Path(__file__).parent / "report.html",
         **plots,
         seeds=", ".join(str(seed) for seed in notes.seeds),
-        command=escape(notes.command),
+        command=escaped(notes.command),
         standings="".join(table_row(s.name, [str(getattr(s, column)) for column in COLUMNS]) for s in table),
         recovery=_recovery_table(recovery) + _attack_table(effects),
         seconds=f"{notes.seconds:,.0f}",
@@ -160,7 +159,7 @@ def _attack_table(effects: Sequence[AttackEffect]) -> str:
 
 
 def _pairs(pairs: Mapping[str, object]) -> str:
-    return "".join(table_row(name, [escape(_words(value))]) for name, value in pairs.items())
+    return "".join(table_row(name, [escaped(_words(value))]) for name, value in pairs.items())
 
 
 def _words(value: object) -> str:

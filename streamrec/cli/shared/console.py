@@ -1,0 +1,58 @@
+"""What is printed: text of anybody's, in which nothing commands a terminal, reorders a line or counts as markup.
+
+Everything that is not Rich's own goes through `HarmlessStream`; what Rich renders, with escape sequences that are
+meant, goes past it, and its texts are made harmless before they are rendered.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any, TextIO
+
+from rich.console import Console
+from rich.status import Status
+from rich.text import Text
+
+from streamrec.codec import harmless
+
+
+class HarmlessStream:
+    """A text stream that escapes what `harmless` does. In JSON the escapes are JSON's: it reads as the same values."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.rich_proxied_file = stream
+        """By this name Rich asks for the stream behind another."""
+
+    def write(self, text: str) -> int:
+        """Write it all; returns its length."""
+        self.rich_proxied_file.write(harmless(text))
+        return len(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.rich_proxied_file, name)
+
+
+def harmless_output() -> None:
+    """From now on, standard output and standard error are harmless."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if not isinstance(stream, HarmlessStream):
+            setattr(sys, name, HarmlessStream(stream))
+
+
+class PlainConsole(Console):
+    """A console that takes every text as it is: nothing is markup, an emoji's name or to be highlighted."""
+
+    def __init__(self, *, stderr: bool = False, width: int | None = None) -> None:
+        stream = sys.stderr if stderr else sys.stdout
+        super().__init__(
+            file=getattr(stream, "rich_proxied_file", stream), width=width, markup=False, emoji=False, highlight=False
+        )
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """Text as Rich renders it."""
+        return super().render_str(harmless(text), **{**options, "markup": False, "emoji": False})
+
+    def status(self, status: Any, **options: Any) -> Status:
+        """A line that is shown while something lasts."""
+        return super().status(self.render_str(status) if isinstance(status, str) else status, **options)
