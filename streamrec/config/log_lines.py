@@ -108,7 +108,7 @@ class _LineSetup:
 
     form: str = "auto"
     level: str = "info"
-    failures_too: bool = False
+    only_lines: bool = False
     handler: logging.Handler | None = None
 
 
@@ -128,7 +128,7 @@ def write_log_lines(form: str | None = None, level: str | None = None, *, servic
     """
     _setup.form, _setup.level = form or _setup.form, level or _setup.level
     as_json = _setup.form == "json" or (_setup.form == "auto" and not sys.stderr.isatty())
-    _setup.failures_too = as_json and (service or _setup.form == "json")
+    _setup.only_lines = as_json and (service or _setup.form == "json")
     root, handler = logging.getLogger(), _LineHandler()
     handler.addFilter(RepeatFilter(*CHATTY))
     handler.setFormatter(_formatter(as_json))
@@ -140,9 +140,14 @@ def write_log_lines(form: str | None = None, level: str | None = None, *, servic
     logging.captureWarnings(True)
 
 
+def only_log_lines() -> bool:
+    """Whether nothing but JSON may be written to standard error."""
+    return _setup.only_lines
+
+
 def say_failure(error: Exception) -> None:
     """The last words of a command that could not go on."""
-    if _setup.failures_too:
+    if _setup.only_lines:
         get_logger("streamrec").critical("stopped", error=str(error), kind=type(error).__name__)
     else:
         print(harmless(f"streamrec: {without_secrets(str(error))}"), file=sys.stderr)

@@ -246,6 +246,18 @@ def test_a_setting_that_is_no_text_is_told_with_its_variable() -> None:
     assert result.stderr == "streamrec: STREAMREC_REDIS__PREFIX is b'\\xff', expected text in UTF-8\n"
 
 
+def test_a_command_that_was_asked_for_json_lines_writes_no_others(tmp_path: Path) -> None:
+    log = tmp_path / "log.csv"
+    log.write_text("ts,user_id,item_id,type\n" + "".join(f"{1_700_000_000_000 + n},u,i{n},click\n" for n in range(20)))
+    done = run("--log-format", "json", "backtest", str(log), "--preset", "fast", "--out", str(tmp_path / "out"))
+    assert done.returncode == 0, done.stderr
+    lines = [json.loads(line) for line in done.stderr.splitlines()]
+    assert any("20 rows" in line.get("words", "") for line in lines)
+    failed = run("replay", str(tmp_path / "none.csv"), "--log-format", "json")
+    (line,) = map(json.loads, failed.stderr.splitlines())
+    assert (line["event"], "there is no such file" in line["error"]) == ("stopped", True)
+
+
 WAITING = """
 import time
 from streamrec import cli

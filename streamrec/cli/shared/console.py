@@ -14,6 +14,9 @@ from rich.status import Status
 from rich.text import Text
 
 from streamrec.codec import harmless
+from streamrec.config.log_lines import get_logger, only_log_lines
+
+LOG = get_logger("streamrec")
 
 
 class HarmlessStream:
@@ -41,13 +44,33 @@ def harmless_output() -> None:
 
 
 class PlainConsole(Console):
-    """A console that takes every text as it is: nothing is markup, an emoji's name or to be highlighted."""
+    """A console that takes every text as it is: nothing is markup, an emoji's name or to be highlighted.
+
+    On standard error its lines are log lines where JSON was asked for.
+    """
 
     def __init__(self, *, stderr: bool = False, width: int | None = None) -> None:
         stream = sys.stderr if stderr else sys.stdout
+        self._logs = stderr and only_log_lines()
         super().__init__(
-            file=getattr(stream, "rich_proxied_file", stream), width=width, markup=False, emoji=False, highlight=False
+            file=getattr(stream, "rich_proxied_file", stream),
+            force_terminal=False if self._logs else None,
+            width=width,
+            markup=False,
+            emoji=False,
+            highlight=False,
         )
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """Print them, or log the lines that they make."""
+        if not self._logs:
+            return super().print(*objects, **options)
+        with self.capture() as captured:
+            super().print(*objects, **options)
+        for line in captured.get().splitlines():
+            if line.strip():
+                LOG.info("progress", words=line.strip())
+        return None
 
     def render_str(self, text: str, **options: Any) -> Text:
         """Text as Rich renders it."""
