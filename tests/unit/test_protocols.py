@@ -96,5 +96,5 @@ def test_some_or_all_are_chosen_in_the_order_of_the_page() -> None:
 def test_the_log_can_be_read_as_its_protocol_says(protocol: Protocol, understood: Any) -> None:
     part, settings, _ = understood(protocol.arguments(os.environ["STREAMREC_DATA"], limit=20_000))
     kinds = {rule.partition(">=")[0] for rule in settings.learning.positives}
-    counted = part.open().check().events
+    counted = part.open(settings).check().events
     assert sum(count for kind, count in counted.items() if kind in kinds) > 5_000
