@@ -62,11 +62,15 @@ def survey(store: Store, home: Home, former_home: Home) -> Survey:
 
 @dataclass(slots=True)
 class Rescale:
-    """One run. `starts` is where the log of each partition begins, for those that have no position yet."""
+    """One run. `starts` is where the log of each partition begins, for those that have no position yet.
+
+    `anew` is where all of them go on in another topic, and the name of the models' snapshot that stands for that.
+    """
 
     store: Store
     home: Home
     starts: Mapping[int, int]
+    anew: tuple[Mapping[int, int], str | None] | None = None
     marks: dict[int, PartitionMark] = field(default_factory=dict)
     moved: Counter[Kind] = field(default_factory=Counter)
     merged: Counter[Kind] = field(default_factory=Counter)
@@ -105,7 +109,11 @@ class Rescale:
         self.store.record_topic({**known, COUNTED: "yes"})
         self._clear_merged()
         for partition in self.marks:
-            self.store.unseal(partition, self._watermark(partition), self._snapshot(partition))
+            if self.anew is None:
+                self.store.unseal(partition, self._watermark(partition), self._snapshot(partition))
+            else:
+                positions, snapshot = self.anew
+                self.store.unseal(partition, positions.get(partition), snapshot if partition in positions else None)
         self.store.record_topic(topic)
         return found
 
@@ -179,12 +187,17 @@ class Rescale:
 
     def _put_parts_into_place(self) -> None:
         parts: dict[int, list[Key]] = defaultdict(list)
-        for key in dict.fromkeys(key for key in self.store.scan() if key.kind is Kind.MOVED):
-            if _place(key).kind is Kind.ACCOUNT:
+        accounts = []
+        for key in dict.fromkeys(self.store.scan()):
+            if key.kind is Kind.ACCOUNT:
+                accounts.append(key)
+            elif key.kind is Kind.MOVED and _place(key).kind is Kind.ACCOUNT:
                 parts[key.partition].append(key)
         for keys in parts.values():
             values = dict(self._loaded(keys))
             self._write({_place(key): value for key, value in values.items()} | dict.fromkeys(values, b""))
+        # Of another topic with fewer partitions: those that it lacks have no part any more.
+        self._write({key: b"" for key in accounts if key.partition not in self.starts})
 
     def _clear_merged(self) -> None:
         for chunk in chunks(key for key in self.store.scan() if key.kind is Kind.MOVED):

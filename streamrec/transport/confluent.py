@@ -445,6 +445,6 @@ class KafkaSource:
         position = self._positions.get(partition) if partition is not None else None
         return TransportError(
             f"topic {self._topic!r} partition {partition}: position {position} is not in the log ({detail}); records "
-            "were deleted before they were read (see checkpoints.on_gap), or the topic was made anew: then start over, "
-            "with another redis.prefix and checkpoints.directory, or `streamrec warmup --fresh`"
+            "were deleted before they were read (see checkpoints.on_gap), or the topic was made anew: then "
+            "`streamrec topics adopt` keeps users and models, and begins it at its beginning"
         )

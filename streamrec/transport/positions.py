@@ -32,6 +32,9 @@ _CALL_LIMIT_S = 10.0
 _BATCH = 1_000
 _BATCH_WAIT_S = 0.2
 _RESTING = (ConsumerGroupState.EMPTY, ConsumerGroupState.DEAD, ConsumerGroupState.UNKNOWN)
+_SETTLING = (KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE)
+"""What brokers say of a partition that was just made, until all of them know of it."""
+_SETTLING_PAUSE_S = 0.1
 
 Answer = TypeVar("Answer")
 EventTime = Callable[[Record], int | None]
@@ -201,10 +204,14 @@ class TopicReader:
         return len(there[self.topic].partitions)
 
     def _answered(self, call: Callable[[], Answer]) -> Answer:
-        try:
-            return call()
-        except KafkaException as error:
-            raise self._unanswered(error.args[0].str()) from error
+        deadline = time.monotonic() + _CALL_LIMIT_S
+        while True:
+            try:
+                return call()
+            except KafkaException as error:
+                if error.args[0].code() not in _SETTLING or time.monotonic() > deadline:
+                    raise self._unanswered(error.args[0].str()) from error
+            time.sleep(_SETTLING_PAUSE_S)
 
     def _unanswered(self, detail: str) -> TransportError:
         return TransportError(

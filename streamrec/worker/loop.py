@@ -208,7 +208,6 @@ class Worker:
             self._retry.endure(self._catalogue.look)
         if self._trends is not None:
             self._trends.look()
-        self._topic.look()
         self._brake.watch(self._sink.fullness())
         if self._source.connected():
             self.health.have(Need.LOG)
@@ -275,6 +274,7 @@ class Worker:
         self._follow()
 
     def _save(self) -> None:
+        self._topic.look()
         with self.metrics.checkpoint.time():
             safe = self._checkpoints.save(self._sink.flush)
         self._source.commit(safe)

@@ -16,9 +16,9 @@ from streamrec.state import MOVING, Store
 from streamrec.transport import TopicIdentity
 
 LOG = get_logger("streamrec.worker.topic_watch")
-LOOK_EVERY_S = 20.0
-"""While the worker reads: with an answer's time limit, what changed is noticed within half a minute."""
-ANSWER_LIMIT_S, ANSWER_LIMIT_BETWEEN_STEPS_S = 10.0, 2.0
+LOOK_EVERY_S = 1.0
+"""Before checkpoints, at most so often: in less nobody deletes a topic, makes it anew and fills it."""
+ANSWER_LIMIT_S, ANSWER_LIMIT_BEFORE_CHECKPOINTS_S = 10.0, 2.0
 
 Identity = Callable[[float], TopicIdentity]
 """Asks which topic it is, for so many seconds at most. Raises TransportUnavailable."""
@@ -61,7 +61,7 @@ class TopicWatch:
         return int(self._seen.get("partitions", 0))
 
     def look(self) -> None:
-        """Between steps, now and then: whether the topic has changed since it was found right.
+        """Whether the topic has changed since it was found right; to be called before anything read is saved.
 
         Raises:
             StateError: it has.
@@ -70,7 +70,7 @@ class TopicWatch:
             return
         self._looked_at = self._clock()
         try:
-            told = facts(self._identity(ANSWER_LIMIT_BETWEEN_STEPS_S))
+            told = facts(self._identity(ANSWER_LIMIT_BEFORE_CHECKPOINTS_S))
         except TransportUnavailable as error:  # the source knows when brokers are away, and a topic is gone
             LOG.info("the topic cannot be looked at", error=str(error))
             return
@@ -100,18 +100,22 @@ def refuse_another(topic: str, told: Mapping[str, str], recorded: Mapping[str, s
     Raises:
         StateError: it was made anew, or is another cluster's.
     """
-    changed = [
+    if changed := another(told, recorded):
+        detail = ", ".join(f"{name} is {told[name]}, recorded {recorded[name]}" for name in changed)
+        raise StateError(
+            f"topic {topic!r} is not the one whose positions are stored ({detail}): it was made anew, or is another "
+            "cluster's. If the brokers are the wrong ones, mend kafka.bootstrap.servers; else `streamrec topics adopt` "
+            "keeps users and models, and begins this topic at its beginning or where you say"
+        )
+
+
+def another(told: Mapping[str, str], recorded: Mapping[str, str]) -> list[str]:
+    """By what it shows that this is not the topic that is recorded; nothing if it may be."""
+    return [
         name
         for name in differing(told, recorded)
         if name != "partitions" or int(told[name]) < int(recorded[name])  # Kafka takes none away
     ]
-    if changed:
-        detail = ", ".join(f"{name} is {told[name]}, recorded {recorded[name]}" for name in changed)
-        raise StateError(
-            f"topic {topic!r} is not the one whose positions are stored ({detail}): it was made anew, or is another "
-            "cluster's. If the brokers are the wrong ones, mend kafka.bootstrap.servers; else start over with another "
-            "redis.prefix and checkpoints.directory, or `streamrec warmup --fresh`"
-        )
 
 
 def facts(identity: TopicIdentity) -> dict[str, str]:

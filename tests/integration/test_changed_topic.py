@@ -12,16 +12,18 @@ from contextlib import closing
 from functools import partial
 from pathlib import Path
 
+import msgspec
 import pytest
 from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, NewPartitions
 
-from streamrec.cli.commands import topics_rescale
+from streamrec.cli.commands import topics_adopt, topics_rescale
 from streamrec.codec import MSGPACK, decode_slate, encode_event
 from streamrec.demo.embedded import EmbeddedBroker, EmbeddedRedis
 from streamrec.errors import ConfigError, StateError, TransportError, TransportUnavailable
 from streamrec.events import Event, Slate
-from streamrec.state import Kind
+from streamrec.state import Kind, PartitionMark
+from streamrec.state.snapshots import SnapshotDirectory
 from streamrec.testing import HEADERS, partition_of, recount, shop
 from streamrec.transport.identity import IdentityReader
 from streamrec.transport.librdkafka import for_admin
@@ -209,17 +211,37 @@ def test_a_topic_s_id_is_another_one_once_it_was_made_anew(
         IdentityReader("no-such", broker.settings).identity()
 
 
-def test_a_worker_started_on_a_topic_that_was_made_anew_refuses_and_says_what_to_do(deploy: Deploy) -> None:
+def test_a_worker_started_on_a_topic_that_was_made_anew_refuses_and_says_what_to_do(
+    deploy: Deploy, capsys: pytest.CaptureFixture[str]
+) -> None:
     deployment = deploy(2)
     deployment.send(LOG)
     handled(deployment)
     make_anew(deployment)
-    deployment.send([*LOG, *LOG])  # more than the old positions: every one of them is inside the new topic
+    later = [msgspec.structs.replace(event, event_id=f"later-{n}") for n, event in enumerate([*LOG, *LOG])]
+    deployment.send(later)  # the old positions lie within the new topic
     with deployment.worker() as worker:
         assert worker.wait(60.0) == 1
         assert "is not the one whose positions are stored" in worker.said
         assert "Traceback" not in worker.said
     assert deployment.committed() == len(LOG)
+    topics_adopt.run(deployment.settings, "earliest", None, as_json=True)
+    assert json.loads(capsys.readouterr().out)["starts"] == {"0": 0, "1": 0}
+    with pytest.raises(StateError, match="nothing to adopt"):
+        topics_adopt.run(deployment.settings, "earliest", None, as_json=True)
+    [adopted] = {mark.snapshot for mark in marks(deployment).values()}
+    snapshots = SnapshotDirectory(deployment.settings.checkpoints.directory, 3)
+    assert snapshots.describe(adopted or "").watermarks == {0: 0, 1: 0}
+    with deployment.worker() as worker:
+        until(lambda: deployment.committed() == 2 * len(LOG), worker)
+        assert worker.stop() == 0, worker.said
+    with closing(build_store(deployment.settings)) as store:
+        assert_counts_equal_a_recount(store, [*LOG, *later])
+
+
+def marks(deployment: Deployment) -> dict[int, PartitionMark]:
+    with closing(build_store(deployment.settings)) as store:
+        return store.marks()
 
 
 def test_a_running_worker_notices_that_its_topic_was_made_anew(deploy: Deploy) -> None:
@@ -230,5 +252,7 @@ def test_a_running_worker_notices_that_its_topic_was_made_anew(deploy: Deploy) -
         make_anew(deployment)
         deployment.send([*LOG, *LOG])
         assert worker.wait(60.0) == 1
+        # Whichever comes first: it asks, its position is beyond the end, or the topic is just not there.
+        assert re.search("made anew|does not exist", worker.said)
         assert "Traceback" not in worker.said
     assert deployment.committed() == len(LOG)

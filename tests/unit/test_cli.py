@@ -114,7 +114,7 @@ def test_help_lists_commands_in_the_order_of_their_use() -> None:
         *("replay", "warmup", "backtest", "ablate", "ask"),
         *("user", "item", "ads", "explain"),
         *("ope", "experiment", "rollout", "promote", "rollback", "simulate"),
-        *("topics plan", "topics apply", "topics rescale"),
+        *("topics plan", "topics apply", "topics rescale", "topics adopt"),
         *("dlq list", "dlq show", "dlq redrive", "items load", "items show"),
     ]
 

@@ -343,6 +343,33 @@ def test_what_a_warm_up_or_another_move_has_begun_is_not_touched(handled: Memory
     assert dict(store._values) == dict(handled._values)
 
 
+@pytest.mark.parametrize("fewer", [False, True])
+def test_another_topic_may_take_users_and_models_over_with_positions_of_its_own(
+    handled: MemoryStore, fewer: bool
+) -> None:
+    state = with_extras(copied(handled, MemoryStore()))
+    before, among = totals(state), 1 if fewer else MANY
+    other, starts = {"topic_id": "new", "partitions": str(among)}, dict.fromkeys(range(among), 9)
+
+    def adopt(store: MemoryStore) -> None:
+        home = partial(partition_of, partitions=among)
+        Rescale(store, home, dict.fromkeys(range(among), 0), (starts, "0000000009-bb")).run(other, due())
+
+    here = dict.fromkeys(range(among), (9, "0000000009-bb", False))
+    gone = dict.fromkeys(range(among, FEW), (None, None, False))
+    for cut_at in range(1, 30, 3):
+        store = copied(state, CutStore(cut_at, after=True))
+        with suppress(PowerCut):
+            adopt(store)
+        store = copied(store, MemoryStore())
+        adopt(store)
+        after = totals(store)
+        assert (after.user_events, after.spent) == (before.user_events, before.spent)
+        assert after.open_slates == before.open_slates
+        assert stands(store) == here | gone
+        assert store.known_topic({}) == other
+
+
 def test_two_runs_at_once_cannot_both_go_on(redis_server: EmbeddedRedis, monkeypatch: pytest.MonkeyPatch) -> None:
     prefix = uuid.uuid4().hex
     first, second = (

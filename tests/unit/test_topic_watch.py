@@ -59,7 +59,7 @@ def test_state_without_an_identity_adopts_the_topic_that_is_there() -> None:
     watch(Brokers(TOPIC), store).check()
 
 
-@pytest.mark.parametrize("other", [ANEW, ELSEWHERE])
+@pytest.mark.parametrize("other", [ANEW, ELSEWHERE, TopicIdentity("", "", 1)], ids=["anew", "elsewhere", "fewer"])
 def test_another_topic_under_the_name_stops_the_worker_each_time_it_starts(other: TopicIdentity) -> None:
     store = begun()
     watch(Brokers(TOPIC), store).check()
@@ -108,14 +108,14 @@ def test_what_brokers_do_not_tell_is_not_compared_and_that_is_said_once(caplog: 
         watch(Brokers(ANEW), store).check()
 
 
-def test_a_running_worker_looks_now_and_then_and_brokers_that_are_away_are_no_other_topic() -> None:
+def test_a_running_worker_looks_before_it_saves_and_brokers_that_are_away_are_no_other_topic() -> None:
     now, brokers = [0.0], Brokers(TOPIC)
     running = watch(brokers, begun(), lambda: now[0])
     running.look()
     assert brokers.asked == 0  # nothing is held yet
     running.check()
-    for _ in range(100):
-        now[0] += LOOK_EVERY_S / 10
+    for _ in range(40):
+        now[0] += LOOK_EVERY_S / 4
         running.look()
     assert brokers.asked == 1 + 10
     brokers.away = True
@@ -154,3 +154,21 @@ def test_a_worker_whose_topic_was_made_anew_reads_and_saves_nothing() -> None:
         again.run()
     assert {partition: mark.watermark for partition, mark in store.marks().items()} == stands
     assert again.metrics.events._value.get() == 0
+
+
+def test_nothing_that_was_read_from_a_topic_made_anew_is_saved(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("streamrec.worker.topic_watch.LOOK_EVERY_S", 0.0)
+    store, brokers = MemoryStore(), Brokers(TOPIC)
+    settings = Settings.model_validate({**preset_settings("fast"), "checkpoints": {"interval_s": 1e9}})
+    source = LocalSource("user-events", records("user-events", shop(60, seed=3), 2), partitions=2)
+    worker = build_worker(settings, source, LocalSink(), store, None, identity=brokers)
+    source.subscribe(worker)
+    worker.step(source.poll(20, 0.0))
+    worker.checkpoint()
+    stands = store.marks()
+    worker.step(source.poll(20, 0.0))
+    brokers.identity = ANEW
+    for save in (worker.checkpoint, lambda: worker.revoked([0, 1])):
+        with pytest.raises(StateError, match="is not the one"):
+            save()
+    assert store.marks() == stands

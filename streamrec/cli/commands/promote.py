@@ -10,7 +10,6 @@ from contextlib import closing
 from dataclasses import dataclass, fields
 
 import msgspec
-from rich.console import Console
 
 from streamrec.cli.shared import outcomes
 from streamrec.cli.shared.console import PlainConsole
@@ -165,7 +164,7 @@ def _gate(settings: Settings, current: Revision, to: Mode, asked: Promotion, app
     unreadable = outcomes.read(settings, OutcomeRange(since), take)
     if unreadable:
         words = f"note: {unreadable:,} messages of {settings.topics.outcomes} are no outcomes and were left out"
-        say(Console(stderr=True), words)
+        say(PlainConsole(stderr=True), words)
     match current.mode:
         case Mode.APPRENTICE:
             return apprentice_gate(imitation(settlement, current.policy, asked.terms.alpha), needed)

@@ -7,11 +7,10 @@ from collections import Counter
 from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import asdict, dataclass
-from functools import lru_cache
 
 import msgspec
 
-from streamrec.cli.shared.handover import configured_partitioner, refuse_live_workers
+from streamrec.cli.shared.handover import configured_partitioner, home_of, refuse_live_workers
 from streamrec.config.settings import Settings
 from streamrec.errors import ConfigError, StateError
 from streamrec.state import MOVING, PartitionMark, Store
@@ -24,8 +23,6 @@ from streamrec.transport.positions import TopicReader
 from streamrec.wiring import build_open_slates, build_store
 from streamrec.worker.topic_watch import facts, refuse_another
 
-USERS_PLACED = 100_000
-"""Users whose partition is remembered: murmur2 takes some microseconds."""
 MOST_ASTRAY = 0.01
 """Of the users: more than that, and it is not by their ids that producers spread them."""
 
@@ -53,8 +50,8 @@ def run(settings: Settings, partitions: int, *, misplaced: bool, dry_run: bool, 
                     "To have fewer, make another topic, with another redis.prefix, and replay the history into it"
                 )
             spread = configured_partitioner(settings)
-            home = _home(spread, partitions)
-            where = survey(store, home, _home(spread, former))
+            home = home_of(spread, partitions)
+            where = survey(store, home, home_of(spread, former))
             waiting = _waiting(topic, store.marks())
         users = where.at_home + where.elsewhere
         if not misplaced and where.astray > MOST_ASTRAY * users:
@@ -124,10 +121,6 @@ def _rescale(settings: Settings, store: Store, spread: Partitioner, home: Home, 
             msgspec.to_builtins(totals),
             _misplaced(topic, store, spread),
         )
-
-
-def _home(spread: Partitioner, partitions: int) -> Home:
-    return lru_cache(USERS_PLACED)(lambda user_id: spread(user_id.encode("utf-8", "surrogatepass"), partitions))
 
 
 def _waiting(topic: TopicReader, marks: Mapping[int, PartitionMark]) -> dict[int, int]:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import lru_cache, partial
+from functools import partial
 from typing import TYPE_CHECKING
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
@@ -20,6 +20,8 @@ from streamrec.cli.shared.handover import (
     EARLIEST,
     END_OF_LOG,
     LATEST,
+    SAMPLE,
+    home_of,
     moment_of,
     partitioner_of,
     positions,
@@ -41,11 +43,6 @@ from streamrec.worker.validation import event_of
 
 if TYPE_CHECKING:
     from streamrec.engine.batch_result import BatchResult
-
-SAMPLE = 100
-"""Records of each partition by which the partitioner is told."""
-USERS_PLACED = 100_000
-"""Users whose partition is remembered: murmur2 takes some microseconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +76,7 @@ def run(part: LogPart, settings: Settings, plan: WarmupPlan, *, as_json: bool) -
         refuse_live_workers(settings)
         refuse_checkpoints(store, settings.redis.prefix, plan.fresh)
         spread = partitioner_of(settings, topic.oldest(SAMPLE), topic.partitions)
-        place = lru_cache(USERS_PLACED)(lambda user_id: spread(user_id.encode(), topic.partitions))
+        place = home_of(spread, topic.partitions)
         identity = facts(IdentityReader(settings.topics.events, settings.kafka).identity())
         summary = checked(log, console)
         end = end_of(log, summary, until)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import lru_cache
 
 from rich.console import Console
 
@@ -20,6 +21,10 @@ from streamrec.transport.partitioners import PARTITIONERS, Partitioner
 from streamrec.transport.positions import TopicReader, group_is_live
 from streamrec.worker.placement import Placement
 
+SAMPLE = 100
+"""Records of each partition by which the partitioner is told."""
+USERS_PLACED = 100_000
+"""Users whose partition is remembered: murmur2 takes some microseconds."""
 EARLIEST, LATEST, END_OF_LOG = "earliest", "latest", "end-of-log"
 
 
@@ -81,6 +86,11 @@ def partitioner_of(settings: Settings, sample: Sequence[Record], partitions: int
             f"topic {settings.topics.events!r}: {placement.told()}; users whose past lies elsewhere would start anew"
         )
     return placed
+
+
+def home_of(spread: Partitioner, partitions: int) -> Callable[[str], int]:
+    """The partition that each user's events come on, when producers spread keys like this."""
+    return lru_cache(USERS_PLACED)(lambda user_id: spread(user_id.encode("utf-8", "surrogatepass"), partitions))
 
 
 def moment_of(text: str, option: str) -> int:
