@@ -189,7 +189,7 @@ def _print_json(gate: Gate | None, revision: Revision | None, as_json: bool) -> 
     print(msgspec.json.encode({"gate": asked, "revision": revision}).decode())
 
 
-def _print_gate(console: Console, gate: Gate) -> None:
+def _print_gate(console: PlainConsole, gate: Gate) -> None:
     say(console, f"gate from {gate.before.value} to {gate.after.value}:")
     for check in gate.checks:
         say(console, f"  {'passed' if check.passed else 'failed'}  {check}")
