@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from streamrec import codec
 from streamrec.errors import BadEvent
-from streamrec.events import ITEMLESS_TYPES, Event, EventType
+from streamrec.events import ITEMLESS_TYPES, NAMES, Event, EventType
 from streamrec.replay.batches import Batch
 from streamrec.replay.columns import ParsedColumn, holds_times, shown, words
 from streamrec.replay.fields import FIELDS, MEMBER
@@ -56,12 +56,14 @@ class DecodingReport:
     """Counts of events and of rows left out, and what was refused so far.
 
     `left_out` counts rows by the value of their type column, `deselected` by what they were left out for.
+    `fractions` counts, by field, the names that are whole numbers with a zero fraction, as 8000.0, and stay so.
     """
 
     refusals: Refusals = field(default_factory=Refusals)
     left_out: Counter[str] = field(default_factory=Counter)
     deselected: Counter[str] = field(default_factory=Counter)
     events: Counter[EventType] = field(default_factory=Counter)
+    fractions: Counter[str] = field(default_factory=Counter)
     first_ts: int | None = None
     last_ts: int | None = None
     last_row: int | None = None
@@ -122,6 +124,8 @@ class Decoder:
             unit = self._format.unit if name == "ts" else None
             read = field_.read(raw if unit is None else in_ms(raw, unit))
             problems += _mismatches(name, raw, read, field_.expected, rows, unit) + _missing(name, read, types, rows)
+            if name in NAMES:
+                self.report.fractions[name] += int(read.values.str.contains(r"^-?\d+\.0+$").sum())
             if name == "user_id" and self._selector.selection.anonymous is not None:
                 read, astray = self._owned(read, frame, rows)
                 problems += astray

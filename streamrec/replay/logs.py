@@ -260,6 +260,11 @@ def _types(table: Table, types: Mapping[str, str]) -> dict[str, EventType | None
 def _hints(log: Log, report: DecodingReport) -> tuple[str, ...]:
     """Warnings about what is allowed but seldom meant."""
     hints = []
+    hints += [
+        f"{count:,} rows have a {name!r} such as 8000.0, and others are written otherwise: it stays so, and is no 8000"
+        for name, count in report.fractions.items()
+        if count
+    ]
     if log.ignored_columns:
         hints.append(f"columns that become no event field: {', '.join(log.ignored_columns)}")
     if log.beyond:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -41,6 +41,7 @@ class Table:
     row_count: int
     _parts: tuple[tuple[Path, int], ...]  # files and their rows, in order
     _read: Reader
+    _decided: dict[str, str] = field(default_factory=dict, compare=False)  # what `_fractions` found of a column
 
     def batches(
         self, columns: Sequence[str], start: int = 0, stop: int | None = None, *, names: Collection[str] = ()
@@ -73,16 +74,18 @@ class Table:
 
     def _fractions(self, columns: Sequence[str]) -> dict[str, str]:
         """Of the columns that are text with one zero fraction in every row: that fraction. Most are not at once."""
+        left = [name for name in columns if name not in self._decided]
         found: dict[str, str] = {}
-        left = list(columns)
-        for batch in self._batches(columns, 0, self.row_count) if columns else ():
+        for batch in self._batches(tuple(left), 0, self.row_count) if left else ():
             for name in tuple(left):
                 fraction = zero_fraction(batch.frame[name])
                 if fraction is None or (fraction and found.setdefault(name, fraction) != fraction):
                     left.remove(name)
+                    self._decided[name] = ""
             if not left:
                 break
-        return {name: fraction for name, fraction in found.items() if name in left}
+        self._decided.update({name: found.get(name, "") for name in left})
+        return {name: self._decided[name] for name in columns if self._decided[name]}
 
 
 def _without(name: str, fraction: str) -> pl.Expr:

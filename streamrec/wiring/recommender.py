@@ -107,7 +107,9 @@ class Recommender:
             TableError: the catalogue cannot be read, or has a row that is no item.
         """
         chosen = load_settings(None, None, None, "argument", preset=preset, **settings)
-        self._begin(chosen, _catalogue_of(chosen.items if catalogue is None else catalogue), MemoryStore())
+        self._begin(
+            chosen, _catalogue_of(chosen.items if catalogue is None else catalogue, chosen.separator), MemoryStore()
+        )
 
     @classmethod
     def of(cls, settings: Settings, catalogue: CatalogueItems | None = None) -> Recommender:
@@ -369,7 +371,7 @@ class Recommender:
         """What a broker would hold; how many if that is known; and the offset of row 0."""
         topic, first = self._settings.topics.events, self._next
         if isinstance(events, str | Path):
-            events = open_log(Path(events), row_limits=RowLimits(self._limits))
+            events = open_log(Path(events), row_limits=RowLimits(self._limits), separator=self._settings.separator)
             events.check()
         if isinstance(events, Log):
             row_0 = max(first - events.start, 0)  # rows keep their numbers, as long as they go on from what was
@@ -420,10 +422,10 @@ class Recommender:
         warnings.warn("\n  ".join([f"{len(refused)} rows were left out:", *lines]), stacklevel=3)
 
 
-def _catalogue_of(given: str | Path | Iterable[Item | Row] | Frame | None) -> CatalogueItems:
+def _catalogue_of(given: str | Path | Iterable[Item | Row] | Frame | None, separator: str) -> CatalogueItems:
     if given is None:
         return CatalogueItems()
-    return read_catalogue(Path(given)) if isinstance(given, str | Path) else items_of(given)
+    return read_catalogue(Path(given), separator) if isinstance(given, str | Path) else items_of(given)
 
 
 def _ranks(batch_result: BatchResult) -> Int8:

@@ -184,6 +184,12 @@ def test_two_names_never_become_one(tmp_path: Path, names: list[str], form: str)
     assert [event.item_id for event in write[form]()] == names
 
 
+def test_names_that_keep_their_fraction_are_counted_and_said(tmp_path: Path) -> None:
+    rows: Rows = [{"type": "view", "user_id": "7.0", "item_id": name, "ts": TS} for name in ("8.0", "8", "9.0")]
+    hints = open_log(text(tmp_path / "log.csv", rows)).check().hints
+    assert [hint[:34] for hint in hints] == ["2 rows have a 'item_id' such as 80"]
+
+
 def test_what_a_column_writes_is_judged_over_the_whole_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(text_files, "BATCH_ROWS", 2)
     names = ["1.0", "2.0", "3.0", "4.0", "4"]

@@ -64,7 +64,9 @@ class LogPart:
         """The same for the same part of the same unchanged file sent to the same place."""
         stat = self.path.stat()
         what = [str(self.path.resolve()), stat.st_size, stat.st_mtime_ns, dict(self.mapping), dict(self.types)]
-        what += [self.skip_unknown_types, self.rows, asdict(self.selection), self.unit, self.separator, *destination]
+        what += [self.skip_unknown_types, self.rows, asdict(self.selection), self.unit, *destination]
+        if self.separator is not None:
+            what.append(self.separator)
         return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
 
 
