@@ -109,10 +109,11 @@ def _plain(column: pa.Array) -> pa.Array:
         column = column.dictionary_decode()
     if pa.types.is_decimal256(column.type):
         return column.cast(pa.string())
-    try:
+    if not _is_text(column.type):
         column.validate(full=True)
+        return column
+    column = column.cast(pa.large_binary())
+    try:
+        return column.cast(pa.large_string())
     except pa.ArrowInvalid:
-        if not _is_text(column.type):
-            raise
-        return column.cast(pa.binary())  # text that is no UTF-8 is told row by row
-    return column
+        return column  # what is no UTF-8 is told row by row
