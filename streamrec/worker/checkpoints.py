@@ -89,7 +89,6 @@ class Checkpoints:
             StateMissing: there was a checkpoint, and what it refers to is gone.
             StateError: the store has lost values, or may at any time.
         """
-        self._refuse_emptied_store()
         self._refuse_loss(partitions)
         for partition in partitions:
             self._marks[partition] = self.store.open(partition)
@@ -127,10 +126,15 @@ class Checkpoints:
         mark = self._marks.get(partition)
         return None if mark is None else mark.epoch
 
-    def _refuse_emptied_store(self) -> None:
-        # Asked before anything is opened, by a worker that has run for long too: an emptied store must not come to know
-        # a partition again, so that the answer stays the same at the next try, and for others. A partition that was
-        # opened but never committed is no sign of loss: its worker died between its first snapshot and first commit.
+    def refuse_emptied_store(self) -> None:
+        """To be called before anything is recorded or opened, by a worker that has run for long too.
+
+        Raises:
+            StateMissing: there are models, and the store knows nothing.
+        """
+        # An emptied store must not come to know a partition again, so that the answer stays the same at the next try,
+        # and for others. A partition that was opened but never committed is no sign of loss: its worker died between
+        # its first snapshot and first commit.
         if self.snapshots is not None and self.snapshots.latest() is not None and not self.store.marks():
             raise StateMissing(
                 f"{self.snapshots.directory} holds model snapshots, but the store knows of no partition: it was "

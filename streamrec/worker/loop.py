@@ -306,7 +306,8 @@ class Worker:
             StateUnavailable, TransportUnavailable: store or brokers stayed away for a minute.
             StateError: the topic is not the one whose positions are stored.
         """
-        self._retry.insist(self._topic.check, INSIST_S)
+        for look in (self._checkpoints.refuse_emptied_store, self._topic.check):
+            self._retry.insist(look, INSIST_S)
         starts = self._retry.insist(lambda: self._checkpoints.take_over(partitions), INSIST_S)
         self.metrics.began(self._checkpoints.skipped_snapshots, self._checkpoints.unlearned)
         self._settle(partitions)
