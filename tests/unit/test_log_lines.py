@@ -14,10 +14,11 @@ from pathlib import Path
 
 import pytest
 
+from streamrec.cli.commands.trends import log_range
 from streamrec.config import log_lines
 from streamrec.config.log_lines import KINDS_KEPT, REPEAT_S, RepeatFilter, get_logger, say_failure, write_log_lines
 from streamrec.config.secrets import note_secrets
-from streamrec.errors import StateError
+from streamrec.errors import StateError, TransportError
 from streamrec.transport.outage import REMIND_S, Outage
 
 NOBODY = "127.0.0.1:9"
@@ -166,6 +167,38 @@ def test_an_outage_is_said_once_for_all_clients_and_so_is_its_end(caplog: pytest
         "no broker answers; trying again brokers='b:1' for_s=0",
         "no broker answers; trying again brokers='b:1' for_s=30",
         "a broker answers again brokers='b:1' after_s=35",
+    ]
+
+
+class Survey:
+    """Of a topic whose broker is away at times."""
+
+    away = False
+
+    def beginning(self) -> dict[int, int]:
+        if self.away:
+            raise TransportError("nobody answers")
+        return {0: 3}
+
+    def end(self) -> dict[int, int]:
+        return {0: 7}
+
+
+def test_the_counting_of_trends_says_that_no_broker_answers_and_when_one_does(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+    survey, outage = Survey(), Outage({"bootstrap.servers": "b:2"}, lambda: 0.0)
+    assert log_range(survey, outage) == ({0: 3}, {0: 7})  # type: ignore[arg-type]
+    survey.away = True
+    for _ in range(3):
+        with pytest.raises(TransportError):
+            log_range(survey, outage)  # type: ignore[arg-type]
+    survey.away = False
+    log_range(survey, outage)  # type: ignore[arg-type]
+    assert [message.partition(" brokers=")[0] for message in caplog.messages] == [
+        "no broker answers; trying again",
+        "a broker answers again",
     ]
 
 

@@ -13,9 +13,10 @@ from streamrec.config.log_lines import get_logger
 from streamrec.config.settings import Settings
 from streamrec.engine.arrays.labels import Interest
 from streamrec.engine.trending.windows import Windows
-from streamrec.errors import ConfigError
+from streamrec.errors import ConfigError, TransportError
 from streamrec.transport import Record
 from streamrec.transport.librdkafka import HEARTBEAT_MS, SESSION_TIMEOUT_MS
+from streamrec.transport.outage import Outage
 from streamrec.transport.positions import TopicReader
 from streamrec.trends.app import Gap, TrendsApp, TrendTopics, make_app
 from streamrec.trends.app import run as run_app
@@ -73,7 +74,7 @@ async def _count(settings: Settings, partitions: int, kind: type[TrendsApp]) -> 
     trends = assemble(settings, partitions, kind)
     survey = TopicReader(settings.topics.events, settings.kafka)  # the watchdog's own: it must not wait for anybody
     watchdog = Watchdog(
-        lambda: (survey.beginning(), survey.end()),
+        partial(log_range, survey, Outage(settings.kafka)),
         lambda: trends.stored,
         lambda *gap: _records_in(settings, [Gap(*gap)]),
         trends.give_up,
@@ -81,6 +82,21 @@ async def _count(settings: Settings, partitions: int, kind: type[TrendsApp]) -> 
     )
     watchdog.watch(settings.trends.stall_s / LOOKS)
     await run_app(trends, settings.trends.emit_every_s, stop)
+
+
+def log_range(survey: TopicReader, outage: Outage) -> tuple[dict[int, int], dict[int, int]]:
+    """Where the partitions begin and end.
+
+    Raises:
+        TransportError: no broker says so; `outage` is told.
+    """
+    try:
+        found = survey.beginning(), survey.end()
+    except TransportError:
+        outage.goes_on()
+        raise
+    outage.over()
+    return found
 
 
 def assemble(settings: Settings, partitions: int, kind: type[TrendsApp] = TrendsApp) -> TrendsApp:
