@@ -13,8 +13,9 @@ Knows nothing of Kafka, nor of how keys are spread: `home` says where a user bel
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import msgspec
 
@@ -161,17 +162,15 @@ class Rescale:
             self._write(writes)
 
     def _list_anew(self, open_slates: OpenSlates) -> None:
-        waiting: dict[int, list[Key]] = defaultdict(list)
-        for key in dict.fromkeys(key for key in self.store.scan() if key.kind is Kind.OPEN):
-            waiting[key.partition].append(key)
+        waiting: dict[int, set[str]] = defaultdict(set)
+        for key in self.store.scan():
+            if key.kind is Kind.OPEN:
+                waiting[key.partition].add(key.name)
         for partition in self.marks:
-            open_slates.take_over(
-                partition,
-                lambda kind, names, at=partition: self.store.load([Key(at, Kind(kind), name) for name in names]),  # type: ignore[misc]
-            )
+            open_slates.take_over(partition, partial(self._load, partition))
         for partition in self.marks:
-            keys = sorted(waiting[partition], key=lambda key: key.name)
-            open_slates.list_anew(partition, [(key.name, value) for key, value in self._loaded(keys)])
+            keys = [Key(partition, Kind.OPEN, name) for name in sorted(waiting[partition])]
+            open_slates.list_anew(partition, ((key.name, value) for key, value in self._loaded(keys)))
             changes = open_slates.take_changes(partition)
             self._write({Key(partition, Kind(kind), name): value for (kind, name), value in changes.items()})
 
@@ -186,23 +185,20 @@ class Rescale:
             )
 
     def _put_parts_into_place(self) -> None:
-        parts: dict[int, list[Key]] = defaultdict(list)
-        accounts = []
-        for key in dict.fromkeys(self.store.scan()):
-            if key.kind is Kind.ACCOUNT:
-                accounts.append(key)
-            elif key.kind is Kind.MOVED and _place(key).kind is Kind.ACCOUNT:
-                parts[key.partition].append(key)
-        for keys in parts.values():
-            values = dict(self._loaded(keys))
-            self._write({_place(key): value for key, value in values.items()} | dict.fromkeys(values, b""))
-        # Of another topic with fewer partitions: those that it lacks have no part any more.
-        self._write({key: b"" for key in accounts if key.partition not in self.starts})
+        for chunk in chunks(key for key in self.store.scan() if key.kind in (Kind.MOVED, Kind.ACCOUNT)):
+            moved = (key for key in chunk if key.kind is Kind.MOVED)
+            parts = dict(self._loaded(key for key in moved if _place(key).kind is Kind.ACCOUNT))
+            self._write({_place(key): value for key, value in parts.items()} | dict.fromkeys(parts, b""))
+            # Of another topic with fewer partitions: those that it lacks have no part any more.
+            self._write({key: b"" for key in chunk if key.kind is Kind.ACCOUNT and key.partition not in self.starts})
 
     def _clear_merged(self) -> None:
         for chunk in chunks(key for key in self.store.scan() if key.kind is Kind.MOVED):
             self._write(dict.fromkeys(chunk, b""))
             self.merged.update(_origin(key.name).kind for key in chunk)
+
+    def _load(self, partition: int, kind: str, names: Sequence[str]) -> list[bytes | None]:
+        return self.store.load([Key(partition, Kind(kind), name) for name in names])
 
     def _loaded(self, keys: Iterable[Key]) -> Iterable[tuple[Key, bytes]]:
         for chunk in chunks(keys):
@@ -241,5 +237,6 @@ def _origin(name: str) -> Key:
 
 
 def _place(key: Key) -> Key:
+    """Where a value under way belongs."""
     origin = _origin(key.name)
     return Key(key.partition, origin.kind, origin.name)

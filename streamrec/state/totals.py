@@ -19,7 +19,7 @@ from streamrec.engine.attribution.open_slates import stored_slates
 from streamrec.engine.partition_tables import DIRECTORY
 from streamrec.state import Kind, Store
 
-CHUNK = 5_000
+CHUNK = 1_000
 """Keys that are looked at together."""
 
 Thing = TypeVar("Thing")

@@ -46,7 +46,7 @@ def run(settings: Settings, start: str, *, as_json: bool) -> None:
     with closing(TopicReader(name, settings.kafka)) as topic, closing(build_store(settings)) as store:
         refuse_live_workers(settings)
         told = facts(IdentityReader(name, settings.kafka).identity())
-        if not another(told, store.known_topic(told)):
+        if not store.marks() or not another(told, store.known_topic(told)):
             raise StateError(f"topic {name!r} is the one whose positions are stored: there is nothing to adopt")
         spread = partitioner_of(settings, topic.oldest(SAMPLE), topic.partitions)
         judge = partial(event_of, validation_limits=build_validation_limits(settings))

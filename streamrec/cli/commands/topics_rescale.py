@@ -111,9 +111,12 @@ def _rescale(settings: Settings, store: Store, spread: Partitioner, home: Home, 
     name = settings.topics.events
     grown = topics.grow(settings.topics, partitions, settings.group_id, settings.kafka)
     with closing(TopicReader(name, settings.kafka)) as topic:
-        move = Rescale(store, home, topic.beginning())
+        move, totals = Rescale(store, home, topic.beginning()), Totals()
         told = facts(IdentityReader(name, settings.kafka).identity()) | {"partitions": str(partitions)}
-        totals = move.run(told, build_open_slates(settings, lambda partition, due: None))
+        if store.marks():
+            totals = move.run(told, build_open_slates(settings, lambda partition, due: None))
+        else:  # an emptied store must not come to know a partition: workers refuse it
+            store.record_topic(told)
         return RescaleResult(
             grown,
             {kind.value: count for kind, count in move.moved.items()},
@@ -140,5 +143,5 @@ def _misplaced(topic: TopicReader, store: Store, spread: Partitioner) -> dict[in
             misplaced[record.partition] += 1
 
     stands = {p: mark.watermark for p, mark in store.marks().items() if mark.watermark is not None}
-    topic.read({p: stands[p] for p in range(topic.partitions)}, judge, topic.end())
+    topic.read({p: at for p, at in stands.items() if p < topic.partitions}, judge, topic.end())
     return dict(misplaced)
