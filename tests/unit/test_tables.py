@@ -302,12 +302,15 @@ def test_actions_are_the_same_rounds_in_every_format(tmp_path: Path, places: lis
 
 def test_a_target_table_finds_its_places_however_they_are_written(tmp_path: Path) -> None:
     log = read_actions(parquet(tmp_path / "log.parquet", slates_of([1, 2])), TableOptions())
-    table: Rows = [{"item": item, "position": place, "probability": 0.5} for item in (1, 2) for place in (1, 2)]
+    table: Rows = [{"item": item, "position": place, "probability": 0.5} for item in (1, 2) for place in (1, 2, 7, 8)]
     for path in (text(tmp_path / "t.csv", table, lambda v: str(float(v))), parquet(tmp_path / "t.parquet", table)):
         assert set(log.logged(str(path)).rounds.target.tolist()) == {0.5}
     twice = parquet(tmp_path / "twice.parquet", table + table[:1])
     with pytest.raises(TableError, match="item '1' is there twice"):
         log.logged(str(twice))
+    others = text(tmp_path / "others.csv", [{**row, "position": "top"} for row in table[:1]])
+    with pytest.raises(TableError, match="they sum to 1: 0, 2: 0"):
+        log.logged(str(others))
 
 
 def test_refused_actions_are_counted_and_take_their_slates_with_them(tmp_path: Path) -> None:
@@ -343,9 +346,9 @@ JSON_ROW = json.dumps({"type": "view", "user_id": "u", "item_id": "i", "ts": TS}
         ("log.csv", (HEADER + ROW).encode("utf-16"), "begins as UTF-16"),
         ("log.jsonl", JSON_ROW.encode("utf-16"), "begins as UTF-16"),
         ("log.csv", (HEADER + ROW).encode("utf-16-le"), "the header in line 1 is no text in UTF-8"),
-        ("log.csv", gzip.compress((HEADER + ROW).encode()), "begins as gzip"),
+        ("log.csv", gzip.compress((HEADER + ROW).encode(), mtime=0), "begins as gzip"),
         ("log.csv.gz", (HEADER + ROW).encode(), "can be read to its end"),
-        ("log.csv.gz", gzip.compress((HEADER + ROW * 999).encode())[:-20], "can be read to its end"),
+        ("log.csv.gz", gzip.compress((HEADER + ROW * 999).encode(), mtime=0)[:-20], "can be read to its end"),
         ("log.csv", b"PK\x03\x04 and more", "begins as a zip archive or a spreadsheet"),
         ("log.csv", HEADER.replace("item_id", "ts").encode(), "the column 'ts' is there twice"),
         ("log.csv", (HEADER + ROW).replace(",", ";").encode(), "--separator ';'"),

@@ -121,16 +121,15 @@ class ActionLog:
         if "position" in columns:
             numeric = all(_is_number(name) for name in self.places)
             place = np.array([places.get(name, -1) for name in _place_names(found.frame, numeric)])
-        elif len(set(named)) == len(named):
-            place, at, probability = (
-                np.repeat(np.arange(len(places)), len(at)), np.tile(at, len(places)), np.tile(probability, len(places))
-            )  # fmt: skip
-        pairs = list(zip(place.tolist(), at.tolist(), strict=True))
-        if len(set(pairs)) < len(pairs):
-            (_, item), _ = Counter(pair for pair in pairs if pair[0] >= 0).most_common(1)[0]
-            raise TableError(f"{path}: item {items[item]!r} is there twice, expected it once at each position")
+            place, at, probability = place[place >= 0], at[place >= 0], probability[place >= 0]
+        pairs = Counter(zip(place.tolist(), at.tolist(), strict=True))
+        if twice := [items[item] for (_, item), times in pairs.items() if times > 1]:
+            raise TableError(f"{path}: item {twice[0]!r} is there twice, expected it once at each position")
         out = np.zeros((len(self.places), len(items)))
-        out[place[place >= 0], at[place >= 0]] = probability[place >= 0]
+        if "position" in columns:
+            out[place, at] = probability
+        else:
+            out[:, at] = probability
         sums = out.sum(axis=1)
         if (out < 0).any() or (np.abs(sums - 1.0) > SUM_TOLERANCE).any():
             sums_by_position = ", ".join(
