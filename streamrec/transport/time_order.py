@@ -4,8 +4,8 @@ A broker hands out one partition's backlog after another's, and a history that w
 another order than it happened. So what is fetched waits here, within a bound, until every partition that has more to
 come shows its next record; partitions that run ahead are not fetched from meanwhile.
 
-    due    a record, once nothing older can come: no partition with a backlog is without a record here
-    early  a record past `limit`, the time up to which other workers' partitions let ours go
+A record is due once nothing older can come, for no partition with a backlog is without a record here, and once it is not
+past `limit`, the time up to which other workers' partitions let ours go.
 
 Within a partition the order is the log's own. A record counts as old as the oldest that waits behind it, so that one
 with a date ahead of its neighbours keeps nobody waiting. Knows nothing of brokers, nor of what records hold.
@@ -87,7 +87,6 @@ class TimeOrderedSource:
         self._limit = limit
         self._waiting: dict[int, _Waiting] = {}
         self._full: set[int] = set()
-        self._early: frozenset[int] = frozenset()
         self._assignee: Assignee | None = None
         self._paused = False
 
@@ -100,11 +99,6 @@ class TimeOrderedSource:
     def skipped_records(self) -> int:
         """See `Source`."""
         return self._source.skipped_records
-
-    @property
-    def early(self) -> frozenset[int]:
-        """The partitions whose next record waits for other workers' partitions."""
-        return self._early
 
     def subscribe(self, assignee: Assignee) -> None:
         """See `Source`."""
@@ -233,7 +227,6 @@ class TimeOrderedSource:
         lags = self._source.lag()
         heads = [(p, waiting.times) for p, waiting in self._waiting.items() if len(waiting.times)]
         bound = self._limit(self._heads(lags), min((int(times[0]) for _, times in heads), default=0))
-        self._early = frozenset(p for p, times in heads if bound is not None and times[0] > bound)
         if not heads:
             return np.empty(0, np.int64)
         shown = [self._shown(waiting) for p, waiting in self._waiting.items() if self._hides(p, waiting, lags.get(p))]

@@ -20,6 +20,7 @@ LOG = get_logger("streamrec.worker.drift")
 OFTEN_S, SELDOM_S = 0.1, 2.0
 """Between two exchanges: while something here is behind, and otherwise."""
 STILL_S = 60.0
+SAY_EVERY_S = 30.0
 AGAIN_S = 10.0
 """After the store was away."""
 
@@ -40,6 +41,7 @@ class Drift:
         self._slowest: int | None = None
         self._since: dict[int, tuple[int, float]] = {}  # per partition of others: where it is, and since when
         self._left_behind: set[int] = set()
+        self._say_at = 0.0
 
     def limit(self, heads: Mapping[int, int | None], oldest: int) -> int | None:
         """The time (ms) of the latest record that may be handed out, None for any.
@@ -63,7 +65,11 @@ class Drift:
                 self._slowest = min(self._moving(others, now), default=None)
         if self._slowest is None or oldest > self._wall_ms() - self._most_ms:
             return None
-        return self._slowest + self._most_ms
+        limit = self._slowest + self._most_ms
+        if oldest > limit and now >= self._say_at:
+            self._say_at = now + SAY_EVERY_S
+            LOG.info("waiting for slower partitions of others", ahead_s=(oldest - self._slowest) // 1000)
+        return limit
 
     def _moving(self, others: Mapping[int, int], now: float) -> list[int]:
         """Where the partitions are that are not standing still."""
