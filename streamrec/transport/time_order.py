@@ -4,7 +4,7 @@ A broker hands out one partition's backlog after another's, and a history that w
 another order than it happened. So what is fetched waits here, within a bound, until every partition that has more to
 come shows its next record; partitions that run ahead are not fetched from meanwhile.
 
-A record is due once nothing older can come, for no partition with a backlog is without a record here, and once it is not
+A record is due once nothing older can come, for every partition with a backlog shows a record here, and once it is not
 past `limit`, the time up to which other workers' partitions let ours go.
 
 Within a partition the order is the log's own. A record counts as old as the oldest that waits behind it, so that one
