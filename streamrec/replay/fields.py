@@ -97,7 +97,7 @@ def _parsed(value: str) -> ContextValue | None:
 
 def flat_map(value: object) -> dict[str, ContextValue] | None:
     """The map, None when there is none, and an empty one for what is no flat map of at most 64 members."""
-    if value is None or value == "":
+    if missing(value):
         return None
     try:
         raw = msgspec.json.decode(value) if isinstance(value, str) else value

@@ -75,7 +75,8 @@ def _portions(path: Path, first: int, arrow: pa.RecordBatch) -> Iterator[Batch]:
             for row in np.flatnonzero(~fits[start:stop])
         )
         part = arrow.slice(start, stop - start).take(pa.array(rows)) if broken else arrow.slice(start, stop - start)
-        yield Batch(rows + first + start, _frame(path, part), broken)
+        series = [_series(path, name, column) for name, column in zip(part.schema.names, part.columns, strict=True)]
+        yield Batch(rows + first + start, pl.DataFrame(series), broken)
 
 
 def _lengths(column: pa.Array) -> NDArray[np.int64]:
@@ -91,14 +92,13 @@ def _lengths(column: pa.Array) -> NDArray[np.int64]:
     return np.zeros(len(column), np.int64)
 
 
-def _frame(path: Path, arrow: pa.RecordBatch) -> pl.DataFrame:
+def _series(path: Path, name: str, column: pa.Array) -> pl.Series:
     try:
-        frame = pl.from_arrow(pa.Table.from_arrays([_plain(column) for column in arrow.columns], arrow.schema.names))
+        series = pl.from_arrow(_plain(column))
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
-        kinds = ", ".join(f"{field.name!r} ({field.type})" for field in arrow.schema)
-        raise TableError(f"{path}: one of its columns is of a type that is not read: {kinds}; {error}") from error
-    assert isinstance(frame, pl.DataFrame)  # a table becomes a frame, never a series
-    return frame
+        raise TableError(f"{path}: column {name!r} is of the type {column.type}, which is not read: {error}") from error
+    assert isinstance(series, pl.Series)  # an array becomes a series, never a frame
+    return series.alias(name)
 
 
 def _plain(column: pa.Array) -> pa.Array:
