@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from streamrec.engine.arrays.batch import HISTORY
 from streamrec.engine.attribution.open_slates import merged_slates
 from streamrec.events import Slate
 from streamrec.state import Kind
@@ -33,11 +34,7 @@ def _user(one: dict[str, Any], other: dict[str, Any]) -> bytes:
         "counts": dict(Counter(smaller["counts"]) + Counter(larger["counts"])),
         "first_ts": min(one["first_ts"], other["first_ts"]),
         "last_ts": newer["last_ts"],
-        "recent": recent[: max(len(one["recent"]), len(other["recent"]), RECENT)],
+        "recent": recent[:HISTORY],
         "event_ids": [*older["event_ids"], *newer["event_ids"]],
     }
     return msgspec.msgpack.encode({**larger, **together})
-
-
-RECENT = 64
-"""Events of a history, as `engine/users/history.py` keeps them."""

@@ -15,8 +15,10 @@ from streamrec.transport.librdkafka import HOPELESS, LOG, Settings, connect, for
 NO_ID = "AAAAAAAAAAAAAAAAAAAAAA"
 """What a broker says that has no ids: zero."""
 
-UNTOLD = frozenset({KafkaError._UNSUPPORTED_FEATURE, KafkaError.UNSUPPORTED_VERSION})
-"""What comes of brokers that do not know the question."""
+UNTOLD = frozenset(
+    {KafkaError._UNSUPPORTED_FEATURE, KafkaError.UNSUPPORTED_VERSION, KafkaError.CLUSTER_AUTHORIZATION_FAILED}
+)
+"""What comes of brokers that do not know the question, or answer it to others."""
 
 
 class IdentityReader:
