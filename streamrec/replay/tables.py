@@ -18,8 +18,10 @@ import pyarrow as pa
 from streamrec.errors import TableError
 from streamrec.replay.batches import Batch
 from streamrec.replay.columns import zero_fraction
+from streamrec.replay.csv_files import csv_rows, look_at_csv
+from streamrec.replay.json_files import json_rows, look_at_jsonl
 from streamrec.replay.parquet_files import look_at_parquet, read_parquet
-from streamrec.replay.text_files import COMPRESSIONS, csv_rows, json_rows, look_at_csv, look_at_jsonl, text_reader
+from streamrec.replay.text_files import COMPRESSIONS, text_reader
 
 READ_ERRORS = (OSError, UnicodeError, pa.ArrowException)
 
