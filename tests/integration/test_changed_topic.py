@@ -92,7 +92,7 @@ def test_partitions_are_added_and_every_user_goes_along_though_that_is_killed(
     deploy: Deploy, capsys: pytest.CaptureFixture[str]
 ) -> None:
     deployment = deploy(2)
-    rescale = partial(topics_rescale.run, deployment.settings, 5, None, as_json=False)
+    rescale = partial(topics_rescale.run, deployment.settings, 5, misplaced=False, as_json=False)
     deployment.send(LOG[:200])
     with pytest.raises(StateError, match="200 records are not handled yet"):
         rescale(dry_run=False)
@@ -105,7 +105,7 @@ def test_partitions_are_added_and_every_user_goes_along_though_that_is_killed(
     rescale(dry_run=True)
     assert re.fullmatch(r".*: 2 > 5 partitions; \d+ of \d+ users move\nnothing was changed\n", capsys.readouterr().out)
     with pytest.raises(ConfigError, match=r"--partitions is 1, .* takes none away"):
-        topics_rescale.run(deployment.settings, 1, None, dry_run=False, as_json=False)
+        topics_rescale.run(deployment.settings, 1, misplaced=False, dry_run=False, as_json=False)
     assert partitions(deployment) == 2
 
     command = [sys.executable, "-c", KILLED, "9", "topics", "rescale", "--partitions", "5"]
@@ -143,12 +143,14 @@ def test_partitions_added_under_a_worker_stop_it_and_what_came_to_the_former_one
         assert "has 5 partitions, its users were spread over 2" in worker.said
     late = [event for event in LOG[200:] if placed(event, 5) != placed(event, 2)]
     produce(deployment, late, 2)
-    topics_rescale.run(deployment.settings, 5, None, dry_run=False, as_json=False)
+    topics_rescale.run(deployment.settings, 5, misplaced=False, dry_run=False, as_json=False)
     assert f"note: {len(late)} records wait on partitions that their users have left" in capsys.readouterr().out
     with deployment.worker() as worker:
         until(lambda: deployment.committed() == 200 + len(late), worker)
         assert worker.stop() == 0, worker.said
-    topics_rescale.run(deployment.settings, 5, "crc32", dry_run=False, as_json=True)
+    with pytest.raises(StateError, match="add --misplaced"):
+        topics_rescale.run(deployment.settings, 5, misplaced=False, dry_run=False, as_json=True)
+    topics_rescale.run(deployment.settings, 5, misplaced=True, dry_run=False, as_json=True)
     said = json.loads(capsys.readouterr().out)
     assert (said["former"], said["done"]["grown"], said["done"]["misplaced"]) == (5, [], {})
     assert said["moving"] == said["done"]["moved"]["user"] > said["done"]["merged"]["user"] > 0
@@ -191,7 +193,7 @@ def test_a_broker_that_cannot_add_partitions_says_so_and_nothing_is_changed(
 ) -> None:
     deployment = Deployment(tmp_path, tansu.settings, redis_server.url, 2, "fast")
     with pytest.raises(TransportError, match="could not add partitions to topic"):
-        topics_rescale.run(deployment.settings, 3, None, dry_run=False, as_json=False)
+        topics_rescale.run(deployment.settings, 3, misplaced=False, dry_run=False, as_json=False)
     with closing(build_store(deployment.settings)) as store:
         assert store.marks() == {}
 
@@ -225,10 +227,10 @@ def test_a_worker_started_on_a_topic_that_was_made_anew_refuses_and_says_what_to
         assert "is not the one whose positions are stored" in worker.said
         assert "Traceback" not in worker.said
     assert deployment.committed() == len(LOG)
-    topics_adopt.run(deployment.settings, "earliest", None, as_json=True)
+    topics_adopt.run(deployment.settings, "earliest", as_json=True)
     assert json.loads(capsys.readouterr().out)["starts"] == {"0": 0, "1": 0}
     with pytest.raises(StateError, match="nothing to adopt"):
-        topics_adopt.run(deployment.settings, "earliest", None, as_json=True)
+        topics_adopt.run(deployment.settings, "earliest", as_json=True)
     [adopted] = {mark.snapshot for mark in marks(deployment).values()}
     snapshots = SnapshotDirectory(deployment.settings.checkpoints.directory, 3)
     assert snapshots.describe(adopted or "").watermarks == {0: 0, 1: 0}

@@ -100,7 +100,7 @@ class RescaleResult:
         if self.misplaced:
             lines.append(
                 f"note: {sum(self.misplaced.values()):,} records wait on partitions that their users have left, and "
-                "will be counted there; once they are handled, stop the workers and run this again"
+                "will be counted there; once they are handled, stop the workers and run this again with --misplaced"
             )
         return "\n".join(
             [*lines, "next: set topics.partitions to the new number, start producers anew, and the workers"]
