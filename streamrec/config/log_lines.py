@@ -32,7 +32,9 @@ REPEAT_S = 30.0
 KINDS_KEPT = 256
 
 # What differs between two lines of one kind: numbers, and by which client and thread librdkafka speaks.
-_VARYING = re.compile(r"\[rdkafka#[^\]]*\] |\[thrd:[^\]]*\]: |\(after .*\)|\d+")
+_VARYING = re.compile(
+    r"\[rdkafka#[^\]]*\] |\[thrd:[^\]]*\]: |GroupCoordinator: |\(after .*\)|\d+(?:/(?:\d+|bootstrap))?"
+)
 
 
 class LogLine(dict[str, Any]):

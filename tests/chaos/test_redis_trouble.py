@@ -180,4 +180,5 @@ def test_a_redis_that_was_emptied_stops_the_worker_and_every_later_one(
     assert not any("Traceback" in each for each in said)
     assert scene.committed() == 0
     with closing(redis.Redis.from_url(durable_redis.url)) as client:
-        assert client.dbsize() == 0
+        # How far partitions are is a hint to other workers, and expires.
+        assert [key for key in client.scan_iter() if not key.endswith(b":heads")] == []

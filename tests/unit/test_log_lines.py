@@ -26,13 +26,14 @@ NOBODY = "127.0.0.1:9"
 
 @pytest.fixture(autouse=True)
 def as_before() -> Iterator[None]:
-    """Whatever a test says about log lines ends with it."""
+    """Whatever a test says about log lines ends with it, and what others said before is not heard in it."""
     root = logging.getLogger()
-    level, handlers = root.level, list(root.handlers)
+    level, handlers, setup = root.level, list(root.handlers), log_lines._setup
+    root.handlers[:] = [handler for handler in handlers if handler is not setup.handler]
+    log_lines._setup = log_lines._LineSetup()
     yield
     root.setLevel(level)
-    root.handlers[:] = handlers
-    log_lines._setup = log_lines._LineSetup()
+    root.handlers[:], log_lines._setup = handlers, setup
     logging.captureWarnings(False)
 
 

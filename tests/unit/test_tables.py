@@ -400,7 +400,7 @@ NO_UTF8 = pa.Array.from_buffers(pa.string(), 1, [None, pa.py_buffer(b"\0\0\0\0\2
         ("user_id", pa.array([True]), "row 0: 'user_id' is True"),
         ("user_id", pa.array([1], pa.timestamp("s")), "row 0: 'user_id' is 1"),
         ("user_id", pa.array([{"a": 1}]), "row 0: 'user_id' is {'a': 1}"),
-        ("type", pa.array([b"\xff"]), "1 rows from row 0 on are of type ''"),
+        ("type", pa.array([b"\xff"]), "row 0: 'type' is '', which is no event type"),
         ("ts", pa.array([TS], pa.timestamp("ms", "Mars/Olympus")), "column 'ts' is of the type timestamp.*Mars"),
         ("context", pa.array([{"at": 1}], pa.struct({"at": pa.date32()})), "row 0: 'context' is a Struct"),
     ],
