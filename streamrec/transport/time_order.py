@@ -34,7 +34,8 @@ REFILL = 4
 BACKLOG_RECORDS = 512
 """A partition with more than one poll's worth of records to come is behind."""
 PATIENCE_S = 1.0
-"""A partition that should have records, and gives none for so long, is not waited for until it does."""
+"""A partition that should have records, and gives none for so long while no other does, is not waited for until it
+does."""
 
 TimeOf = Callable[[Record], int]
 """The time that a record counts at, in ms."""
@@ -89,6 +90,7 @@ class TimeOrderedSource:
         self._full: set[int] = set()
         self._assignee: Assignee | None = None
         self._paused = False
+        self._came = False  # anything with the last fetch
 
     @property
     def topic(self) -> str:
@@ -208,7 +210,8 @@ class TimeOrderedSource:
             if waiting is not None:
                 waiting.add(records, [self._time_of(record) for record in records])
         self._hold_full()
-        return bool(came)
+        self._came = bool(came)
+        return self._came
 
     def _hold_full(self) -> None:
         share = max(len(self._waiting), 1)
@@ -263,7 +266,7 @@ class TimeOrderedSource:
             return lag != 0 and not waiting.excused
         now = time.monotonic()
         waiting.lacking_since = now if waiting.lacking_since is None else waiting.lacking_since
-        if now - waiting.lacking_since < PATIENCE_S:
+        if self._came or now - waiting.lacking_since < PATIENCE_S:
             return True
         waiting.excused = True
         if lag is not None:
