@@ -213,7 +213,7 @@ class Pipeline:
         """Rank for a request by rules that hold for it alone."""
         request_rules = self.rules_by_query[query]
         hidden = self.rules.hidden(request_rules, self.batch.queries, query, barred)
-        excluded = Excluded.of([self._queries.excluded[query]], hidden, lasting=False)
+        excluded = Excluded.of([self._queries.excluded[query]], hidden)
         retrievers = self.rules.retrievers(request_rules, self.retrievers, self.special)
         each = max(PROPOSALS, request_rules.event.k or self.answers.k)  # there may be few retrievers
         self._rank(slice(query, query + 1), excluded, retrievers, each, self.rules.proposed(request_rules, hidden))

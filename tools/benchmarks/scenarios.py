@@ -129,7 +129,7 @@ class _Run:
                 continue
             asked = self._asked[str(request_rules.event.event_id)]
             hidden = pipeline.rules.hidden(request_rules, pipeline.batch.queries, query, NOBODY)
-            excluded = Excluded.of([request_rules.excluded], hidden, lasting=False)
+            excluded = Excluded.of([request_rules.excluded], hidden)
             for name in self.plain:
                 if name == PLAIN_SEARCH:
                     shown = self._searched(str(request_rules.event.query))

@@ -100,16 +100,15 @@ class Excluded:
     items: Int32
     starts: Int64  # (rows + 1,) where each row's begin; the last entry is where the last row's end
     barred: Bool = field(default_factory=lambda: NOBODY)  # by item index, (items,); items past its end may be shown
-    lasting: bool = True  # more will be asked under the same array: worth keeping what was looked up under it
 
     @classmethod
-    def of(cls, rows: Iterable[Int32], barred: Bool | None = None, *, lasting: bool = True) -> Excluded:
+    def of(cls, rows: Iterable[Int32], barred: Bool | None = None) -> Excluded:
         """One array of item indices per query row."""
         parts = list(rows)
         starts = np.zeros(len(parts) + 1, np.int64)
         np.cumsum([len(part) for part in parts], out=starts[1:])
         items = (np.concatenate(parts) if parts else np.empty(0, np.int32)).astype(np.int32)
-        return cls(items, starts, NOBODY if barred is None else barred, lasting)
+        return cls(items, starts, NOBODY if barred is None else barred)
 
     @classmethod
     def nothing(cls, rows: int) -> Excluded:

@@ -38,16 +38,16 @@ def best(values: Float32 | Float64, k: int, hidden: Bool, worthless: float) -> I
         hidden: by item index; those past its end are not hidden.
         worthless: the value of what is never among the best.
     """
-    rows = len(values)
-    if len(hidden):
-        values = values.copy()
-        values[: len(hidden)][hidden[:rows]] = worthless
-    if rows > 4 * k:
-        near = np.sort(np.argpartition(values, rows - k)[rows - k :])
-    else:
-        near = np.arange(rows)
-    order = near[np.argsort(-values[near], kind="stable")]
-    return order[values[order] > worthless][:k].astype(np.int32)
+    worthy = values > worthless
+    worthy[: len(hidden)] &= ~hidden[: len(values)]
+    there = np.flatnonzero(worthy)
+    losses = -values[there]
+    if (
+        len(there) > 4 * k > 0
+    ):  # to choose beside many worthless ones, which are all equal, would take ten times as long
+        near = np.flatnonzero(losses <= np.partition(losses, k - 1)[k - 1])
+        there, losses = there[near], losses[near]
+    return there[np.argsort(losses, kind="stable")][:k].astype(np.int32)
 
 
 @compiled

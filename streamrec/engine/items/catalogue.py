@@ -147,11 +147,11 @@ class Catalogue:
         """Items that the log has named since the last learning cut for the first time: models may not know them yet."""
         return [index for index in self._unsettled if not self.born[index]]
 
-    def newest(self, k: int, shown_below: int) -> Int32:
-        """Items that came in by the catalogue and were shown less often than that, the latest first, at most `k`."""
+    def newest(self, shown_below: int) -> Int32:
+        """Items that came in by the catalogue and were shown less often than that, the latest first."""
         rows = len(self.items)
         there = np.flatnonzero(self.born[:rows] & (self.shown[:rows] < shown_below))
-        order = np.lexsort((there, -self.items.first_ts[there]))[:k]
+        order = np.lexsort((there, -self.items.first_ts[there]))
         return there[order].astype(np.int32)
 
     def note_shown(self, items: Iterable[int]) -> None:

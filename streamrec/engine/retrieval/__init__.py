@@ -67,16 +67,15 @@ class CandidateUnion:
         Proposals are taken in turns, the best of each retriever first, so that a full row loses the worst of each.
         """
         widest = max(proposal.shape[1] for proposal in proposals)
-        stacked = np.stack([_padded(proposal, widest) for proposal in proposals])  # (retrievers, rows, proposed)
+        stacked = np.full(
+            (len(proposals), len(proposals[0]), widest), NOTHING, np.int32
+        )  # (retrievers, rows, proposed)
+        for source, proposal in enumerate(proposals):
+            stacked[source, :, : proposal.shape[1]] = proposal
         out = np.full((stacked.shape[1], width), NOTHING, np.int32)
         _union(stacked, excluded.items, excluded.starts, excluded.barred, self._stamp, self._stamps + 1, out)
         self._stamps += len(out)
         return out
-
-
-def _padded(proposal: Int32, width: int) -> Int32:
-    missing = width - proposal.shape[1]
-    return np.pad(proposal, ((0, 0), (0, missing)), constant_values=NOTHING) if missing else proposal
 
 
 @compiled

@@ -18,6 +18,8 @@ class Ranked(Protocol):
         """The `k` best items that are not hidden, best first, at most; items past the end of `hidden` are not."""
 
 
+POOL = 4_096
+"""Items kept in order until the next learning cut; only where too few of them may be shown are others asked for."""
 SPARE = 512
 """Items looked up beyond those asked for, so that a user who has seen the most popular finds others."""
 
@@ -29,7 +31,6 @@ class Popular:
         self.name = name
         self._popularity = popularity
         self._top: Int32 | None = None
-        self._barred = NOBODY
 
     @classmethod
     def build(cls, parts: RetrieverParts) -> Popular:
@@ -46,20 +47,18 @@ class Popular:
         return out
 
     def _looked_up(self, wanted: int, excluded: Excluded) -> Int32:
-        """The top items that are not barred, at least as many as wanted, NOTHING behind them."""
-        if not excluded.lasting:
-            return _filled(self._popularity.top(wanted, excluded.barred), wanted)
-        if self._top is None or len(self._top) < wanted or self._barred is not excluded.barred:
-            self._barred = excluded.barred
-            self._top = _filled(self._popularity.top(wanted, self._barred), wanted)
-        return self._top
+        """The top items that are not barred, as many as wanted, NOTHING behind them."""
+        if self._top is None:
+            self._top = self._popularity.top(POOL)
+        top = self._top[~excluded.hides(self._top)]
+        if len(top) < wanted and len(self._top) == POOL:
+            top = self._popularity.top(wanted, excluded.barred)
+        out = np.full(wanted, NOTHING, np.int32)
+        out[: len(top)] = top[:wanted]
+        return out
 
     def learn(self, batch: MicroBatch) -> None:
         self._top = None
-
-
-def _filled(top: Int32, wanted: int) -> Int32:
-    return np.pad(top, (0, wanted - len(top)), constant_values=NOTHING)
 
 
 @compiled

@@ -234,4 +234,6 @@ class ScenarioRules:
 
 
 def _padded(values: Float32 | Float64) -> Float32:
-    return np.pad(values, (0, CANDIDATES - len(values))).astype(np.float32)
+    padded = np.zeros(CANDIDATES, np.float32)
+    padded[: len(values)] = values
+    return padded

@@ -18,10 +18,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-import numpy.typing as npt
 
 from streamrec.engine.arrays.batch import CANDIDATES, NOTHING, Candidates, Float64, Int32, Int64, Queries, arrays_of
-from streamrec.engine.arrays.compiled import mixed
+from streamrec.engine.arrays.compiled import compiled, mixed
 from streamrec.engine.fusion.fusion import Fusion
 from streamrec.engine.items.item_table import ItemTable
 from streamrec.engine.models import Model
@@ -74,14 +73,15 @@ def reasons_of(
         scorers: score the candidates anew.
         applied: which rules were in force.
     """
-    left_out, fall = falls(queries, row, candidates, scorers)
-    names = [scorers.items.ids[item] for item in left_out]
+    without, fall = falls(queries, row, candidates, scorers)
+    names = [scorers.items.ids[item] for item in without]
+    of_all = [words for rule in (left_out, filtered) for words in rule(applied)]
     reasons = []
     for item in slate.items:
         place = np.flatnonzero(candidates == scorers.items.lookup(item.item_id))
         because = _heaviest(names, fall[:, place[0]]) if len(place) and candidates[place[0]] != NOTHING else ()
-        rules = tuple(words for rule in RULES for words in rule(item, slate, applied))
-        reasons.append(Reason(because=because, rules=rules))
+        of_one = [words for rule in RULES for words in rule(item, slate, applied)]
+        reasons.append(Reason(because=because, rules=(*of_all, *of_one)))
     return tuple(reasons)
 
 
@@ -112,22 +112,29 @@ def without_each(queries: Queries, row: int) -> tuple[list[int], Queries]:
     copies, known = queries.blank(1 + LOOKED_AT), arrays_of(queries)
     for name, array in arrays_of(copies).items():
         array[:] = known[name][row]
-    for at, item in enumerate(newest, 1):
-        _keep(copies, at, past != item)
+    for at in range(1, len(newest) + 1):
         # A query's seed is its name to models that encode it once: another history needs another name.
         copies.seed[at] = int(mixed(int(queries.seed[row]) % 2**62, at)) % 2**62
+    _leave_out(np.array(newest, np.int32), copies.items, copies.ages_s, copies.steps, copies.session)
     return newest, copies
 
 
-def _keep(queries: Queries, row: int, kept: npt.NDArray[np.bool_]) -> None:
-    """Close a history over the places not kept, (HISTORY,): what is left moves up, moments left empty are no steps."""
-    missing = len(kept) - int(kept.sum())
-    steps = queries.steps[row][kept]
-    steps = np.cumsum(np.diff(steps, prepend=steps[:1]) != 0)
-    queries.session[row] = int(kept[: queries.session[row]].sum())
-    queries.items[row] = np.append(queries.items[row][kept], np.full(missing, NOTHING))
-    queries.ages_s[row] = np.append(queries.ages_s[row][kept], np.zeros(missing))
-    queries.steps[row] = np.append(steps, np.full(missing, steps[-1] if len(steps) else 0))
+@compiled
+def _leave_out(items, past, ages_s, steps, session):  # type: ignore[no-untyped-def]
+    """Item i out of history i + 1: what is left moves up, and moments that are left empty are no steps."""
+    for at in range(len(items)):
+        row = at + 1
+        kept, begun, step, before = 0, 0, 0, 0
+        for place in range(past.shape[1]):
+            if past[row, place] == items[at]:
+                continue
+            begun += place < session[row]
+            step += kept > 0 and steps[row, place] != before
+            before = steps[row, place]
+            past[row, kept], ages_s[row, kept], steps[row, kept] = past[row, place], ages_s[row, place], step
+            kept += 1
+        session[row] = begun
+        past[row, kept:], ages_s[row, kept:], steps[row, kept:] = NOTHING, 0.0, step
 
 
 def _heaviest(names: Sequence[str], fall: Float64) -> tuple[tuple[str, float], ...]:
@@ -142,8 +149,8 @@ Rule = Callable[[SlateItem, Slate, Applied], Iterable[str]]
 """What a rule did to an item of a slate; nothing where it did nothing."""
 
 
-def left_out(item: SlateItem, slate: Slate, applied: Applied) -> Iterable[str]:
-    """What was bought, seen, tired of or named in the request, and is not on the slate for it."""
+def left_out(applied: Applied) -> Iterable[str]:
+    """What was bought, seen, tired of or named in the request, and is not on the slate for it: the same for all."""
     for why, items in applied.request_rules.left_out.items():
         count = len(np.unique(items[items != NOTHING]))
         if count:
@@ -151,8 +158,8 @@ def left_out(item: SlateItem, slate: Slate, applied: Applied) -> Iterable[str]:
             yield f"{count} item{'' if count == 1 else 's'} left out: {why.format(**words)}"
 
 
-def filtered(item: SlateItem, slate: Slate, applied: Applied) -> Iterable[str]:
-    """Filters of the request and of its scenario, and how many items they let through."""
+def filtered(applied: Applied) -> Iterable[str]:
+    """Filters of the request and of its scenario, and how many items they let through: the same for all."""
     request_rules = applied.request_rules
     asked = [words for filters in request_rules.filters for words in filters_in_words(filters)]
     rules = request_rules.scenario.left_out
@@ -211,8 +218,8 @@ def explored(item: SlateItem, slate: Slate, applied: Applied) -> Iterable[str]:
         )
 
 
-RULES: tuple[Rule, ...] = (left_out, filtered, raised, mixed_in, explored)
-"""Every rule there is."""
+RULES: tuple[Rule, ...] = (raised, mixed_in, explored)
+"""Every rule that has to do with a place."""
 
 
 def filters_in_words(filters: Filters) -> Iterable[str]:
