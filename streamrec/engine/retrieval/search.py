@@ -11,11 +11,16 @@ from typing import Protocol
 
 import numpy as np
 
-from streamrec.engine.arrays.batch import NOTHING, Bool, Float32, Int32
+from streamrec.engine.arrays.batch import NOBODY, NOTHING, Bool, Float32, Int32
+from streamrec.engine.arrays.top_k import best
 from streamrec.engine.items.item_table import ItemTable
 
-MOST_LOOKED_UP = 8_192
+MOST_LOOKED_UP = 4_096
 """By words, where many of the items must not be shown."""
+MOST_COMPARED = 16_384
+"""By contents; of more, those that were touched or came last."""
+BLOCK = 1_024
+"""Vectors gathered at a time, few enough to stay in the processor's cache."""
 NEAR = 0.5
 """Of the nearest one's cosine: what is further away is not found."""
 Found = tuple[Int32, Float32]
@@ -47,15 +52,24 @@ class WordSearch:
     def found(self, text: str | None, seeds: Int32, k: int, hidden: Bool) -> Found:
         if not text:
             return NONE
-        names, scores = self._index.search(text, min(k + int(hidden.sum()), MOST_LOOKED_UP))
-        indices = np.array([self._items.lookup(name) for name in names], np.int32)
-        there = indices != NOTHING
-        there[there] = ~hidden[indices[there]]
-        indices, scores = indices[there][:k], scores[there][:k]
+        wanted = 2 * k
+        indices, scores = self._shown(text, wanted, hidden)
+        while len(indices) < k and wanted < min(len(self._index), MOST_LOOKED_UP):
+            wanted = min(8 * wanted, MOST_LOOKED_UP)
+            indices, scores = self._shown(text, wanted, hidden)
+        indices, scores = indices[:k], scores[:k]
         if not len(indices):
             return NONE
         falling = np.minimum.accumulate(scores)  # items with every word come first, though others may score higher
         return indices, np.log(falling / falling[0]).astype(np.float32)
+
+    def _shown(self, text: str, most: int, hidden: Bool) -> Found:
+        """Of the best `most` those that may be shown, and their scores."""
+        names, scores = self._index.search(text, most)
+        indices = np.array([self._items.lookup(name) for name in names], np.int32)
+        there = indices != NOTHING
+        there[there] = ~hidden[indices[there]]
+        return indices[there], scores[there]
 
 
 class MeaningSearch:
@@ -77,11 +91,15 @@ class MeaningSearch:
         there = np.flatnonzero(content.known[:count] & ~hidden[:count]).astype(np.int32)
         if wanted is None or not len(there):
             return NONE
-        cosines = content.vectors[there] @ wanted  # (there,)
-        near = np.argsort(-cosines, kind="stable")[:k]
-        near = near[cosines[near] > max(NEAR * float(cosines[near[0]]), 0.0)]
+        if len(there) > MOST_COMPARED:
+            last_ts = self._items.last_ts[there]
+            there = there[np.sort(np.argpartition(-last_ts, MOST_COMPARED)[:MOST_COMPARED])]
+        blocks = [there[at : at + BLOCK] for at in range(0, len(there), BLOCK)]
+        cosines = np.concatenate([content.vectors[block] @ wanted for block in blocks])  # (there,)
+        near = best(cosines, k, NOBODY, 0.0)
         if not len(near):
             return NONE
+        near = near[cosines[near] > NEAR * float(cosines[near[0]])]
         return there[near], np.log(cosines[near] / cosines[near[0]]).astype(np.float32)
 
     def _wanted(self, text: str | None, seeds: Int32) -> Float32 | None:
