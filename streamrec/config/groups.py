@@ -257,8 +257,8 @@ class Rollout(Group):
     """The policy that answers when the fusion's does not."""
     share: Annotated[float, Field(ge=0, le=1)] = 0.05
     """Share of users who get the policy in a canary."""
-    arms: Mapping[PolicyName, Annotated[float, Field(gt=0, le=1)]] = Field(default_factory=dict)
-    """An experiment online: share of users by policy; users in none get fusion.policy."""
+    arms: Mapping[PolicyName, Annotated[float, Field(ge=0, le=1)]] = Field(default_factory=dict)
+    """An experiment online: share of users by policy, the others get fusion.policy. Add arms last; end one with 0."""
     interleave: tuple[PolicyName, ...] = ()
     """Two policies that pick in turns for one slate (team draft), online, in place of fusion.policy."""
     salt: str = "streamrec"

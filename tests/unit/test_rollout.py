@@ -38,11 +38,28 @@ def test_a_place_is_a_place(salt: str, user: str) -> None:
     assert 0 <= place(salt, user) < 1
 
 
-def test_arms_get_their_shares() -> None:
-    plan = Plan("plackett-luce", arms=(("greedy", 0.2), ("linucb", 0.3)))
+@pytest.mark.parametrize(
+    "shares",
+    [
+        [0.2],
+        [0.2, 0.3],
+        [0.6, 0.4],
+        [0.6, 0.1, 0.1],
+        [0.3, 0.3, 0.3],
+        [0.33, 0.33, 0.34],
+        [0.05] * 19,
+        [0.9, 0.01, 0.08],
+    ],
+    ids=str,
+)
+def test_arms_get_their_shares(shares: list[float]) -> None:
+    plan = Plan("greedy", arms=tuple((f"model:m{number}", share) for number, share in enumerate(shares)))
     arms = [plan.decide(user).arm for user in USERS]
-    counts = [arms.count("greedy"), arms.count("linucb"), arms.count(None)]
-    assert stats.chisquare(counts, np.array([0.2, 0.3, 0.5]) * len(USERS)).pvalue > UNLIKELY
+    counts = [arms.count(name) for name in (*(name for name, _ in plan.arms), None)]
+    expected = np.array([*shares, 1 - sum(shares)]) * len(USERS)
+    some = expected > 0.5
+    assert stats.chisquare(np.array(counts)[some], expected[some]).pvalue > UNLIKELY
+    assert not np.array(counts)[~some].any()
 
 
 def test_raising_the_share_of_a_canary_moves_users_into_it_and_none_out() -> None:
@@ -53,11 +70,49 @@ def test_raising_the_share_of_a_canary_moves_users_into_it_and_none_out() -> Non
     assert sets[-1] == set(USERS)
 
 
-def test_raising_the_share_of_an_arm_moves_users_into_it_and_none_out() -> None:
-    small = Plan("greedy", arms=(("linucb", 0.1), ("uniform", 0.1)))
-    large = Plan("greedy", arms=(("linucb", 0.1), ("uniform", 0.4)))
-    assert _arm_of(small, "uniform") < _arm_of(large, "uniform")
-    assert _arm_of(small, "linucb") == _arm_of(large, "linucb")
+@st.composite
+def changed_arms(draw: st.DrawFn) -> tuple[dict[str, float], dict[str, float], str]:
+    """Arms that have room, the same with one that is larger, smaller, new or gone, and which one."""
+    count = draw(st.integers(1, 8))
+    room = 10_000 if count == 1 else 5_000 >> (count - 1).bit_length() - 1  # the even part of 2, 4 or 8
+    parts = draw(st.lists(st.integers(0, room), min_size=count, max_size=count))
+    if count == 2:  # they need no even part, only each other's rest
+        parts[0] = draw(st.integers(0, 10_000 - parts[1]))
+    before = {f"model:m{number}": part / 10_000 for number, part in enumerate(parts)}
+    name = draw(st.sampled_from(list(before)))
+    most = 10_000 - parts[1 - list(before).index(name)] if count == 2 else room
+    after = {**before, name: draw(st.integers(0, most)) / 10_000}
+    if after[name] == 0 and name == list(before)[-1] and draw(st.booleans()):
+        del after[name]  # the last arm may go; an arm before it that is to end gets a share of 0
+    return (after, before, name) if draw(st.booleans()) else (before, after, name)
+
+
+@given(changed_arms())
+def test_a_changed_arm_moves_users_between_it_and_those_in_none_alone(
+    change: tuple[dict[str, float], dict[str, float], str],
+) -> None:
+    before, after, changed = change
+    first, second = (Plan("greedy", arms=tuple(arms.items())) for arms in (before, after))
+    moves = {(first.decide(user).arm, second.decide(user).arm) for user in USERS[:1_000]}
+    moves = {(one, other) for one, other in moves if one != other}
+    assert moves <= {(changed, None), (None, changed)}
+    grows = after.get(changed, 0.0) > before.get(changed, 0.0)
+    assert not moves & {(changed, None) if grows else (None, changed)}
+
+
+def test_the_winner_of_three_takes_all_that_are_in_no_arm_and_nobody_else() -> None:
+    small = Plan("greedy", arms=(("linucb", 0.1), ("uniform", 0.1), ("exp3", 0.1)))
+    large = Plan("greedy", arms=(("linucb", 0.8), ("uniform", 0.1), ("exp3", 0.1)))
+    assert _arm_of(small, "linucb") < _arm_of(large, "linucb")
+    for other in ("uniform", "exp3"):
+        assert _arm_of(small, other) == _arm_of(large, other)
+
+
+def test_an_arm_of_no_share_keeps_its_place_and_is_not_asked() -> None:
+    ended = Plan("greedy", arms=(("linucb", 0.0), ("uniform", 0.2)))
+    assert ended.policies() == ("greedy", "uniform")
+    assert _arm_of(ended, "uniform") == _arm_of(Plan("greedy", arms=(("linucb", 0.3), ("uniform", 0.2))), "uniform")
+    assert _arm_of(ended, "linucb") == set()
 
 
 def _arm_of(plan: Plan, arm: str) -> set[str]:
@@ -125,6 +180,7 @@ def test_every_policy_that_is_asked_is_listed_once_and_none_is_logged_beside_its
     [
         ({"arms": (("uniform", 0.6), ("linucb", 0.6))}, r"arms are 1.2 together \(uniform 0.6, linucb 0.6\)"),
         ({"arms": (("uniform", -0.1),)}, r"rollout.arms.uniform is -0.1, expected 0 to 1"),
+        ({"arms": (("uniform", 0.00002),)}, "rollout.arms.uniform is 2e-05, expected 0 or at least 0.0001"),
         ({"share": 1.5}, "rollout.share is 1.5, expected 0 to 1"),
         ({"interleave": ("uniform",)}, "interleave is uniform, expected two different policies"),
         ({"interleave": ("uniform", "uniform")}, "expected two different policies"),

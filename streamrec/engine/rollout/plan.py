@@ -5,10 +5,10 @@
     shadow        the baseline answers all, and what the policy would have done is logged beside
     apprentice    likewise, while it is taught to do as the baseline or the site does
 
-A user's place in [0, 1) is a hash of the salt and the id, so it needs no memory and is the same on every worker. Arms
-are intervals of places, one after the other: a share that is raised moves users into the arm and none out of it, and
-the arms behind it move along, so the one that is to grow stands last. Another salt gives places that have nothing to do
-with these: experiments with different salts do not disturb one another.
+A user's place in [0, 1) is a hash of the salt and the id, so it needs no memory and is the same on every worker. A
+canary is the places below its share. Arms are made of places too, and each grows from an edge of its own: see
+`_owners`. Another salt gives places that have nothing to do with these: experiments with different salts do not disturb
+one another.
 
 Knows nothing of topics, stores, settings or clocks.
 """
@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Self
 
 from streamrec.engine.arrays.logged_event import name_hash
@@ -25,6 +26,8 @@ from streamrec.errors import ConfigError
 
 CANARY, CONTROL = "canary", "control"
 ROUNDING = 1e-9  # ten arms of 0.1 are not more than all
+SLOTS = 10_000
+"""Equal parts of [0, 1) that arms are made of, so their shares are multiples of 0.0001."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +71,9 @@ class Plan:
         if together > 1 + ROUNDING:
             arms = ", ".join(f"{name} {share:g}" for name, share in self.arms)
             raise ConfigError(f"rollout.arms are {together:g} together ({arms}), expected at most 1: make them smaller")
+        for name, share in self.arms:
+            if share and not round(share * SLOTS):
+                raise ConfigError(f"rollout.arms.{name} is {share:g}, expected 0 or at least {1 / SLOTS:g}")
         if self.arms and self.interleave:
             raise ConfigError("rollout.arms and rollout.interleave are both set; a user is in one of them: drop one")
         if self.interleave and len(set(self.interleave)) != 2:
@@ -122,18 +128,13 @@ class Plan:
         elif self.interleave:
             asked = list(self.interleave)
         else:
-            asked = [self.policy, *(name for name, _ in self.arms)]
+            asked = [self.policy, *(name for name, share in self.arms if share)]
         return tuple(dict.fromkeys([*asked, *self.evaluate]))
 
     def _arm(self, user_id: str) -> str | None:
         if not self.arms:
             return None
-        at, end = place(self.salt, user_id), 0.0
-        for name, share in self.arms:
-            end += share
-            if at < end:
-                return name
-        return None
+        return _owners(self.arms)[int(place(self.salt, user_id) * SLOTS)]
 
     def _beside(self, *publishing: str) -> tuple[str, ...]:
         on_trial = () if self.mode is Mode.ONLINE else (self.policy,)
@@ -144,3 +145,39 @@ def place(salt: str, user_id: str) -> float:
     """A user's place in [0, 1): uniform over users, independent between salts."""
     hashed = name_hash(f"{salt}\x00{user_id}")  # 64 bits, of which a float holds 53
     return (hashed >> 11) * 2.0**-53
+
+
+@lru_cache(maxsize=64)
+def _owners(arms: tuple[tuple[str, float], ...]) -> tuple[str | None, ...]:
+    """The arm of each slot, (SLOTS,), None for those in none.
+
+    Slots form a circle. Two arms grow away from each edge, one to the right and one to the left; edges are at 0, 1/2,
+    1/4, 3/4, 1/8 and so on, as many as are needed, so an arm that is added at the end has an edge that is free. All
+    arms grow at once and pass over what they meet, so a slot belongs to the nearest arm that wants so many.
+
+    A changed share then moves users between that arm and those in none alone while the arms that face each other have
+    room between their edges: two arms always do, up to four while none is larger than a quarter. No rule without a
+    memory does so for all shares of three arms: beside A with a half, B with a half must be all that is not A, and so
+    must C, though B and C with a half each have nobody in common.
+    """
+    owners: list[str | None] = [None] * SLOTS
+    growing = [
+        (name, _edge(number // 2) - number % 2, -1 if number % 2 else 1, round(share * SLOTS))
+        for number, (name, share) in enumerate(arms)
+    ]
+    for step in range(SLOTS):
+        growing = [arm for arm in growing if arm[-1]]
+        if not growing:
+            break
+        for at, (name, first, direction, wanted) in enumerate(growing):
+            slot = (first + direction * step) % SLOTS
+            if owners[slot] is None:
+                owners[slot] = name
+                growing[at] = (name, first, direction, wanted - 1)
+    return tuple(owners)
+
+
+def _edge(number: int) -> int:
+    """The slot that begins at the edge of this number, counted from 0: the number's bits mirrored behind the point."""
+    mirrored = int(f"{number:b}"[::-1], 2)
+    return mirrored * SLOTS >> number.bit_length()
