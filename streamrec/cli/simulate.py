@@ -70,6 +70,7 @@ def simulate(
     """
     from streamrec.cli.commands import simulate as command
     from streamrec.cli.shared.handover import moment_of
+    from streamrec.errors import ConfigError
     from streamrec.evaluation.simulation.world import (
         AnswerSettings,
         AssortmentSettings,
@@ -89,6 +90,11 @@ def simulate(
         drift=None if drift is None else DriftSettings(DriftKind(drift), drift_at),
     )
     world = command.rewards_of(world, settings)
+    for_contests = [("--policy", policies), ("--out", out), ("--seeds with several worlds", found[1:])]
+    useless = [name for name, given in for_contests if given] if kafka is not None else ["--speed"] if speed else []
+    if useless:
+        where = "with --kafka, where the deployment's own policy answers" if kafka is not None else "without --kafka"
+        raise ConfigError(f"{', '.join(useless)} would change nothing {where}; leave it out")
     if kafka is not None:
         command.live(world, settings, speed=speed, as_json=as_json)
     else:

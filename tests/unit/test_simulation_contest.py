@@ -17,6 +17,8 @@ from streamrec.config.settings import Settings, load_settings
 from streamrec.engine.arrays.batch import NOTHING
 from streamrec.engine.arrays.feedback import SlateFeedback
 from streamrec.engine.policies import CONTEXTS, PolicyInput, Posterior
+from streamrec.engine.rollout.plan import Decision
+from streamrec.engine.rollout.revisions import Mode
 from streamrec.errors import ConfigError
 from streamrec.evaluation.simulation.contest import DEFAULT, contest, system_of
 from streamrec.evaluation.simulation.loop import Episode, ShownSlate, simulate
@@ -114,6 +116,43 @@ def test_every_default_contender_is_somebody_and_others_are_refused(fast: Settin
         system_of("nobody-knows", fast, 1)
 
 
+@pytest.mark.parametrize(
+    "rollout",
+    [
+        {"mode": "shadow", "baseline": "uniform"},
+        {"mode": "apprentice"},
+        {"mode": "canary", "share": 0.1},
+        {"arms": {"uniform": 0.5}},
+        {"interleave": ("uniform", "greedy")},
+    ],
+)
+def test_a_contender_answers_everybody_whatever_the_rollout_says(fast: Settings, rollout: dict[str, object]) -> None:
+    settings = Settings.model_validate({**fast.model_dump(), "rollout": rollout})
+    for name in ("greedy", "model:popularity", "uncapped:linucb"):
+        system = system_of(name, settings, 1)
+        assert isinstance(system, WorkerSystem)
+        plan = system.worker.pipeline.answers.plan
+        assert {plan.decide(f"u{n}") for n in range(40)} == {Decision(name.removeprefix("uncapped:"), Mode.ONLINE)}
+
+
+def test_in_a_contest_under_a_shadow_each_contender_earns_what_it_earns_online(tmp_path: Path, fast: Settings) -> None:
+    config = tmp_path / "shadow.toml"
+    config.write_text('[rollout]\nmode = "shadow"\nbaseline = "uniform"\n')
+    arguments = ["simulate", "--preset", "fast", "--config", str(config), "--policy", "greedy", "--policy", "uniform"]
+    world = ["--requests", "120", "--hours", "3", "--shoppers", "20", "--items", "60", "--json"]
+    result = CliRunner().invoke(app, [*arguments, *world])
+    assert result.exit_code == 0, result.output
+    assert "set aside, for each contender answers every request of its own world: rollout.mode" in result.stderr
+    printed = json.loads(result.stdout)
+    greedy, uniform = (standing["reward"]["mean"] for standing in printed["standings"])
+    assert greedy != uniform
+    assert printed["settings"]["rollout"]["mode"] == "online"
+    online = CliRunner().invoke(app, [*arguments[:3], *arguments[5:], *world])
+    assert [standing["reward"] for standing in json.loads(online.stdout)["standings"]] == [
+        standing["reward"] for standing in printed["standings"]
+    ]
+
+
 # Figures
 
 
@@ -195,6 +234,18 @@ def test_as_json_the_command_prints_what_the_report_says(tmp_path: Path) -> None
     printed = json.loads(result.stdout)
     assert {**printed, "seconds": 0, "command": ""} == {**written, "seconds": 0, "command": ""}
     assert [standing["name"] for standing in printed["standings"]] == ["oracle", "shuffle"]
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        (["--kafka", "127.0.0.1:1", "--policy", "greedy", "--seeds", "1:2"], "--policy, --seeds with several worlds"),
+        (["--speed", "2"], "--speed would change nothing without --kafka"),
+    ],
+)
+def test_options_that_would_change_nothing_are_refused(options: list[str], why: str) -> None:
+    with pytest.raises(ConfigError, match=why):
+        CliRunner().invoke(app, ["simulate", *options], catch_exceptions=False)
 
 
 @pytest.mark.parametrize(("text", "seeds"), [("3", [3]), ("1:4", [1, 2, 3, 4]), ("1,4,9", [1, 4, 9])])

@@ -74,13 +74,18 @@ def contest(
         at_s = time.perf_counter() - began
         notes.print(f"{at_s:7.1f} s  seed {seed}  {name}: {episode.expected.mean():.4f} a slate", highlight=False)
 
+    online = contests.alone(settings)
+    aside = [f"rollout.{name}" for name, value in settings.rollout if value != getattr(online.rollout, name)]
+    if aside:
+        words = f"note: set aside, for each contender answers every request of its own world: {', '.join(aside)}"
+        notes.print(words, highlight=False, markup=False, soft_wrap=True)
     names = list(dict.fromkeys(contenders or contests.DEFAULT))
     episodes: contests.Episodes = {name: [] for name in names}
     command = shlex.join(["streamrec", *sys.argv[1:]])
     for number, seed in enumerate(seeds, 1):
-        for name, runs in contests.contest(names, world, [seed], settings, note).items():
+        for name, runs in contests.contest(names, world, [seed], online, note).items():
             episodes[name] += runs
-        told = SimulationNotes(command, seeds[:number], world, _told(settings), time.perf_counter() - began)
+        told = SimulationNotes(command, seeds[:number], world, _told(online), time.perf_counter() - began)
         if out is not None:  # after every seed: what is interrupted has its report so far
             write_report(out, episodes, told)
     if as_json:

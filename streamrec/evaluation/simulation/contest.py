@@ -2,7 +2,8 @@
 
 A contender is a policy by its name (`fusion.policy`), `vw:EXPLORER` for Vowpal Wabbit over the same candidates and
 features, `uncapped:POLICY` for a policy without rate limits on what one user can teach, or one of two references:
-`oracle` shows the best slate there is, `shuffle` draws uniformly from the items on sale.
+`oracle` shows the best slate there is, `shuffle` draws uniformly from the items on sale. The rollout of the settings is
+set aside: in its own world a contender answers every request.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ def system_of(name: str, settings: Settings, seed: int) -> System:
         return Oracle()
     if name == SHUFFLE:
         return Shuffle()
-    seeded = settings.model_copy(update={"learning": settings.learning.model_copy(update={"seed": seed})})
+    seeded = alone(settings).model_copy(update={"learning": settings.learning.model_copy(update={"seed": seed})})
     if name.startswith(VW):
         from streamrec.evaluation.simulation.vowpal_wabbit import vw_system
 
@@ -65,6 +66,11 @@ def system_of(name: str, settings: Settings, seed: int) -> System:
     if name.startswith(UNCAPPED):
         return WorkerSystem(with_policy(seeded, name.removeprefix(UNCAPPED)), _uncap)
     return WorkerSystem(with_policy(seeded, name))
+
+
+def alone(settings: Settings) -> Settings:
+    """The settings without their rollout: the policy is online, for everybody."""
+    return settings.model_copy(update={"rollout": type(settings.rollout)()})
 
 
 def _uncap(worker: Worker) -> None:
