@@ -10,7 +10,7 @@ Or ask and wait for the answer:
 
     with EventProducer("localhost:9092") as events, RecommendationConsumer("localhost:9092") as slates:
         asked = events.request("u1", scenario="similar", item_id="i7", filters=Filters(price_max=20.0), k=10)
-        slate = slates.answer(asked, timeout_s=5.0)
+        slate = slates.answer(asked, timeout_s=5.0)  # or RequestRefused, with the reason
 
 Any Kafka client can do the same with the schema of `docs/02-events-and-items.md`; this one checks events before they
 are sent.
@@ -30,7 +30,7 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaExcepti
 
 from streamrec import codec
 from streamrec.engine.scenarios.scenario import Needs, hold_to
-from streamrec.errors import BadEvent, TransportError
+from streamrec.errors import BadEvent, RequestRefused, TransportError
 from streamrec.events import ContextValue, Event, EventType, Filters, Slate
 from streamrec.transport.confluent_sink import KafkaSink
 from streamrec.transport.librdkafka import HOPELESS, LOG, Settings, connect, for_member, headers_of
@@ -166,6 +166,7 @@ class RecommendationConsumer:
     one, the members of the group share the slates and go on where the group was.
 
     Guarantee: within a user, slates come in order. A message that is no slate is skipped and counted in `undecodable`.
+    A slate with `refused` answers a request that could not be used, and has no items.
     """
 
     def __init__(
@@ -233,12 +234,15 @@ class RecommendationConsumer:
         Slates for others that come meanwhile are let go. Make the consumer before the request is sent.
 
         Raises:
+            RequestRefused: the workers could not use the request; says why, and which field was wrong.
             TransportError: as `poll`.
         """
         deadline = time.monotonic() + timeout_s
         while (left_s := deadline - time.monotonic()) > 0:
             slate = self.poll(left_s)
             if slate is not None and slate.user_id == request.user_id and slate.request_id == request.event_id:
+                if (why := slate.refused) is not None:
+                    raise RequestRefused(why.reason, why.detail, why.field)
                 return slate
         return None
 

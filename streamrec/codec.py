@@ -8,13 +8,13 @@ from __future__ import annotations
 import re
 from codecs import BOM_UTF8
 from collections.abc import Iterable
-from typing import Any, TypeVar
+from typing import Annotated, Any, NamedTuple, TypeVar
 from unicodedata import category
 
 import msgspec
 
 from streamrec.errors import BadEvent
-from streamrec.events import Event, Item, Outcome, Slate, Timestamp, Trend
+from streamrec.events import CONTROL_CHARACTERS, Event, EventType, Item, Outcome, Slate, Timestamp, Trend
 
 CONTENT_TYPE = "content-type"
 JSON = "application/json"
@@ -37,8 +37,21 @@ Message = Event | Slate | Outcome | Item | Trend
 Published = TypeVar("Published", Slate, Outcome, Item, Trend)
 
 
+_Name = Annotated[str, msgspec.Meta(min_length=1, max_length=256, pattern=f"(?s)^(?!.*{CONTROL_CHARACTERS})")]
+
+
 class _Dated(msgspec.Struct):
     ts: Timestamp
+
+
+class Sender(NamedTuple):
+    """Who sent a message, and as what; None for what is absent or cannot be read."""
+
+    type: EventType
+    user_id: str
+    event_id: str | None
+    session_id: str | None
+    scenario: str | None
 
 
 _json_event = msgspec.json.Decoder(Event)
@@ -82,6 +95,35 @@ def event_time(
         return (_msgpack_dated if _is_msgpack(headers) else _json_dated).decode(value).ts
     except (BadEvent, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
+
+
+def sender_of(
+    value: bytes | None, headers: Iterable[tuple[str, bytes]] = (), *, max_bytes: int = 65_536
+) -> Sender | None:
+    """Who sent a message that may be no event: each field is read by itself. None where type or user cannot be told."""
+    if not value or len(value) > max_bytes:
+        return None
+    try:
+        packed = _is_msgpack(headers)
+        raw = value if packed else value.removeprefix(BOM_UTF8)
+        fields = _decoded(raw, dict[str, msgspec.Raw], packed)
+    except (BadEvent, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+
+    def read(field: str, kind: Any = _Name) -> Any:
+        try:
+            return _decoded(fields[field], kind, packed)
+        except (KeyError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return None
+
+    kind, user_id = read("type", EventType), read("user_id")
+    if kind is None or user_id is None:
+        return None
+    return Sender(kind, user_id, read("event_id"), read("session_id"), read("scenario"))
+
+
+def _decoded(value: bytes | msgspec.Raw, kind: Any, packed: bool) -> Any:
+    return msgspec.msgpack.decode(value, type=kind) if packed else msgspec.json.decode(value, type=kind)
 
 
 def decode_item(

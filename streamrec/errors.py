@@ -3,6 +3,7 @@
 StreamrecError                      everything below; catch this one at the outermost edge
 ├── ConfigError                     a setting is missing, misspelt or out of range
 ├── BadEvent                        one message cannot be used; it goes to the dead-letter topic
+│   └── RequestRefused              it was a request, and its slate says so
 ├── TooManyBadEvents                so many in a row that the producer, not a message, must be broken
 ├── TableError                      a file of rows (a log, a catalogue) cannot be read as asked
 │   └── LogError                    a historical log cannot be replayed as asked
@@ -45,6 +46,13 @@ class BadEvent(StreamrecError):
         self.reason = reason
         self.detail = detail
         self.field = field
+
+
+class RequestRefused(BadEvent):
+    """The workers refused a request that was sent, and answered with the reason."""
+
+    def __str__(self) -> str:
+        return f"the workers refused the request: {self.detail}"
 
 
 class TooManyBadEvents(StreamrecError):

@@ -180,6 +180,14 @@ class Reason(msgspec.Struct, frozen=True, kw_only=True):
     rules: tuple[str, ...] = ()
 
 
+class RequestRefusal(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Why a request got no items: `reason`, `detail` and `field` are those of its dead letter."""
+
+    reason: str
+    detail: str
+    field: str | None = None
+
+
 class TextTable(msgspec.Struct, frozen=True):
     """Rows of text for people: lines in a terminal, a table in a notebook. The first column is the rows' name.
 
@@ -219,6 +227,7 @@ class Slate(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     is in.
     `alternatives` has what other policies, by name, would have done; `reasons`, one per item, only when asked for.
     `stale` names what the slate had to do without because it was too old.
+    `refused` says why there are no items, where the request could not be used: `policy` and `version` are empty then.
     """
 
     rec_id: str
@@ -237,6 +246,7 @@ class Slate(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     alternatives: dict[str, Alternative] = {}
     reasons: tuple[Reason, ...] = ()
     stale: tuple[str, ...] = ()
+    refused: RequestRefusal | None = None
 
     def table(self, titles: Mapping[str, str] | None = None) -> TextTable:
         """One row per place; with the items' `titles` by id, where they are known."""
@@ -248,10 +258,10 @@ class Slate(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
             "propensity": [f"{item.propensity:.3g}" for item in self.items],
         }
         rows = zip((str(item.position) for item in self.items), *columns.values(), strict=True)
-        title = (
-            f"{self.scenario} for {self.user_id}: {len(self.items)} of {self.candidates} candidates by {self.policy}"
-        )
-        return TextTable(title, ("", *columns), tuple(rows))
+        came = f"{len(self.items)} of {self.candidates} candidates by {self.policy}"
+        if self.refused is not None:
+            came = f"refused: {self.refused.detail}"
+        return TextTable(f"{self.scenario} for {self.user_id}: {came}", ("", *columns), tuple(rows))
 
     def __str__(self) -> str:
         return str(self.table())

@@ -26,7 +26,7 @@ WHOLE_BYTES = 900_000
 refuse again and again would stop the stream."""
 _PART_BYTES = 65_536
 _KEY_BYTES = 4_096
-_DETAIL_CHARS = 500
+DETAIL_CHARS = 500
 _PLACE = re.compile(r"(?P<topic>[A-Za-z0-9._-]+)-(?P<partition>\d{1,9})-(?P<offset>\d{1,18})")
 
 
@@ -86,7 +86,7 @@ def dead_letter_message(record: Record, error: BadEvent) -> tuple[bytes | None, 
     why = {
         REASON: error.reason,
         FIELD: error.field or "",
-        DETAIL: error.detail[:_DETAIL_CHARS],
+        DETAIL: error.detail[:DETAIL_CHARS],
         TOPIC: record.topic,
         PARTITION: str(record.partition),
         OFFSET: str(record.offset),

@@ -76,6 +76,12 @@ class Metrics:
         self.empty = Counter(
             "streamrec_empty_slates", "Slates published that hold nothing", ["scenario"], registry=self.registry
         )
+        self.refused_requests = Counter(
+            "streamrec_refused_requests",
+            "Slates published that say why the request was refused, counted nowhere else",
+            ["reason"],
+            registry=self.registry,
+        )
         self.outcomes = Counter("streamrec_outcomes", "Outcomes published", registry=self.registry)
         self.open_slates = Gauge(
             "streamrec_open_slates", "Slates whose outcomes are not final yet", registry=self.registry
@@ -190,6 +196,9 @@ class Metrics:
 
     def answered(self, slate: Slate) -> None:
         """Count a slate that was published."""
+        if slate.refused is not None:
+            self.refused_requests.labels(slate.refused.reason).inc()
+            return
         scenario = slate.scenario if slate.scenario in self._scenarios else OTHER
         self.slates.labels(scenario).inc()
         if not slate.items:

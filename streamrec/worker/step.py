@@ -9,7 +9,9 @@ taken later. Knows nothing of groups, checkpoints or waiting.
 
 from __future__ import annotations
 
+import math
 import time
+from collections import defaultdict, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -28,11 +30,14 @@ from streamrec.transport import Record, Sink
 from streamrec.worker.dead_letters import dead_letter_message
 from streamrec.worker.memory import Memory
 from streamrec.worker.metrics import Metrics
-from streamrec.worker.validation import EventValidator, ValidationLimits
+from streamrec.worker.refused_requests import refused_slate
+from streamrec.worker.validation import EventValidator, Reading, ValidationLimits
 
 JSON_HEADERS = ((CONTENT_TYPE, JSON.encode()),)
 Load = Callable[[Sequence[Key]], list[bytes | None]]
 """Fetches stored values."""
+RefusedSlates = Mapping[int, deque[tuple[int, Slate]]]
+"""Per partition, the offsets of the requests refused in a step and their slates, in order; taken out as published."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +80,7 @@ class StepProcessor:
         self.pipeline = memory.pipeline
         self.open_slates = memory.open_slates
         self.validator = EventValidator(validation_limits, self.dead_letter, output_topics.dead_letters)
+        self._max_message_bytes = validation_limits.max_message_bytes
         self._item_counts = memory.item_counts
         self._tables = memory.tables
         self._access = access
@@ -100,13 +106,16 @@ class StepProcessor:
         readings = self.validator.read(records, taught)
         self.admit([reading for reading in readings if isinstance(reading, LoggedEvent)])
         logged_events = self.deduplicated(self.validator.take(records, readings))
+        refused = self._refused(records, readings)
         sent_ms = {(record.partition, record.offset): record.timestamp_ms for record in records}
         for batch_result in self.pipeline.process(logged_events, self._close_slates):
-            self.publish(batch_result, sent_ms)
+            self.publish(batch_result, sent_ms, refused)
             self._metrics.tried(batch_result.trial)
             self._metrics.drifted(batch_result.drifts)
             if self._observer is not None:
                 self._observer(batch_result)
+        for partition in refused:
+            self._answer_refused(refused, partition, math.inf)
         return {record.partition: self.validator.safe_position(record) for record in records}
 
     def dead_letter(self, record: Record, error: BadEvent) -> None:
@@ -155,10 +164,22 @@ class StepProcessor:
         for table, names in zip(self._tables, lacking, strict=True):
             table.admit(names, list(islice(values, len(names))), logged_events[0].event.ts)
 
-    def publish(self, batch_result: BatchResult, sent_ms: Mapping[tuple[int, int], int]) -> None:
+    def _refused(self, records: Sequence[Record], readings: Sequence[Reading]) -> RefusedSlates:
+        refused: defaultdict[int, deque[tuple[int, Slate]]] = defaultdict(deque)
+        for record, reading in zip(records, readings, strict=True):
+            if isinstance(reading, BadEvent):
+                slate = refused_slate(record, reading, self.pipeline.recommend_on, self._max_message_bytes)
+                if slate is not None:
+                    refused[record.partition].append((record.offset, slate))
+        return dict(refused)
+
+    def publish(
+        self, batch_result: BatchResult, sent_ms: Mapping[tuple[int, int], int], refused: RefusedSlates
+    ) -> None:
         """Slates and credits in log order: an event is owed to a slate only if the slate came first."""
         for logged in batch_result.logged_events:
             place = logged.partition, logged.offset
+            self._answer_refused(refused, *place)
             self.open_slates.credit(logged)
             slate = batch_result.slates.get(place)
             if slate is not None:
@@ -168,6 +189,14 @@ class StepProcessor:
                 if sent_ms[place] > 0:
                     self._metrics.latency.observe(max(self._wall_ms() - sent_ms[place], 0) / 1000)
             self.open_slates.tick(logged.partition, logged.event.ts, logged.learned)
+
+    def _answer_refused(self, refused: RefusedSlates, partition: int, before: float) -> None:
+        """Publish the slates for a partition's refused requests before an offset: a user's slates keep their order."""
+        waiting = refused.get(partition)
+        while waiting and waiting[0][0] < before:
+            _, slate = waiting.popleft()
+            self._send(self._output_topics.recommendations, slate)
+            self._metrics.answered(slate)
 
     def _close_slates(self) -> list[SlateFeedback]:
         """Publish the outcomes of slates whose time is up; returns what is to be learned from them."""

@@ -16,8 +16,8 @@ from streamrec import codec
 from streamrec.client import EventProducer, RecommendationConsumer
 from streamrec.demo.embedded import EmbeddedBroker
 from streamrec.engine.scenarios.scenario import Needs
-from streamrec.errors import BadEvent, TransportError
-from streamrec.events import Event, EventType, Filters, Slate, SlateItem
+from streamrec.errors import BadEvent, RequestRefused, TransportError
+from streamrec.events import Event, EventType, Filters, RequestRefusal, Slate, SlateItem
 from streamrec.transport.confluent import KafkaSink
 
 MakeTopic = Callable[[int], str]
@@ -145,6 +145,21 @@ def test_an_answer_is_told_by_its_request_and_others_are_let_go(broker: Embedded
     with RecommendationConsumer(broker.bootstrap, topic=topic, from_beginning=True) as slates:
         assert slates.answer(asked, 15.0) == mine
         assert slates.answer(msgspec.structs.replace(asked, event_id="another"), 0.3) is None
+
+
+def test_who_asked_in_vain_is_told_at_once_and_why(broker: EmbeddedBroker, make_topic: MakeTopic) -> None:
+    topic, said = make_topic(1), "field 'scenario' is 'hoome', expected one of home, similar"
+    asked = Event(type=EventType.REQUEST, user_id="u1", ts=1, event_id="mine")
+    why = RequestRefusal(reason="invalid", detail=said, field="scenario")
+    refused = msgspec.structs.replace(slate("r1"), request_id="mine", items=(), refused=why)
+    publish(broker, topic, codec.encode(slate("r0")), codec.encode(refused))
+    with RecommendationConsumer(broker.bootstrap, topic=topic, from_beginning=True) as slates:
+        with pytest.raises(RequestRefused) as caught:
+            slates.answer(asked, 15.0)
+        assert (caught.value.reason, caught.value.detail, caught.value.field) == ("invalid", said, "scenario")
+        assert str(caught.value) == f"the workers refused the request: {said}"
+    with RecommendationConsumer(broker.bootstrap, topic=topic, from_beginning=True) as slates:
+        assert [slates.poll(15.0), slates.poll(15.0)] == [slate("r0"), refused]
 
 
 def test_slates_are_read_from_the_beginning(broker: EmbeddedBroker, make_topic: MakeTopic) -> None:

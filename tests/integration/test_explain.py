@@ -40,12 +40,14 @@ def planted() -> list[Event]:
 
 LOG = [
     *planted(),
+    event(EventType.REQUEST, "ann", None, LATER - 1, scenario="hoome"),
     event(EventType.CLICK, "ann", "left-2", LATER),
     event(EventType.REQUEST, "ann", None, LATER + 180_000, k=3, explain=True),  # no longer ann's latest slate below
     event(EventType.REQUEST, "ann", None, LATER + 200_000, k=3),
     event(EventType.CLICK, "ann", "left-4", LATER + 201_000),  # after the slate: no reason for it
     event(EventType.REQUEST, "ann", None, LATER + 200_000, k=3),  # repeats an event_id
 ]
+REFUSED = 2 * VISITS
 CLICKED, ASKED_WHY, ASKED, _, REPEATED = range(len(LOG) - 5, len(LOG))
 
 
@@ -126,6 +128,9 @@ def test_what_cannot_be_explained_is_said_in_one_line(deployment: Deployment, re
     assert "the topic has 1 partitions" in refused(f"{events}-7-1", StateError)
     assert "the event there is a click; serving.recommend_on answers request, search" in refused(
         rec_id(CLICKED), StateError
+    )
+    assert "the request was refused, so no items were chosen: field 'scenario' is 'hoome'" in refused(
+        rec_id(REFUSED), StateError
     )
     assert "repeated an event_id" in refused(rec_id(REPEATED), StateError)
     assert f"not answered yet: workers have not saved a checkpoint beyond it (they stand at {len(LOG)})" in refused(

@@ -12,6 +12,7 @@ import pytest
 
 from streamrec.client import EventProducer, RecommendationConsumer
 from streamrec.demo.embedded import EmbeddedBroker, EmbeddedRedis
+from streamrec.errors import RequestRefused
 from streamrec.events import Event, EventType, Filters, Slate
 from streamrec.testing import shop
 from streamrec.wiring import kafka_sink
@@ -57,6 +58,11 @@ class Site:
 
         until(answered, self.worker)
         return found[0]
+
+    def refused(self, user_id: str, **more: Any) -> RequestRefused:
+        with pytest.raises(RequestRefused) as caught:
+            self.ask(user_id, **more)
+        return caught.value
 
     def ids(self, user_id: str, **more: Any) -> list[str]:
         return [place.item_id for place in self.ask(user_id, **more).items]
@@ -120,10 +126,12 @@ def test_what_is_similar_keeps_to_the_filters_of_the_request(site: Site) -> None
 
 
 def test_what_cannot_be_asked_is_put_aside_with_the_reason_and_the_next_request_is_answered(site: Site) -> None:
-    site.events.request("asker", ts=site.tick(), scenario="simillar", item_id="item-1")
-    site.events.request("asker", ts=site.tick(), scenario="similar")
-    site.events.request("asker", ts=site.tick(), scenario="bundle")
-    site.events.request("asker", ts=site.tick(), scenario="search")
+    refused = [
+        site.refused("asker", scenario="simillar", item_id="item-1"),
+        site.refused("asker", scenario="similar"),
+        site.refused("asker", scenario="bundle"),
+        site.refused("asker", scenario="search"),
+    ]
     assert site.ids("asker", scenario="bundle", basket=["item-1", "item-9"])
     dead_letters: list[dict[str, str]] = []
 
@@ -134,6 +142,9 @@ def test_what_cannot_be_asked_is_put_aside_with_the_reason_and_the_next_request_
     until(all_there, site.worker)
     assert [dead_letter["reason"] for dead_letter in dead_letters] == ["invalid"] * 4
     assert [dead_letter["field"] for dead_letter in dead_letters] == ["scenario", "item_id", "basket", "query"]
+    assert [(error.reason, error.field, error.detail) for error in refused] == [
+        (dead_letter["reason"], dead_letter["field"], dead_letter["detail"]) for dead_letter in dead_letters
+    ]
     assert "'simillar', expected one of home, similar, bundle" in dead_letters[0]["detail"]
     assert "a request of scenario 'similar' needs it" in dead_letters[1]["detail"]
 

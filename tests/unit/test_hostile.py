@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
+import re
 import sys
 import tracemalloc
 from pathlib import Path
@@ -13,9 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streamrec.codec import CONTENT_TYPE, JSON, MSGPACK, decode_event, encode_event
+from streamrec.codec import CONTENT_TYPE, JSON, MSGPACK, decode_event, encode_event, sender_of
 from streamrec.errors import BadEvent
-from streamrec.events import LARGEST_NUMBER, NAMES, Event
+from streamrec.events import CONTROL_CHARACTERS, LARGEST_NUMBER, NAMES, Event
 from streamrec.transport import Headers
 from tests.support.effort import least_cpu_s
 
@@ -42,6 +43,7 @@ hostile = corpus()
 def refusal(message) -> BadEvent:  # type: ignore[no-untyped-def]
     with pytest.raises(BadEvent) as caught:
         decode_event(message.value, message.headers)
+    sender_of(message.value, message.headers)  # as a worker does next, to tell whoever asked
     return caught.value
 
 
@@ -112,6 +114,8 @@ def judge(value: bytes, content_type: str) -> None:
         assert refused.reason
         assert refused.detail.isprintable()
         assert len(refused.detail) <= 500
+        names = [name for name in sender_of(value, HEADERS[content_type]) or () if name is not None]
+        assert all(0 < len(name.encode()) <= 1_024 and not re.search(CONTROL_CHARACTERS, name) for name in names)
         return
     for again in (JSON, MSGPACK):
         assert decode_event(encode_event(event, again), HEADERS[again]) == event

@@ -91,7 +91,7 @@ def asked(settings: Settings, rec_id: str) -> tuple[LoggedEvent, int]:
             record.value, record.headers, max_bytes=limits.max_message_bytes, max_depth=limits.max_depth
         )
     except BadEvent as error:
-        raise StateError(f"{rec_id}: the record there is no event, so it was never answered: {error}") from None
+        raise StateError(f"{rec_id}: the record there is no event, so no items were chosen: {error}") from None
     if event.type not in settings.serving.recommend_on:
         answers = ", ".join(sorted(settings.serving.recommend_on))
         raise StateError(f"{rec_id}: the event there is a {event.type.value}; serving.recommend_on answers {answers}")
@@ -113,7 +113,7 @@ def answered(settings: Settings, store: Store, logged: LoggedEvent, sent_ms: int
     """The slate that answers an event: the user's latest, else what was published since the event was sent.
 
     Raises:
-        StateError: there is none.
+        StateError: there is none, or none but the reason why the request was refused.
         TransportError: no broker answers, or there is no such topic.
     """
     latest = None if user is None else user["slate"]
@@ -125,6 +125,8 @@ def answered(settings: Settings, store: Store, logged: LoggedEvent, sent_ms: int
     slate = None if found is None else _named(found, logged.place)
     if slate is None:
         raise StateError(_no_slate(settings, store, logged))
+    if slate.refused is not None:
+        raise StateError(f"{slate.rec_id}: the request was refused, so no items were chosen: {slate.refused.detail}")
     return slate
 
 

@@ -42,6 +42,8 @@ def _of_user(consumer: RecommendationConsumer, user_id: str | None) -> Iterator[
 def line(slate: Slate) -> str:
     """A slate in one line: when, for whom, and the first items with their scores."""
     when = f"{datetime.fromtimestamp(slate.ts / 1000, UTC):%Y-%m-%d %H:%M:%S}Z"
+    if slate.refused is not None:
+        return f"{when}  {slate.user_id}: refused: {slate.refused.detail}"
     items = ", ".join(f"{place.item_id} ({place.score:.3g})" for place in slate.items[:SHOWN_ITEMS])
     more = f" and {len(slate.items) - SHOWN_ITEMS} more" if len(slate.items) > SHOWN_ITEMS else ""
     return f"{when}  {slate.user_id}: {items or 'nothing'}{more}"

@@ -1,0 +1,198 @@
+"""Who asks what cannot be answered is told why; who cannot be told, or did not ask, gets nothing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from streamrec.cli.commands.tail import line
+from streamrec.codec import CONTENT_TYPE, MSGPACK, decode_slate
+from streamrec.config.groups import Learning, Limits
+from streamrec.config.settings import Settings
+from streamrec.events import EventType, RequestRefusal, Slate
+from streamrec.state import Store
+from streamrec.state.memory import MemoryStore
+from streamrec.state.snapshots import SnapshotDirectory
+from streamrec.transport import Record
+from streamrec.transport.local import LocalSink, LocalSource
+from streamrec.wiring import build_worker
+from streamrec.worker.loop import Worker
+
+TOPIC = "user-events"
+NOW = 1_700_000_000_000
+ASKED = {"type": "request", "user_id": "ann", "ts": NOW, "event_id": "e1", "session_id": "s1"}
+SETTINGS = Settings(
+    limits=Limits(max_items=500, max_users=500, max_message_bytes=4_096),
+    learning=Learning(device="cpu", models=("popularity",)),
+)
+
+
+def message(fields: dict[str, Any], **more: Any) -> Record:
+    given = {"topic": TOPIC, "partition": 0, "offset": 0, "key": b"ann", "timestamp_ms": NOW, **more}
+    return Record(**{"value": json.dumps(fields).encode(), **given})
+
+
+def worked(
+    log: Sequence[Record],
+    settings: Settings = SETTINGS,
+    store: Store | None = None,
+    snapshots: SnapshotDirectory | None = None,
+) -> tuple[Worker, LocalSink]:
+    sink = LocalSink()
+    source = LocalSource(TOPIC, log, partitions=1 + max(record.partition for record in log))
+    worker = build_worker(settings, source, sink, store or MemoryStore(), snapshots)
+    worker.run()
+    return worker, sink
+
+
+def slates_of(sink: LocalSink) -> list[Slate]:
+    return [decode_slate(record.value or b"", record.headers) for record in sink.records("recommendations")]
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason", "field"),
+    [
+        ({"scenario": "hoome"}, "invalid", "scenario"),
+        ({"scenario": "similar"}, "invalid", "item_id"),
+        ({"scenario": "search", "query": ""}, "invalid", "query"),
+        ({"query": "long " * 300}, "invalid", "query"),
+        ({"k": 101}, "invalid", "k"),
+        ({"filters": {"price": 3}}, "invalid", "price"),
+        ({"colour": "\x1b[2J"}, "invalid", "colour"),
+        ({"context": {"a": json.loads("[" * 40 + "]" * 40)}}, "too_deep", None),
+        ({"ts": "yesterday"}, "invalid", "ts"),
+        ({"ts": NOW // 1000}, "past", "ts"),
+        ({"ts": NOW + 10 * 86_400_000}, "future", "ts"),
+        ({"type": "search", "query": "q" * 1025}, "invalid", "query"),
+    ],
+)
+@pytest.mark.parametrize("packed", [False, True], ids=["json", "msgpack"])
+def test_a_request_that_is_refused_gets_a_slate_with_the_reason_of_its_dead_letter(
+    changes: dict[str, Any], reason: str, field: str | None, packed: bool
+) -> None:
+    fields = {**ASKED, **changes}
+    encoded: dict[str, Any] = {"value": msgspec.msgpack.encode(fields), "headers": ((CONTENT_TYPE, MSGPACK.encode()),)}
+    worker, sink = worked([message(fields, **(encoded if packed else {}))])
+    [dead_letter], [slate] = sink.records("user-events.dlq"), slates_of(sink)
+    [published] = sink.records("recommendations")
+    said = {name: content.decode() for name, content in dead_letter.headers}
+    assert (said["reason"], said["field"]) == (reason, field or "")
+    assert slate.refused == RequestRefusal(reason=reason, detail=said["detail"], field=field)
+    assert slate.refused.detail.isprintable()
+    assert len(published.value or b"") < 1_000
+    assert (published.key, slate.user_id, slate.request_id) == (b"ann", "ann", "e1")
+    assert (slate.rec_id, slate.session_id, slate.items) == ("user-events-0-0", "s1", ())
+    assert slate.scenario == changes.get("scenario", "search" if changes.get("type") == "search" else "home")
+    assert slate.ts == (NOW // 1000 if reason == "past" else NOW)
+    value = worker.metrics.registry.get_sample_value
+    assert value("streamrec_refused_requests_total", {"reason": reason}) == 1
+    assert value("streamrec_open_slates") == 0
+    assert slate.refused.detail in line(slate)
+    assert f"refused: {slate.refused.detail}" in str(slate)
+
+
+def test_a_request_is_answered_too_that_has_no_key_or_begins_with_a_byte_order_mark() -> None:
+    marked = b"\xef\xbb\xbf" + json.dumps(ASKED).encode()
+    _, sink = worked([message(ASKED, key=None), message(ASKED, offset=1, value=marked)])
+    assert [(slate.user_id, slate.refused and slate.refused.reason) for slate in slates_of(sink)] == [
+        ("ann", "keyless"), ("ann", "malformed"),
+    ]  # fmt: skip
+    assert [record.key for record in sink.records("recommendations")] == [b"ann", b"ann"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "more"),
+    [
+        ({**ASKED, "type": "click"}, {}),
+        ({**ASKED, "type": "reqest"}, {}),
+        ({"type": "request", "ts": NOW, "k": 5}, {}),
+        ({**ASKED, "user_id": 7}, {}),
+        ({**ASKED, "user_id": "ann\x1b[2J"}, {}),
+        ({**ASKED, "user_id": ""}, {}),
+        ({**ASKED, "user_id": "a" * 257}, {}),
+        ({**ASKED, "query": "q" * 5_000}, {}),
+        (ASKED, {"value": json.dumps(ASKED).encode()[:-1]}),
+        (ASKED, {"value": b'{"type": "request", "user_id": "\\ud800", "ts": 1}'}),
+        (ASKED, {"value": b'{"type": "request", "user_id": "\xff", "ts": 1}'}),
+        (ASKED, {"value": b'{"type": "request", "user_id": "ann", "x": ' + b"[" * 2_000 + b"]" * 2_000 + b"}"}),
+        (ASKED, {"value": b"[" * 2_000}),
+        (ASKED, {"value": None}),
+        (ASKED, {"headers": ((CONTENT_TYPE, b"text/plain"),)}),
+        (ASKED, {"headers": ((CONTENT_TYPE, MSGPACK.encode()),)}),
+    ],
+)
+def test_what_is_no_request_or_does_not_say_whose_gets_a_dead_letter_and_no_slate(
+    fields: dict[str, Any], more: dict[str, Any]
+) -> None:
+    _, sink = worked([message(fields, **more)])
+    assert len(sink.records("user-events.dlq")) == 1
+    assert slates_of(sink) == []
+
+
+def test_whatever_else_is_wrong_with_it_each_field_is_read_by_itself() -> None:
+    broken = {**ASKED, "event_id": ["e1"], "session_id": "s\n", "scenario": {"a": 1}, "ts": None}
+    _, sink = worked([message(broken)])
+    [slate] = slates_of(sink)
+    assert (slate.user_id, slate.request_id, slate.session_id, slate.scenario) == ("ann", None, None, "home")
+    assert slate.ts == NOW
+
+
+def test_only_types_that_are_answered_are_refused_with_a_slate() -> None:
+    view = {"type": "view", "user_id": "ann", "item_id": "a", "ts": NOW, "k": 101}
+
+    def users(*types: EventType) -> list[str]:
+        serving = SETTINGS.serving.model_copy(update={"recommend_on": frozenset(types)})
+        log = [message(view), message({**ASKED, "user_id": "bob", "k": 101}, offset=1)]
+        return [slate.user_id for slate in slates_of(worked(log, SETTINGS.model_copy(update={"serving": serving}))[1])]
+
+    assert users(EventType.VIEW) == ["ann"]
+    assert users(EventType.REQUEST) == ["bob"]
+    assert users() == []
+
+
+def mixed_log() -> list[Record]:
+    """Every third request cannot be answered; two partitions, whose records come in turns."""
+    log = []
+    for n in range(90):
+        changes = {"k": 101} if n % 3 else {}
+        fields = {"type": "request", "user_id": f"u{n % 2}", "ts": NOW + n, "event_id": f"e{n}", **changes}
+        log.append(message(fields, partition=n % 2, offset=n // 2, key=b"u"))
+    last = {"type": "view", "item_id": "a", "ts": NOW + 400_000}
+    return [*log, *(message({**last, "user_id": f"u{part}"}, partition=part, offset=45, key=b"u") for part in (0, 1))]
+
+
+def test_the_slates_of_a_partition_are_in_the_order_of_their_requests_refused_or_not() -> None:
+    worker, sink = worked(mixed_log())
+    for partition in (0, 1):
+        told = [slate for slate in slates_of(sink) if slate.user_id == f"u{partition}"]
+        assert [slate.request_id for slate in told] == [f"e{n}" for n in range(partition, 90, 2)]
+        assert [slate.rec_id for slate in told] == [f"user-events-{partition}-{offset}" for offset in range(45)]
+    value = worker.metrics.registry.get_sample_value
+    assert value("streamrec_refused_requests_total", {"reason": "invalid"}) == 60
+    assert value("streamrec_slates_total", {"scenario": "home"}) == 30
+    assert value("streamrec_empty_slates_total", {"scenario": "home"}) == 30  # nothing is known to recommend
+
+
+def test_one_that_is_read_again_by_the_next_worker_is_refused_under_the_same_name(tmp_path: Path) -> None:
+    store, snapshots = MemoryStore(), SnapshotDirectory(tmp_path, 3)
+    log = [message(ASKED), *(message({**ASKED, "event_id": f"e{n}", "k": 0}, offset=n) for n in (1, 2, 3))]
+    first, second = (slates_of(worked(log, store=store, snapshots=snapshots)[1]) for _ in range(2))
+    assert [slate.rec_id for slate in first] == [f"user-events-0-{offset}" for offset in range(4)]
+    assert second == first[1:]  # a position stays before the unusable messages at its end
+
+
+def test_a_refused_slate_waits_for_no_outcome_and_is_owed_nothing() -> None:
+    click = {"type": "click", "user_id": "ann", "item_id": "a", "ts": NOW + 1, "rec_id": "user-events-0-0"}
+    later = {"type": "view", "user_id": "ann", "item_id": "a", "ts": NOW + 400_000_000}
+    worker, sink = worked(
+        [message({**ASKED, "k": 0}), message(click, offset=1), message(later, offset=2, timestamp_ms=later["ts"])]
+    )
+    assert sink.records("outcomes") == ()
+    value = worker.metrics.registry.get_sample_value
+    assert value("streamrec_late_credits_total") == 1
+    assert value("streamrec_events_total") == 2
