@@ -19,7 +19,7 @@ from streamrec.engine.arrays.feedback import SlateFeedback
 from streamrec.engine.policies import CONTEXTS, PolicyInput, Posterior
 from streamrec.engine.rollout.plan import Decision
 from streamrec.engine.rollout.revisions import Mode
-from streamrec.errors import ConfigError
+from streamrec.errors import ConfigError, RequestRefused
 from streamrec.evaluation.simulation.contest import DEFAULT, contest, system_of
 from streamrec.evaluation.simulation.loop import Episode, ShownSlate, simulate
 from streamrec.evaluation.simulation.report import SimulationNotes, write_report
@@ -86,6 +86,12 @@ def test_the_workers_slates_do_not_depend_on_how_the_log_is_cut_into_groups(fast
     short = replace(SMALL, traffic=TrafficSettings(requests=60, hours=0.8))
     whole, single = (simulate(World(short), WorkerSystem(fast), group=group) for group in (512, 1))
     assert (whole.expected == single.expected).all()
+
+
+def test_a_worker_that_refuses_the_shop_s_requests_ends_it_with_the_reason(fast: Settings) -> None:
+    strict = Settings.model_validate({**fast.model_dump(), "scenarios": {"home": {"needs": "item"}}})
+    with pytest.raises(RequestRefused, match="the workers refused the request: field 'item_id' is missing"):
+        simulate(World(SMALL), WorkerSystem(strict))
 
 
 def test_a_request_that_is_not_answered_earns_nothing_and_the_shop_goes_on() -> None:

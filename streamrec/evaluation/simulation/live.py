@@ -107,7 +107,7 @@ class KafkaSystem:
             if slate.request_id == f"{self._run}{request_id}" and request_id in request_ids:
                 request_ids.discard(request_id)
                 places = tuple(ShownItem(place.item_id) for place in slate.items)
-                slates.append(ShownSlate(slate.rec_id, request_id, places))
+                slates.append(ShownSlate(slate.rec_id, request_id, places, slate.refused))
             else:
                 self.late += 1
         self._first_patience_s = self._patience_s

@@ -15,12 +15,13 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from streamrec.errors import RequestRefused
 from streamrec.evaluation.simulation.attack import bot_event, bot_response
 from streamrec.evaluation.simulation.calendar import Calendar, EntryKind, calendar
 from streamrec.evaluation.simulation.draws import Float64, Int64
 from streamrec.evaluation.simulation.shopper import FIRST_LOOK_MS, CalendarEntry, ShopperResponse, Shoppers
 from streamrec.evaluation.simulation.world import World
-from streamrec.events import Event, EventType
+from streamrec.events import Event, EventType, RequestRefusal
 
 GROUP = 512
 """Events in a group, at most."""
@@ -38,6 +39,7 @@ class ShownSlate(msgspec.Struct, frozen=True):
     rec_id: str
     request_id: str | None
     items: tuple[ShownItem, ...]
+    refused: RequestRefusal | None = None
 
     @property
     def item_ids(self) -> list[str]:
@@ -200,7 +202,11 @@ def steps(
     group: int = GROUP,
     on_events: Callable[[Sequence[Event]], None] | None = None,
 ) -> Iterator[Sequence[CalendarEntry]]:
-    """The loop, one group at a time; yields the requests of each group that had some, once they are answered."""
+    """The loop, one group at a time; yields the requests of each group that had some, once they are answered.
+
+    Raises:
+        RequestRefused: the system could not use a request.
+    """
     shoppers = Shoppers(world)
     queue = EventQueue(shoppers, calendar(world))
     target, latest = world.item_ids[world.target], ""  # latest: the slate shown last to a shopper
@@ -214,6 +220,8 @@ def steps(
         slates = {shown.request_id: shown for shown in system.handle(events, asked, shoppers)}
         for entry in asked:
             shown = slates.get(entry.event_id)
+            if shown is not None and (why := shown.refused) is not None:
+                raise RequestRefused(why.reason, why.detail, why.field)
             rec_id, item_ids = ("", []) if shown is None else (shown.rec_id, shown.item_ids)
             if entry.bot:
                 known = [name for name in (rec_id, latest) if name]
