@@ -137,7 +137,7 @@ class SlateItem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     `propensity` is the probability with which the policy put the item here, given the positions before it.
     `shares` says which model wanted it: each model's part of the score, in log-odds.
     `scores` is what each model says of it: the log of its share of the model's mass over the candidates.
-    `rank` is its place in the order of the mean score, from 1: far below its position, it was explored.
+    `rank` is its place in the order of the mean score, from 1: far below its position, chance raised it.
     `team` is the policy that picked it, where two are interleaved.
     """
 
@@ -168,6 +168,10 @@ class Alternative(msgspec.Struct, frozen=True, kw_only=True):
 
     propensities: tuple[float, ...]
     proposals: tuple[Proposal, ...]
+
+
+EXPLORED = "explored:"
+"""How the rule begins that says that a place was likelier given by exploration than earned."""
 
 
 class Reason(msgspec.Struct, frozen=True, kw_only=True):

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 
 import msgpack
 import msgspec
 import numpy as np
 import pytest
+from rich.console import Console
 
-from streamrec.cli.shared.explanation import ordinal, placed, wanted
+from streamrec.cli.shared.explanation import Explanation, ordinal, placed, print_words, wanted
 from streamrec.cli.shared.hindsight import as_of
 from streamrec.config.groups import FusionSettings, Learning, Limits
 from streamrec.config.settings import Settings
@@ -31,6 +33,7 @@ from streamrec.engine.slates.explanations import (
 from streamrec.engine.slates.explanations import reasons_of as explained
 from streamrec.engine.slates.responder import Request
 from streamrec.events import Event, EventType, Reason, Slate, SlateItem
+from streamrec.replay.catalogue_file import CatalogueItems
 from streamrec.wiring import bring_in, build_pipeline, run_engine
 
 NO_RULES = RequestRules(Scenario(), Event(type=EventType.REQUEST, user_id="u", ts=1), 0, np.empty(0, np.int32))
@@ -281,13 +284,38 @@ def place(position: int, **more: object) -> SlateItem:
         (place(2, team="greedy"), "put here with probability 0.3, picked by greedy"),
         (
             place(3, propensity=0.0004, rank=14),
-            "put here with probability 0.0004: would stand 14th by the mean score, the draw put it 3rd; "
-            "1 place in 50 is kept for exploration",
+            "put here with probability 0.0004: would stand 14th by the mean score, "
+            "the draw (temperature 0.25) put it 3rd",
         ),
     ],
 )
-def test_an_item_is_said_to_be_explored_when_it_stands_above_its_rank(item: SlateItem, words: str) -> None:
-    assert placed(item, explore=0.02) == words
+def test_an_item_above_its_rank_is_said_to_be_put_there_by_the_draw(item: SlateItem, words: str) -> None:
+    assert placed(item, "plackett-luce", 0.25) == words
+
+
+@pytest.mark.parametrize(
+    ("policy", "propensity", "line"),
+    [
+        # One in a hundred, fifty times what exploration gives: the draw has put 57th first.
+        ("plackett-luce", 0.01, "57th by the mean score, the draw (temperature 0.5) put it 1st"),
+        ("plackett-luce", 0.00025, "57th by the mean score, exploration likely put it 1st"),
+        ("linucb", 0.98, "57th by the mean score, the order of linucb put it 1st"),
+        ("linucb", 0.0002, "57th by the mean score, exploration likely put it 1st"),
+    ],
+)
+def test_exploration_is_named_where_it_gave_the_place_and_the_draw_or_order_elsewhere(
+    policy: str, propensity: float, line: str
+) -> None:
+    item = place(1, rank=57, propensity=propensity)
+    slate = Slate(rec_id="e-0-1", user_id="u", ts=1, items=(item,), policy=policy, version="1", candidates=100)
+    rules = tuple(explored(item, slate, Applied(NO_RULES, 0.02)))
+    told = Console(record=True, width=200, file=io.StringIO())
+    slate = msgspec.structs.replace(slate, reasons=(Reason(rules=rules),))
+    request = Event(type=EventType.REQUEST, user_id="u", ts=1)
+    print_words(told, Explanation(slate, request, None, CatalogueItems(), 0.5, derived=False))
+    text = told.export_text()
+    assert f"put here with probability {propensity:.3g}: would stand {line}\n" in text
+    assert text.count("explor") == (2 if "exploration" in line else 0)
 
 
 def test_who_wanted_an_item_most_is_named_first_and_not_everybody_is() -> None:

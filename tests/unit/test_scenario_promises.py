@@ -291,7 +291,7 @@ def test_an_empty_slate_is_published_counted_and_waits_for_nothing() -> None:
     assert value("streamrec_empty_slates_total", {"scenario": "home"}) == 1
     assert value("streamrec_empty_slates_total", {"scenario": "search"}) == 1
     assert value("streamrec_open_slates") == 0
-    explanation = Explanation(slates[0], log[len(LOG)], None, CatalogueItems(), 0.0, derived=False)
+    explanation = Explanation(slates[0], log[len(LOG)], None, CatalogueItems(), 0.25, derived=False)
     assert as_plain(explanation)["items"] == []
     console = Console(record=True, file=io.StringIO())
     print_words(console, explanation)

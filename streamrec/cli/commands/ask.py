@@ -38,7 +38,7 @@ def run(part: LogPart, settings: Settings, wanted: Event, *, as_json: bool) -> N
     assert summary.last_ts is not None  # there are events
     request = msgspec.structs.replace(wanted, ts=summary.last_ts + MOMENT_MS, explain=True)
     slate, user = answered(log, settings, request, catalogue)
-    explanation = Explanation(slate, request, user, catalogue, settings.fusion.explore, derived=False)
+    explanation = Explanation(slate, request, user, catalogue, settings.fusion.temperature, derived=False)
     if as_json:
         said = {**as_plain(explanation), "refused_rows": summary.refusals.rows, "refused": summary.refusals.as_dict()}
         print(msgspec.json.encode(said).decode())

@@ -62,7 +62,7 @@ def run(settings: Settings, rec_id: str, *, as_json: bool, derive: bool) -> None
 
             reasons = reasons_now(settings, store, slate, logged, catalogue)
             slate = msgspec.structs.replace(slate, reasons=reasons)
-    explanation = Explanation(slate, logged.event, user, catalogue, settings.fusion.explore, derived)
+    explanation = Explanation(slate, logged.event, user, catalogue, settings.fusion.temperature, derived)
     if as_json:
         print(msgspec.json.encode(as_plain(explanation)).decode())
     else:

@@ -10,13 +10,15 @@ from rich.console import Console
 from streamrec.cli.shared.user_profile import span
 from streamrec.codec import JOINERS, harmless
 from streamrec.engine.scenarios.scenario import seeds_of
-from streamrec.events import Event, Reason, Slate, SlateItem
+from streamrec.events import EXPLORED, Event, Reason, Slate, SlateItem
 from streamrec.replay.catalogue_file import CatalogueItems
 from streamrec.state.inspection import Known
 
 SHARES_SHOWN = 5
 """Models named per item in words, those with the largest shares; plain values have them all."""
 CERTAIN = 1.0 - 1e-9
+TEMPERED = frozenset({"plackett-luce", "thompson"})
+"""Policies that draw at `fusion.temperature`: others put an item above its rank by an order of their own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +29,7 @@ class Explanation:
     request: Event
     user: Known | None  # as `inspect.user` knows them now
     catalogue: CatalogueItems
-    explore: float  # `fusion.explore` as configured now
+    temperature: float  # `fusion.temperature` as configured now
     derived: bool  # the reasons are the models' of now
 
 
@@ -86,7 +88,8 @@ def print_words(console: Console, explanation: Explanation) -> None:
     elif not slate.reasons and slate.items:
         say("its request did not ask for reasons: there are none in the record")
     rules = dict.fromkeys(rule for reason in slate.reasons for rule in reason.rules)
-    everywhere = [rule for rule in rules if all(rule in reason.rules for reason in slate.reasons)]
+    general = [rule for rule in rules if not rule.startswith(EXPLORED)]
+    everywhere = [rule for rule in general if all(rule in reason.rules for reason in slate.reasons)]
     for rule in everywhere:
         say(rule)
     for item, reason in _places(slate):
@@ -95,7 +98,10 @@ def print_words(console: Console, explanation: Explanation) -> None:
         say(f"{item.position:>3}. {name}, score {item.score:.3g}")
         own = [rule for rule in reason.rules if rule not in everywhere]
         causes = ", ".join(_cause(explanation, cause, fall) for cause, fall in reason.because)
-        told = [f"wanted by {wanted(item)}", placed(item, explanation.explore), *own]
+        temperature = explanation.temperature if (item.team or slate.policy) in TEMPERED else None
+        explored = any(rule.startswith(EXPLORED) for rule in own)  # what it says is the cause then
+        how = placed(item, slate.policy, temperature, explored=explored)
+        told = [f"wanted by {wanted(item)}", how, *own]
         for line in [*told, *([f"because of {causes}"] if causes else [])]:
             say(f"     {line}")
 
@@ -106,8 +112,15 @@ def wanted(item: SlateItem) -> str:
     return ", ".join(f"{model} {share:+.2g}" for model, share in largest) or "nobody in particular"
 
 
-def placed(item: SlateItem, explore: float) -> str:
-    """How the item came to its position: its propensity, and where the mean score would have put it."""
+def placed(item: SlateItem, policy: str, temperature: float | None, *, explored: bool = False) -> str:
+    """How the item came to its position: its propensity, where the mean score would have put it, and what moved it up.
+
+    Args:
+        item: as published.
+        policy: that made the slate.
+        temperature: of its draw, None where it has none.
+        explored: the place was likelier given by `fusion.explore`, which a line of its own says.
+    """
     chance = f"put here with probability {item.propensity:.3g}"
     if item.propensity >= CERTAIN:
         chance = "put here for certain"
@@ -117,9 +130,11 @@ def placed(item: SlateItem, explore: float) -> str:
         return chance
     if item.rank <= item.position or item.propensity >= CERTAIN:
         return f"{chance}: {ordinal(item.rank)} by the mean score"
-    even = f"; 1 place in {1 / explore:.0f} is kept for exploration" if explore > 0 else ""
-    place, drawn = ordinal(item.rank), ordinal(item.position)
-    return f"{chance}: would stand {place} by the mean score, the draw put it {drawn}{even}"
+    place, here = ordinal(item.rank), ordinal(item.position)
+    if explored:
+        return f"{chance}: would stand {place} by the mean score, exploration likely put it {here}"
+    who = f"the order of {item.team or policy}" if temperature is None else f"the draw (temperature {temperature:g})"
+    return f"{chance}: would stand {place} by the mean score, {who} put it {here}"
 
 
 def _cause(explanation: Explanation, cause: str, fall: float) -> str:

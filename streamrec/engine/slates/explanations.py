@@ -26,7 +26,7 @@ from streamrec.engine.items.item_table import ItemTable
 from streamrec.engine.models import Model
 from streamrec.engine.scenarios.rules import RequestRules
 from streamrec.engine.scenarios.scenario import Kinship
-from streamrec.events import Filters, Reason, Slate, SlateItem
+from streamrec.events import EXPLORED, Filters, Reason, Slate, SlateItem
 
 LOOKED_AT = 15
 """The newest items of the history that are left out in turn; with the query itself, two blocks of eight rows."""
@@ -213,7 +213,7 @@ def explored(item: SlateItem, slate: Slate, applied: Applied) -> Iterable[str]:
     chance = min(applied.explore * part / item.propensity, 1.0)
     if chance >= LIKELY:
         yield (
-            f"explored: with probability {chance:.2f} drawn by uncertainty among the {left} candidates left, "
+            f"{EXPLORED} with probability {chance:.2f} drawn by uncertainty among the {left} candidates left, "
             f"as 1 place in {1 / applied.explore:.0f} is"
         )
 
