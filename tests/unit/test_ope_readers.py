@@ -111,7 +111,7 @@ def test_what_is_wrong_with_a_range_is_told() -> None:
     ]
     known = "; ".join(evaluate(taken(*rows, limit=4).logged("greedy"), EvaluationOptions(draws=20)).warnings)
     for words in (
-        "estimated from 64 draws",
+        "estimated from 64 draws, one of which made the slate: weights by them have no bias",
         "1 slates have places that were not seen",
         "2 policies: thompson, exp3",
         "1 outcomes without a propensity above 0",

@@ -69,6 +69,15 @@ def test_thompson_ranks_by_the_posterior() -> None:
     assert accepts(np.bincount(choice.places[:, 0], minlength=ITEMS), expected * rows)
 
 
+def test_weights_by_thompsons_estimated_propensities_are_right_on_average() -> None:
+    rows, items, one = 8_000, 12, policy("thompson")
+    question = asked(rows, items)
+    choice = drawn(one.components(question, posterior()), question.seeds, 1)
+    weights = 1 / choice.propensity[:, 0]  # each item's share times 1/p is 1, so together they are as many as the items
+    assert weights.mean() == pytest.approx(items, abs=4 * weights.std() / np.sqrt(rows))
+    assert weights.std() / np.sqrt(rows) < 0.3
+
+
 @pytest.mark.parametrize("bound", [None, MIXED], ids=["anything goes", "constrained"])
 def test_team_drafts_come_as_often_as_their_propensities_say(bound: Constraints | None) -> None:
     question, belief = asked(DRAWS), posterior()

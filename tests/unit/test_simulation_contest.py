@@ -24,7 +24,7 @@ from streamrec.evaluation.simulation.contest import DEFAULT, contest, system_of
 from streamrec.evaluation.simulation.loop import Episode, ShownSlate, simulate
 from streamrec.evaluation.simulation.report import SimulationNotes, write_report
 from streamrec.evaluation.simulation.shopper import CalendarEntry, Shoppers
-from streamrec.evaluation.simulation.standings import estimate, interval_curve, recoveries, standings
+from streamrec.evaluation.simulation.standings import Estimate, estimate, interval_curve, recoveries, standings
 from streamrec.evaluation.simulation.systems import Shuffle, WorkerSystem
 from streamrec.evaluation.simulation.vowpal_wabbit import EXPLORERS, VowpalWabbit, vw_system
 from streamrec.evaluation.simulation.world import (
@@ -179,6 +179,18 @@ def test_standings_take_the_last_quarter_and_differences_seed_by_seed() -> None:
     assert second.behind_first.margin == pytest.approx(0, abs=1e-12)  # equal in both worlds
     assert second.last_quarter.margin > 1  # though the worlds differ
     assert second.regret.mean == pytest.approx(0.775)
+    assert second.behind_oracle is None
+
+
+def test_what_is_behind_the_oracle_is_counted_from_its_own_run_and_regret_from_ones_own_world() -> None:
+    ours = [made([0.2, 0.2], best=[0.4, 0.4]), made([0.2, 0.3], best=[0.5, 0.5])]
+    oracle = [made([0.3, 0.3], best=[0.3, 0.3]), made([0.4, 0.4], best=[0.4, 0.4])]
+    mine, its = standings({"ours": ours, "oracle": oracle})
+    assert (its.behind_oracle, its.regret.mean) == (Estimate(0.0, 0.0), 0.0)
+    assert mine.behind_oracle is not None
+    assert mine.behind_oracle.mean == pytest.approx(0.125)  # of 0.1 and 0.15
+    assert mine.behind_oracle.margin == pytest.approx(12.7062 * 0.025, rel=1e-4)
+    assert mine.reward.mean + mine.regret.mean == pytest.approx(0.45)  # the oracle's own run earns 0.35
 
 
 def test_a_band_is_a_rolling_mean_with_its_interval() -> None:
@@ -216,6 +228,11 @@ def test_a_contest_writes_a_page_that_says_what_was_run(tmp_path: Path, fast: Se
     assert "seeds 1, 2" in page.replace("\n", " ")
     assert page.count("<svg") == 3
     assert "After the drift" in page
+    assert "do not add up to the oracle" in page
+    assert table[1].behind_oracle is not None
+    assert f"<td>{table[1].behind_oracle}</td>" in page
+    apart = np.mean([a.expected.mean() - b.expected.mean() for a, b in zip(*episodes.values(), strict=True)])
+    assert table[1].behind_oracle.mean == pytest.approx(apart)
     figures = json.loads((tmp_path / "contest.json").read_text(encoding="utf-8"))
     assert figures["standings"][0]["share_of_best"]["mean"] == pytest.approx(1.0)
     assert figures["world"]["drift"]["kind"] == "tastes"
@@ -229,6 +246,8 @@ def test_the_command_prints_a_table(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, [*arguments, "--hours", "1", "--shoppers", "20", "--out", str(tmp_path / "out")])
     assert result.exit_code == 0, result.output
     assert "shuffle" in result.output
+    assert "oracle less this" in result.output
+    assert "reward and regret do not add up" in result.output
     assert (tmp_path / "out" / "report.html").exists()
 
 

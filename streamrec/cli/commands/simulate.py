@@ -24,6 +24,11 @@ BOTS_OF = 100
 PROGRESS_REQUESTS = 100
 """Live, a line is printed after so many slates."""
 
+OF_REGRET = (
+    "regret is beside the best slates for shoppers as a contender's own slates left them:\n"
+    "reward and regret do not add up to what the oracle earns in its own run"
+)
+
 
 def seeds_of(text: str) -> list[int]:
     """The seeds named by `3`, `1:5` (both included) or `1,4,9`.
@@ -94,8 +99,9 @@ def contest(
             notes.print(f"written to {out}", highlight=False, markup=False, soft_wrap=True)
         return
     terminal = PlainConsole()
-    shown_on = terminal if terminal.is_terminal else PlainConsole(width=120)
+    shown_on = terminal if terminal.is_terminal else PlainConsole(width=150)
     shown_on.print(_table(standings(episodes)))
+    shown_on.print(OF_REGRET, highlight=False, soft_wrap=True)
     if world.crowd.attack is not AttackKind.HAMMER:
         shown_on.print(_bought(attack_effects(episodes, World(world).attack_ms)))
     if out is not None:
@@ -176,7 +182,9 @@ def _bought(attack_effects: Sequence[AttackEffect]) -> Table:
 
 def _table(standings: Sequence[Standing]) -> Table:
     table = Table("contender", "reward", "last quarter", "share of the best", "first less this", "regret")
+    if any(s.behind_oracle is not None for s in standings):
+        table.add_column("oracle less this")
     for s in standings:
-        columns = (s.reward, s.last_quarter, s.share_of_best, s.behind_first, s.regret)
-        table.add_row(s.name, *(str(column) for column in columns))
+        columns = (s.reward, s.last_quarter, s.share_of_best, s.behind_first, s.regret, s.behind_oracle)
+        table.add_row(s.name, *(str(column) for column in columns if column is not None))
     return table

@@ -104,8 +104,8 @@ def _log_warnings(origin: LogOrigin) -> list[str]:
     found = []
     if origin.estimated_from:
         found.append(
-            f"propensities are estimated from {origin.estimated_from} draws: those of unlikely items are rough, and "
-            "ratios of estimates are too large on average"
+            f"propensities are estimated from {origin.estimated_from} draws, one of which made the slate: weights by "
+            "them have no bias, but those of unlikely items vary more"
         )
     if origin.gaps:
         found.append(

@@ -16,11 +16,12 @@ from streamrec.config.settings import Settings
 from streamrec.engine.learning.rate_limits import RateLimits
 from streamrec.errors import ConfigError
 from streamrec.evaluation.simulation.loop import Episode, System, simulate
+from streamrec.evaluation.simulation.standings import ORACLE
 from streamrec.evaluation.simulation.systems import Oracle, Shuffle, WorkerSystem
 from streamrec.evaluation.simulation.world import World, WorldSettings
 from streamrec.worker.loop import Worker
 
-ORACLE, SHUFFLE, VW, UNCAPPED = "oracle", "shuffle", "vw:", "uncapped:"
+SHUFFLE, VW, UNCAPPED = "shuffle", "vw:", "uncapped:"
 DEFAULT = (*(entry.name for entry in parts.POLICIES), "model:popularity", ORACLE, SHUFFLE)
 
 Episodes = dict[str, list[Episode]]

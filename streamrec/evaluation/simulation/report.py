@@ -29,7 +29,7 @@ from streamrec.evaluation.simulation.standings import (
 from streamrec.evaluation.simulation.world import AttackKind, World, WorldSettings
 
 PAGE, FIGURES, EPISODES = "report.html", "contest.json", "episodes.npz"
-COLUMNS = ("reward", "last_quarter", "share_of_best", "behind_first", "regret", "realised")
+COLUMNS = ("reward", "last_quarter", "share_of_best", "behind_first", "regret", "behind_oracle", "realised")
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +119,7 @@ def _page(
         **plots,
         seeds=", ".join(str(seed) for seed in notes.seeds),
         command=escaped(notes.command),
-        standings="".join(table_row(s.name, [str(getattr(s, column)) for column in COLUMNS]) for s in table),
+        standings="".join(table_row(s.name, [str(getattr(s, column) or "") for column in COLUMNS]) for s in table),
         recovery=_recovery_table(recovery) + _attack_table(effects),
         seconds=f"{notes.seconds:,.0f}",
         world=_pairs({k: v for k, v in asdict(notes.world).items() if k != "seed"}),

@@ -2,6 +2,10 @@
 
 Intervals are Student's t over seeds, 95 %. Differences are paired by seed: contenders met the same shoppers, so what
 varies between seeds alone cancels.
+
+What was shown changes shoppers, so regret is measured in a contender's own world: against the best slate for shoppers
+as its own slates have left them. Reward and regret therefore do not add up to what the oracle earns, whose slates leave
+them otherwise; `behind_oracle` is the difference to the oracle's own run.
 """
 
 from __future__ import annotations
@@ -15,6 +19,8 @@ from scipy.stats import t as student
 from streamrec.evaluation.simulation.draws import Float64, Int64
 from streamrec.evaluation.simulation.loop import Episode
 
+ORACLE = "oracle"
+"""The contender that shows the best slate there is."""
 POINTS = 60
 """Of each line over time."""
 WINDOW = 300
@@ -42,10 +48,11 @@ class Standing:
     name: str
     reward: Estimate
     last_quarter: Estimate
-    share_of_best: Estimate  # in the last quarter
-    regret: Estimate
+    share_of_best: Estimate  # in the last quarter, of the best in its own world
+    regret: Estimate  # beside the best in its own world
     realised: Estimate
     behind_first: Estimate  # last quarter, the first contender's reward less this one's
+    behind_oracle: Estimate | None  # the oracle's reward, in a world of its own, less this one's; None without one
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,10 +87,11 @@ class Recovery:
 
 def standings(episodes: Mapping[str, Sequence[Episode]]) -> list[Standing]:
     """One row per contender, in the order given."""
-    first = next(iter(episodes.values()))
+    first, oracle = next(iter(episodes.values())), episodes.get(ORACLE)
     found = []
     for name, runs in episodes.items():
         pairs = zip(first, runs, strict=True)
+        apart = [best.expected.mean() - run.expected.mean() for best, run in zip(oracle or runs, runs, strict=True)]
         found.append(
             Standing(
                 name,
@@ -93,6 +101,7 @@ def standings(episodes: Mapping[str, Sequence[Episode]]) -> list[Standing]:
                 estimate([run.regret.mean() for run in runs]),
                 estimate([run.realised.mean() for run in runs]),
                 estimate([_last(mine.expected) - _last(run.expected) for mine, run in pairs]),
+                None if oracle is None else estimate(apart),
             )
         )
     return found
