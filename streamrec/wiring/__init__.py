@@ -7,6 +7,7 @@ the function that needs it: many commands need none of them.
 
 from __future__ import annotations
 
+from streamrec.wiring.compilation import compile_ahead
 from streamrec.wiring.connections import build_redriven, build_rollout_store, build_store, connect_worker, kafka_sink
 from streamrec.wiring.engine_run import answers, bring_in, run_engine
 from streamrec.wiring.features import build_encoder, build_features
@@ -25,6 +26,7 @@ from streamrec.wiring.worker import (
 __all__ = [
     "answers",
     "bring_in",
+    "compile_ahead",
     "build_rollout_store",
     "build_encoder",
     "build_features",

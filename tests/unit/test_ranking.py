@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamrec.engine.arrays.batch import CANDIDATES, NOTHING
-from streamrec.engine.arrays.top_k import ranked, ranks
+from streamrec.engine.arrays.top_k import best, ranked, ranks
 
 values = st.sampled_from([-np.inf, -1.0, 0.0, 0.5, 2.0])
 
@@ -37,3 +37,17 @@ def test_ranked_equals_a_plain_sort(utilities: list[float], k: int) -> None:
     order = [c for c in sorted(range(len(utilities)), key=lambda c: -utilities[c]) if utilities[c] > -np.inf]
     places = ranked(np.array([utilities]), k)[0]
     assert places[places != NOTHING].tolist() == order[:k]
+
+
+@given(
+    worth=st.lists(st.sampled_from([0.0, 0.5, 1.0, 3.0]), max_size=40),
+    hidden=st.lists(st.booleans(), max_size=50),
+    k=st.integers(0, 6),
+)
+def test_the_best_are_those_of_a_plain_sort_and_never_what_is_hidden_or_worthless(
+    worth: list[float], hidden: list[bool], k: int
+) -> None:
+    order = [
+        at for at in sorted(range(len(worth)), key=lambda at: -worth[at]) if worth[at] and not any(hidden[at : at + 1])
+    ]
+    assert best(np.array(worth), k, np.array(hidden, bool), 0.0).tolist() == order[:k]

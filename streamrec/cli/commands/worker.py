@@ -7,7 +7,7 @@ from types import FrameType
 
 from streamrec.config.log_lines import get_logger
 from streamrec.config.settings import Settings
-from streamrec.wiring import connect_worker
+from streamrec.wiring import compile_ahead, connect_worker
 
 LOG = get_logger("streamrec.worker")
 
@@ -18,6 +18,7 @@ def run(settings: Settings) -> None:
     Raises:
         StreamrecError: the worker stopped because it could not go on; nothing past its last checkpoint is committed.
     """
+    compile_ahead(settings)  # before it takes partitions, for which others may be waiting
     worker = connect_worker(settings)
 
     def stop(number: int, frame: FrameType | None) -> None:
