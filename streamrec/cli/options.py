@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from streamrec.cli.shared.dead_letters import DeadLetterSelection
     from streamrec.cli.shared.logs import LogPart
     from streamrec.config.settings import Settings
+    from streamrec.evaluation.experiments.arms import ExperimentDesign
 
 HOUR_MS = 3_600_000
 
@@ -112,12 +113,6 @@ Since = Annotated[
         "--since", metavar="TIME", help="Only slates shown from then on; 'rollout': since it was changed last."
     ),
 ]
-Window = Annotated[
-    float, typer.Option("--window", metavar="HOURS", min=1e-3, help="A user counts with slates of so long.")
-]
-Alpha = Annotated[
-    float, typer.Option("--alpha", metavar="P", min=1e-6, max=0.5, help="Chance that a verdict is ever wrong.")
-]
 Why = Annotated[str, typer.Option("--why", metavar="TEXT", help="Kept with the revision.")]
 Preset = Annotated[
     str | None,
@@ -175,6 +170,33 @@ class Connection:
             raise ConfigError("--redis is -, and standard input is empty; expected the URL of Redis as its first line")
         overrides["redis__password_file"] = self.redis_password_file
         return settings_of(self.config, self.kafka, redis, **overrides)
+
+
+@dataclass(frozen=True, slots=True)
+class DesignOptions:
+    """How arms are compared."""
+
+    window_h: Annotated[
+        float, typer.Option("--window", metavar="HOURS", min=1e-3, help="A user counts with slates of so long.")
+    ] = 24.0
+    alpha: Annotated[
+        float, typer.Option("--alpha", metavar="P", min=1e-6, max=0.5, help="Chance that a verdict is ever wrong.")
+    ] = 0.05
+    method: Annotated[
+        Literal["asymptotic", "bounded"],
+        typer.Option(
+            "--method", help="asymptotic is for 100 users an arm and more; bounded is right for any, and wider."
+        ),
+    ] = "asymptotic"
+    bound: Annotated[
+        float, typer.Option("--bound", metavar="REWARD", min=1e-6, help="No slate counts for more than this.")
+    ] = 1.0
+
+    def design(self) -> ExperimentDesign:
+        """The same, as the analysis takes it."""
+        from streamrec.evaluation.experiments.arms import ExperimentDesign, SequenceMethod
+
+        return ExperimentDesign(self.alpha, round(self.window_h * HOUR_MS), SequenceMethod(self.method), self.bound)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,13 +7,14 @@ from typing import Annotated, Literal
 import typer
 
 from streamrec.cli.application import app
-from streamrec.cli.options import HOUR_MS, Alpha, AsJson, Connection, Since, Why, Window, number_of, pairs_of, unfolded
+from streamrec.cli.options import AsJson, Connection, DesignOptions, Since, Why, number_of, pairs_of, unfolded
 
 
 @app.command(epilog="Example: streamrec promote --to canary --share 0.05")
 @unfolded
 def promote(
     connection: Connection,
+    design: DesignOptions,
     to: Annotated[
         Literal["shadow", "canary", "online"] | None,
         typer.Option("--to", help="How far; without it one step."),
@@ -22,8 +23,6 @@ def promote(
         float | None, typer.Option("--share", metavar="SHARE", min=0, max=1, help="Of users, in a canary.")
     ] = None,
     since: Since = None,
-    window_h: Window = 24.0,
-    alpha: Alpha = 0.05,
     require: Annotated[
         list[str] | None, typer.Option("--require", metavar="NAME=VALUE", help="Another threshold. Repeatable.")
     ] = None,
@@ -36,11 +35,10 @@ def promote(
     from streamrec.cli.commands import promote as command
     from streamrec.cli.shared.appraisal import appraise
     from streamrec.engine.rollout.revisions import Mode
-    from streamrec.evaluation.experiments.arms import ExperimentDesign
 
     required = {
         name: number_of(value, "--require") for name, value in pairs_of("--require", "NAME=VALUE", require).items()
     }
-    mode, terms = Mode(to) if to is not None else None, ExperimentDesign(alpha, round(window_h * HOUR_MS))
-    asked = command.Promotion(mode, share, force, check, why, since, required, terms)
+    mode = Mode(to) if to is not None else None
+    asked = command.Promotion(mode, share, force, check, why, since, required, design.design())
     command.run(connection.settings(), asked, appraise, as_json=as_json)

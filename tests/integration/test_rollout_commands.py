@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -175,13 +176,19 @@ def history(deployment: Deployment) -> list[Revision]:
         return rollouts.history()
 
 
-def test_a_canary_that_does_harm_neither_grows_nor_goes_online(make: Make) -> None:
+def test_a_canary_that_does_harm_neither_grows_nor_goes_online(make: Make, capsys: pytest.CaptureFixture[str]) -> None:
     deployment = make(mode="canary", share=0.5)
     publish(deployment, canary(2_500, lift=-0.15))
     with pytest.raises(PromotionRefused, match="lower bound of canary minus control, in reward per slate, is -0"):
         promote(deployment.settings, Promotion(terms=TERMS))
     with pytest.raises(PromotionRefused, match="upper bound of canary minus control, in reward per slate, is -0"):
         promote(deployment.settings, Promotion(to=Mode.CANARY, share=0.9, terms=TERMS))
+    capsys.readouterr()
+    with pytest.raises(PromotionRefused):
+        run_promote(deployment.settings, Promotion(terms=TERMS), appraise, as_json=True)
+    needs = json.loads(capsys.readouterr().out)["gate"]["needs"]
+    assert needs["as_found"] == {"users": None, "days": None}  # it stays worse, however many come
+    assert needs["alike"]["users"] / needs["alike"]["days"] == pytest.approx(1_440)  # one a minute
     assert current(deployment) is None
 
 
@@ -218,8 +225,15 @@ def test_there_is_nothing_to_return_from_or_to(make: Make) -> None:
 def test_the_commands_as_they_are_typed(make: Make, capsys: pytest.CaptureFixture[str]) -> None:
     deployment = make(mode="canary", share=0.5)
     publish(deployment, canary(1_500, lift=0.2))
-    refused = deployment.command("promote", "--require", "min_users=5000", "--window", "1")
+    terms = ("--window", "1", "--method", "bounded", "--bound", "2")
+    refused = deployment.command("promote", "--require", "min_users=5000", *terms)
     assert refused.returncode == 1
+    assert re.search(
+        r"  if the difference stays \+0\.\d+: about [\d,]+ more users in both arms, \d\.\d days", refused.stdout
+    )
+    assert re.search(
+        r"  if there is no difference: about [\d,]+ more users in both arms, \d+ days at the last day", refused.stdout
+    )
     assert "streamrec: plackett-luce stays canary, not online: the number of users of arm canary" in refused.stderr
     promoted = deployment.command("promote", "--window", "1", "--why", "better by far")
     assert promoted.returncode == 0, promoted.stderr

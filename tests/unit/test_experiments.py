@@ -195,28 +195,33 @@ def test_a_planted_lift_is_found_and_its_size_is_within_the_sequence() -> None:
 
 
 def test_an_unknown_difference_says_about_how_much_more_it_takes() -> None:
+    def margin(times: float) -> float:
+        return 0.03 / math.sqrt(times)
+
     near, far = MeanInterval(0.02, -0.01, 0.05), MeanInterval(0.002, -0.028, 0.032)
-    soon, late = assess(near, 0.0, 1_000, 5_000), assess(far, 0.0, 1_000, 5_000)
+    soon, late = assess(near, 0.0, 1_000, 5_000, margin), assess(far, 0.0, 1_000, 5_000, margin)
     assert str(soon).startswith("not yet known: needs about ")
     assert soon.slates_needed is not None
     assert late.slates_needed is not None
     assert 5_000 < soon.slates_needed < 20_000 < late.slates_needed
-    assert assess(near, 0.0, 5, 20).slates_needed is None
-    assert str(assess(MeanInterval(0.0, -0.1, 0.1), 0.0, 1_000, 5_000)).endswith("to say how much more is needed")
-    assert str(assess(MeanInterval(-0.1, -0.2, -0.05), 0.0, 1_000, 5_000)) == "worse"
+    assert assess(near, 0.0, 5, 20, margin).slates_needed is None
+    even = assess(MeanInterval(0.0, -0.1, 0.1), 0.0, 1_000, 5_000, margin)
+    assert str(even).endswith("to say how much more is needed")
+    assert str(assess(MeanInterval(-0.1, -0.2, -0.05), 0.0, 1_000, 5_000, margin)) == "worse"
 
 
 def test_as_much_as_was_asked_for_is_about_enough() -> None:
-    def gained(count: int) -> MeanInterval:
-        sequence = EmpiricalBernstein(0, 1)
-        sequence.extend(values[:count])
-        return sequence.interval()
+    def sequence(count: int) -> EmpiricalBernstein:
+        taken = EmpiricalBernstein(0, 1)
+        taken.extend(values[:count])
+        return taken
 
     draw = np.random.default_rng(5)
     values = np.concatenate([draw.permutation([1.0] * 26 + [0.0] * 24) for _ in range(400)])
-    needed = assess(gained(2_000), 0.5, 2_000, 2_000).slates_needed
+    first = sequence(2_000)
+    needed = assess(first.interval(), 0.5, 2_000, 2_000, first.margin).slates_needed
     assert needed is not None
-    assert gained(2_000 + needed).lower > 0.5 > gained(2_000 + needed // 2).lower
+    assert sequence(2_000 + needed).interval().lower > 0.5 > sequence(2_000 + needed * 9 // 10).interval().lower
 
 
 def interleaved(draw: np.random.Generator, count: int, better: float) -> Iterator[Outcome]:
@@ -273,7 +278,8 @@ def test_interleaving_needs_fewer_slates_than_arms() -> None:
             ("greedy", 0.35) if draw.random() < 0.5 else ("linucb", 0.25)
         )  # the same liking, as the mean place
         outcomes += slate(f"user-{number}", START + number, [float(draw.random() < chance)], arm=arm)
-    (found,) = (c for c in analyse(settled(outcomes), ExperimentDesign(), ["linucb"]).comparisons if c.arm == "greedy")
+    design = ExperimentDesign(method=SequenceMethod.BOUNDED)  # as the preference's
+    (found,) = (c for c in analyse(settled(outcomes), design, ["linucb"]).comparisons if c.arm == "greedy")
     assert found.significance.decision is Verdict.UNKNOWN
 
 

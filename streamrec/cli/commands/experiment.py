@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +34,6 @@ class Question:
     since: str | None = None
     until: str | None = None
     file: Path | None = None
-    bound: float = 1.0
     terms: ExperimentDesign = DEFAULT_DESIGN
     control: str | None = None
 
@@ -49,7 +49,7 @@ def run(settings: Settings, question: Question, *, as_json: bool, out: Path | No
     current = _current(settings, question.since)
     since = current.ts if question.since == ROLLOUT else outcomes.time_of(question.since, "--since")
     part = OutcomeRange(since, outcomes.time_of(question.until, "--until"), question.file)
-    settlement = SettledSlates(question.bound)
+    settlement = SettledSlates(question.terms.bound)
 
     def take(partition: int, outcome: Outcome) -> None:
         settlement.add(outcome, partition)
@@ -173,6 +173,8 @@ def _say(console: Console, words: str) -> None:
 
 
 def _between(interval: MeanInterval) -> str:
+    if not math.isfinite(interval.lower):
+        return "?"
     return f"{interval.lower:.4f} to {interval.upper:.4f}"
 
 

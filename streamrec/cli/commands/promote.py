@@ -153,7 +153,7 @@ def _gate(settings: Settings, current: Revision, to: Mode, asked: Promotion, app
     needed = thresholds(asked.required)
     in_force = asked.since in (None, ROLLOUT)
     since = (current.ts or None) if in_force else outcomes.time_of(asked.since, "--since")
-    settlement, kept = SettledSlates(), list[Outcome]()
+    settlement, kept = SettledSlates(asked.terms.bound), list[Outcome]()
 
     def take(partition: int, outcome: Outcome) -> None:
         if outcome.mode != current.mode:
@@ -185,6 +185,7 @@ def _print_json(gate: Gate | None, revision: Revision | None, as_json: bool) -> 
             {"name": c.name, "what": c.what, "found": c.found, "least": c.least, "passed": c.passed}
             for c in gate.checks
         ],
+        "needs": {need.case: {"users": need.users, "days": need.days} for need in gate.needs},
     }
     print(msgspec.json.encode({"gate": asked, "revision": revision}).decode())
 
@@ -193,3 +194,5 @@ def _print_gate(console: PlainConsole, gate: Gate) -> None:
     say(console, f"gate from {gate.before.value} to {gate.after.value}:")
     for check in gate.checks:
         say(console, f"  {'passed' if check.passed else 'failed'}  {check}")
+    for need in gate.needs:
+        say(console, f"  {need}")

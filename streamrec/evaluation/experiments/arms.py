@@ -16,9 +16,10 @@ Knows nothing of topics or stores.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +32,7 @@ from streamrec.evaluation.experiments.confidence import (
     MeanInterval,
     MeanSequence,
     asymptotic_difference,
+    asymptotic_margin,
     difference,
 )
 from streamrec.evaluation.experiments.significance import Significance, assess
@@ -52,7 +54,8 @@ class ExperimentDesign:
 
     alpha: float = 0.05  # probability that any of the comparisons is ever wrong
     window_ms: int = DAY_MS  # slates count that are shown within so long of a user's first one
-    method: SequenceMethod = SequenceMethod.BOUNDED
+    method: SequenceMethod = SequenceMethod.ASYMPTOTIC
+    bound: float = 1.0  # no slate counts for more than this, up or down
 
 
 @dataclass(slots=True)
@@ -96,6 +99,7 @@ class Comparison:
     arm: str
     control: str
     difference: MeanInterval
+    margin: Callable[[float], float]  # of the difference, once there are so many times as many users in both arms
     significance: Significance
 
 
@@ -138,9 +142,9 @@ def analyse(settled: SettledSlates, design: ExperimentDesign, preferred_control:
         found.append(_arm(name, sorted(policies[name]), over, len(rewards[name]), values, settled.bound, design))
     control = found[0]
     for arm in found[1:] if randomised else ():
-        apart = _difference(sequences[arm.name], sequences[control.name], design.alpha / pairs)
-        said = assess(apart, 0.0, min(arm.users, control.users), arm.slates + control.slates)
-        compared.append(Comparison(arm.name, control.name, apart, said))
+        apart, margin = _difference(sequences[arm.name], sequences[control.name], design.alpha / pairs)
+        said = assess(apart, 0.0, min(arm.users, control.users), arm.slates + control.slates, margin)
+        compared.append(Comparison(arm.name, control.name, apart, margin, said))
     return Experiment(tuple(found), tuple(compared), switched)
 
 
@@ -209,7 +213,11 @@ def _sequence(method: SequenceMethod, bound: float, alpha: float) -> MeanSequenc
     return Asymptotic(alpha) if method is SequenceMethod.ASYMPTOTIC else EmpiricalBernstein(-bound, bound, alpha)
 
 
-def _difference(first: MeanSequence, second: MeanSequence, alpha: float) -> MeanInterval:
+def _difference(
+    first: MeanSequence, second: MeanSequence, alpha: float
+) -> tuple[MeanInterval, Callable[[float], float]]:
+    """The interval, and its margin once there are so many times as many values."""
     if isinstance(first, Asymptotic) and isinstance(second, Asymptotic):
-        return asymptotic_difference(first, second, alpha)
-    return difference(first.interval(), second.interval())
+        return asymptotic_difference(first, second, alpha), partial(asymptotic_margin, first, second, alpha)
+    apart = difference(first.interval(), second.interval())
+    return apart, lambda times: first.margin(times) + second.margin(times)

@@ -83,6 +83,9 @@ class MeanSequence(Protocol):
     def interval(self) -> MeanInterval:
         """The interval as of now; before the first value everything is possible and the mean is nan."""
 
+    def margin(self, times: float = 1.0) -> float:
+        """From the mean to either end, once so many times as many values have deviated as those so far did."""
+
 
 @dataclass(slots=True)
 class EmpiricalBernstein:
@@ -131,9 +134,17 @@ class EmpiricalBernstein:
     def interval(self) -> MeanInterval:
         if self.values == 0:
             return MeanInterval(math.nan, self.low, self.high)
-        margin = boundary(np.array([self._v]), self.alpha / 2, self.tight_at) / self.values
+        margin = np.array([self.margin() / (self.high - self.low)])
         path = self._scaled(np.array([self._total / self.values]), margin)
         return MeanInterval(*(float(part[0]) for part in path))
+
+    def margin(self, times: float = 1.0) -> float:
+        """From the mean to either end, were it not for the bounds; infinite before the first value."""
+        if self.values == 0:
+            return math.inf
+        v = np.minimum([self._v * times], LARGEST_V / GRID_RATIO)  # beyond, a forecast is nobody's
+        passed = float(boundary(v, self.alpha / 2, self.tight_at)[0])
+        return (self.high - self.low) * passed / (self.values * times)
 
     def _scaled(self, mean: Floats, margin: Floats) -> MeanIntervals:
         span = self.high - self.low
@@ -178,11 +189,14 @@ class Asymptotic:
     def interval(self) -> MeanInterval:
         if self.values == 0:
             return MeanInterval(math.nan, -math.inf, math.inf)
-        mean = self._total / self.values
-        if self.values < MANY or self.variance <= 0:
-            return MeanInterval(mean, -math.inf, math.inf)
-        margin = self.deviation * float(_asymptotic_width(np.array([self.values]), self.alpha)[0])
+        mean, margin = self._total / self.values, self.margin()
         return MeanInterval(mean, mean - margin, mean + margin)
+
+    def margin(self, times: float = 1.0) -> float:
+        """From the mean to either end; infinite while values are few or all equal."""
+        if self.values < MANY or self.variance <= 0:
+            return math.inf
+        return self.deviation * float(_asymptotic_width(np.array([self.values * times]), self.alpha)[0])
 
 
 def difference(first: MeanInterval, second: MeanInterval) -> MeanInterval:
@@ -195,13 +209,17 @@ def asymptotic_difference(first: Asymptotic, second: Asymptotic, alpha: float) -
 
     Their alphas do not matter: the variances of the two means are added, and `alpha` spent once.
     """
-    both = first.values + second.values
-    mean = first.interval().mean - second.interval().mean
-    if min(first.values, second.values) < MANY or min(first.variance, second.variance) <= 0:
-        return MeanInterval(mean, -math.inf, math.inf)
-    variance = both * (first.variance / first.values + second.variance / second.values)
-    margin = math.sqrt(variance) * float(_asymptotic_width(np.array([both]), alpha)[0])
+    mean, margin = first.interval().mean - second.interval().mean, asymptotic_margin(first, second, alpha)
     return MeanInterval(mean, mean - margin, mean + margin)
+
+
+def asymptotic_margin(first: Asymptotic, second: Asymptotic, alpha: float, times: float = 1.0) -> float:
+    """The margin of `asymptotic_difference`, once so many times as many values have deviated as those so far did."""
+    if min(first.values, second.values) < MANY or min(first.variance, second.variance) <= 0:
+        return math.inf
+    both = first.values + second.values
+    variance = both * (first.variance / first.values + second.variance / second.values)
+    return math.sqrt(variance) * float(_asymptotic_width(np.array([both * times]), alpha)[0])
 
 
 def boundary(v: Floats, alpha: float, tight_at: float = TIGHT_AT) -> Floats:
@@ -250,7 +268,7 @@ def _tuning(alpha: float, tight_at: float) -> float:
     return tight_at / (spent + math.log1p(spent))
 
 
-def _asymptotic_width(count: NDArray[np.int64], alpha: float) -> Floats:
+def _asymptotic_width(count: NDArray[np.number], alpha: float) -> Floats:
     """What a standard deviation is multiplied by, (values,)."""
     spent = -2 * math.log(alpha)
     r2 = (spent + math.log(spent) + 1) / TIGHT_AT_VALUES

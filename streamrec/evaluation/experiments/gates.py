@@ -6,8 +6,9 @@
     canary > online         the lower bound of canary minus control is above -margin (non-inferiority)
 
 A gate is a list of checks, each a figure and the least that it must be. It passes when all do, and a refusal names
-every figure that fell short, and of what. A canary's bounds are ends of confidence sequences, so its gate may be asked
-every minute until it opens; a shadow's bound is as good as the interval that it is from.
+every figure that fell short, and of what; a canary's also about how long it takes. A canary's bounds are ends of
+confidence sequences, so its gate may be asked every minute until it opens; a shadow's bound is as good as the interval
+that it is from.
 
 Knows nothing of topics or stores: figures come in as values.
 """
@@ -19,8 +20,9 @@ from dataclasses import dataclass, replace
 
 from streamrec.engine.rollout.plan import CANARY, CONTROL
 from streamrec.engine.rollout.revisions import Mode
-from streamrec.evaluation.experiments.arms import Experiment
+from streamrec.evaluation.experiments.arms import Comparison, Experiment
 from streamrec.evaluation.experiments.imitation import Imitation
+from streamrec.evaluation.experiments.users_needed import UsersNeeded, users_needed
 
 LADDER = (Mode.APPRENTICE, Mode.SHADOW, Mode.CANARY, Mode.ONLINE)
 """From the least trust to the most."""
@@ -93,6 +95,7 @@ class Gate:
     before: Mode
     after: Mode
     checks: tuple[Check, ...]
+    needs: tuple[UsersNeeded, ...] = ()  # what more it takes to go online, while that gate is shut
 
     @property
     def passed(self) -> bool:
@@ -156,19 +159,21 @@ def shadow_gate(value: OffPolicyEstimate | None, thresholds: Thresholds) -> Gate
 
 def canary_gate(experiment: Experiment, thresholds: Thresholds) -> Gate:
     """From canary to online: the canary is not worse than the control by the margin or more (non-inferiority)."""
-    lower, _ = _canary_beside_control(experiment)
+    compared = _canary_beside_control(experiment)
+    lower = compared.difference.lower if compared else math.nan
     name = "the lower bound of canary minus control, in reward per slate,"
     worst = math.nextafter(-thresholds.margin, math.inf)  # above -margin, not at it
-    return Gate(
-        Mode.CANARY,
-        Mode.ONLINE,
-        (*_enough_users(experiment, thresholds), Check("difference_lower", name, lower, worst)),
-    )
+    checks = (*_enough_users(experiment, thresholds), Check("difference_lower", name, lower, worst))
+    gate = Gate(Mode.CANARY, Mode.ONLINE, checks)
+    if gate.passed or compared is None:
+        return gate
+    return replace(gate, needs=users_needed(experiment, compared, thresholds.min_users, thresholds.margin))
 
 
 def larger_canary_gate(experiment: Experiment, thresholds: Thresholds) -> Gate:
     """From a canary to a larger share: the canary is not significantly worse than the control."""
-    _, upper = _canary_beside_control(experiment)
+    compared = _canary_beside_control(experiment)
+    upper = compared.difference.upper if compared else math.nan
     name = "the upper bound of canary minus control, in reward per slate,"
     return Gate(
         Mode.CANARY,
@@ -190,11 +195,8 @@ def _enough_users(experiment: Experiment, thresholds: Thresholds) -> tuple[Check
     )
 
 
-def _canary_beside_control(experiment: Experiment) -> tuple[float, float]:
-    for compared in experiment.comparisons:
-        if (compared.arm, compared.control) == (CANARY, CONTROL):
-            return compared.difference.lower, compared.difference.upper
-    return math.nan, math.nan
+def _canary_beside_control(experiment: Experiment) -> Comparison | None:
+    return next((c for c in experiment.comparisons if (c.arm, c.control) == (CANARY, CONTROL)), None)
 
 
 def _figure(number: float) -> str:

@@ -75,7 +75,7 @@ def compare_interleaved(
         losses=int((won < 0).sum()),
         ties=int((won == 0).sum()),
         preference=preference,
-        significance=assess(preference, 0.5, len(shared), len(shared)),
+        significance=assess(preference, 0.5, len(shared), len(shared), lambda times: sequence.margin(times) / 2),
         trace=IntervalsOverTime(np.array([slate.ts for slate in shared], np.int64), *path),
     )
 

@@ -50,9 +50,11 @@ def sequences(label: str, traces: Mapping[str, IntervalsOverTime], level: float 
         axes.fill_between(trace.ts, trace.lower, trace.upper, **shade(number))
     if level is not None:
         axes.axhline(level, color=INK, linewidth=1)
-    low = min(float(np.nanquantile(trace.lower[len(trace.ts) // 5 :], 0.1)) for trace in drawn.values())
-    high = max(float(np.nanquantile(trace.upper[len(trace.ts) // 5 :], 0.9)) for trace in drawn.values())
-    if np.isfinite([low, high]).all() and low < high:  # the first intervals span everything: they may leave the frame
+    known = [np.isfinite(trace.lower) & (np.arange(len(trace.ts)) >= len(trace.ts) // 5) for trace in drawn.values()]
+    framed = [(trace.lower[at], trace.upper[at]) for trace, at in zip(drawn.values(), known, strict=True) if at.any()]
+    low = min((float(np.quantile(lower, 0.1)) for lower, _ in framed), default=0.0)
+    high = max((float(np.quantile(upper, 0.9)) for _, upper in framed), default=0.0)
+    if low < high:  # the first intervals span everything: they may leave the frame
         axes.set_ylim(low - 0.1 * (high - low), high + 0.1 * (high - low))
     first, last = min(int(trace.ts[0]) for trace in drawn.values()), max(int(trace.ts[-1]) for trace in drawn.values())
     at = np.unique(np.linspace(first, last, 6).round().astype(np.int64)).tolist()

@@ -6,6 +6,7 @@ Knows nothing of where a difference comes from.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -40,7 +41,9 @@ class Significance:
         return f"{self.decision.value}: needs about {self.slates_needed:,} more slates"
 
 
-def assess(difference: MeanInterval, nothing: float, values: int, slates: int) -> Significance:
+def assess(
+    difference: MeanInterval, nothing: float, values: int, slates: int, margin: Callable[[float], float]
+) -> Significance:
     """Decide by a confidence interval of a difference.
 
     Args:
@@ -48,29 +51,28 @@ def assess(difference: MeanInterval, nothing: float, values: int, slates: int) -
         nothing: the value at which neither side is better.
         values: independent values on the smaller side.
         slates: on both sides together.
+        margin: of the difference, once there are so many times as many values.
     """
     if difference.lower > nothing:
         return Significance(Verdict.BETTER)
     if difference.upper < nothing:
         return Significance(Verdict.WORSE)
-    margin, distance = (difference.upper - difference.lower) / 2, abs(difference.mean - nothing)
-    if values < FEW or not math.isfinite(margin) or distance == 0:
-        return Significance(Verdict.UNKNOWN)
-    factor = _factor(values, margin / distance)
-    return Significance(Verdict.UNKNOWN, _rounded((factor - 1) * slates) if factor < MOST else None)
+    times = times_needed(margin, abs(difference.mean - nothing)) if values >= FEW else math.inf
+    return Significance(Verdict.UNKNOWN, rounded((times - 1) * slates) if math.isfinite(times) else None)
 
 
-def _factor(values: int, shrink: float) -> float:
-    """How many times as many values make the margin `shrink` times smaller, if it goes like sqrt(log n / n)."""
+def times_needed(margin: Callable[[float], float], distance: float) -> float:
+    """How many times as many values as now make a margin as small as `distance`; infinite above `MOST`."""
     low, high = 1.0, MOST
-    for _ in range(60):
+    if not margin(high) <= distance:
+        return math.inf
+    while high > 1.001 * low:
         middle = math.sqrt(low * high)
-        narrower = math.sqrt(middle * math.log(values) / math.log(middle * values))
-        low, high = (middle, high) if narrower < shrink else (low, middle)
+        low, high = (middle, high) if margin(middle) > distance else (low, middle)
     return high
 
 
-def _rounded(count: float) -> int:
+def rounded(count: float) -> int:
     """To two significant digits, upwards, as it is only an estimate."""
     unit: int = 10 ** max(math.floor(math.log10(max(count, 1.0))) - 1, 0)
     return math.ceil(max(count, 1.0) / unit) * unit
