@@ -102,7 +102,7 @@ def user(store: Store, user_id: str) -> Known | None:
         "session": None if latest.session is None else msgspec.to_builtins(latest.session),
         "slate": _latest_slate(store, user_id),
         "prices": None if latest.prices is None else _priced(latest.prices),
-        "log_ts": _log_ts(store, latest.last_ts),
+        "log_ts": None if (clock := log_ts(store)) is None else max(latest.last_ts, clock),
     }
 
 
@@ -122,6 +122,20 @@ def item(store: Store, item_id: str) -> Known | None:
         "category": next((part.category for part in latest_first if part.category is not None), None),
         "recent_users": _newest_first("user_id", (part.recent_users for part in parts)),
     }
+
+
+def log_ts(store: Store) -> int | None:
+    """The newest time of the log as far as the store knows, ms; None where it keeps no clock.
+
+    Raises:
+        StateError: a stored value cannot be read.
+    """
+    try:
+        directories = store.find(Kind.DUE, DIRECTORY).values()
+        clocks = [msgspec.msgpack.decode(value, type=StoredClock).clock_ms for value in directories]
+    except msgspec.DecodeError as error:
+        raise StateError(f"the clock of a partition cannot be read: {error}") from None
+    return max(clocks, default=None)
 
 
 def _stored(store: Store, kind: Kind, name: str, shape: type[Stored]) -> list[Stored]:
@@ -151,16 +165,6 @@ def _latest_slate(store: Store, user_id: str) -> Any:
     if not slates:
         return None
     return msgspec.json.decode(msgspec.json.encode(max(slates, key=lambda slate: slate.ts)))
-
-
-def _log_ts(store: Store, last_ts: int) -> int | None:
-    """The newest time of the log as far as the store knows, ms; None where it keeps no clock."""
-    try:
-        directories = store.find(Kind.DUE, DIRECTORY).values()
-        clocks = [msgspec.msgpack.decode(value, type=StoredClock).clock_ms for value in directories]
-    except msgspec.DecodeError as error:
-        raise StateError(f"the clock of a partition cannot be read: {error}") from None
-    return max(last_ts, *clocks) if clocks else None
 
 
 def _priced(prices: StoredPrices) -> Known:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -29,10 +30,10 @@ from streamrec.evaluation.experiments.arms import ExperimentDesign
 from streamrec.evaluation.experiments.gates import OffPolicyEstimate
 from streamrec.evaluation.ope.evaluation import EvaluationOptions
 from streamrec.evaluation.ope.outcomes import OutcomeFilter
-from streamrec.events import Counterfactual, Outcome, Proposal
+from streamrec.events import Counterfactual, Event, EventType, Outcome, Proposal
 from streamrec.transport.confluent import KafkaSink
 from streamrec.wiring import build_rollout_store, settled_revision
-from tests.support.deployment import Deployment
+from tests.support.deployment import Deployment, until
 
 HOUR = 3_600_000
 TERMS = ExperimentDesign(window_ms=HOUR)
@@ -278,3 +279,52 @@ def test_an_experiment_since_the_rollout_was_changed(make: Make, capsys: pytest.
     publish(deployment, canary(20, 0.1))
     experiment(deployment.settings, Question(since="rollout"), as_json=True, out=None)
     assert json.loads(capsys.readouterr().out)["slates"] == 20
+
+
+def test_of_a_history_that_is_replayed_the_log_s_clock_says_what_was_shown_since_a_revision(
+    make: Make, capsys: pytest.CaptureFixture[str]
+) -> None:
+    deployment = make(mode="canary", share=0.5)
+    settings, then = deployment.settings, 1_318_240_000_000  # long ago by the wall clock
+    view = Event(type=EventType.VIEW, user_id="ann", item_id="a", ts=then - 1_000, event_id="one")
+    deployment.send([view, Event(type=EventType.REQUEST, user_id="bob", ts=then, event_id="two")])
+    with deployment.worker() as worker:
+        until(lambda: deployment.committed() == 2, worker)
+        assert worker.stop() == 0
+
+    def at(began: int, outcomes: Iterator[Outcome]) -> Iterator[Outcome]:
+        for number, outcome in enumerate(outcomes):
+            ts, name = began + number * 60_000, f"{began}-{number}"
+            yield msgspec.structs.replace(outcome, rec_id=name, outcome_id=name, ts=ts, shown_ts=ts)
+
+    publish(deployment, at(then - 300 * 60_000, canary(300, 0.1)))  # the last of them a minute before the log's clock
+    promote(settings, Promotion(share=0.6, force=True))
+    revision = current(deployment)
+    assert revision is not None
+    assert revision.log_ts == then
+    publish(deployment, at(then + 1, canary(1_500, 0.2)))
+    capsys.readouterr()
+
+    run_promote(settings, Promotion(only_check=True, terms=TERMS), appraise, as_json=True)
+    said = capsys.readouterr()
+    checks = {check["name"]: check["found"] for check in json.loads(said.out)["gate"]["checks"]}
+    assert 1_400 < checks["canary_users"] + checks["control_users"] < 1_500  # the last hour's windows are not over
+    assert (
+        "note: 300 outcomes of slates shown before 2011-10-10 09:46:40Z were left out: then revision 1 came, by the "
+        "log's clock; name another time with --since"
+    ) in said.err
+    experiment(settings, Question(since="rollout", terms=TERMS), as_json=True, out=None)
+    found = json.loads(capsys.readouterr().out)
+    assert (found["slates"], found["by_time"]) == (1_500, 300)
+
+    with closing(build_rollout_store(settings)) as rollouts:  # as it was written without the log's time
+        rollouts.append(msgspec.structs.replace(revision, number=2, log_ts=None))
+    with pytest.raises(PromotionRefused, match="users of arm canary whose window is over is 0"):
+        promote(settings, Promotion(terms=TERMS))
+    said = capsys.readouterr()
+    assert "1,800 outcomes of slates shown before" in said.err
+    assert "were left out: then revision 2 came, by the wall clock; name another time with --since" in said.err
+    rollback(settings, 1, why="")
+    newest = current(deployment)
+    assert newest is not None
+    assert newest.log_ts == then

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from streamrec.cli.shared import outcomes
 from streamrec.cli.shared.console import PlainConsole
-from streamrec.cli.shared.outcomes import ROLLOUT, OutcomeRange
+from streamrec.cli.shared.outcomes import ROLLOUT, OutcomeRange, OutcomesLeftOut
 from streamrec.config.settings import Settings
 from streamrec.engine.rollout.revisions import Revision
 from streamrec.errors import ConfigError
@@ -47,14 +47,15 @@ def run(settings: Settings, question: Question, *, as_json: bool, out: Path | No
         StateError: `--since rollout`, and Redis does not answer.
     """
     current = _current(settings, question.since)
-    since = current.ts if question.since == ROLLOUT else outcomes.time_of(question.since, "--since")
+    since = current.first_shown_ts if question.since == ROLLOUT else outcomes.time_of(question.since, "--since")
     part = OutcomeRange(since, outcomes.time_of(question.until, "--until"), question.file)
     settlement = SettledSlates(question.terms.bound)
 
     def take(partition: int, outcome: Outcome) -> None:
         settlement.add(outcome, partition)
 
-    unreadable = outcomes.read(settings, part, take)
+    left_out = outcomes.read(settings, part, take)
+    unreadable = left_out.unreadable
     if unreadable and not settlement.outcomes:
         where = f"topic {settings.topics.outcomes!r}" if question.file is None else str(question.file)
         raise ConfigError(
@@ -63,7 +64,7 @@ def run(settings: Settings, question: Question, *, as_json: bool, out: Path | No
     experiment = analyse(settlement, question.terms, _preferred(question, current))
     pair = compare_interleaved(settlement, question.terms.alpha, current.interleave)
     alike = _apprentice(settlement, current, question.terms.alpha)
-    report = {**figures(settlement, question.terms, experiment, pair, alike), "unreadable": unreadable}
+    report = {**figures(settlement, question.terms, experiment, pair, alike), **left_out._asdict()}
     if out is not None:
         from streamrec.evaluation.experiments.plots import pictures  # matplotlib, needed with --out alone
 
@@ -75,7 +76,7 @@ def run(settings: Settings, question: Question, *, as_json: bool, out: Path | No
         print(json.dumps(report, ensure_ascii=False))
         return
     console = PlainConsole()
-    _say(console, f"{settlement.outcomes:,} outcomes of {report['slates']:,} slates{_repeats(settlement, unreadable)}")
+    _say(console, f"{settlement.outcomes:,} outcomes of {report['slates']:,} slates{_left_out(settlement, left_out)}")
     if settlement.outcomes == 0:
         _say(console, f"nothing to judge yet: {outcomes.NONE_YET}")
     _print_arms(console, experiment, question.terms)
@@ -109,9 +110,10 @@ def _apprentice(settlement: SettledSlates, current: Revision, alpha: float) -> I
     return imitation(settlement, current.policy if current.policy in proposing else min(proposing), alpha)
 
 
-def _repeats(settlement: SettledSlates, unreadable: int) -> str:
+def _left_out(settlement: SettledSlates, left_out: OutcomesLeftOut) -> str:
     words = [f"{settlement.duplicates:,} repeats left out"] if settlement.duplicates else []
-    words += [f"{unreadable:,} messages were no outcomes"] if unreadable else []
+    words += [f"{left_out.unreadable:,} messages were no outcomes"] if left_out.unreadable else []
+    words += [f"{left_out.by_time:,} of slates shown at other times left out"] if left_out.by_time else []
     return "".join(f"; {word}" for word in words)
 
 

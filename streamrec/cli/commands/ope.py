@@ -50,9 +50,11 @@ def run_on_topic(
     outcomes = OutcomeLog(wanted, limit, by_user=by_user)
     with PlainConsole(stderr=True).status(f"reading {settings.topics.outcomes}"):
         part = OutcomeRange(wanted.since, wanted.until)
-        undecodable = read(settings, part, lambda partition, outcome: outcomes.add(outcome))
-    if undecodable:
-        print_note(f"{undecodable:,} records of {settings.topics.outcomes} are no outcomes and were skipped")
+        left_out = read(settings, part, lambda partition, outcome: outcomes.add(outcome))
+    if left_out.by_time:
+        print_note(f"{left_out.by_time:,} outcomes of slates shown outside --since and --until were left out")
+    if left_out.unreadable:
+        print_note(f"{left_out.unreadable:,} records of {settings.topics.outcomes} are no outcomes and were skipped")
     if outcomes.read == 0:
         raise ConfigError(f"nothing to value was found in topic {settings.topics.outcomes!r}: {NONE_YET}")
     _finish((outcomes.logged(target) for target in targets_of(outcomes, targets)), options, printed)

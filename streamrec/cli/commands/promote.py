@@ -1,6 +1,6 @@
 """Promotes the policy on trial: asks the gate that belongs to the step, and writes the revision that follows.
 
-The gate looks at the outcomes of slates shown since the revision in force.
+The gate looks at the outcomes of slates shown since the revision in force, by the log's clock.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import msgspec
 
 from streamrec.cli.shared import outcomes
 from streamrec.cli.shared.console import PlainConsole
-from streamrec.cli.shared.outcomes import ROLLOUT, OutcomeRange
-from streamrec.cli.shared.revisions import described, named, now_ms, say
+from streamrec.cli.shared.outcomes import ROLLOUT, OutcomeRange, OutcomesLeftOut
+from streamrec.cli.shared.revisions import described, moment, named, say, written_now
 from streamrec.config.settings import Settings
 from streamrec.engine.rollout.plan import CONTROL
 from streamrec.engine.rollout.revisions import Mode, Revision
@@ -70,7 +70,7 @@ def run(settings: Settings, asked: Promotion, appraise: Appraisal, *, as_json: b
     with closing(build_rollout_store(settings)) as rollouts:
         current = rollouts.latest() or settled_revision(settings)
         to = _step(current, asked)
-        following = _following(current, to, asked)
+        following = _following(settings, current, to, asked)
         build_plan(settings, following)  # before anything is written
         gate = None if asked.force and _skips(current.mode, to) else _gate(settings, current, to, asked, appraise)
         if gate is not None:
@@ -131,7 +131,7 @@ def _skips(before: Mode, after: Mode) -> bool:
     return LADDER.index(after) - LADDER.index(before) > 1
 
 
-def _following(current: Revision, to: Mode, asked: Promotion) -> Revision:
+def _following(settings: Settings, current: Revision, to: Mode, asked: Promotion) -> Revision:
     if asked.share is not None and to is not Mode.CANARY:
         raise ConfigError(f"--share is for a canary; {to.value} has none")
     share = current.share if asked.share is None else asked.share
@@ -140,7 +140,7 @@ def _following(current: Revision, to: Mode, asked: Promotion) -> Revision:
     return msgspec.structs.replace(
         current,
         number=current.number + 1,
-        ts=now_ms(),
+        **written_now(settings),
         mode=to,
         share=share,
         why=asked.why or f"promoted from {current.mode.value}",
@@ -152,7 +152,7 @@ def _following(current: Revision, to: Mode, asked: Promotion) -> Revision:
 def _gate(settings: Settings, current: Revision, to: Mode, asked: Promotion, appraise: Appraisal) -> Gate:
     needed = thresholds(asked.required)
     in_force = asked.since in (None, ROLLOUT)
-    since = (current.ts or None) if in_force else outcomes.time_of(asked.since, "--since")
+    since = (current.first_shown_ts or None) if in_force else outcomes.time_of(asked.since, "--since")
     settlement, kept = SettledSlates(asked.terms.bound), list[Outcome]()
 
     def take(partition: int, outcome: Outcome) -> None:
@@ -161,10 +161,7 @@ def _gate(settings: Settings, current: Revision, to: Mode, asked: Promotion, app
         if settlement.add(outcome, partition) and current.mode is Mode.SHADOW:
             kept.append(outcome)
 
-    unreadable = outcomes.read(settings, OutcomeRange(since), take)
-    if unreadable:
-        words = f"note: {unreadable:,} messages of {settings.topics.outcomes} are no outcomes and were left out"
-        say(PlainConsole(stderr=True), words)
+    _note(settings, outcomes.read(settings, OutcomeRange(since), take), since, current if in_force else None)
     match current.mode:
         case Mode.APPRENTICE:
             return apprentice_gate(imitation(settlement, current.policy, asked.terms.alpha), needed)
@@ -172,6 +169,21 @@ def _gate(settings: Settings, current: Revision, to: Mode, asked: Promotion, app
             return shadow_gate(appraise(kept, current.policy), needed)
     experiment = analyse(settlement, asked.terms, (CONTROL,))
     return larger_canary_gate(experiment, needed) if to is Mode.CANARY else canary_gate(experiment, needed)
+
+
+def _note(settings: Settings, left_out: OutcomesLeftOut, since: int | None, current: Revision | None) -> None:
+    """Say what was left out; `current` where its outcomes alone count, without `--since`."""
+    console = PlainConsole(stderr=True)
+    if left_out.unreadable:
+        messages = f"{left_out.unreadable:,} messages of {settings.topics.outcomes}"
+        say(console, f"note: {messages} are no outcomes and were left out")
+    if since is not None and left_out.by_time:
+        why = "as --since says"
+        if current is not None:
+            clock = "the wall clock" if current.log_ts is None else "the log's clock"
+            why = f"then {named(current)} came, by {clock}; name another time with --since"
+        words = f"note: {left_out.by_time:,} outcomes of slates shown before {moment(since)} were left out: {why}"
+        say(console, words)
 
 
 def _print_json(gate: Gate | None, revision: Revision | None, as_json: bool) -> None:

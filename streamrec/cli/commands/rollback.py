@@ -7,7 +7,7 @@ from contextlib import closing
 import msgspec
 
 from streamrec.cli.shared.console import PlainConsole
-from streamrec.cli.shared.revisions import described, named, now_ms, say
+from streamrec.cli.shared.revisions import described, named, say, written_now
 from streamrec.config.settings import Settings
 from streamrec.engine.rollout.revisions import Revision, RolloutStore
 from streamrec.errors import ConfigError
@@ -53,7 +53,7 @@ def _restoring(rollouts: RolloutStore, settings: Settings, number: int | None, w
     return msgspec.structs.replace(
         restored,
         number=newest.number + 1,
-        ts=now_ms(),
+        **written_now(settings),
         why=why or f"rolled back from {newest.number}",
         figures={},
         forced=False,

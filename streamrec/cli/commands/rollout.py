@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import closing
-from datetime import UTC, datetime
 
 import msgspec
 from rich.table import Table
 
 from streamrec.cli.shared.console import PlainConsole
-from streamrec.cli.shared.revisions import described, named, say
+from streamrec.cli.shared.revisions import described, moment, named, say
 from streamrec.config.settings import Settings
 from streamrec.engine.rollout.revisions import Revision
 from streamrec.wiring import build_rollout_store, settled_revision
@@ -40,7 +39,7 @@ def run(settings: Settings, *, as_json: bool) -> None:
 def _terms_of(revision: Revision) -> Revision:
     """What decides, without when and why."""
     return msgspec.structs.replace(
-        revision, number=0, ts=0, why="", figures={}, forced=False, restores=None, arms=dict(revision.arms)
+        revision, number=0, ts=0, log_ts=None, why="", figures={}, forced=False, restores=None, arms=dict(revision.arms)
     )
 
 
@@ -51,9 +50,6 @@ def _table(revisions: Sequence[Revision]) -> Table:
         if revision.restores is not None:
             notes.append(f"restores {revision.restores}")
         looked_at = ", ".join(f"{name} {value:.4g}" for name, value in revision.figures.items())
-        table.add_row(str(revision.number), _time(revision.ts), described(revision), "; ".join(notes), looked_at)
+        since = moment(revision.ts) if revision.ts else ""
+        table.add_row(str(revision.number), since, described(revision), "; ".join(notes), looked_at)
     return table
-
-
-def _time(ts: int) -> str:
-    return f"{datetime.fromtimestamp(ts / 1000, UTC):%Y-%m-%d %H:%M:%S}Z" if ts else ""

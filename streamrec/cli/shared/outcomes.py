@@ -9,6 +9,7 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from streamrec.cli.shared.handover import moment_of
 from streamrec.codec import decode
@@ -22,6 +23,13 @@ ROLLOUT = "rollout"
 NONE_YET = "outcomes are published when the window of a slate is over (attribution.window_s, in log time)"
 """What to say where there are no outcomes."""
 Take = Callable[[int, Outcome], None]
+
+
+class OutcomesLeftOut(NamedTuple):
+    """How many messages were no outcomes, and how many outcomes are of slates shown outside the range."""
+
+    unreadable: int
+    by_time: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +55,8 @@ def time_of(text: str | None, option: str) -> int | None:
     return None if text is None else moment_of(text, option)
 
 
-def read(settings: Settings, part: OutcomeRange, take: Take) -> int:
-    """Hand every outcome of the range to `take`, with its partition, and return how many messages were no outcomes.
+def read(settings: Settings, part: OutcomeRange, take: Take) -> OutcomesLeftOut:
+    """Hand every outcome of the range to `take`, with its partition, and return what was left out.
 
     Raises:
         TransportError: the topic cannot be read.
@@ -57,31 +65,36 @@ def read(settings: Settings, part: OutcomeRange, take: Take) -> int:
     return _of_topic(settings, part, take) if part.file is None else _of_file(part.file, part, take)
 
 
-def _of_topic(settings: Settings, part: OutcomeRange, take: Take) -> int:
+def _of_topic(settings: Settings, part: OutcomeRange, take: Take) -> OutcomesLeftOut:
     from streamrec.transport.positions import TopicReader
 
-    unreadable = 0
+    unreadable = by_time = 0
 
     def each(record: Record) -> None:
-        nonlocal unreadable
+        nonlocal unreadable, by_time
         outcome = _outcome(record)
         if outcome is None:
             unreadable += 1
         elif part.holds(outcome):
             take(record.partition, outcome)
+        else:
+            by_time += 1
 
     def shown(record: Record) -> int | None:
         outcome = _outcome(record)
         return None if outcome is None else outcome.shown_ts or outcome.ts
 
     with closing(TopicReader(settings.topics.outcomes, settings.kafka)) as topic:
+        first = topic.beginning()
         # What became of a slate is sent after the slate was shown.
-        topic.read(topic.beginning() if part.since is None else topic.since(part.since, shown), each)
-    return unreadable
+        starts = first if part.since is None else topic.since(part.since, shown)
+        by_time += sum(starts[partition] - offset for partition, offset in first.items())
+        topic.read(starts, each)
+    return OutcomesLeftOut(unreadable, by_time)
 
 
-def _of_file(path: Path, part: OutcomeRange, take: Take) -> int:
-    unreadable = 0
+def _of_file(path: Path, part: OutcomeRange, take: Take) -> OutcomesLeftOut:
+    unreadable = by_time = 0
     try:
         with path.open("rb") as lines:
             for line in lines:
@@ -94,9 +107,11 @@ def _of_file(path: Path, part: OutcomeRange, take: Take) -> int:
                     continue
                 if part.holds(outcome):
                     take(0, outcome)
+                else:
+                    by_time += 1
     except OSError as error:
         raise TableError(f"outcomes file {path} cannot be read: {error.strerror}; check --outcomes") from None
-    return unreadable
+    return OutcomesLeftOut(unreadable, by_time)
 
 
 def _outcome(record: Record) -> Outcome | None:

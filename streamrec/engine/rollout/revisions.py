@@ -25,8 +25,10 @@ class Mode(StrEnum):
 
 
 class Revision(msgspec.Struct, frozen=True, kw_only=True):
-    """Which users get which policy from `ts` (ms) on.
+    """Which users get which policy from `ts` (ms) on, by the wall clock.
 
+    `log_ts` is the newest time of the log that was stored then, ms: slates have the log's time, and a history may be
+    replayed long after it happened. It is 0 where nothing was stored yet, None in revisions written without it.
     `policy` is the one on trial, `baseline` the one that answers in its place. The rest is as in the `[rollout]`
     settings. `figures` are those that the gate looked at, by name; `forced`: it was not asked, or not listened to.
     `restores` is the number of the revision that this one returns to.
@@ -45,6 +47,15 @@ class Revision(msgspec.Struct, frozen=True, kw_only=True):
     figures: Mapping[str, float] = {}
     forced: bool = False
     restores: int | None = None
+    log_ts: int | None = None
+
+    @property
+    def first_shown_ts(self) -> int:
+        """When the first slate under this revision can have been shown, in the log's time, ms.
+
+        Of a revision without `log_ts` by the wall clock: right on a live system alone.
+        """
+        return self.ts if self.log_ts is None else self.log_ts + 1
 
 
 class RolloutStore(Protocol):
