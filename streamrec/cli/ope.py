@@ -64,12 +64,14 @@ def ope(
     shrinkage: Annotated[
         float | None, typer.Option("--shrinkage", metavar="L", min=0, help="Of DR with shrinkage; likewise.")
     ] = None,
-    draws: Annotated[int, typer.Option("--bootstraps", metavar="N", min=20, help="Resamples of slates.")] = 1_000,
+    draws: Annotated[int, typer.Option("--bootstraps", metavar="N", min=20, help="Resamples to draw.")] = 1_000,
     level: Annotated[
         float, typer.Option("--level", metavar="SHARE", min=0.5, max=0.999, help="How often intervals shall hold.")
     ] = 0.95,
     folds: Annotated[int, typer.Option("--folds", metavar="N", min=2, help="Of the reward model's cross-fit.")] = 5,
-    by_user: Annotated[bool, typer.Option("--by-user", help="Resample users, not slates.")] = False,
+    by_slate: Annotated[
+        bool, typer.Option("--by-slate", help="Intervals as if no user had come twice; without it by user.")
+    ] = False,
     limit: Annotated[int, typer.Option("--limit", metavar="ROWS", min=1, help="Read no more than this.")] = 2_000_000,
     seed: Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Of resamples and folds.")] = 0,
     as_json: AsJson = False,
@@ -94,11 +96,11 @@ def ope(
             mapping=pairs_of("--map", "FIELD=COLUMN", mapping),
             rows=RowOptions(pairs_of("--where", "COLUMN=VALUE", where), tuple(features or ()), limit, max_refused),
             actions=actions,
-            by_user=by_user,
+            by_user=not by_slate,
             separator=separator_of(separator),
         )
         command.run_on_table(log, table, targets or (), options, printed)
         return
     wanted = OutcomeFilter(time_of(since, "--since"), time_of(until, "--until"), policy, scenario, arm)
     settings = connection.settings()
-    command.run_on_topic(settings, wanted, targets or (), options, printed, limit=limit, by_user=by_user)
+    command.run_on_topic(settings, wanted, targets or (), options, printed, limit=limit, by_user=not by_slate)

@@ -57,11 +57,13 @@ def test_a_policy_is_valued_from_the_outcomes_topic(outcomes: dict[str, str], tm
     for name in ("ips", "snips", "dr"):
         low, high = found["estimates"][name]["bootstrap"]
         assert abs(found["estimates"][name]["value"] - WORLD.value) < high - low, name
+    assert found["users"] == 97
     assert "1 records of" in result.stderr
     assert {path.name for path in tmp_path.iterdir()} == {"report.json", "intervals-other.svg", "weights-other.svg"}
     half = START_MS + SLATES // 2 * 1_000
-    part = evaluated(ope("--json", "--bootstraps", "20", "--since", str(half), "--target", "logged", **outcomes))
-    assert part["slates"] == SLATES - SLATES // 2
+    options = ("--json", "--by-slate", "--bootstraps", "20", "--since", str(half), "--target", "logged")
+    part = evaluated(ope(*options, **outcomes))
+    assert (part["slates"], part["users"]) == (SLATES - SLATES // 2, None)
     assert part["estimates"]["ips"]["value"] == pytest.approx(part["logged"]["value"])
     missing = ope("--target", "exp3", **outcomes)
     assert isinstance(missing.exception, ConfigError)
@@ -77,7 +79,10 @@ def test_a_policy_is_valued_from_a_file_for_people(tmp_path: Path) -> None:
     mapping = ["--map", "reward=click", "--map", "propensity=p", "--map", "item=what"]
     shown = ope(str(path), *mapping, "--target", "uniform", "--bootstraps", "50")
     assert shown.exit_code == 0, shown.output
-    for words in ("uniform, from 3,000 slates", "SNIPS", "switch-DR", "3,000.0 effective slates"):
+    for words in (
+        "uniform, from 3,000 slates", "SNIPS", "switch-DR", "3,000.0 effective slates", "intervals by slate",
+        "* no interval", "no column holds 'user'",
+    ):  # fmt: skip
         assert words in shown.stdout
     refused = ope(str(path), "--map", "reward=clicks")
     assert isinstance(refused.exception, TableError)

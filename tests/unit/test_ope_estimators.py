@@ -256,7 +256,7 @@ def test_a_few_slates_that_all_agree_are_few_and_not_of_two_policies_with_little
             Rounds(np.arange(slates), np.ones(slates), logged, np.where(logged < 0.5, target, 0.5)), LogOrigin("log")
         )
 
-    assert told(40, 0.001) == "there are 40 slates: every interval here is a rough one"
+    assert told(40, 0.001).startswith("there are 40 slates: every interval here is a rough one")
     assert "40 weighted slates are worth 1 unweighted ones" in told(40, 1.0)
     assert told(60, 0.001) == ""
 
@@ -272,7 +272,7 @@ def test_other_doubts_are_told_in_words() -> None:
     for words in (
         "the propensities are not those",
         "are worth",
-        "only 5 rows have a reward",
+        "5 slates have weighted rewards, worth 5 equal ones",
         "estimated from 64",
         "3 slates",
     ):

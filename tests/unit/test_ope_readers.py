@@ -116,7 +116,8 @@ def test_what_is_wrong_with_a_range_is_told() -> None:
         "2 policies: thompson, exp3",
         "1 outcomes without a propensity above 0",
         "100.0% of what the target would show is never shown",
-        "only 4 rows have a reward",
+        "3 slates have weighted rewards",
+        "1 users have weighted rewards",
     ):
         assert words in known
     assert "limit of 3" in "; ".join(taken(*rows, limit=3).logged("greedy").origin.notes)
@@ -163,6 +164,19 @@ def opened(path: Path, **more: Any) -> ActionLog:
     return read_actions(path, TableOptions(mapping=COLUMNS | more.pop("mapping", {}), rows=rows, **more))
 
 
+def test_slates_count_by_user_wherever_a_column_holds_the_user(actions: Path) -> None:
+    by_user = opened(actions, mapping={"user": "who"}).logged(UNIFORM)
+    assert by_user.rounds.users == 1_500
+    assert by_user.origin.notes == ()
+    by_slate = opened(actions, mapping={"user": "who"}, by_user=False).logged(UNIFORM)
+    assert (by_slate.rounds.users, by_slate.origin.notes) == (None, ())
+    unknown = opened(actions).logged(UNIFORM)
+    assert unknown.rounds.users is None
+    assert "no column holds 'user' (--map user=COLUMN)" in unknown.origin.notes[0]
+    mixed = opened(actions, mapping={"user": "who", "slate": "where"}).logged(UNIFORM)
+    assert "3 slates are of several users" in mixed.origin.notes[0]
+
+
 def test_a_column_and_a_table_say_the_same_of_a_target(actions: Path) -> None:
     log = opened(actions, mapping={"target": "other"})
     by_column, by_table = log.logged(COLUMN), log.logged(str(actions.parent / "target.csv"))
@@ -186,7 +200,7 @@ def test_uniform_is_over_the_items_shown_or_over_more(actions: Path) -> None:
 
 def test_rows_are_chosen_and_slates_put_together(actions: Path) -> None:
     assert len(opened(actions, where={"where": "2", "age": "young"}).reward) < 1_000
-    log = opened(actions, mapping={"slate": "who", "user": "who"}, by_user=True)
+    log = opened(actions, mapping={"slate": "who", "user": "who"})
     data = log.logged(LOGGED).rounds
     assert data.slates == 1_500
     assert data.steps == 4
@@ -207,7 +221,6 @@ def test_rows_are_chosen_and_slates_put_together(actions: Path) -> None:
         ({"mapping": {"propensity": "age"}}, "row 0: 'age' is .*, expected probabilities above 0 to 1"),
         ({"mapping": {"propensity": "height"}}, "expected probabilities above 0 to 1"),
         ({"where": {"where": "9"}}, "no row counts"),
-        ({"by_user": True}, "no column holds 'user'"),
     ],
 )
 def test_a_log_that_cannot_be_evaluated_is_refused_in_words(actions: Path, options: dict[str, Any], words: str) -> None:
@@ -238,12 +251,12 @@ def test_the_report_has_a_shape_that_stays_and_plots_that_can_be_read(actions: P
     found = report(evaluations)
     assert set(found) == {"version", "evaluations"}
     assert set(found["evaluations"][0]) == {
-        "target", "log", "logging_policies", "slates", "rows", "rewarded_rows", "options", "logged", "estimates",
-        "without_reward_model", "effective_sample_size", "weights", "clipped_share", "never_shown", "estimated_from",
-        "warnings",
+        "target", "log", "logging_policies", "slates", "users", "rows", "rewarded_rows", "options", "logged",
+        "estimates", "without_reward_model", "effective_sample_size", "weights", "clipped_share", "never_shown",
+        "estimated_from", "warnings",
     }  # fmt: skip
     assert set(found["evaluations"][0]["estimates"]["dr"]) == {
-        "value", "bootstrap", "bernstein", "interval_leaves_out_bias", "impossible", "tuned", "relative_to_logged",
+        "value", "bootstrap", "bernstein", "biased", "impossible", "tuned", "relative_to_logged",
     }  # fmt: skip
     write_report(tmp_path / "out", evaluations)
     assert json.loads((tmp_path / "out" / "report.json").read_text()) == json.loads(json.dumps(found))

@@ -25,6 +25,9 @@ WORLDS: dict[str, ActionWorld | SlateWorld] = {
     "single actions": ActionWorld.drawn(2, spread=0.7),
     "single actions, far apart": ActionWorld.drawn(1),
     "slates": SlateWorld.drawn(2),
+    "users who return": ActionWorld(
+        np.array([[0.6, 0.4]] * 2), np.array([[0.3, 0.7]] * 2), np.array([[0.05, 0.1], [0.5, 0.7]]), users=40
+    ),
 }
 
 
@@ -40,14 +43,15 @@ class Coverage:
 
 
 def coverage(
-    world: ActionWorld | SlateWorld, *, slates: int, logs: int, draws: int, seed: int = 0
+    world: ActionWorld | SlateWorld, *, slates: int, logs: int, draws: int, seed: int = 0, by_user: bool = True
 ) -> dict[str, Coverage]:
-    """How often each interval holds the value, by estimator."""
+    """How often each interval holds the value, by estimator; where there is none, it holds nothing."""
     rng = np.random.default_rng(seed)
     found: dict[str, list[tuple[bool, bool, float, float]]] = {}
     for number in range(logs):
         rounds, shown, wanted = world.log(slates, rng)
         weights = importance_weights(rounds)
+        cluster = rounds.cluster if by_user else None
         fitted = predictions(shown, rounds.reward, folds_of(rounds, 2, number), wanted)
         compared = [
             estimators.ips(rounds, weights),
@@ -55,11 +59,10 @@ def coverage(
             estimators.direct_method(rounds, fitted),
             estimators.doubly_robust(rounds, weights, fitted),
         ]
-        intervals = bootstrap(compared, draws=draws, level=LEVEL, seed=number)
+        intervals = bootstrap(compared, draws=draws, level=LEVEL, seed=number, cluster=cluster)
         for estimator, interval in zip(compared, intervals, strict=True):
-            exact = bernstein(estimator, LEVEL)
-            assert exact is not None
-            holds = (interval.low <= world.value <= interval.high, exact.low <= world.value <= exact.high)
+            exact = bernstein(estimator, LEVEL, cluster)
+            holds = tuple(each is not None and each.low <= world.value <= each.high for each in (interval, exact))
             ess = effective_sample_size(weights) / rounds.steps
             found.setdefault(estimator.name, []).append((*holds, estimator.estimate - world.value, ess))
     columns = {name: np.array(rows, np.float64) for name, rows in found.items()}

@@ -96,15 +96,20 @@ def show(evaluation: Evaluation, console: Console) -> None:
     title = f"{evaluation.target}, from {rounds.slates:,} slates ({len(rounds):,} rows) of {evaluation.origin.name}"
     columns = ("", "value", f"{percent} bootstrap", f"{percent} Bernstein", "to logged")
     table = Table(*columns, title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    table.add_row("logged", f"{logged.value:.4g}", _ends(logged.interval), _ends(logged.bernstein), "")
+    table.add_row("logged", f"{logged.value:.4g}", *_intervals(logged), "")
     for value in evaluation.values:
-        mark = (" *" if value.variance_only else "") + (" !" if value.impossible else "")
+        mark = (" *" if value.biased else "") + (" !" if value.impossible else "")
         beside = "" if not logged.value or value.impossible else f"{value.value / logged.value:.3f}"
-        table.add_row(_title(value) + mark, f"{value.value:.4g}", _ends(value.interval), _ends(value.bernstein), beside)
+        table.add_row(_title(value) + mark, f"{value.value:.4g}", *_intervals(value), beside)
     console.print(table)
-    lines = [f"{evaluation.ess:,.1f} effective slates; reward per slate, weights by {options.weighting.value}"]
-    if any(value.variance_only for value in evaluation.values):
-        lines.append("* the interval is about the estimator's variance: its bias is not in it")
+    unit = "slate" if rounds.users is None else "user"
+    users = "" if rounds.users is None else f" ({rounds.users:,})"
+    words = f"weights by {options.weighting.value}, intervals by {unit}{users}"
+    lines = [f"{evaluation.ess:,.1f} effective slates; reward per slate, {words}"]
+    if any(value.biased for value in evaluation.values):
+        lines.append("* no interval: nothing tells how large the estimate's bias is")
+    if any(value.interval is None and not value.biased for value in (logged, *evaluation.values)):
+        lines.append(f"none: no more than a {unit} or two make the value what it is")
     if evaluation.without_model is not None:
         lines.append(f"no direct or doubly robust estimates: {evaluation.without_model}")
     lines += [f"warning: {warning}" for warning in evaluation.warnings]
@@ -116,5 +121,9 @@ def _title(value: PolicyValue) -> str:
     return TITLES[value.name] if value.tuned is None else f"{TITLES[value.name]} {value.tuned:.3g}"
 
 
+def _intervals(value: PolicyValue) -> tuple[str, str]:
+    return _ends(value.interval), _ends(value.bernstein)
+
+
 def _ends(interval: Interval | None) -> str:
-    return "" if interval is None else f"{interval.low:.3g} to {interval.high:.3g}"
+    return "none" if interval is None else f"{interval.low:.3g} to {interval.high:.3g}"

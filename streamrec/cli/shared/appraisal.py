@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from streamrec.evaluation.experiments.gates import OffPolicyEstimate
@@ -19,7 +20,7 @@ def appraise(outcomes: Sequence[Outcome], policy: str) -> OffPolicyEstimate | No
     ratios over a whole slate would leave a few slates to decide. Support is the mean weight, cut at one: where the
     policy does what the baseline never does, weights fall short of their mean of one by that much.
     """
-    log = OutcomeLog(OutcomeFilter(), len(outcomes) or 1, by_user=True)
+    log = OutcomeLog(OutcomeFilter(), len(outcomes) or 1)
     for outcome in outcomes:
         if outcome.position == FIRST:
             log.add(outcome)
@@ -30,7 +31,7 @@ def appraise(outcomes: Sequence[Outcome], policy: str) -> OffPolicyEstimate | No
     return OffPolicyEstimate(
         policy=policy,
         estimate=estimate.value,
-        lower=estimate.interval.low,
+        lower=math.nan if estimate.interval is None else estimate.interval.low,
         baseline=found.logged.value,
         ess=min(step.ess for step in found.steps),
         support=min(1.0, min(step.mean for step in found.steps)),

@@ -1,4 +1,4 @@
-"""The estimators, each as sums over slates, so that a bootstrap resample of slates needs no pass over the rows.
+"""The estimators, each as sums over slates, so that a bootstrap resample needs no pass over the rows.
 
 With w the importance weight, r the reward, q(shown) and q(target) the reward model's predictions, a slate's value is
 
@@ -44,7 +44,8 @@ class Estimator:
     `value` maps sums over any collection of slates, (..., parts), to the value, (...). `influence` is how far each
     slate moves the value, (slates,), mean zero: exact for means, to first order for ratios. `mass` is how much that
     falls as the value rises, (slates,), mean one; None stands for ones, as means have them. `bound` holds the least
-    and the largest value that a slate (of a ratio: a row) can have. `tuned` is the clip, switch or shrinkage used.
+    and the largest value that a slate can have, of SNIPS a row's reward. `tuned` is the clip, switch or shrinkage used.
+    What is `biased` may lie off the value by an amount that nothing in the log tells.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Estimator:
     bound: tuple[float, float]
     tuned: float | None = None
     mass: Float64 | None = None
+    biased: bool = False
 
     @property
     def estimate(self) -> float:
@@ -71,7 +73,7 @@ def clipped_ips(rounds: Rounds, weights: Float64, clip: float) -> Estimator:
     """IPS with no weight above `clip`: less variance, and too low where large weights meet rewards."""
     worth = np.minimum(weights, clip) * rounds.reward
     bound = _reward_bound(rounds, min(clip, float(weights.max(initial=0.0))))
-    return _mean("clipped_ips", rounds, worth, bound, clip)
+    return _mean("clipped_ips", rounds, worth, bound, clip, biased=bool((weights > clip).any()))
 
 
 def snips(rounds: Rounds, weights: Float64) -> Estimator:
@@ -90,16 +92,14 @@ def snips(rounds: Rounds, weights: Float64) -> Estimator:
     ratio = np.divide(earned.mean(axis=0), mass, out=np.zeros(steps), where=mass > 0)
     pull = np.divide(share, mass, out=np.zeros(steps), where=mass > 0)
     influence = ((seen - share) * ratio + pull * (earned - ratio * weight)).sum(axis=1)
-    low, high = _span(rounds.reward)
-    top = float(weights.max(initial=0.0))
     masses = (weight @ pull) / max(float(share.sum()), 1e-300)  # as if the rewards of all steps rose alike
     sums = np.hstack([seen, weight, earned, np.ones((slates, 1))])
-    return Estimator("snips", sums, value, influence, (low * top, high * top), mass=masses)
+    return Estimator("snips", sums, value, influence, _span(rounds.reward), mass=masses)
 
 
 def direct_method(rounds: Rounds, predictions: Predictions) -> Estimator:
     """The reward model's prediction for the target (the direct method)."""
-    return _mean("dm", rounds, predictions.target, _prediction_bound(rounds, predictions))
+    return _mean("dm", rounds, predictions.target, _prediction_bound(rounds, predictions), biased=True)
 
 
 def doubly_robust(rounds: Rounds, weights: Float64, predictions: Predictions) -> Estimator:
@@ -131,12 +131,18 @@ def shrunk(weights: Float64, shrinkage: float) -> Float64:
 
 
 def _mean(
-    name: str, rounds: Rounds, worth: Float64, bound: tuple[float, float], tuned: float | None = None
+    name: str,
+    rounds: Rounds,
+    worth: Float64,
+    bound: tuple[float, float],
+    tuned: float | None = None,
+    *,
+    biased: bool = False,
 ) -> Estimator:
     """An estimator that is the mean over slates of the sum of what its rows are worth."""
     total = rounds.by_slate(worth)
     sums = np.column_stack([total, np.ones(rounds.slates)])
-    return Estimator(name, sums, _mean_value, total - total.mean(), bound, tuned)
+    return Estimator(name, sums, _mean_value, total - total.mean(), bound, tuned, biased=biased)
 
 
 def _mean_value(sums: Float64) -> Float64:
@@ -156,7 +162,7 @@ def _corrected(
     gap = max(residual[1] - float(predictions.shown.min()), float(predictions.shown.max()) - residual[0])
     low, high = _prediction_bound(rounds, predictions)
     room = float(used.max(initial=0.0)) * gap * rounds.steps
-    return _mean(name, rounds, worth, (low - room, high + room), tuned)
+    return _mean(name, rounds, worth, (low - room, high + room), tuned, biased=tuned is not None)
 
 
 def _tuned(

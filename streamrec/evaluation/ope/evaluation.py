@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from streamrec.errors import TableError
 from streamrec.evaluation.ope import estimators
 from streamrec.evaluation.ope.estimators import Estimator
-from streamrec.evaluation.ope.intervals import Interval, bernstein, bootstrap
+from streamrec.evaluation.ope.intervals import ROUNDING, Interval, bernstein, bootstrap
 from streamrec.evaluation.ope.reward_model import Actions, Features, predictions
 from streamrec.evaluation.ope.rounds import Float64, Int64, Predictions, Rounds
 from streamrec.evaluation.ope.support import LogOrigin, warnings
@@ -47,15 +47,15 @@ class TargetLog:
 class PolicyValue:
     """The result of one estimator, its intervals holding its value.
 
-    With `variance_only`, the interval does not include the estimator's bias. With `impossible`, no slate can be worth
-    the value, by the rewards seen.
+    One that is `biased` has none: where rewards are rare, resamples held 2 to 31 of 100 values. With `impossible`, no
+    slate can be worth the value, by the rewards seen.
     """
 
     name: str
     value: float
-    interval: Interval
+    interval: Interval | None
     bernstein: Interval | None
-    variance_only: bool
+    biased: bool
     impossible: bool = False
     tuned: float | None = None
 
@@ -81,11 +81,6 @@ class Evaluation:
         return effective_sample_size(self.weights) * self.rounds.slates / max(len(self.rounds), 1)
 
 
-ROUNDING = 1e-9
-UNBIASED = frozenset({"logged", "ips", "snips", "dr"})
-"""Estimators whose interval is one for the target's value; the bias of the others is unknown."""
-
-
 def evaluate(logged: TargetLog, options: EvaluationOptions) -> Evaluation:
     """Estimate the target's value by every estimator that the log allows.
 
@@ -98,11 +93,12 @@ def evaluate(logged: TargetLog, options: EvaluationOptions) -> Evaluation:
         raise TableError(f"{logged.origin.name}: a reward is {largest:g} from 0, expected at most 2^63 - 1; correct it")
     weights = importance_weights(rounds, options.weighting)
     fitted, why_not = _fitted(logged, options)
-    logging_policy = estimators.ips(rounds, np.ones(len(rounds)))
+    logging_policy = replace(estimators.ips(rounds, np.ones(len(rounds))), name="logged")
     found = [logging_policy, *_estimators(rounds, weights, fitted, options)]
-    intervals = bootstrap(found, draws=options.draws, level=options.level, seed=options.seed, cluster=rounds.cluster)
-    names = ["logged", *(estimator.name for estimator in found[1:])]
-    values = [_value(*each, rounds, options) for each in zip(names, found, intervals, strict=True)]
+    unbiased = [estimator for estimator in found if not estimator.biased]
+    drawn = bootstrap(unbiased, draws=options.draws, level=options.level, seed=options.seed, cluster=rounds.cluster)
+    intervals = {estimator.name: interval for estimator, interval in zip(unbiased, drawn, strict=True)}
+    values = [_value(estimator, intervals.get(estimator.name), rounds, options.level) for estimator in found]
     steps = by_step(rounds, weights)
     found_warnings = [
         *_range_warnings(values, rounds),
@@ -124,7 +120,7 @@ def evaluate(logged: TargetLog, options: EvaluationOptions) -> Evaluation:
 
 def folds_of(rounds: Rounds, folds: int, seed: int) -> Int64:
     """A random fold for each row, (rows,); the rows of a slate, and of a cluster, share one."""
-    units = rounds.slates if rounds.cluster is None else int(rounds.cluster.max()) + 1
+    units = rounds.slates if rounds.users is None else rounds.users
     dealt = np.random.default_rng(seed).permutation(units) % max(min(folds, units), 2)
     by_slate = dealt if rounds.cluster is None else dealt[rounds.cluster]
     return np.asarray(by_slate[rounds.slate])
@@ -157,18 +153,16 @@ def _estimators(
     return found
 
 
-def _value(
-    name: str, estimator: Estimator, interval: Interval, rounds: Rounds, options: EvaluationOptions
-) -> PolicyValue:
+def _value(estimator: Estimator, interval: Interval | None, rounds: Rounds, level: float) -> PolicyValue:
     """The estimate with its intervals, which are clipped to the values that a slate can have by the rewards seen."""
     value, (least, most) = estimator.estimate, _worth(rounds)
-    exact = bernstein(estimator, options.level)
+    exact = None if estimator.biased else bernstein(estimator, level, rounds.cluster)
     return PolicyValue(
-        name=name,
+        name=estimator.name,
         value=value,
-        interval=interval.clipped(least, most).holding(value),
+        interval=None if interval is None else interval.clipped(least, most).holding(value),
         bernstein=None if exact is None else exact.clipped(least, most).holding(value),
-        variance_only=name not in UNBIASED,
+        biased=estimator.biased,
         impossible=not least - ROUNDING <= value <= most + ROUNDING,
         tuned=estimator.tuned,
     )

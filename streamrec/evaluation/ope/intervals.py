@@ -1,13 +1,15 @@
-"""Intervals for values: the studentised bootstrap over slates, and empirical Bernstein.
+"""Intervals for values: the studentised bootstrap, and empirical Bernstein, over users or else over slates.
 
-The bootstrap resamples slates with replacement, the same resamples for all estimators. Of each draw it takes
+What a user's slates earn is alike, so users are the independent units; slates are, where no user comes twice. The
+bootstrap resamples units with replacement, the same resamples for all estimators. Of each draw it takes
 t = (value* - value) / error*, and the interval is value - error * quantiles(t) (Efron, Tibshirani, "An Introduction to
 the Bootstrap", 1993, chapter 12.5). Importance weighted rewards are skewed, so that the upper ends of normal and
 percentile intervals are too low; t is skewed likewise, and corrects it. Errors are those of the linearised value, each
 draw's own.
 
-Empirical Bernstein (Maurer, Pontil, COLT 2009, theorem 4) assumes nothing but independent slates and a bound on what a
-slate can be worth; it holds at every sample size, and is wide.
+Empirical Bernstein (Maurer, Pontil, COLT 2009, theorem 4) assumes nothing but independent units and a bound on what a
+slate can be worth; it holds at every sample size, and is wide. A ratio v of means, E[a] / E[b], is the one at which
+a - v b has the mean 0 (Fieller, 1954): the interval holds each v of which the inequality does not exclude that.
 """
 
 from __future__ import annotations
@@ -18,12 +20,16 @@ from dataclasses import dataclass
 import numpy as np
 
 from streamrec.evaluation.ope.estimators import Estimator
-from streamrec.evaluation.ope.rounds import Float64, Int64
+from streamrec.evaluation.ope.rounds import Float64, Int64, clustered
+from streamrec.evaluation.ope.weights import effective_sample_size
 
 COUNTS_AT_ONCE = 8_000_000
 """Counts of drawn slates in memory at once: 64 MB, multiplied with the columns in one go."""
 COUNTED_AT_ONCE = 100_000
 """As many are counted in one go: more would leave the cache."""
+MIN_UNITS = 3.0
+"""Least effective number of users (or slates) by their squared influence: resamples of fewer are too much alike."""
+ROUNDING = 1e-9
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +50,8 @@ class Interval:
 
 def bootstrap(
     estimators: Sequence[Estimator], *, draws: int, level: float, seed: int, cluster: Int64 | None = None
-) -> list[Interval]:
-    """One interval per estimator.
+) -> list[Interval | None]:
+    """One interval per estimator; None where too few units move the value, as with two users or two rewards.
 
     Args:
         estimators: over the same slates.
@@ -59,11 +65,15 @@ def bootstrap(
     ends = np.cumsum([part.shape[1] for part in parts])
     totals = np.concatenate(list(_resampled(columns, draws, np.random.default_rng(seed))))  # (draws, all columns)
     clusters = len(columns)
-    found = []
+    found: list[Interval | None] = []
     for estimator, part, of_draws in zip(estimators, parts, np.split(totals, ends[:-1], axis=1), strict=True):
         width = estimator.sums.shape[1]
         value, values = estimator.estimate, estimator.value(of_draws[:, :width])
         error = float(_error(part[:, width:].sum(axis=0), 0.0, clusters, len(estimator.sums)))
+        moved = clustered(estimator.influence, cluster) ** 2
+        if error <= ROUNDING * abs(value) or effective_sample_size(moved / moved.max()) < MIN_UNITS:
+            found.append(None)
+            continue
         errors = _error(of_draws[:, width:], values - value, clusters, len(estimator.sums))
         found.append(_studentised(value, error, values, errors, level))
     return found
@@ -74,8 +84,8 @@ def _columns(estimator: Estimator, cluster: Int64 | None) -> Float64:
     if estimator.mass is None and cluster is None:  # of means, where the mass is 1, one moment tells all
         return np.column_stack([estimator.sums, estimator.influence**2])
     mass = np.ones(len(estimator.sums)) if estimator.mass is None else estimator.mass
-    influence, mass = _clustered(estimator.influence, cluster), _clustered(mass, cluster)
-    sums = np.column_stack([_clustered(part, cluster) for part in estimator.sums.T])
+    influence, mass = clustered(estimator.influence, cluster), clustered(mass, cluster)
+    sums = np.column_stack([clustered(part, cluster) for part in estimator.sums.T])
     return np.column_stack([sums, influence**2, influence * mass, mass**2, mass])
 
 
@@ -90,60 +100,53 @@ def _error(moments: Float64, shift: Float64 | float, clusters: int, slates: int)
     return np.asarray(np.sqrt(variance) / np.maximum(total, 1e-300))
 
 
-def bernstein(estimator: Estimator, level: float) -> Interval | None:
-    """The empirical Bernstein interval of a mean, or of a ratio of means by the union bound; None for one slate."""
-    if len(estimator.sums) < 2:
+def bernstein(estimator: Estimator, level: float, cluster: Int64 | None = None) -> Interval | None:
+    """The empirical Bernstein interval of a mean, or of a sum of ratios by the union bound; None for a single unit."""
+    sums = np.column_stack([clustered(part, cluster) for part in estimator.sums.T])
+    if len(sums) < 2:
         return None
-    alpha = 1.0 - level
-    if estimator.sums.shape[1] == 2:
-        half_width = _half_width(estimator.sums[:, 0], estimator.bound[1] - estimator.bound[0], alpha)
-        return Interval(estimator.estimate - half_width, estimator.estimate + half_width)
-    return _ratio_interval(estimator, alpha)
-
-
-def _ratio_interval(estimator: Estimator, alpha: float) -> Interval:
-    """Self-normalised: at each step E[w r] / E[w] times the share of slates, all three with a part of the error."""
-    seen, weight, earned = np.split(estimator.sums[:, :-1], 3, axis=1)  # (slates, steps) each
+    slates = sums[:, -1]
+    if sums.shape[1] == 2:
+        return _ratio_interval(sums[:, 0], slates, estimator.bound, 1.0 - level)
+    seen, weight, earned = np.split(sums[:, :-1], 3, axis=1)  # (units, steps) each
+    part = (1.0 - level) / (2 * seen.shape[1])
     low = high = 0.0
-    for step in range(seen.shape[1]):
-        part = alpha / (3 * seen.shape[1])
-        span = estimator.bound[1] - estimator.bound[0]
-        mass = _mean_interval(weight[:, step], float(weight.max()), part)
-        worth = _mean_interval(earned[:, step], span, part)
-        share = (
-            _mean_interval(seen[:, step], 1.0, part).clipped(0.0, 1.0)
-            if seen[:, step].min() < 1
-            else Interval(1.0, 1.0)
-        )
-        least, most = max(mass.low, 1e-12), max(mass.high, 1e-12)
-        low += min(worth.low / end * share_end for end in (least, most) for share_end in (share.low, share.high))
-        high += max(worth.high / end * share_end for end in (least, most) for share_end in (share.low, share.high))
+    for step in range(seen.shape[1]):  # self-normalised: E[w r] / E[w], times the share of slates with such a row
+        worth = _ratio_interval(earned[:, step], weight[:, step], estimator.bound, part)
+        share = Interval(1.0, 1.0)
+        if (seen[:, step] < slates).any():
+            share = _ratio_interval(seen[:, step], slates, (0.0, 1.0), part)
+        low += min(worth.low * share.low, worth.low * share.high)
+        high += max(worth.high * share.low, worth.high * share.high)
     return Interval(low, high)
 
 
-def _mean_interval(values: Float64, span: float, alpha: float) -> Interval:
-    half_width = _half_width(values, span, alpha)
-    return Interval(float(values.mean()) - half_width, float(values.mean()) + half_width)
-
-
-def _half_width(values: Float64, span: float, alpha: float) -> float:
-    """Half the width of the 1 - alpha interval around the mean of values whose range is `span`."""
-    log = np.log(4.0 / alpha)  # ln(2 / delta), with half of it for each side
-    count = len(values)
-    return float(np.sqrt(2.0 * values.var(ddof=1) * log / count) + 7.0 * span * log / (3.0 * (count - 1)))
+def _ratio_interval(above: Float64, below: Float64, bound: tuple[float, float], alpha: float) -> Interval:
+    """The 1 - alpha interval of E[above] / E[below], of which each unit's own ratio lies within the bound."""
+    units, (least, most), scale = len(above), bound, float(below.max())
+    if scale == 0.0:
+        return Interval(least, most)
+    above, below = above / scale, below / scale  # squares of the largest weights would be infinite
+    log = float(np.log(4.0 / alpha))  # ln(2 / delta), with half of it for each side
+    reach = 7.0 * (most - least) * log / (3.0 * (units - 1))
+    spread = 2.0 * log / units * np.cov(above, below)
+    middle, mass = float(above.mean()), float(below.mean())
+    square = mass**2 - spread[1, 1]
+    if square <= 0.0:  # the mean of what stands below may be 0
+        return Interval(least, most)
+    ends = []
+    for side in (-1.0, 1.0):  # (mass v - middle - side reach)^2 = the variance of above - v below, times 2 log / units
+        linear = mass * (middle + side * reach) - spread[0, 1]
+        constant = (middle + side * reach) ** 2 - spread[0, 0]
+        ends.append((linear + side * float(np.sqrt(max(linear**2 - square * constant, 0.0)))) / square)
+    return Interval(ends[0], ends[1]).clipped(least, most)
 
 
 def _studentised(value: float, error: float, values: Float64, errors: Float64, level: float) -> Interval:
-    usable = errors > 0
-    if error == 0.0 or not usable.any():
-        return Interval(value, value)
+    usable = errors > ROUNDING * error
     t = (values[usable] - value) / errors[usable]
     low, high = np.quantile(t, [(1.0 - level) / 2.0, (1.0 + level) / 2.0])
     return Interval(float(value - error * high), float(value - error * low))
-
-
-def _clustered(values: Float64, cluster: Int64 | None) -> Float64:
-    return values if cluster is None else np.bincount(cluster, values).astype(np.float64)
 
 
 def _resampled(columns: Float64, draws: int, rng: np.random.Generator) -> Iterator[Float64]:

@@ -85,8 +85,8 @@ class OutcomeLog:
     counted. `full` once `limit` rows are held.
     """
 
-    def __init__(self, outcome_filter: OutcomeFilter, limit: int, *, by_user: bool = False) -> None:
-        """With `by_user`, the slates of one user are resampled together."""
+    def __init__(self, outcome_filter: OutcomeFilter, limit: int, *, by_user: bool = True) -> None:
+        """Without `by_user`, the slates of one user count as independent."""
         self.outcome_filter = outcome_filter
         self.limit = limit
         self.by_user = by_user

@@ -21,19 +21,22 @@ def intervals(evaluation: Evaluation) -> str:
     figure, axes = framed(8.0, 0.5 * len(values) + 1.2, grid="x")
     figure.set_layout_engine("constrained")
     logged = evaluation.logged
-    axes.axvspan(logged.interval.low, logged.interval.high, color=GRID, alpha=0.6, linewidth=0)
+    if logged.interval is not None:
+        axes.axvspan(logged.interval.low, logged.interval.high, color=GRID, alpha=0.6, linewidth=0)
     axes.axvline(logged.value, color=INK, linewidth=1.2, linestyle=MARK, label="logging policy, as it happened")
-    reach = [end for v in (*values, logged) for end in (v.value, v.interval.low, v.interval.high)]
+    reach = [v.value for v in (*values, logged)]
+    reach += [end for v in (*values, logged) if v.interval is not None for end in (v.interval.low, v.interval.high)]
     for place, value in enumerate(reversed(values)):
-        colour = ORANGE if value.variance_only else BLUE
+        colour = ORANGE if value.biased else BLUE
         if value.bernstein is not None:
             axes.hlines(place, value.bernstein.low, value.bernstein.high, color=colour, linewidth=0.8, alpha=0.6)
-        axes.hlines(place, value.interval.low, value.interval.high, color=colour, linewidth=4, alpha=0.75)
+        if value.interval is not None:
+            axes.hlines(place, value.interval.low, value.interval.high, color=colour, linewidth=4, alpha=0.75)
         axes.plot(value.value, place, "o", color=colour, markersize=6)
     margin = 0.15 * max(max(reach) - min(reach), 1e-9)
     axes.set_xlim(min(reach) - margin, max(reach) + margin)  # Bernstein's ends may lie far outside
     axes.set_yticks(range(len(values)), [TITLES[value.name] for value in reversed(values)])
-    axes.set_xlabel(f"reward per slate of {evaluation.target}; orange: the interval leaves out the bias")
+    axes.set_xlabel(f"reward per slate of {evaluation.target}; orange: biased, without an interval")
     axes.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), frameon=False, labelcolor=INK)
     return standalone(svg_of(figure, f"Estimates of {evaluation.target}"))
 

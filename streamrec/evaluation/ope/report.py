@@ -14,7 +14,7 @@ from streamrec.evaluation.ope.evaluation import Evaluation, PolicyValue
 from streamrec.evaluation.ope.intervals import Interval
 from streamrec.evaluation.ope.support import mean_interval
 
-VERSION = 1
+VERSION = 2
 
 
 def figures(evaluation: Evaluation) -> dict[str, Any]:
@@ -25,6 +25,7 @@ def figures(evaluation: Evaluation) -> dict[str, Any]:
         "log": origin.name,
         "logging_policies": list(origin.policies),
         "slates": rounds.slates,
+        "users": rounds.users,
         "rows": len(rounds),
         "rewarded_rows": int(np.count_nonzero(rounds.reward)),
         "options": {**asdict(options), "weighting": options.weighting.value},
@@ -75,16 +76,16 @@ def _value(value: PolicyValue, beside: float | None) -> dict[str, Any]:
     return {
         "value": value.value,
         "bootstrap": _ends(value.interval),
-        "bernstein": None if value.bernstein is None else _ends(value.bernstein),
-        "interval_leaves_out_bias": value.variance_only,
+        "bernstein": _ends(value.bernstein),
+        "biased": value.biased,
         "impossible": value.impossible,
         "tuned": None if value.tuned is None else _finite(value.tuned),
         "relative_to_logged": None if not beside else value.value / beside,
     }
 
 
-def _ends(interval: Interval) -> list[float]:
-    return [interval.low, interval.high]
+def _ends(interval: Interval | None) -> list[float] | None:
+    return None if interval is None else [interval.low, interval.high]
 
 
 def _finite(number: float) -> float | None:

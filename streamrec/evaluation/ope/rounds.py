@@ -25,7 +25,7 @@ class Rounds:
     reward: Float64  # (rows,)
     logged: Float64  # (rows,) in (0, 1]
     target: Float64  # (rows,) in [0, 1]
-    cluster: Int64 | None = None  # (slates,) from 0: slates that are resampled together; None: each by itself
+    cluster: Int64 | None = None  # (slates,) the user of each, from 0: no two users' slates depend on each other
 
     def __len__(self) -> int:
         """Rows."""
@@ -47,15 +47,29 @@ class Rounds:
         """Rows of the longest slate."""
         return int(self.step.max()) + 1 if len(self.step) else 0
 
+    @cached_property
+    def users(self) -> int | None:
+        """How many users there are, None where each slate counts by itself."""
+        return None if self.cluster is None else int(self.cluster.max(initial=-1)) + 1
+
     def by_slate(self, values: Float64) -> Float64:
         """Sums of a row's values over each slate, (slates,)."""
         return np.bincount(self.slate, values, self.slates).astype(np.float64)
+
+    def by_cluster(self, values: Float64) -> Float64:
+        """Sums of a row's values over each cluster, (clusters,); over each slate where there are no clusters."""
+        return clustered(self.by_slate(values), self.cluster)
 
     def by_step(self, values: Float64) -> Float64:
         """The values with a column per step, 0 where a slate has no such row, (slates, steps)."""
         out = np.zeros((self.slates, self.steps))
         out[self.slate, self.step] = values
         return out
+
+
+def clustered(values: Float64, cluster: Int64 | None) -> Float64:
+    """Sums of a slate's values over each cluster, (clusters,); the values themselves where there are no clusters."""
+    return values if cluster is None else np.bincount(cluster, values).astype(np.float64)
 
 
 @dataclass(frozen=True, slots=True)

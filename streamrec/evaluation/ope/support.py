@@ -13,14 +13,16 @@ import numpy as np
 from scipy.stats import norm
 
 from streamrec.evaluation.ope.rounds import Float64, Rounds
-from streamrec.evaluation.ope.weights import StepWeights
+from streamrec.evaluation.ope.weights import StepWeights, effective_sample_size
 
 MIN_EFFECTIVE = 50.0
+"""Slates, and slates with weighted rewards."""
 MIN_EFFECTIVE_SHARE = 0.01
-MIN_REWARDS = 30
+MIN_USERS = 20.0
+"""Users with weighted rewards."""
 MIN_AGREEMENT = 0.5
 """Of a few slates, the effective share below which the policies differ; above it, there are just few."""
-MAX_SLATE_SHARE = 0.1
+MAX_UNIT_SHARE = 0.1
 MAX_NEVER_SHOWN = 0.05
 UNCERTAINTY = 0.01
 """A warning is given when the interval of the mean weight, with this error over all steps together, excludes 1."""
@@ -86,13 +88,24 @@ def _sample_size_warnings(rounds: Rounds, weights: Float64, steps: Sequence[Step
             f"{least.rows:,} weighted slates{where} are worth {least.ess:.0f} unweighted ones: target and logging "
             "policy have little in common"
         )
-    rewards = int(np.count_nonzero(rounds.reward))
-    if rewards < MIN_REWARDS:
-        found.append(f"only {rewards} rows have a reward: every interval here is a rough one")
-    worth = np.abs(rounds.by_slate(weights * rounds.reward))
-    if worth.sum() > 0 and (share := float(worth.max() / worth.sum())) > MAX_SLATE_SHARE:
-        found.append(f"one slate makes up {share:.0%} of the weighted reward")
+    worth, unit = np.abs(rounds.by_slate(weights * rounds.reward)), "slate"
+    found += _reward_warnings(worth, unit, MIN_EFFECTIVE)
+    if rounds.cluster is not None:
+        worth, unit = np.abs(rounds.by_cluster(weights * rounds.reward)), "user"
+        found += _reward_warnings(worth, unit, MIN_USERS)
+    if worth.sum() > 0 and (share := float(worth.max() / worth.sum())) > MAX_UNIT_SHARE:
+        found.append(f"one {unit} makes up {share:.0%} of the weighted reward")
     return found
+
+
+def _reward_warnings(worth: Float64, unit: str, least: float) -> list[str]:
+    effective = effective_sample_size(worth / (worth.max() or 1.0))
+    if effective >= least:
+        return []
+    return [
+        f"{np.count_nonzero(worth):,} {unit}s have weighted rewards, worth {effective:.0f} equal ones: every interval "
+        "here is a rough one"
+    ]
 
 
 def _clipping_warnings(weights: Float64, clip: float) -> list[str]:

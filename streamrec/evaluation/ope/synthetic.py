@@ -19,12 +19,14 @@ START_MS = 1_700_000_000_000
 class ActionWorld:
     """Single actions: at each visit one of some places is filled with one item, and pays 1 or 0.
 
-    The chance of a reward depends on item and place in a way that no sum of effects describes.
+    The chance of a reward depends on item and place in a way that no sum of effects describes. Users come again and
+    again, each to a place of their own; without them each visit is another's.
     """
 
     logged: Float64  # (places, items) rows sum to 1
     target: Float64  # (places, items)
     chance: Float64  # (places, items) of a reward
+    users: int | None = None
 
     @classmethod
     def drawn(cls, seed: int, places: int = 3, items: int = 8, spread: float = 1.0) -> ActionWorld:
@@ -42,10 +44,12 @@ class ActionWorld:
     def log(self, visits: int, rng: np.random.Generator) -> tuple[Rounds, Features, Actions]:
         """So many visits, each place equally often in the long run."""
         places, items = self.logged.shape
-        place = rng.integers(0, places, visits)
+        user = np.arange(visits) if self.users is None else rng.integers(0, self.users, visits)
+        place = rng.integers(0, places, int(user.max()) + 1)[user]
         item = (rng.random(visits)[:, None] > self.logged.cumsum(axis=1)[place]).sum(axis=1).clip(0, items - 1)
         reward = (rng.random(visits) < self.chance[place, item]).astype(np.float64)
-        rounds = Rounds(np.arange(visits), reward, self.logged[place, item], self.target[place, item])
+        cluster = None if self.users is None else np.unique(user, return_inverse=True)[1]
+        rounds = Rounds(np.arange(visits), reward, self.logged[place, item], self.target[place, item], cluster)
         codes = np.column_stack([item, place])
         features = Features(np.empty((visits, 0)), codes, (items, places))
         return rounds, features, Actions(self.target, place)

@@ -39,7 +39,7 @@ class TableOptions:
     mapping: Mapping[str, str] = field(default_factory=dict)  # field to column
     rows: RowOptions = field(default_factory=RowOptions)
     actions: int | None = None  # that there are to choose from; None: as many as the log shows
-    by_user: bool = False
+    by_user: bool = True  # where a column holds the user
     separator: str | None = None  # of csv files
 
 
@@ -162,15 +162,20 @@ def read_actions(path: Path, options: TableOptions) -> ActionLog:
         order = np.lexsort((place, slate))
         frame, place, slate = frame[order], place[order], slate[order]
     item, items = _codes(frame["item"])
-    cluster = None
-    if options.by_user:
-        user = _codes(frame["user"])[0][np.unique(slate, return_index=True)[1]]
-        cluster = np.unique(user, return_inverse=True)[1]
+    cluster, notes = None, list(found.notes)
+    if "user" in columns:
+        user = _codes(frame["user"])[0]
+        firsts = np.unique(slate, return_index=True)[1]
+        cluster = np.unique(user[firsts], return_inverse=True)[1]
+        if mixed := len(np.unique(slate[user != user[firsts][slate]])):
+            notes.append(f"{mixed:,} slates are of several users: are names of slates used twice?")
+    elif options.by_user:
+        notes.append("no column holds 'user' (--map user=COLUMN): intervals are too narrow if users come again")
     target = frame["target"].to_numpy() if "target" in columns else None
     reward, propensity = frame["reward"].to_numpy(), frame["propensity"].to_numpy()
     context = _context(frame, options.rows.features)
     return ActionLog(
-        path, options, reward, propensity, item, items, place, places, slate, cluster, target, context, found.notes
+        path, options, reward, propensity, item, items, place, places, slate, cluster, target, context, tuple(notes)
     )
 
 
@@ -179,8 +184,6 @@ def _field_columns(table: Table, options: TableOptions) -> dict[str, str]:
     columns = {name: name for name in FIELDS if name in table.columns} | dict(options.mapping)
     problems = [f"{name!r} is no field; fields are {', '.join(FIELDS)}" for name in columns if name not in FIELDS]
     problems += [f"no column holds {name!r} (--map {name}=COLUMN)" for name in REQUIRED if name not in columns]
-    if options.by_user and "user" not in columns:
-        problems.append("no column holds 'user', whose slates are to be drawn together (--map user=COLUMN)")
     named = [*columns.values(), *options.rows.where, *options.rows.features]
     problems += [f"there is no column {column!r}" for column in named if column not in table.columns]
     if problems:
@@ -189,7 +192,7 @@ def _field_columns(table: Table, options: TableOptions) -> dict[str, str]:
             + "\n  ".join(problems)
             + f"\n  its columns are {', '.join(table.columns)}"
         )
-    return columns
+    return columns if options.by_user else {name: column for name, column in columns.items() if name != "user"}
 
 
 def _places(frame: pl.DataFrame) -> tuple[Int64, tuple[str, ...]]:
