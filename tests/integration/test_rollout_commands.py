@@ -316,6 +316,9 @@ def test_of_a_history_that_is_replayed_the_log_s_clock_says_what_was_shown_since
     experiment(settings, Question(since="rollout", terms=TERMS), as_json=True, out=None)
     found = json.loads(capsys.readouterr().out)
     assert (found["slates"], found["by_time"]) == (1_500, 300)
+    part = OutcomeFilter(since=then + 1, until=then + 60_000)  # the first alone
+    ope.run_on_topic(settings, part, ["logged"], EvaluationOptions(), ope.Printed(), limit=9, by_user=False)
+    assert "note: 1,799 outcomes of slates shown outside --since and --until" in capsys.readouterr().err
 
     with closing(build_rollout_store(settings)) as rollouts:  # as it was written without the log's time
         rollouts.append(msgspec.structs.replace(revision, number=2, log_ts=None))

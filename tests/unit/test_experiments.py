@@ -360,3 +360,6 @@ def test_a_range_of_time_is_kept_to(outcomes_file: Path, capsys: pytest.CaptureF
     assert report["slates"] == 20
     assert report["first_ts"] == START + 10 * HOUR
     assert report["arms"][0]["users"] == 0
+    run(Settings(), question, as_json=False, out=None)
+    left_out = 1_201 + 3 - 20  # with those that come twice, of other times
+    assert f"{left_out:,} of slates shown at other times left out" in capsys.readouterr().out
