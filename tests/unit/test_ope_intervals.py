@@ -184,6 +184,16 @@ def test_a_negative_click_rate_is_named_as_impossible() -> None:
     assert found.warnings[0].startswith("DR, switch-DR, shrunk DR: not from 0 to 1, which")
 
 
+def test_an_interval_of_what_no_slate_can_be_worth_is_not_shown() -> None:
+    logged = np.full(400, 0.05)  # 20 times what it was
+    rounds = Rounds(np.arange(400), (np.arange(400) % 4 > 0).astype(float), logged, np.ones(400))
+    found = evaluate(TargetLog("t", rounds, LogOrigin("log")), EvaluationOptions(draws=50))
+    values = {value.name: value for value in found.values}
+    assert values["ips"].impossible
+    assert values["ips"].interval is None
+    assert values["snips"].interval is not None
+
+
 @pytest.mark.parametrize("propensity", [1e-5, 1e-20, 1e-38, 1e-300, 5e-324])
 @pytest.mark.parametrize("steps", [1, 5])
 @pytest.mark.filterwarnings("error")
@@ -206,7 +216,6 @@ def test_a_propensity_of_next_to_nothing_gives_estimates_that_are_named_as_impos
         assert value.impossible == (not 0.0 <= value.value <= steps)
         for interval in (value.interval, value.bernstein):
             assert interval is None or interval.low <= value.value <= interval.high
-    assert values["ips"].interval is None  # one slate weighs all
     assert values["ips"].bernstein is not None
     json.dumps(figures(found), allow_nan=False)
     assert found.warnings[0].startswith("IPS, clipped IPS, ")
@@ -223,7 +232,8 @@ def test_a_reward_whose_square_is_no_number_is_refused() -> None:
 def test_a_log_of_next_to_no_rewards_or_of_nothing_else_has_no_interval_from_resampling(rewards: int) -> None:
     data = log_of(np.where(np.arange(50) < rewards, 0.1, 0.0))
     estimator = estimators.snips(data, importance_weights(data))
-    assert bootstrap([estimator], draws=50, level=0.95, seed=0) == [None]
+    found = evaluate(TargetLog("t", data, LogOrigin("log")), EvaluationOptions(draws=50))
+    assert {value.interval for value in (found.logged, *found.values)} == {None}
     wide = bernstein(estimator, 0.95)
-    assert wide is not None
-    assert wide.low <= estimator.estimate <= wide.high
+    assert (wide is None) == (rewards == 0)  # nothing was seen of what a slate can be worth
+    assert wide is None or wide.low <= estimator.estimate <= wide.high

@@ -108,8 +108,8 @@ def show(evaluation: Evaluation, console: Console) -> None:
     lines = [f"{evaluation.ess:,.1f} effective slates; reward per slate, {words}"]
     if any(value.biased for value in evaluation.values):
         lines.append("* no interval: nothing tells how large the estimate's bias is")
-    if any(value.interval is None and not value.biased for value in (logged, *evaluation.values)):
-        lines.append(f"none: no more than a {unit} or two make the value what it is")
+    if any(value.interval is None and not (value.biased or value.impossible) for value in (logged, *evaluation.values)):
+        lines.append(f"none: no more than a {unit} or two have rewards, or all have the same")
     if evaluation.without_model is not None:
         lines.append(f"no direct or doubly robust estimates: {evaluation.without_model}")
     lines += [f"warning: {warning}" for warning in evaluation.warnings]

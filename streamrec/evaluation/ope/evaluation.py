@@ -47,7 +47,7 @@ class TargetLog:
 class PolicyValue:
     """The result of one estimator, its intervals holding its value.
 
-    One that is `biased` has none: where rewards are rare, resamples held 2 to 31 of 100 values. With `impossible`, no
+    One that is `biased` has none: where rewards are rare, resamples held 0 to 37 of 100 values. With `impossible`, no
     slate can be worth the value, by the rewards seen.
     """
 
@@ -81,6 +81,10 @@ class Evaluation:
         return effective_sample_size(self.weights) * self.rounds.slates / max(len(self.rounds), 1)
 
 
+MIN_REWARDED = 3
+"""Users (or slates) with a reward: resamples of fewer are too much alike to tell how far the value may lie off."""
+
+
 def evaluate(logged: TargetLog, options: EvaluationOptions) -> Evaluation:
     """Estimate the target's value by every estimator that the log allows.
 
@@ -95,9 +99,7 @@ def evaluate(logged: TargetLog, options: EvaluationOptions) -> Evaluation:
     fitted, why_not = _fitted(logged, options)
     logging_policy = replace(estimators.ips(rounds, np.ones(len(rounds))), name="logged")
     found = [logging_policy, *_estimators(rounds, weights, fitted, options)]
-    unbiased = [estimator for estimator in found if not estimator.biased]
-    drawn = bootstrap(unbiased, draws=options.draws, level=options.level, seed=options.seed, cluster=rounds.cluster)
-    intervals = {estimator.name: interval for estimator, interval in zip(unbiased, drawn, strict=True)}
+    intervals = _resampled([estimator for estimator in found if not estimator.biased], rounds, options)
     values = [_value(estimator, intervals.get(estimator.name), rounds, options.level) for estimator in found]
     steps = by_step(rounds, weights)
     found_warnings = [
@@ -153,6 +155,14 @@ def _estimators(
     return found
 
 
+def _resampled(unbiased: Sequence[Estimator], rounds: Rounds, options: EvaluationOptions) -> dict[str, Interval | None]:
+    """Bootstrap intervals by the estimator's name; none from fewer than `MIN_REWARDED` units with a reward."""
+    if np.count_nonzero(rounds.by_cluster(np.abs(rounds.reward))) < MIN_REWARDED:
+        return {}
+    drawn = bootstrap(unbiased, draws=options.draws, level=options.level, seed=options.seed, cluster=rounds.cluster)
+    return {estimator.name: interval for estimator, interval in zip(unbiased, drawn, strict=True)}
+
+
 def _value(estimator: Estimator, interval: Interval | None, rounds: Rounds, level: float) -> PolicyValue:
     """The estimate with its intervals, which are clipped to the values that a slate can have by the rewards seen."""
     value, (least, most) = estimator.estimate, _worth(rounds)
@@ -160,12 +170,18 @@ def _value(estimator: Estimator, interval: Interval | None, rounds: Rounds, leve
     return PolicyValue(
         name=estimator.name,
         value=value,
-        interval=None if interval is None else interval.clipped(least, most).holding(value),
-        bernstein=None if exact is None else exact.clipped(least, most).holding(value),
+        interval=_possible(interval, value, least, most),
+        bernstein=_possible(exact, value, least, most),
         biased=estimator.biased,
         impossible=not least - ROUNDING <= value <= most + ROUNDING,
         tuned=estimator.tuned,
     )
+
+
+def _possible(interval: Interval | None, value: float, least: float, most: float) -> Interval | None:
+    if interval is None or interval.low > most or interval.high < least:
+        return None
+    return interval.clipped(least, most).holding(value)
 
 
 def _worth(rounds: Rounds) -> tuple[float, float]:

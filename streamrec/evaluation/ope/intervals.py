@@ -21,14 +21,11 @@ import numpy as np
 
 from streamrec.evaluation.ope.estimators import Estimator
 from streamrec.evaluation.ope.rounds import Float64, Int64, clustered
-from streamrec.evaluation.ope.weights import effective_sample_size
 
 COUNTS_AT_ONCE = 8_000_000
 """Counts of drawn slates in memory at once: 64 MB, multiplied with the columns in one go."""
 COUNTED_AT_ONCE = 100_000
 """As many are counted in one go: more would leave the cache."""
-MIN_UNITS = 3.0
-"""Least effective number of users (or slates) by their squared influence: resamples of fewer are too much alike."""
 ROUNDING = 1e-9
 
 
@@ -51,7 +48,7 @@ class Interval:
 def bootstrap(
     estimators: Sequence[Estimator], *, draws: int, level: float, seed: int, cluster: Int64 | None = None
 ) -> list[Interval | None]:
-    """One interval per estimator; None where too few units move the value, as with two users or two rewards.
+    """One interval per estimator; None where no unit moves the value, as if there is but one, or none has a reward.
 
     Args:
         estimators: over the same slates.
@@ -70,8 +67,7 @@ def bootstrap(
         width = estimator.sums.shape[1]
         value, values = estimator.estimate, estimator.value(of_draws[:, :width])
         error = float(_error(part[:, width:].sum(axis=0), 0.0, clusters, len(estimator.sums)))
-        moved = clustered(estimator.influence, cluster) ** 2
-        if error <= ROUNDING * abs(value) or effective_sample_size(moved / moved.max()) < MIN_UNITS:
+        if error <= ROUNDING * abs(value):
             found.append(None)
             continue
         errors = _error(of_draws[:, width:], values - value, clusters, len(estimator.sums))
@@ -101,9 +97,12 @@ def _error(moments: Float64, shift: Float64 | float, clusters: int, slates: int)
 
 
 def bernstein(estimator: Estimator, level: float, cluster: Int64 | None = None) -> Interval | None:
-    """The empirical Bernstein interval of a mean, or of a sum of ratios by the union bound; None for a single unit."""
+    """The empirical Bernstein interval of a mean, or of a sum of ratios by the union bound.
+
+    None for a single unit, and without any reward: it tells nothing of what a slate can be worth.
+    """
     sums = np.column_stack([clustered(part, cluster) for part in estimator.sums.T])
-    if len(sums) < 2:
+    if len(sums) < 2 or estimator.bound[0] == estimator.bound[1]:
         return None
     slates = sums[:, -1]
     if sums.shape[1] == 2:
@@ -142,8 +141,10 @@ def _ratio_interval(above: Float64, below: Float64, bound: tuple[float, float], 
     return Interval(ends[0], ends[1]).clipped(least, most)
 
 
-def _studentised(value: float, error: float, values: Float64, errors: Float64, level: float) -> Interval:
+def _studentised(value: float, error: float, values: Float64, errors: Float64, level: float) -> Interval | None:
     usable = errors > ROUNDING * error
+    if not usable.any():
+        return None
     t = (values[usable] - value) / errors[usable]
     low, high = np.quantile(t, [(1.0 - level) / 2.0, (1.0 + level) / 2.0])
     return Interval(float(value - error * high), float(value - error * low))
