@@ -170,10 +170,15 @@ def test_slates_count_by_user_wherever_a_column_holds_the_user(actions: Path) ->
     assert by_user.origin.notes == ()
     by_slate = opened(actions, mapping={"user": "who"}, by_user=False).logged(UNIFORM)
     assert (by_slate.rounds.users, by_slate.origin.notes) == (None, ())
+    nobody = pl.read_parquet(actions).with_columns(who=pl.lit(None, pl.Int64))
+    nobody.write_parquet(actions)
+    with pytest.raises(TableError, match="'who' is empty"):
+        opened(actions, mapping={"user": "who"})
+    assert opened(actions, mapping={"user": "who"}, by_user=False).logged(UNIFORM).rounds.users is None
     unknown = opened(actions).logged(UNIFORM)
     assert unknown.rounds.users is None
     assert "no column holds 'user' (--map user=COLUMN)" in unknown.origin.notes[0]
-    mixed = opened(actions, mapping={"user": "who", "slate": "where"}).logged(UNIFORM)
+    mixed = opened(actions, mapping={"user": "what", "slate": "where"}).logged(UNIFORM)
     assert "3 slates are of several users" in mixed.origin.notes[0]
 
 
