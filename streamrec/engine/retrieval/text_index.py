@@ -8,13 +8,14 @@ in a category or tag LABEL times. What is added counts at the next search, and w
 too, so that a score depends on the catalogue as it is and not on how it came to be that way.
 
 Postings are arrays, so that a query is scored as many items at a time as have its words, and however long it is, it
-costs at most MOST_ASKED words and MOST_POSTINGS of them.
+costs at most MOST_ASKED words and MOST_POSTINGS of them, or the rarest word alone where more items have even that.
 
 A query is text, never syntax. Knows nothing of users, item indices or what may be shown.
 """
 
 from __future__ import annotations
 
+import sys
 from array import array
 from bisect import bisect_left
 from collections.abc import Sequence
@@ -25,7 +26,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from streamrec.engine.arrays.batch import Float32, Float64, Int64
+from streamrec.engine.arrays.batch import Float32, Float64, Int32, Int64
 from streamrec.engine.items.tokens import words
 from streamrec.events import Item
 
@@ -39,7 +40,7 @@ MOST_ASKED = 12
 """Different words of a query, the first ones."""
 MOST_POSTINGS = 65_536
 """Looked at for a query: of words that more items have, the rarest; the others say next to nothing."""
-MOST_MATCHES = 8_192
+MOST_MATCHES = 4_096
 """Items kept of those with every word, and of those with some: the best."""
 REMEMBERED = 256
 """Queries whose answers are kept until the catalogue changes: people search for the same things."""
@@ -59,7 +60,7 @@ class _Postings(NamedTuple):
 class _Matches(NamedTuple):
     """Items by place, in no order, and their scores."""
 
-    places: Int64
+    places: Int32
     scores: Float32
 
 
@@ -94,7 +95,7 @@ class TextIndex:
         )
         for weight, said in fields:
             length += len(said)
-            for word in said:
+            for word in map(sys.intern, said):  # one text in memory, whoever has the word
                 counts[word] = counts.get(word, 0.0) + weight
         if not counts:
             return
@@ -221,4 +222,4 @@ def _affordable(sought: Sequence[Sequence[_Postings]]) -> list[Sequence[_Posting
 def _kept(places: Int64, scores: Float64) -> _Matches:
     if len(places) > MOST_MATCHES:
         places = places[np.sort(np.argpartition(-scores[places], MOST_MATCHES - 1)[:MOST_MATCHES])]
-    return _Matches(places, scores[places].astype(np.float32))
+    return _Matches(places.astype(np.int32), scores[places].astype(np.float32))
