@@ -194,10 +194,11 @@ def print_estimates(evaluation: Evaluation, error: Mapping[str, Float64], truth:
     print(f"| estimator | value | 95% bootstrap | error | error over {runs} resampled logs, mean (sd) |")
     print("|---|---|---|---|---|")
     for value in evaluation.values:
-        over = error[value.name]
+        over, interval = error[value.name], value.interval
+        ends = "none" if interval is None else f"{interval.low:.5f} to {interval.high:.5f}"
         print(
-            f"| {TITLES[value.name]} | {value.value:.5f} | {value.interval.low:.5f} to {value.interval.high:.5f} "
-            f"| {abs(value.value - truth) / truth:.3f} | {over.mean():.3f} ({over.std(ddof=1):.3f}) |"
+            f"| {TITLES[value.name]} | {value.value:.5f} | {ends} | {abs(value.value - truth) / truth:.3f} "
+            f"| {over.mean():.3f} ({over.std(ddof=1):.3f}) |"
         )
     print(f"\n{evaluation.ess:.0f} effective of {evaluation.rounds.slates:,} rows; " + "; ".join(evaluation.warnings))
 
