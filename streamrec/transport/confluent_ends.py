@@ -14,7 +14,7 @@ from typing import Any
 from confluent_kafka import IsolationLevel, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
 
-from streamrec.transport.librdkafka import LOG, Settings, connect, for_admin
+from streamrec.transport.librdkafka import EVENTS, LOG, Settings, connect, for_admin
 
 _ASK_EVERY_S = 5.0
 _ANSWER_LIMIT_S = 10.0
@@ -56,5 +56,5 @@ def _offset(answer: Future[Any]) -> int | None:
     try:
         return int(answer.result(0).offset)
     except KafkaException as error:
-        LOG.info("the end of a partition was not told: %s", error.args[0].str())
+        EVENTS.info("the end of a partition was not told", error=error.args[0].str())
         return None

@@ -146,7 +146,7 @@ class Checkpoints:
         if lost and not self._accept_loss:
             raise dropped(lost)
         if lost:
-            LOG.warning("the store no longer holds %d or more values that it was given; going on without them", lost)
+            LOG.warning("the store no longer holds values that it was given; going on without them", at_least=lost)
             self.lost_values += lost
 
     def _restore_models(self) -> None:
