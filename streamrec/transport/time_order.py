@@ -113,10 +113,10 @@ class TimeOrderedSource:
             return self._source.poll(max_records, timeout_s)
         deadline, wait_s = time.monotonic() + timeout_s, 0.0
         while True:
-            came = self._fetch(max_records, wait_s)
+            self._fetch(max_records, wait_s)
             due = self._due(max_records)
             wait_s = 0.0 if len(due) else max(0.0, deadline - time.monotonic())
-            if len(due) == max_records or not (came or wait_s > 0):
+            if len(due) == max_records or not (self._came or wait_s > 0):
                 return self._hand_out(due)
 
     def seek(self, positions: Mapping[int, int]) -> None:
@@ -200,8 +200,8 @@ class TimeOrderedSource:
 
     # Fetching, and what is due
 
-    def _fetch(self, max_records: int, timeout_s: float) -> bool:
-        """Fetch some, waiting so long for the first; whether any came."""
+    def _fetch(self, max_records: int, timeout_s: float) -> None:
+        """Fetch some, waiting so long for the first."""
         came: dict[int, list[Record]] = {}
         for record in self._source.poll(max_records, timeout_s):
             came.setdefault(record.partition, []).append(record)
@@ -211,7 +211,6 @@ class TimeOrderedSource:
                 waiting.add(records, [self._time_of(record) for record in records])
         self._hold_full()
         self._came = bool(came)
-        return self._came
 
     def _hold_full(self) -> None:
         share = max(len(self._waiting), 1)

@@ -55,13 +55,13 @@ class Drift:
         news = heads.keys() != self._told.keys() or (not behind and heads != self._told)
         if heads and (news or now >= self._next_at):
             self._next_at = now + (OFTEN_S if behind else SELDOM_S)
+            self._told = dict(heads)  # also where nobody heard it: a store that is away is not asked at every poll
             try:
                 others = {p: ms for p, ms in self._exchange(heads).items() if p not in heads}
             except StateUnavailable as error:
                 LOG.warning("how far other workers are cannot be told", error=str(error))
                 self._next_at = now + AGAIN_S
             else:
-                self._told = dict(heads)
                 self._slowest = min(self._moving(others, now), default=None)
         if self._slowest is None or oldest > self._wall_ms() - self._most_ms:
             return None

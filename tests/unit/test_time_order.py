@@ -226,6 +226,20 @@ def test_what_people_do_now_waits_for_nobody() -> None:
     assert drift.limit({0: None}, 99 * HOUR_MS + 1) is None
 
 
+def test_a_store_that_is_away_from_the_start_is_asked_now_and_then() -> None:
+    time, asked = Time(), []
+
+    def exchange(heads: Mapping[int, int | None]) -> Mapping[int, int]:
+        asked.append(heads)
+        raise StateUnavailable("away")
+
+    drift = Drift(exchange, HOUR_S, time.clocks)
+    for _ in range(20):
+        time.now_s += AGAIN_S / 10
+        assert drift.limit({0: None}, 0) is None
+    assert len(asked) == 2
+
+
 def test_the_last_limit_holds_while_the_store_is_away() -> None:
     time, asked = Time(), []
 
