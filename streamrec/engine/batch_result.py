@@ -6,7 +6,7 @@ Knows nothing of how rankings are made.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from streamrec.engine.arrays.logged_event import LoggedEvent
@@ -15,6 +15,7 @@ from streamrec.engine.learning.trial import Trial
 from streamrec.events import Slate
 
 if TYPE_CHECKING:
+    from streamrec.engine.examples import Example
     from streamrec.engine.learning.prequential import DriftAlarm
 
 
@@ -27,3 +28,5 @@ class BatchResult:
     served_slates: Mapping[tuple[int, int], ServedSlate]  # what to keep of each slate, to learn from what comes of it
     trial: Trial
     drifts: Sequence[DriftAlarm]  # that came to light in it
+    examples: Mapping[tuple[int, int], Example] = field(default_factory=dict)
+    """What the events teach, by their places, where that is learned elsewhere."""

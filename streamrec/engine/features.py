@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from streamrec.engine.ads.ads import ADS, Ads
-from streamrec.engine.arrays.batch import NOTHING, Array, Columns, Int32, MicroBatch
+from streamrec.engine.arrays.batch import NOTHING, Array, Columns, Int32, MicroBatch, Queries
 from streamrec.engine.arrays.feedback import SlateFeedback
 from streamrec.engine.arrays.timeline import Timeline
 from streamrec.engine.items.catalogue import Catalogue
@@ -22,6 +22,7 @@ from streamrec.engine.users.counts import Counts
 from streamrec.engine.users.deduplication import Deduplication
 from streamrec.engine.users.fatigue import Fatigue
 from streamrec.engine.users.history import TOUCHES, History
+from streamrec.engine.users.price_level import price_named
 from streamrec.engine.users.purchases import Purchases
 from streamrec.engine.users.seen import SeenItems
 from streamrec.engine.users.user_feature import UserFeature
@@ -39,10 +40,13 @@ class FeatureStore:
     """What is remembered of users and items."""
 
     users: UserTable
+    user_items: ItemTable
+    """By whose indices users' rows name items: `items`, unless these are learned elsewhere and only followed here."""
     user_features: Sequence[UserFeature]
     """All that are listed and asked for. Those that are named below are more than features: what must not be shown, who
     is late, and what came twice hangs on them."""
     items: ItemTable
+    """The items that models know, by their indices."""
     catalogue: Catalogue
     uncertainty: Uncertainty
     trends: TrendSource | None
@@ -59,22 +63,55 @@ class FeatureStore:
         """What user features add to queries."""
         return {name: column for feature in self.user_features for name, column in feature.columns().items()}
 
+    @property
+    def followed(self) -> bool:
+        """Whether the models learn elsewhere: then users name items by indices of their own."""
+        return self.user_items is not self.items
+
     # As the log is met
 
     def item_of(self, event: Event, *, judged: bool) -> tuple[int, bool]:
-        """The event's item index and whether the log had it before; only what is touched or judged gets an index."""
+        """The event's item, by the users' index, and whether the log had it before; only what is touched or judged
+        gets an index.
+        """
         if event.item_id is None:
             return NOTHING, False
-        index = self.items.lookup(event.item_id)
-        if index != NOTHING:
-            return index, True
-        if not judged and TYPE_CODES[event.type] not in TOUCHES:
-            return NOTHING, False
-        index = self.items.intern(event.item_id, event.ts)
-        category = self.category_of(event)
-        if category is not None:
-            self.items.categorise(index, category)
-        return index, False
+        items = self.user_items
+        index = items.lookup(event.item_id)
+        before = index != NOTHING
+        if not before:
+            if not judged and TYPE_CODES[event.type] not in TOUCHES:
+                return NOTHING, False
+            index = items.intern(event.item_id, event.ts)
+        category = self.catalogue.category(event.item_id) if before else self.category_of(event)
+        if category is not None and (self.followed or not before):  # else the catalogue has told it
+            items.categorise(index, category)
+        if self.followed:
+            items.last_ts[index] = max(items.last_ts[index], event.ts)
+        return index, before
+
+    def known_as(self, user_items: Int32) -> Int32:
+        """Items that users' rows name, as the models know them; NOTHING where they do not, in the same shape."""
+        if not self.followed:
+            return user_items
+        ids, lookup = self.user_items.ids, self.items.lookup
+        known = [NOTHING if item == NOTHING else lookup(ids[item]) for item in user_items.ravel().tolist()]
+        return np.array(known, np.int32).reshape(user_items.shape)
+
+    def rename(self, queries: Queries, rows: slice) -> None:
+        """From here on these queries name items and categories as the models do, and no longer as users' rows do."""
+        if not self.followed:
+            return
+        queries.items[rows] = self.known_as(queries.items[rows])
+        names, code = self.user_items.category_names(), self.items.known_category
+        kinds = queries.categories[rows]
+        known = [NOTHING if kind == NOTHING else code(names[kind]) for kind in kinds.ravel().tolist()]
+        queries.categories[rows] = np.array(known, np.int32).reshape(kinds.shape)
+
+    def price_of(self, event: Event) -> float | None:
+        """Of the event's item: the catalogue's, else the one that the event names."""
+        listed = None if event.item_id is None else self.catalogue.price(event.item_id)
+        return listed if listed else price_named(event.context)  # 0 says nothing of what people like to pay
 
     def category_of(self, event: Event) -> str | None:
         """Of the event's item: the catalogue's word, else what the event itself says in its context."""
@@ -91,7 +128,7 @@ class FeatureStore:
         if item == NOTHING:
             return
         if event.type is EventType.IMPRESSION:
-            if event.rec_id is None:  # else it counted as a slate's
+            if event.rec_id is None and not self.followed:  # else it counted as a slate's
                 self.uncertainty.note_shown([item], event.ts)
             return
         if self.seen is not None:
@@ -108,14 +145,27 @@ class FeatureStore:
 
     def answered(self, slate: Slate, partition: int) -> None:
         """There is less doubt of what was shown, what came in by the catalogue had a chance, and its user may tire."""
-        found = (self.items.lookup(place.item_id) for place in slate.items)
-        indices = [index for index in found if index != NOTHING]
-        self.uncertainty.note_shown(indices, slate.ts)
-        if len(self.catalogue):
-            self.catalogue.note_shown(indices)
+        if not self.followed:
+            self.note_shown([place.item_id for place in slate.items], slate.ts)
         if self.shown is not None:
             row = self.users.touch((partition, slate.user_id))
-            self.shown.add(row, indices, slate.ts)
+            items = self.user_items
+            named = [place.item_id for place in slate.items if items.room or items.lookup(place.item_id) != NOTHING]
+            self.shown.add(row, [items.intern(item_id, slate.ts) for item_id in named], slate.ts)
+
+    def note_shown(self, item_ids: Sequence[str], ts: int) -> None:
+        """These were put on a slate: there is less doubt of them, and what came in by the catalogue had a chance."""
+        indices = [index for index in map(self.items.lookup, item_ids) if index != NOTHING]
+        self.uncertainty.note_shown(indices, ts)
+        if len(self.catalogue):
+            self.catalogue.note_shown(indices)
+
+    def forget_idle(self, reserved: int) -> None:
+        """Where the models learn elsewhere: users forget what nobody touched for longest, if that takes room."""
+        if self.followed:
+            forgotten = self.user_items.make_room(reserved)
+            if len(forgotten):
+                self.users.forget_items(forgotten)
 
     # At a learning cut
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from streamrec.engine.arrays.batch import CANDIDATES, NOTHING, Array, Bool, Excluded, Int32, MicroBatch
+from streamrec.engine.arrays.batch import CANDIDATES, NOTHING, Array, Bool, Excluded, Float32, Int32, MicroBatch
 from streamrec.engine.arrays.feedback import SlateFeedback
 from streamrec.engine.arrays.labels import IMITATED, REFUSED, WANTED, Interest
 from streamrec.engine.arrays.logged_event import LoggedEvent, name_hash
@@ -110,9 +110,9 @@ class Pipeline:
         # Per event at most an example and two queries; as many rows again for rankings that stay open over a cut.
         queries, examples = 4 * batching.micro_batch, batching.micro_batch
         self.batch = MicroBatch.empty(queries, examples, len(self.models), fusion.width, features.columns)
-        self._queries = PointInTimeQueries(self.batch, batching.seed)
-        self.rules_by_query = self._queries.rules_by_query
-        self._schedule = MicroBatchSchedule(batching)
+        self.queries = PointInTimeQueries(self.batch, batching.seed, sent_on=features.followed)
+        self.rules_by_query = self.queries.rules_by_query
+        self.schedule = MicroBatchSchedule(batching)
         self._union = CandidateUnion(features.items.capacity)
 
     # One chunk of the log
@@ -128,26 +128,26 @@ class Pipeline:
         one_answer_each = self.features.shown is not None
         start = 0
         while start < len(logged_events):
-            if self._schedule.overdue(logged_events[start].event.ts):
+            if self.schedule.overdue(logged_events[start].event.ts):
                 self.learn(feedback())
-            stop = self._schedule.end_of_chunk(logged_events, start, one_answer_each=one_answer_each)
+            stop = self.schedule.end_of_chunk(logged_events, start, one_answer_each=one_answer_each)
             yield self._process_chunk(logged_events[start:stop])
             start = stop
-            if self._schedule.due():
+            if self.schedule.due():
                 self.learn(feedback())
 
     def _process_chunk(self, logged_events: Sequence[LoggedEvent]) -> BatchResult:
         first_query, first_example = self.batch.asked, self.batch.learned
-        now_ms = max(self._schedule.latest_ts, logged_events[0].event.ts)
+        now_ms = max(self.schedule.latest_ts, logged_events[0].event.ts)
         self.features.catalogue.arrive(now_ms, self.batching.micro_batch)
         requests, known, taught = self.remember(logged_events)
         self.rank(slice(first_query, self.batch.asked))
-        slates, served_slates = self._answer(requests)
+        slates, served_slates = self.answer(requests)
         self._imitate(requests, known, taught)
         examples = slice(first_example, self.batch.learned)
         trial = tried(taught, known, self.batch, examples, self.fill)
         drifts = self.progress.tried(trial, self.batch, examples)
-        self._schedule.met(logged_events)
+        self.schedule.met(logged_events)
         return BatchResult(logged_events, slates, served_slates, trial, drifts)
 
     # Remember
@@ -158,7 +158,7 @@ class Pipeline:
         Returns the requests with their query rows, whether each example's item was known, and the event of each
         example.
         """
-        features, queries = self.features, self._queries
+        features, queries, first_query = self.features, self.queries, self.batch.asked
         queries.begin_chunk()
         requests: list[Request] = []
         known: list[bool] = []
@@ -174,13 +174,14 @@ class Pipeline:
                 example = self.batch.teach(query, item, event.ts, label)
                 known.append(before)
                 taught.append(logged)
-            queries.happened(logged, row, item, example)
+            queries.happened(logged, row, item, features.price_of(event), example)
             features.touched(event, row, item)
             if event.type in self.recommend_on:
                 request_rules = self.rules.begin(event, logged.partition, row)
                 requests.append(Request(queries.request(logged, row, request_rules), logged))
-            self._schedule.latest_ts = max(self._schedule.latest_ts, event.ts)
+            self.schedule.latest_ts = max(self.schedule.latest_ts, event.ts)
         features.fold(queries.steps(), self.batch)
+        features.rename(self.batch.queries, slice(first_query, self.batch.asked))
         queries.plant_seeds()
         return requests, known, taught
 
@@ -197,7 +198,7 @@ class Pipeline:
 
     def rank(self, rows: slice) -> None:
         """Candidates, every model's score of each, and the fused score."""
-        excluded, rules_by_query = self._queries.excluded, self.rules_by_query
+        excluded, rules_by_query = self.queries.excluded, self.rules_by_query
         for part, barred in self.features.catalogue.spans(self.batch.queries.ts, rows):
             apart = [q for q in range(part.start, part.stop) if q in rules_by_query and rules_by_query[q].apart]
             start = part.start
@@ -213,7 +214,7 @@ class Pipeline:
         """Rank for a request by rules that hold for it alone."""
         request_rules = self.rules_by_query[query]
         hidden = self.rules.hidden(request_rules, self.batch.queries, query, barred)
-        excluded = Excluded.of([self._queries.excluded[query]], hidden)
+        excluded = Excluded.of([self.queries.excluded[query]], hidden)
         retrievers = self.rules.retrievers(request_rules, self.retrievers, self.special)
         each = max(PROPOSALS, request_rules.event.k or self.answers.k)  # there may be few retrievers
         self._rank(slice(query, query + 1), excluded, retrievers, each, self.rules.proposed(request_rules, hidden))
@@ -230,9 +231,20 @@ class Pipeline:
 
         `found` are candidates beside the `each` that every retriever proposes.
         """
+        queries = self.batch.queries
+        proposals = [retriever.candidates(queries, rows, each, excluded) for retriever in retrievers]
+        self._score(rows, self._union([*proposals, *found], excluded, CANDIDATES))
+
+    def rank_given(self, query: int, offered: Int32, boost: Float32) -> None:
+        """Rank candidates that are given for one query, (offered,), with what is added to the score of each."""
+        candidates = np.full((1, CANDIDATES), NOTHING, np.int32)
+        candidates[0, : len(offered)] = offered
+        self._score(slice(query, query + 1), candidates)
+        self.batch.candidates.utility[query, : len(offered)] += boost
+
+    def _score(self, rows: slice, candidates: Int32) -> None:
+        """Every model's score of these candidates, (rows, CANDIDATES), and the fused score."""
         batch, items = self.batch, self.features.items
-        proposals = [retriever.candidates(batch.queries, rows, each, excluded) for retriever in retrievers]
-        candidates = self._union([*proposals, *found], excluded, CANDIDATES)
         batch.candidates.items[rows] = candidates
         for place, model in enumerate(self.models):
             batch.candidates.scores[place, rows] = model.score(batch.queries, rows, candidates)
@@ -249,12 +261,12 @@ class Pipeline:
     def hidden(self, query: int) -> Int32:
         """Item indices that must not be recommended to a query of the present portion: known, withdrawn, not due."""
         [(_, barred)] = self.features.catalogue.spans(self.batch.queries.ts, slice(query, query + 1))
-        excluded = self._queries.excluded.get(query, np.empty(0, np.int32))
+        excluded = self.queries.excluded.get(query, np.empty(0, np.int32))
         return np.union1d(excluded, np.flatnonzero(barred)).astype(np.int32)
 
     # Answer
 
-    def _answer(self, requests: Sequence[Request]) -> tuple[Mapping[LogPlace, Slate], Mapping[LogPlace, ServedSlate]]:
+    def answer(self, requests: Sequence[Request]) -> tuple[Mapping[LogPlace, Slate], Mapping[LogPlace, ServedSlate]]:
         slates, served_slates = self.answers.slates(self.batch, requests, self.rules_by_query)
         for _, logged in requests:
             self.features.answered(slates[logged.partition, logged.offset], logged.partition)
@@ -289,12 +301,12 @@ class Pipeline:
         for retriever in (*self.retrievers, *self.special):
             retriever.learn(batch)
         features.learn(batch, feedback)
-        forgotten = features.make_room(self._schedule.latest_ts, self.batching.micro_batch)
+        forgotten = features.make_room(self.schedule.latest_ts, self.batching.micro_batch)
         self._forget(forgotten)
         self.rollback.judge()
         # Rankings that stay open name no items that are gone.
-        self._queries.begin_batch(self._schedule.latest_ts, 0 if len(forgotten) else 2 * self.batching.micro_batch)
-        self._schedule.begin_batch()
+        self.queries.begin_batch(self.schedule.latest_ts, 0 if len(forgotten) else 2 * self.batching.micro_batch)
+        self.schedule.begin_batch()
 
     def _hold_back(self) -> None:
         """Take the label from examples beyond the rate limits of their user or item: they are not learned."""
@@ -325,7 +337,7 @@ class Pipeline:
         self.rate_limits.forget(forgotten)
         for model in (*self.models, *self.unranked):
             model.forget(forgotten)
-        self.features.catalogue.readmit(self._schedule.latest_ts, self.batching.micro_batch)
+        self.features.catalogue.readmit(self.schedule.latest_ts, self.batching.micro_batch)
 
     # Snapshots and alarms
 
@@ -346,7 +358,7 @@ class Pipeline:
         return {
             **self.features.state(),
             "batch": self.batch.state(),
-            "clock": {"counts": self._schedule.state(), **self._queries.state()},
+            "clock": {"counts": self.schedule.state(), **self.queries.state()},
             "progress": self.progress.state(),
             "contribution": self.rate_limits.state(),
             **self.rollback.state(),
@@ -356,8 +368,15 @@ class Pipeline:
         """The inverse of `state`."""
         self.features.restore(arrays)
         self.batch.restore(arrays["batch"])
-        self._schedule.restore(arrays["clock"]["counts"])
-        self._queries.restore(arrays["clock"])
+        self.schedule.restore(arrays["clock"]["counts"])
+        self.queries.restore(arrays["clock"])
         self.progress.restore(arrays["progress"])
         self.rate_limits.restore(arrays["contribution"])
         self.rollback.restore(arrays)
+        self.look_anew()
+
+    def look_anew(self) -> None:
+        """Models are other than they were: what retrievers looked up in them is looked up again."""
+        nothing = MicroBatch.empty(0, 0, 0, 0)
+        for retriever in (*self.retrievers, *self.special):
+            retriever.learn(nothing)

@@ -15,7 +15,6 @@ from streamrec.engine.arrays.logged_event import LoggedEvent, name_hash
 from streamrec.engine.arrays.timeline import ASK, REMEMBER, Timeline, TimelineStep
 from streamrec.engine.scenarios.rules import RequestRules
 from streamrec.engine.scenarios.scenario import Needs
-from streamrec.engine.users.price_level import price_named
 from streamrec.events import TYPE_CODES
 
 TO_LEARN, TO_ANSWER = 0, 1  # why a query is made
@@ -25,13 +24,17 @@ NO_EXAMPLE = NOTHING
 class PointInTimeQueries:
     """The queries of a micro-batch, and the order in which they and the events come."""
 
-    def __init__(self, batch: MicroBatch, seed: int) -> None:
-        """Every random draw of a query follows from its place in the log and this `seed`."""
+    def __init__(self, batch: MicroBatch, seed: int, *, sent_on: bool = False) -> None:
+        """Every random draw of a query follows from its place in the log and this `seed`.
+
+        `sent_on`: who learns ranks the queries to learn from, and says which of them are one; here each event has one.
+        """
         # Of the present chunk, by query row: items that must not be shown, and the rules of the request.
         self.excluded: dict[int, Int32] = {}
         self.rules_by_query: dict[int, RequestRules] = {}
         self._batch = batch
         self._seed = seed
+        self._sent_on = sent_on
         self._steps: list[TimelineStep] = []
         self._prices: dict[int, float] = {}  # by place in the list of steps
         self._open: dict[int, tuple[int, int]] = {}  # user hash -> (time, query row) of the ranking that still counts
@@ -45,11 +48,25 @@ class PointInTimeQueries:
 
     def before(self, logged: LoggedEvent, row: int, excluded: Int32) -> int:
         """The query made before this moment's first event of this user, whose row in the user table is `row`."""
-        user = name_hash(logged.event.user_id)
-        open_ts, query = self._open.get(user, (-1, NOTHING))
-        if open_ts != logged.event.ts:
-            query = self._ask(logged, row, excluded, TO_LEARN)
-            self._open[user] = logged.event.ts, query
+        if self._sent_on:
+            return self._ask(logged, row, excluded, TO_LEARN)
+        query = self.still_open(logged)
+        return self.opened(logged, self._ask(logged, row, excluded, TO_LEARN)) if query == NOTHING else query
+
+    def still_open(self, logged: LoggedEvent) -> int:
+        """The query that was made before this moment's first event of this user, NOTHING if there was none yet."""
+        open_ts, query = self._open.get(name_hash(logged.event.user_id), (-1, NOTHING))
+        return query if open_ts == logged.event.ts else NOTHING
+
+    def opened(self, logged: LoggedEvent, query: int) -> int:
+        """This query was made before this moment's first event of this user; returns it."""
+        self._open[name_hash(logged.event.user_id)] = logged.event.ts, query
+        return query
+
+    def frozen(self, logged: LoggedEvent, excluded: Int32, purpose: int) -> int:
+        """A query of which it is known already what came before; that is for the caller to fill in."""
+        query = self._batch.ask(name_hash(logged.event.user_id), logged.event.ts, logged.seed(self._seed) ^ purpose)
+        self.excluded[query] = excluded
         return query
 
     def request(self, logged: LoggedEvent, row: int, request_rules: RequestRules) -> int:
@@ -60,15 +77,15 @@ class PointInTimeQueries:
 
     def _ask(self, logged: LoggedEvent, row: int, excluded: Int32, purpose: int) -> int:
         event = logged.event
-        query = self._batch.ask(name_hash(event.user_id), event.ts, logged.seed(self._seed) ^ purpose)
+        ask = self._batch.ask_aside if self._sent_on and purpose == TO_LEARN else self._batch.ask
+        query = ask(name_hash(event.user_id), event.ts, logged.seed(self._seed) ^ purpose)
         self.excluded[query] = excluded
         self._steps.append((ASK, row, query, event.ts, name_hash(event.session_id), NOTHING, 0, NO_EXAMPLE))
         return query
 
-    def happened(self, logged: LoggedEvent, row: int, item: int, example: int) -> None:
+    def happened(self, logged: LoggedEvent, row: int, item: int, price: float | None, example: int) -> None:
         """Put an event on the timeline, after the queries so far and before those to come."""
         event = logged.event
-        price = price_named(event.context)
         if price is not None:
             self._prices[len(self._steps)] = price
         session = name_hash(event.session_id)

@@ -38,10 +38,11 @@ def build_features(
     *,
     eager: bool = True,
     told: bool = False,
+    followed: bool = False,
 ) -> FeatureStore:
     """The features of a configuration: no user yet, and what the catalogue says of its items.
 
-    `texts` makes vectors of words, where anything needs them; `eager` and `told` as in `build_pipeline`.
+    `texts` makes vectors of words, where anything needs them; the rest as in `build_pipeline`.
 
     Raises:
         ConfigError: as `build_user_features`.
@@ -57,12 +58,14 @@ def build_features(
     learning, limits = settings.learning, settings.limits
     items = ItemTable(limits.max_items, learning.content_width)
     known = build_catalogue(settings, items, texts, catalogue, eager=eager)
-    made_of = UserFeatureParts(items, known, learning.session_gap_s, learning.collapse_repeats)
+    user_items = ItemTable(limits.max_items, 1) if followed else items
+    made_of = UserFeatureParts(user_items, known, learning.session_gap_s, learning.collapse_repeats)
     by_name: Mapping[str, Any] = build_user_features(settings, list(scenarios), made_of)
     features = tuple(by_name.values())
     trends_wanted = told or settings.trends.rehearse or listed.needed(learning.models, ModelNeed.TRENDS)
     return FeatureStore(
-        users=UserTable(limits.max_users, features, items),
+        users=UserTable(limits.max_users, features, user_items),
+        user_items=user_items,
         user_features=features,
         items=items,
         catalogue=known,

@@ -27,12 +27,18 @@ if TYPE_CHECKING:
 
 
 def build_pipeline(
-    settings: Settings, catalogue: CatalogueItems | None = None, *, eager: bool = True, told: bool = False
+    settings: Settings,
+    catalogue: CatalogueItems | None = None,
+    *,
+    eager: bool = True,
+    told: bool = False,
+    followed: bool = False,
 ) -> Pipeline:
     """The recommender of a configuration, untaught.
 
     Without `eager`, items of the catalogue that do not say when they were added are known from their first event on.
-    `told`: a topic will say what the trends are; else they are counted here, if anything needs them.
+    `told`: a topic will say what the trends are; else they are counted here, if anything needs them. `followed`: the
+    models learn elsewhere.
 
     Raises:
         ConfigError: the positives are not rules, or the parts of the configuration do not fit together.
@@ -53,7 +59,7 @@ def build_pipeline(
             "twice learning.micro_batch, so that a micro-batch of new items finds room"
         )
     texts, scenarios = build_texts(settings), build_scenarios(settings)
-    features = build_features(settings, scenarios.values(), texts, catalogue, eager=eager, told=told)
+    features = build_features(settings, scenarios.values(), texts, catalogue, eager=eager, told=told, followed=followed)
     items, trends = features.items, features.trends
     by_name = build_models(settings, items, trends)
     models = list(by_name.values())

@@ -181,6 +181,7 @@ class MicroBatch:
     examples: Examples
     asked: int = 0  # rows of queries and candidates in use
     learned: int = 0  # rows of examples in use
+    aside: int = 0  # rows of queries in use at the other end: they are not ranked here
 
     @classmethod
     def empty(
@@ -197,8 +198,15 @@ class MicroBatch:
 
     def ask(self, user: int, ts: int, seed: int) -> int:
         """The row of a new query; what its user did before is for the features to fill in."""
-        query = self.asked
         self.asked += 1
+        return self._begin(self.asked - 1, user, ts, seed)
+
+    def ask_aside(self, user: int, ts: int, seed: int) -> int:
+        """The same for a query that is not ranked here."""
+        self.aside += 1
+        return self._begin(len(self.queries.ts) - self.aside, user, ts, seed)
+
+    def _begin(self, query: int, user: int, ts: int, seed: int) -> int:
         self.queries.user[query], self.queries.ts[query], self.queries.seed[query] = user, ts, seed
         for column in self.queries.columns.values():
             column[query] = 0
@@ -225,7 +233,9 @@ class MicroBatch:
         self.queries.items[kept : self.asked] = NOTHING
         self.queries.session[kept : self.asked] = 0
         self.candidates.items[kept : self.asked] = NOTHING
-        self.asked, self.learned = kept, 0
+        if self.aside:
+            self.queries.items[-self.aside :] = NOTHING
+        self.asked, self.learned, self.aside = kept, 0, 0
 
     def state(self) -> dict[str, Array]:
         """Named arrays of the rows in use."""

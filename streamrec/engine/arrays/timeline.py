@@ -33,7 +33,7 @@ class Timeline:
     item: Int32  # REMEMBER: item index, NOTHING without one
     type: Int8  # REMEMBER: code of the event type
     example: Int32  # REMEMBER: row of the examples, NOTHING when it teaches nothing
-    price: Float64  # REMEMBER: what the event itself says that the item costs, NaN where it does not
+    price: Float64  # REMEMBER: what the item costs, NaN where that is not known
 
     @classmethod
     def of(cls, rows: list[TimelineStep], prices: Mapping[int, float] = _NO_PRICES) -> Timeline:

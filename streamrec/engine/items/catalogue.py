@@ -129,6 +129,11 @@ class Catalogue:
         entry = self._entries.get(item_id)
         return None if entry is None else entry.category
 
+    def price(self, item_id: str) -> float | None:
+        """The item's price, None where none is known."""
+        entry = self._entries.get(item_id)
+        return None if entry is None else entry.said.price
+
     def spans(self, ts: Int64, rows: slice) -> Iterator[tuple[slice, Bool]]:
         """The query rows, in runs for which the same items are barred, and these, by item index.
 

@@ -112,6 +112,10 @@ class ItemTable:
             self._category_names.append(category)
         return NOTHING if code is None else code
 
+    def known_category(self, category: str) -> int:
+        """The code of a category, NOTHING when it has none."""
+        return self._categories.get(category, NOTHING)
+
     @property
     def free(self) -> list[int]:
         """Indices that named an item once and name none now."""

@@ -28,6 +28,10 @@ class Trial:
     imitated: Sequence[bool] = ()  # the choice of another policy, which an apprentice is taught
 
 
+NOTHING_TRIED = Trial([], [], [], np.empty((0, 0), np.int8), [])
+"""Of a chunk that is tried elsewhere."""
+
+
 def tried(taught: list[LoggedEvent], known: list[bool], batch: MicroBatch, rows: slice, fill: int) -> Trial:
     """Where each example's item stood in the fused list and in every model's own.
 

@@ -113,20 +113,21 @@ class ScenarioRules:
         """The rules for a request, with what is known of its user (`row`) now."""
         scenario = self.scenario(event)
         seen, bought, shown = self._features.seen, self._features.bought, self._features.shown
+        known_as = self._features.known_as
         named = seeds_of(event) if event.type is EventType.REQUEST else ()
         seeds = np.array([i for i in map(self._features.items.lookup, named) if i != NOTHING], np.int32)
         request_rules = RequestRules(scenario, event, partition, seeds)
         rules, out = scenario.left_out, request_rules.left_out
         if seen is not None:
-            out["the user has touched {them} before"] = seen.of(row)
+            out["the user has touched {them} before"] = known_as(seen.of(row))
         if len(seeds) and scenario.name != HOME:
             out["the request names {them}"] = seeds
         if rules.bought_within_s and bought is not None:
             since = event.ts - int(rules.bought_within_s * 1000)
-            out[f"bought within {rules.bought_within_s / 86_400:g} days"] = bought.since(row, since)
+            out[f"bought within {rules.bought_within_s / 86_400:g} days"] = known_as(bought.since(row, since))
         if rules.shown_at_most and shown is not None:
             why = f"shown {rules.shown_at_most:g} times since {{they}} {{were}} last touched"
-            out[why] = shown.above(row, rules.shown_at_most, event.ts)
+            out[why] = known_as(shown.above(row, rules.shown_at_most, event.ts))
         request_rules.filters = tuple(one for one in (rules.filters, event.filters) if one not in (None, Filters()))
         return request_rules
 

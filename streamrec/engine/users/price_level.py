@@ -6,7 +6,7 @@ estimates, Communications of the ACM 1979):
 
     W <- W + g        d = log p - m        m <- m + g d / W        S <- S + g d (log p - m)
 
-The price is the catalogue's at that moment, else the one that the event names. Nothing learns from it: it tells people.
+The price is the one that the timeline gives with the event. Nothing learns from it: it tells people.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from streamrec.engine.arrays.batch import NOTHING, Examples, Float64, Queries
+from streamrec.engine.arrays.batch import NOTHING, Examples, Queries
 from streamrec.engine.arrays.compiled import compiled
 from streamrec.engine.arrays.labels import GAINS
 from streamrec.engine.arrays.timeline import REMEMBER, Timeline
@@ -35,18 +35,17 @@ def price_named(context: Mapping[str, object] | None) -> float | None:
 
 
 class PriceLevel(UserFeature):
-    """One row per user of the user table. `price` has the catalogue's price of each item index, NaN: none."""
+    """One row per user of the user table."""
 
     arrays = {"weight": 0, "mean": 0, "squares": 0, "as_of": 0, "events": 0}  # noqa: RUF012
     keys = ("prices",)
 
-    def __init__(self, rows: int, price: Float64, gain: Sequence[float]) -> None:
+    def __init__(self, rows: int, gain: Sequence[float]) -> None:
         self.weight = np.zeros(rows, np.float64)  # this and the next two as of `as_of`
         self.mean = np.zeros(rows, np.float64)  # of the logarithm
         self.squares = np.zeros(rows, np.float64)  # weighted, of the distances from the mean
         self.as_of = np.zeros(rows, np.int64)  # ms
         self.events = np.zeros(rows, np.int64)  # how many had a price, undecayed
-        self._price = price
         self._gain = np.array(gain, np.float64)  # (event types,)
 
     def fold(self, steps: Timeline, queries: Queries, examples: Examples) -> None:
@@ -58,7 +57,6 @@ class PriceLevel(UserFeature):
             steps.item,
             steps.type,
             steps.price,
-            self._price,
             self._gain,
             self.weight,
             self.mean,
@@ -92,20 +90,18 @@ class PriceLevel(UserFeature):
 
 def build(parts: UserFeatureParts) -> PriceLevel:
     """The feature, without any user yet."""
-    return PriceLevel(0, parts.catalogue.attributes.price, GAINS)
+    return PriceLevel(0, GAINS)
 
 
 @compiled
 def _fold(  # type: ignore[no-untyped-def]
-    kind, user, ts, item, event_type, named, price, gain, weight, mean, squares, as_of, events
+    kind, user, ts, item, event_type, price, gain, weight, mean, squares, as_of, events
 ):  # fmt: skip
     for step in range(len(kind)):
         if kind[step] != REMEMBER or item[step] == NOTHING or gain[event_type[step]] == 0.0:
             continue
-        paid = price[item[step]]
+        paid = price[step]
         if not paid > 0.0:  # NaN, or a price that has no logarithm
-            paid = named[step]
-        if not paid > 0.0:
             continue
         row = user[step]
         factor = 0.5 ** (max(ts[step] - as_of[row], 0) / 1000.0 / HALF_LIFE_S)

@@ -1,0 +1,176 @@
+"""The part that learns: the fold over examples, in their one order.
+
+    for each chunk of examples, up to the next learning cut:
+        items take what is new; queries are as they were frozen                                 read
+        retrievers propose candidates, models score them, the fusion joins the scores           rank
+        every ranking is put beside what happened                                               try
+    at the cut, models, fusion and policies learn the micro-batch and the feedback on slates    learn
+
+The same examples in the same order give the same arrays, bit for bit, however they were cut into polls. Knows nothing
+of topics, users or the wall clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from streamrec.engine.arrays.batch import HISTORY, NOTHING, RECENT, Int32
+from streamrec.engine.arrays.feedback import SlateFeedback
+from streamrec.engine.arrays.labels import IMITATED
+from streamrec.engine.arrays.logged_event import LoggedEvent
+from streamrec.engine.batch_result import BatchResult
+from streamrec.engine.examples import FLOAT32, Example, Offer, Query
+from streamrec.engine.learning.trial import tried
+from streamrec.engine.pipeline import Pipeline
+from streamrec.engine.queries import TO_ANSWER, TO_LEARN
+from streamrec.engine.users.history import TOUCHES
+from streamrec.events import TYPE_CODES, Event, EventType
+
+
+class ExampleLearning:
+    """Models that learn, and no users."""
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        """Of the pipeline, what knows users is left alone."""
+        self._pipeline = pipeline
+        self._feedback: list[SlateFeedback] = []  # since the last cut
+
+    def process(self, examples: Sequence[Example]) -> Iterator[BatchResult]:
+        """Rank, then learn. Yields the result of each chunk after it was ranked and before it is learned."""
+        schedule = self._pipeline.schedule
+        start = 0
+        while start < len(examples):
+            if schedule.overdue(examples[start].ts):
+                self._learn()
+            logged_events = [_logged(example) for example in examples[start:]]
+            stop = start + schedule.end_of_chunk(logged_events, 0, one_answer_each=False)
+            yield self._try(examples[start:stop], logged_events[: stop - start])
+            start = stop
+            if schedule.due():
+                self._learn()
+
+    def _try(self, examples: Sequence[Example], logged_events: Sequence[LoggedEvent]) -> BatchResult:
+        pipeline = self._pipeline
+        batch, features = pipeline.batch, pipeline.features
+        first_query, first_example = batch.asked, batch.learned
+        now_ms = max(pipeline.schedule.latest_ts, logged_events[0].event.ts)
+        features.catalogue.arrive(now_ms, pipeline.batching.micro_batch)
+        pipeline.queries.begin_chunk()
+        known: list[bool] = []
+        taught: list[LoggedEvent] = []
+        for example, logged in zip(examples, logged_events, strict=True):
+            before = self._read(example, logged)
+            if example.label is not None:
+                known.append(before)
+                taught.append(logged)
+        pipeline.rank(slice(first_query, batch.asked))
+        for example, logged in zip(examples, logged_events, strict=True):
+            if example.offer is not None and not batch.full:
+                self._imitate(example.offer, logged)
+                known.append(True)
+                taught.append(logged)
+        rows = slice(first_example, batch.learned)
+        trial = tried(taught, known, batch, rows, pipeline.fill)
+        drifts = pipeline.progress.tried(trial, batch, rows)
+        pipeline.schedule.met(logged_events)
+        pipeline.fusion.imitating, pipeline.fusion.ruled = examples[-1].apprentice, examples[-1].ruled
+        return BatchResult(logged_events, {}, {}, trial, drifts)
+
+    def _learn(self) -> None:
+        feedback, self._feedback = self._feedback, []
+        self._pipeline.learn(feedback)
+
+    # Read
+
+    def _read(self, example: Example, logged: LoggedEvent) -> bool:
+        """Take one example into the micro-batch; returns whether its item was known."""
+        pipeline = self._pipeline
+        features = pipeline.features
+        item, before = self._item_of(example)
+        if example.label is not None and example.query is not None:
+            query = pipeline.queries.still_open(logged)
+            row = pipeline.batch.asked  # where its past is read to, if it needs no query of its own
+            if query == NOTHING:
+                excluded = self._excluded(example.query)
+                query = pipeline.queries.opened(logged, pipeline.queries.frozen(logged, excluded, TO_LEARN))
+            self._fill(row, example.query)
+            self._teach(row, query, item, example)
+        if example.type is EventType.IMPRESSION and item != NOTHING and not example.of_slate:
+            features.uncertainty.note_shown([item], example.ts)
+        if example.shown:
+            features.note_shown(example.shown, example.ts)
+        self._feedback += [ended.feedback.slate_feedback(ended.user_id) for ended in example.ended]
+        pipeline.schedule.latest_ts = max(pipeline.schedule.latest_ts, example.ts)
+        return before
+
+    def _item_of(self, example: Example) -> tuple[int, bool]:
+        features = self._pipeline.features
+        if example.item_id is None:
+            return NOTHING, False
+        index = features.items.lookup(example.item_id)
+        if index != NOTHING:
+            return index, True
+        if example.label is None and TYPE_CODES[example.type] not in TOUCHES:
+            return NOTHING, False
+        index = features.items.intern(example.item_id, example.ts)
+        category = features.catalogue.category(example.item_id) or example.category
+        if category is not None:
+            features.items.categorise(index, category)
+        return index, False
+
+    def _excluded(self, query: Query) -> Int32:
+        if query.excluded is None:
+            return np.empty(0, np.int32)
+        return self._indices([*query.items, *query.excluded])
+
+    def _indices(self, names: Sequence[str]) -> Int32:
+        lookup = self._pipeline.features.items.lookup
+        return np.array([lookup(name) for name in names], np.int32)
+
+    def _fill(self, row: int, query: Query) -> None:
+        """What was known of the user, into a row of the queries."""
+        queries, items = self._pipeline.batch.queries, self._pipeline.features.items
+        count = len(query.items)
+        steps = np.frombuffer(query.steps, np.uint8)
+        queries.items[row, :count] = self._indices(query.items)
+        queries.items[row, count:] = NOTHING
+        queries.ages_s[row, :count] = np.frombuffer(query.ages_s, FLOAT32)
+        queries.ages_s[row, count:] = 0.0
+        queries.steps[row, :count] = steps
+        queries.steps[row, count:] = steps[-1] if count else 0
+        queries.session[row] = query.session
+        queries.activity[row] = query.activity
+        queries.categories[row] = [items.known_category(name) for name in query.categories]
+        queries.affinity[row] = np.frombuffer(query.affinity, FLOAT32)
+        for name, column in queries.columns.items():
+            column[row] = np.frombuffer(query.columns[name], column.dtype)
+
+    def _teach(self, row: int, query: int, item: int, example: Example) -> None:
+        """The example's row: the past that was read to `row` is the one before it, its basket's included."""
+        queries, examples = self._pipeline.batch.queries, self._pipeline.batch.examples
+        assert example.label is not None
+        place = self._pipeline.batch.teach(query, item, example.ts, example.label)
+        examples.recent[place] = queries.items[row, :RECENT]
+        examples.recent_ages_s[place] = queries.ages_s[row, :RECENT]
+        examples.recent_steps[place] = queries.steps[row, :RECENT]
+        examples.session[place] = min(int(queries.session[row]), RECENT)
+        if row != query:  # the next query's row was only lent
+            queries.items[row] = NOTHING
+            queries.session[row] = 0
+
+    def _imitate(self, offer: Offer, logged: LoggedEvent) -> None:
+        """Rank what the other policy was offered, and learn what it chose."""
+        pipeline = self._pipeline
+        row = pipeline.queries.frozen(logged, np.empty(0, np.int32), TO_ANSWER)
+        self._fill(row, offer.query)
+        pipeline.rank_given(row, self._indices(offer.items), np.frombuffer(offer.boost, FLOAT32))
+        [chosen] = self._indices([offer.chosen])
+        pipeline.batch.teach(row, int(chosen), logged.event.ts, IMITATED)
+
+
+def _logged(example: Example) -> LoggedEvent:
+    """The event that taught it, as far as an example tells."""
+    event = Event(type=example.type, user_id=example.user_id, ts=example.ts, item_id=example.item_id)
+    return LoggedEvent(event, example.partition, example.offset)
