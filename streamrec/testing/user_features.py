@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import msgpack
 import numpy as np
@@ -13,6 +13,7 @@ from streamrec.config.settings import Settings
 from streamrec.config.user_features import UserFeatureEntry
 from streamrec.engine.arrays.batch import NOTHING, Examples, Int32, Queries, arrays_of
 from streamrec.engine.arrays.timeline import ASK, REMEMBER, Timeline, TimelineStep
+from streamrec.engine.items.item_table import ItemTable
 from streamrec.engine.users.user_feature import UserFeature, UserFeatureParts
 from streamrec.events import EVENT_TYPES
 from streamrec.testing.expectations import expect
@@ -60,6 +61,13 @@ def check_user_feature(entry: UserFeatureEntry) -> None:
     later = first.describe(asked, rows, items)
     expect(later.tobytes() == said.tobytes(), "inputs of the fusion change when the user goes on after the query")
 
+    apart = _FeatureBench(entry, apart=True)
+    travelled, elsewhere = apart.folded(apart.log(200))
+    apart.known.rename(travelled, rows)
+    expect(_bits(travelled) == seen, "what queries see depends on the indices that items and categories have")
+    told = elsewhere.describe(travelled, rows, items)
+    expect(told.tobytes() == said.tobytes(), "candidates look otherwise where models give items other indices")
+
     feature.forget_items(np.arange(10, dtype=np.int32))
     kept = msgpack.packb(bench.stored(feature))
     expect(not any(f"<{item}>".encode() in kept for item in range(10)), "forgotten items are in what is stored")
@@ -76,14 +84,18 @@ MOST_STORED = 65_536
 
 
 class _FeatureBench:
-    """A user feature beside items that fall into five categories; item n is called <n>."""
+    """A user feature beside items that fall into five categories; item n is called <n>.
 
-    def __init__(self, entry: UserFeatureEntry) -> None:
-        known = build_features(Settings(), [], None)
-        for item in range(ITEMS):
-            known.items.categorise(known.items.intern(f"<{item}>", STARTED_MS), f"kind {item % 5}")
-        self.entry, self.items = entry, known.items
-        self.parts = UserFeatureParts(known.items, known.catalogue, 1_800.0, False)
+    `apart`: models learn elsewhere, and have other indices for items and categories than users' rows.
+    """
+
+    def __init__(self, entry: UserFeatureEntry, *, apart: bool = False) -> None:
+        self.known = known = build_features(Settings(), [], None, followed=apart)
+        _name(known.items, range(ITEMS))
+        if apart:
+            _name(known.user_items, reversed(range(ITEMS)))
+        self.entry, self.items = entry, known.user_items
+        self.parts = UserFeatureParts(known.user_items, known.items, known.catalogue, 1_800.0, False)
 
     def untaught(self) -> UserFeature:
         feature = listed.built(self.entry, self.parts)
@@ -101,7 +113,8 @@ class _FeatureBench:
                 asked += 1
             else:
                 item, kind = draw.choice([NOTHING, *range(ITEMS)]), draw.randrange(len(EVENT_TYPES))
-                log.append((REMEMBER, user, 0, ts, draw.randrange(3), item, kind, NOTHING))
+                index = self.items.lookup(f"<{item}>")
+                log.append((REMEMBER, user, 0, ts, draw.randrange(3), index, kind, NOTHING))
         return log
 
     def questions(self, log: Sequence[TimelineStep]) -> int:
@@ -131,6 +144,11 @@ class _FeatureBench:
             if value:
                 named = [item_id for item_id in feature.stored_items(value) if item_id is not None]
                 feature.unpack(row, value, {item_id: self.items.lookup(item_id) for item_id in named})
+
+
+def _name(table: ItemTable, items: Iterable[int]) -> None:
+    for item in items:
+        table.categorise(table.intern(f"<{item}>", STARTED_MS), f"kind {item % 5}")
 
 
 def _bits(queries: Queries) -> dict[str, bytes]:

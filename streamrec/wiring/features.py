@@ -58,8 +58,9 @@ def build_features(
     learning, limits = settings.learning, settings.limits
     items = ItemTable(limits.max_items, learning.content_width)
     known = build_catalogue(settings, items, texts, catalogue, eager=eager)
-    user_items = ItemTable(limits.max_items, 1) if followed else items
-    made_of = UserFeatureParts(user_items, known, learning.session_gap_s, learning.collapse_repeats)
+    # Twice as many: users forget no item that the models, which are met later, may still know.
+    user_items = ItemTable(2 * limits.max_items, 1) if followed else items
+    made_of = UserFeatureParts(user_items, items, known, learning.session_gap_s, learning.collapse_repeats)
     by_name: Mapping[str, Any] = build_user_features(settings, list(scenarios), made_of)
     features = tuple(by_name.values())
     trends_wanted = told or settings.trends.rehearse or listed.needed(learning.models, ModelNeed.TRENDS)

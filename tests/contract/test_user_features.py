@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 
 from streamrec.config.user_features import UserFeatureEntry, user_features
-from streamrec.engine.arrays.batch import Columns, Examples, Float32, Int32, Queries
+from streamrec.engine.arrays.batch import NOTHING, Columns, Examples, Float32, Int32, Queries
 from streamrec.engine.arrays.timeline import REMEMBER, Timeline
 from streamrec.engine.users.user_feature import UserFeature, UserFeatureParts
 from streamrec.testing import check_user_feature
@@ -100,6 +100,47 @@ class LooksAtNow(Visits):
         return np.full((*items.shape, 1), self.visits.sum(), np.float32)
 
 
+class NamesItems(Visits):
+    """A column with an index in it, which names another item where models learn."""
+
+    arrays: ClassVar[Mapping[str, float]] = {"visits": NOTHING}
+
+    def __init__(self, parts: UserFeatureParts) -> None:
+        super().__init__(parts)
+        self.items = parts.items
+
+    def fold(self, steps: Timeline, queries: Queries, examples: Examples) -> None:
+        for kind, row, ref, item in zip(steps.kind, steps.user, steps.ref, steps.item, strict=True):
+            if kind == REMEMBER:
+                self.visits[row] = item
+            else:
+                queries.columns["visits"][ref] = self.visits[row]  # type: ignore[call-overload]
+
+    def describe(self, queries: Queries, rows: slice, items: Int32) -> Float32:
+        return np.zeros((*items.shape, 1), np.float32)
+
+    def pack(self, row: int, item_ids: Sequence[str]) -> dict[str, Any]:
+        return {"visits": None if self.visits[row] == NOTHING else item_ids[self.visits[row]]}
+
+    def stored_items(self, value: Mapping[str, Any]) -> Iterable[str | None]:
+        return [value["visits"]]
+
+    def unpack(self, row: int, value: Mapping[str, Any], indices: Mapping[str, int]) -> None:
+        self.visits[row] = indices.get(value["visits"], NOTHING)
+
+
+class LooksUpUsersItems(Visits):
+    """Candidates looked up in the table by which users name items."""
+
+    def __init__(self, parts: UserFeatureParts) -> None:
+        super().__init__(parts)
+        self.items = parts.items
+
+    def describe(self, queries: Queries, rows: slice, items: Int32) -> Float32:
+        kinds = np.array([kind == "kind 3" for kind in self.items.category_names()])
+        return kinds[self.items.category[items]][:, :, None].astype(np.float32)
+
+
 def test_a_feature_that_keeps_them_passes() -> None:
     check_user_feature(UserFeatureEntry("visits", Visits))
 
@@ -114,6 +155,8 @@ def test_a_feature_that_keeps_them_passes() -> None:
         (ElsewhereStored, "expected none but keys"),
         (Doubled, "expected float32"),
         (LooksAtNow, "goes on after the query"),
+        (NamesItems, "depends on the indices"),
+        (LooksUpUsersItems, "look otherwise where models"),
     ],
 )
 def test_a_feature_that_breaks_one_is_told_which(broken: type[Visits], said: str) -> None:

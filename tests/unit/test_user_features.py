@@ -34,6 +34,8 @@ LATER = STARTED_MS + 10**9
 PACKAGE = '''
 """How much of what a user touched was of an item's category."""
 
+from zlib import crc32
+
 import numpy as np
 
 from streamrec.config.user_features import UserFeatureEntry
@@ -48,27 +50,27 @@ class CategoryShare(UserFeature):
     names = ("category share",)
 
     def __init__(self, parts):
-        self.items, self.counts = parts.items, {}
+        self.items, self.ranked_items, self.counts = parts.items, parts.ranked_items, {}
 
     def columns(self):
-        return {"category_codes": (CATEGORIES, np.int32), "category_shares": (CATEGORIES, np.float32)}
+        return {"category_crcs": (CATEGORIES, np.uint32), "category_shares": (CATEGORIES, np.float32)}
 
     def fold(self, steps, queries, examples):
         for kind, row, ref, item in zip(steps.kind, steps.user, steps.ref, steps.item):
             counts = self.counts.setdefault(int(row), {})
             if kind == REMEMBER:
-                code = -1 if item < 0 else int(self.items.category[item])
-                if code in counts or (code >= 0 and len(counts) < CATEGORIES):
-                    counts[code] = counts.get(code, 0) + 1
+                name = None if item < 0 else self.items.category_of(item)
+                if name in counts or (name is not None and len(counts) < CATEGORIES):
+                    counts[name] = counts.get(name, 0) + 1
                 continue
-            queries.columns["category_codes"][ref] = -1
-            for slot, (code, count) in enumerate(counts.items()):
-                queries.columns["category_codes"][ref, slot] = code
+            for slot, (name, count) in enumerate(counts.items()):
+                queries.columns["category_crcs"][ref, slot] = crc32(name.encode())
                 queries.columns["category_shares"][ref, slot] = count / sum(counts.values())
 
     def describe(self, queries, rows, items):
-        codes = np.where(items < 0, -2, self.items.category[np.maximum(items, 0)])
-        ours = queries.columns["category_codes"][rows][:, None, :] == codes[:, :, None]
+        crcs = np.array([crc32(name.encode()) for name in self.ranked_items.category_names()] + [0], np.uint32)
+        theirs = crcs[np.where(items < 0, -1, self.ranked_items.category[items])]  # the last is nobody's
+        ours = queries.columns["category_crcs"][rows][:, None, :] == theirs[:, :, None]
         shares = ours * queries.columns["category_shares"][rows][:, None, :]
         return shares.sum(2, keepdims=True).astype(np.float32)
 
@@ -77,12 +79,10 @@ class CategoryShare(UserFeature):
             self.counts.pop(row, None)
 
     def pack(self, row, item_ids):
-        names = self.items.category_names()
-        return {"category_counts": {names[code]: count for code, count in self.counts.get(row, {}).items()}}
+        return {"category_counts": dict(self.counts.get(row, {}))}
 
     def unpack(self, row, value, indices):
-        counts = value["category_counts"].items()
-        self.counts[row] = {self.items.category_code(name): count for name, count in counts}
+        self.counts[row] = dict(value["category_counts"])
 
 
 ENTRY = UserFeatureEntry("category_share", CategoryShare)
@@ -183,7 +183,7 @@ def test_a_user_stored_before_it_was_listed_starts_with_nothing(acme: None) -> N
 
 def test_what_queries_see_of_it_is_in_snapshots_and_makes_them_of_another_schema(acme: None) -> None:
     first, second = run(MemoryStore()), build_pipeline(SETTINGS)
-    assert first.schema.endswith("/category share/category_codes[16]/category_shares[16]")
+    assert first.schema.endswith("/category share/category_crcs[16]/category_shares[16]")
     queries = first.batch.queries
     assert len(first.state()["batch"]["queries.columns.category_shares"]) == first.batch.asked
     second.restore(first.state())

@@ -36,7 +36,7 @@ class Memory:
         self.affinity = Affinity(0, self.items.category, GAINS, self.items.category_names, self.items.category_code)
         self.duplicates = Deduplication(0)
         self.seen = SeenItems()
-        self.prices = PriceLevel(0, np.arange(8_192.0), GAINS)
+        self.prices = PriceLevel(0, GAINS)
         families = [self.history, self.counts, self.affinity, self.prices, self.duplicates, self.seen]
         self.users = UserTable(capacity, families, self.items)
 
@@ -52,8 +52,9 @@ class Memory:
         ]
         if steps:
             queries, examples = Queries.empty(1), Examples.empty(1)
+            prices = {place: 1.0 + item for place, (_, _, item, _) in enumerate(visits)}
             for family in (self.history, self.counts, self.affinity, self.prices):
-                family.fold(Timeline.of(steps), queries, examples)
+                family.fold(Timeline.of(steps, prices), queries, examples)
         for ts, _, item, _ in visits:
             self.seen.add(row, item)
             self.duplicates.first_time(np.array([row], np.int32), np.array([ts], np.uint64))

@@ -23,6 +23,10 @@ class UserFeatureParts:
     """What a feature may be built of."""
 
     items: ItemTable
+    """By whose indices users' rows and the steps of a timeline name items and categories."""
+    ranked_items: ItemTable
+    """By whose indices candidates name them, and the catalogue: the models'. In one process it is the same table; where
+    models learn elsewhere, an item has one index here and another there."""
     catalogue: Catalogue
     session_gap_s: float
     """A pause that ends a session."""
@@ -39,9 +43,10 @@ class UserFeature(ABC):
     What an event writes: `fold` walks the steps of a `Timeline` in order; those of kind REMEMBER are events.
 
     What a query sees of it: at the steps of kind ASK, `fold` fills `queries.columns` in row `ref`, with what was known
-    before. `columns` declares them; models read them. `names` and `describe` make inputs of the fusion of them, one
-    number for each candidate; the fusion learns their weights. By then the user may have gone on: `describe` looks at
-    queries and items alone.
+    before. `columns` declares them; models read them. They travel to where models learn: they hold plain numbers, and
+    never an index of an item or category, which names another one there. `names` and `describe` make inputs of the
+    fusion of them, one number for each candidate; the fusion learns their weights. By then the user may have gone on:
+    `describe` looks at queries and items alone.
 
     How it is stored: `pack` and `unpack`, under `keys` of the user's map that are this feature's own. A user who was
     stored without them starts with nothing; what is stored under keys of a feature that is no longer listed is ignored
@@ -93,7 +98,7 @@ class UserFeature(ABC):
         Args:
             queries: of which these are the ones in `rows`; to be read only.
             rows: see queries.
-            items: (rows, candidates), NOTHING where there are fewer.
+            items: (rows, candidates), as `ranked_items` names them, NOTHING where there are fewer.
         """
         return np.zeros((*items.shape, len(self.names)), np.float32)
 
