@@ -20,6 +20,7 @@ from streamrec.engine.arrays.logged_event import LoggedEvent
 from streamrec.engine.batch_result import BatchResult
 from streamrec.engine.examples import FLOAT32, SCHEMA, Example, Offer, Query
 from streamrec.engine.learning.trial import NOTHING_TRIED
+from streamrec.engine.micro_batches import MicroBatchSchedule
 from streamrec.engine.pipeline import Pipeline
 from streamrec.engine.slates.responder import SITE, Request
 from streamrec.events import Slate
@@ -31,6 +32,8 @@ class Answering:
     def __init__(self, pipeline: Pipeline) -> None:
         """Of the pipeline, what learns is left alone."""
         self._pipeline = pipeline
+        # One that never counts: the followed one says how far who learns has come, and nothing of the events here.
+        self._chunks = MicroBatchSchedule(pipeline.batching)
 
     def process(self, logged_events: Sequence[LoggedEvent]) -> Iterator[BatchResult]:
         """Handle events in log order; their users must be in the table. Yields the result of each chunk."""
@@ -38,7 +41,7 @@ class Answering:
         one_answer_each = pipeline.features.shown is not None
         start = 0
         while start < len(logged_events):
-            stop = pipeline.schedule.end_of_chunk(logged_events, start, one_answer_each=one_answer_each)
+            stop = self._chunks.end_of_chunk(logged_events, start, one_answer_each=one_answer_each)
             yield self._answer(logged_events[start:stop])
             start = stop
 
@@ -98,9 +101,7 @@ class Answering:
         beside = None if not len(excluded) else _named(excluded[~np.isin(excluded, past)], items.ids)
         return self._frozen(row, items.ids, items.category_names(), beside)
 
-    def _frozen(
-        self, row: int, ids: Sequence[str], kinds: Sequence[str], excluded: tuple[str, ...] | None
-    ) -> Query:
+    def _frozen(self, row: int, ids: Sequence[str], kinds: Sequence[str], excluded: tuple[str, ...] | None) -> Query:
         queries = self._pipeline.batch.queries
         there = np.flatnonzero(queries.items[row] != NOTHING)
         count = int(there[-1]) + 1 if len(there) else 0
@@ -121,7 +122,7 @@ class Answering:
         pipeline = self._pipeline
         if pipeline.answers.imitated in (None, SITE):
             return {}
-        batch, items, boost = pipeline.batch, pipeline.features.items, pipeline.features.catalogue.boost
+        batch, items = pipeline.batch, pipeline.features.items
         offers = {}
         for (query, logged), chosen in pipeline.answers.imitable(batch, requests, pipeline.rules_by_query):
             candidates = batch.candidates.items[query]

@@ -16,16 +16,17 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from streamrec.engine.arrays.batch import HISTORY, NOTHING, RECENT, Int32
+from streamrec.engine.arrays.batch import NOTHING, RECENT, Int32
 from streamrec.engine.arrays.feedback import SlateFeedback
 from streamrec.engine.arrays.labels import IMITATED
 from streamrec.engine.arrays.logged_event import LoggedEvent
 from streamrec.engine.batch_result import BatchResult
-from streamrec.engine.examples import FLOAT32, Example, Offer, Query
+from streamrec.engine.examples import FLOAT32, Example, Offer, Query, decoded
 from streamrec.engine.learning.trial import tried
 from streamrec.engine.pipeline import Pipeline
 from streamrec.engine.queries import TO_ANSWER, TO_LEARN
 from streamrec.engine.users.history import TOUCHES
+from streamrec.errors import BadEvent
 from streamrec.events import TYPE_CODES, Event, EventType
 
 
@@ -36,6 +37,31 @@ class ExampleLearning:
         """Of the pipeline, what knows users is left alone."""
         self._pipeline = pipeline
         self._feedback: list[SlateFeedback] = []  # since the last cut
+        self._bytes_by_column = {
+            name: width * np.dtype(dtype).itemsize for name, (width, dtype) in pipeline.features.columns.items()
+        }
+
+    def read(self, record: bytes) -> Example:
+        """The example that a record says, if these models can learn it.
+
+        Raises:
+            BadEvent: they cannot; nothing has changed.
+        """
+        example, fusion = decoded(record), self._pipeline.fusion
+        offered = None if example.offer is None else example.offer.query
+        for query in (example.query, offered):
+            if (
+                query is not None
+                and {name: len(column) for name, column in query.columns.items()} != self._bytes_by_column
+            ):
+                came, here = sorted(query.columns), sorted(self._bytes_by_column)
+                detail = f"the example has columns {came}, expected {here}: list the same user features everywhere"
+                raise BadEvent("invalid", detail, "columns")
+        for ended in example.ended:
+            came_of = ended.feedback
+            if came_of.schema == fusion.schema and len(came_of.features) != 2 * len(came_of.items) * fusion.width:
+                raise BadEvent("invalid", f"the feedback has not the {fusion.width} features of its schema", "features")
+        return example
 
     def process(self, examples: Sequence[Example]) -> Iterator[BatchResult]:
         """Rank, then learn. Yields the result of each chunk after it was ranked and before it is learned."""
@@ -67,8 +93,7 @@ class ExampleLearning:
                 taught.append(logged)
         pipeline.rank(slice(first_query, batch.asked))
         for example, logged in zip(examples, logged_events, strict=True):
-            if example.offer is not None and not batch.full:
-                self._imitate(example.offer, logged)
+            if example.offer is not None and not batch.full and self._imitate(example.offer, logged):
                 known.append(True)
                 taught.append(logged)
         rows = slice(first_example, batch.learned)
@@ -160,14 +185,19 @@ class ExampleLearning:
             queries.items[row] = NOTHING
             queries.session[row] = 0
 
-    def _imitate(self, offer: Offer, logged: LoggedEvent) -> None:
-        """Rank what the other policy was offered, and learn what it chose."""
+    def _imitate(self, offer: Offer, logged: LoggedEvent) -> bool:
+        """Rank what the other policy was offered, and learn what it chose; False if that was forgotten meanwhile."""
         pipeline = self._pipeline
+        [chosen] = self._indices([offer.chosen])
+        if chosen == NOTHING:
+            return False
+        offered = self._indices(offer.items)
+        there = offered != NOTHING
         row = pipeline.queries.frozen(logged, np.empty(0, np.int32), TO_ANSWER)
         self._fill(row, offer.query)
-        pipeline.rank_given(row, self._indices(offer.items), np.frombuffer(offer.boost, FLOAT32))
-        [chosen] = self._indices([offer.chosen])
+        pipeline.rank_given(row, offered[there], np.frombuffer(offer.boost, FLOAT32)[there])
         pipeline.batch.teach(row, int(chosen), logged.event.ts, IMITATED)
+        return True
 
 
 def _logged(example: Example) -> LoggedEvent:
