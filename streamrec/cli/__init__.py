@@ -27,6 +27,7 @@ from streamrec.cli import topics_apply  # noqa: F401
 from streamrec.cli import topics_rescale  # noqa: F401
 from streamrec.cli import topics_adopt  # noqa: F401
 from streamrec.cli import tail  # noqa: F401
+from streamrec.cli import examples  # noqa: F401
 from streamrec.cli import schema  # noqa: F401
 from streamrec.cli import demo  # noqa: F401
 from streamrec.cli import replay  # noqa: F401

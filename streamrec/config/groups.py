@@ -42,6 +42,8 @@ class Topics(Group):
     """Slates, keyed by user_id."""
     outcomes: str = "outcomes"
     """Attributed reward per shown item."""
+    examples: str = "examples"
+    """What each event teaches: the training log, one partition."""
     trends: str = "item-trends"
     """Windowed counts per item, compacted."""
     dead_letters: str = "user-events.dlq"

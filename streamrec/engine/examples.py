@@ -50,7 +50,7 @@ class Query(msgspec.Struct, array_like=True, frozen=True, gc=False):
     excluded: tuple[Name, ...] | None = None  # no item above must be shown, nor these; None: any may be
 
 
-class Ads(msgspec.Struct, array_like=True, frozen=True, gc=False):
+class AdFeedback(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """What came of the ads of a slate, (seen,) each."""
 
     bids: bytes  # int64, millionths, 0 for what is no ad
@@ -72,7 +72,7 @@ class Feedback(msgspec.Struct, array_like=True, frozen=True, gc=False):
     candidates: Partition  # that there were to choose from
     traces: dict[str, bytes]  # (seen, any) int32, by model
     schema: int  # names the features
-    ads: Ads | None = None
+    ads: AdFeedback | None = None
 
     @classmethod
     def of(cls, came: SlateFeedback) -> Feedback:
@@ -247,8 +247,8 @@ def _refuse_infinite(numbers: bytes, kind: str, field: str) -> None:
         raise BadEvent("invalid", f"the {field} has a number that is not finite", field)
 
 
-def _ads_of(ads: ShownAds) -> Ads:
-    return Ads(
+def _ads_of(ads: ShownAds) -> AdFeedback:
+    return AdFeedback(
         ads.bids.astype(INT64).tobytes(),
         ads.limits.astype(INT64).tobytes(),
         ads.utilities.astype(FLOAT64).tobytes(),
@@ -256,7 +256,7 @@ def _ads_of(ads: ShownAds) -> Ads:
     )
 
 
-def _shown_ads(ads: Ads, seen: int) -> ShownAds:
+def _shown_ads(ads: AdFeedback, seen: int) -> ShownAds:
     return ShownAds(
         bids=np.frombuffer(ads.bids, INT64).reshape(seen),
         limits=np.frombuffer(ads.limits, INT64).reshape(seen),

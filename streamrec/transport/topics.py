@@ -75,11 +75,13 @@ def wanted(topics: Topics) -> list[MissingTopic]:
         topics.items: compact,
         topics.recommendations: retention,
         topics.outcomes: long,
+        topics.examples: retention,
         topics.trends: compact,
         topics.dead_letters: long,
     }
     return [
-        MissingTopic(name, topics.partitions, topics.replication_factor, config) for name, config in configs.items()
+        MissingTopic(name, 1 if name == topics.examples else topics.partitions, topics.replication_factor, config)
+        for name, config in configs.items()
     ]
 
 

@@ -62,7 +62,7 @@ MAPPING = [
 
 def test_plan_names_what_apply_then_makes(tansu: EmbeddedBroker, redis_server: EmbeddedRedis, tmp_path: Path) -> None:
     config = tmp_path / "streamrec.toml"
-    names = ("events", "items", "recommendations", "outcomes", "trends", "dead_letters")
+    names = ("events", "items", "recommendations", "outcomes", "examples", "trends", "dead_letters")
     lines = "".join(f'{name} = "{tmp_path.name}-{number}"\n' for number, name in enumerate(names))
     config.write_text(f"[topics]\npartitions = 3\n{lines}")
     connection = ("--kafka", tansu.bootstrap, "--redis", redis_server.url, "--config", str(config))
@@ -72,10 +72,10 @@ def test_plan_names_what_apply_then_makes(tansu: EmbeddedBroker, redis_server: E
         return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
 
     missing = topics("plan")
-    assert missing.count("missing") == 6
+    assert missing.count("missing") == 7
     assert topics("plan") == missing
     planned = json.loads(topics("plan", "--json"))
-    assert (len(planned["missing"]), planned["different"]) == (6, [])
+    assert (len(planned["missing"]), planned["different"]) == (7, [])
     assert json.loads(topics("apply", "--json")) == {"made": planned["missing"], "different": []}
     assert topics("plan") == topics("apply") == "all topics are as configured\n"
     assert json.loads(topics("plan", "--json")) == {"missing": [], "different": []}

@@ -163,7 +163,7 @@ class Deployment:
             return sum(mark.watermark or 0 for mark in store.marks().values())
 
 
-TOPICS = ("events", "items", "recommendations", "outcomes", "trends", "dead_letters")
+TOPICS = ("events", "items", "recommendations", "outcomes", "examples", "trends", "dead_letters")
 
 
 class Running(Protocol):

@@ -28,7 +28,7 @@ from streamrec.engine.examples import (
     INT32,
     INT64,
     SCHEMA,
-    Ads,
+    AdFeedback,
     Ended,
     Example,
     Feedback,
@@ -308,7 +308,7 @@ def queries(draw: st.DrawFn) -> Query:
 def feedbacks(draw: st.DrawFn) -> Feedback:
     items = tuple(draw(st.lists(names, min_size=1, max_size=5)))
     seen = len(items)
-    ads = Ads(*(draw(arrays(kind, seen)) for kind in (INT64, INT64, FLOAT64, "u1")))
+    ads = AdFeedback(*(draw(arrays(kind, seen)) for kind in (INT64, INT64, FLOAT64, "u1")))
     return Feedback(
         policy=draw(names),
         context=draw(st.integers(-(2**63), 2**63 - 1)),
@@ -416,7 +416,7 @@ def ended(**changed: Any) -> dict[str, Any]:
         (ended(items=()), "0 items"),
         (ended(propensity=bytes(4)), "not as long as its 1 items"),
         (ended(traces={"clicks": bytes(3)}), "not as long as its 1 items"),
-        (ended(ads=Ads(bytes(8), bytes(8), bytes(8), b"")), "not as long as its 1 items"),
+        (ended(ads=AdFeedback(bytes(8), bytes(8), bytes(8), b"")), "not as long as its 1 items"),
         (ended(propensity=NAN), "not finite"),
         (ended(reward=NAN), "not in [-1, 1]"),
         (ended(reward=np.array([2.0]).tobytes()), "not in [-1, 1]"),
