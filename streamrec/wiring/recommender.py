@@ -381,8 +381,8 @@ class Recommender:
 
     def _step(self, records: Sequence[Record]) -> None:
         """What the worker's loop does with a poll."""
+        self._next = records[-1].offset + 1  # even if there are too many bad ones: what came before is learned
         self._worker.step(records)
-        self._next = records[-1].offset + 1
         if self._worker.pipeline.quarantine.sentenced():
             self._worker.checkpoint()  # a model in danger is rolled back
 

@@ -31,7 +31,7 @@ from streamrec.worker.dead_letters import dead_letter_message
 from streamrec.worker.memory import Memory
 from streamrec.worker.metrics import Metrics
 from streamrec.worker.refused_requests import refused_slate
-from streamrec.worker.validation import EventValidator, Reading, ValidationLimits
+from streamrec.worker.validation import EventValidator, ValidationLimits
 
 JSON_HEADERS = ((CONTENT_TYPE, JSON.encode()),)
 Load = Callable[[Sequence[Key]], list[bytes | None]]
@@ -101,12 +101,13 @@ class StepProcessor:
 
         Raises:
             StateUnavailable, PublishDelayed: nothing has happened yet; the same step may be taken later.
+            TooManyBadEvents: what came before is handled, and who asked in vain was told.
             StreamrecError: the worker cannot go on.
         """
         readings = self.validator.read(records, taught)
         self.admit([reading for reading in readings if isinstance(reading, LoggedEvent)])
-        logged_events = self.deduplicated(self.validator.take(records, readings))
-        refused = self._refused(records, readings)
+        taken = self.validator.take(records, readings)
+        logged_events, refused = self.deduplicated(taken.logged_events), self._refused(taken.refused)
         sent_ms = {(record.partition, record.offset): record.timestamp_ms for record in records}
         for batch_result in self.pipeline.process(logged_events, self._close_slates):
             self.publish(batch_result, sent_ms, refused)
@@ -116,6 +117,8 @@ class StepProcessor:
                 self._observer(batch_result)
         for partition in refused:
             self._answer_refused(refused, partition, math.inf)
+        if taken.halt is not None:
+            raise taken.halt
         return {record.partition: self.validator.safe_position(record) for record in records}
 
     def dead_letter(self, record: Record, error: BadEvent) -> None:
@@ -164,13 +167,12 @@ class StepProcessor:
         for table, names in zip(self._tables, lacking, strict=True):
             table.admit(names, list(islice(values, len(names))), logged_events[0].event.ts)
 
-    def _refused(self, records: Sequence[Record], readings: Sequence[Reading]) -> RefusedSlates:
+    def _refused(self, dead: Sequence[tuple[Record, BadEvent]]) -> RefusedSlates:
         refused: defaultdict[int, deque[tuple[int, Slate]]] = defaultdict(deque)
-        for record, reading in zip(records, readings, strict=True):
-            if isinstance(reading, BadEvent):
-                slate = refused_slate(record, reading, self.pipeline.recommend_on, self._max_message_bytes)
-                if slate is not None:
-                    refused[record.partition].append((record.offset, slate))
+        for record, error in dead:
+            slate = refused_slate(record, error, self.pipeline.recommend_on, self._max_message_bytes)
+            if slate is not None:
+                refused[record.partition].append((record.offset, slate))
         return dict(refused)
 
     def publish(

@@ -14,6 +14,7 @@ from streamrec.cli.commands.tail import line
 from streamrec.codec import CONTENT_TYPE, MSGPACK, decode_slate
 from streamrec.config.groups import Learning, Limits
 from streamrec.config.settings import Settings
+from streamrec.errors import TooManyBadEvents
 from streamrec.events import EventType, RequestRefusal, Slate
 from streamrec.state import Store
 from streamrec.state.memory import MemoryStore
@@ -196,3 +197,20 @@ def test_a_refused_slate_waits_for_no_outcome_and_is_owed_nothing() -> None:
     value = worker.metrics.registry.get_sample_value
     assert value("streamrec_late_credits_total") == 1
     assert value("streamrec_events_total") == 2
+
+
+def test_who_asked_is_answered_in_order_before_too_many_bad_messages_stop_the_worker() -> None:
+    limits = SETTINGS.limits.model_copy(update={"max_bad_in_a_row": 4})
+    bad = [message({**ASKED, "event_id": f"e{n}", "k": 101}, offset=n) for n in range(1, 7)]
+    log = [message({**ASKED, "event_id": "e0"}), *bad, message({**ASKED, "event_id": "e7"}, offset=7)]
+    store, sinks = MemoryStore(), [LocalSink(), LocalSink()]
+    for sink in sinks:
+        source = LocalSource(TOPIC, log, partitions=1)
+        with pytest.raises(TooManyBadEvents, match="4 messages in a row"):
+            build_worker(SETTINGS.model_copy(update={"limits": limits}), source, sink, store, None).run()
+    first, again = (slates_of(sink) for sink in sinks)
+    assert [(slate.request_id, slate.refused is not None) for slate in first] == [
+        ("e0", False), ("e1", True), ("e2", True), ("e3", True), ("e4", True),
+    ]  # fmt: skip
+    assert [slate.rec_id for slate in again] == [slate.rec_id for slate in first]
+    assert len(sinks[0].records("user-events.dlq")) == 4
