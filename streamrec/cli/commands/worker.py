@@ -18,7 +18,9 @@ def run(settings: Settings) -> None:
     Raises:
         StreamrecError: the worker stopped because it could not go on; nothing past its last checkpoint is committed.
     """
-    compile_ahead(settings)  # before it takes partitions, for which others may be waiting
+    from streamrec import Recommender  # slow to load
+
+    compile_ahead(settings, Recommender.of)  # before it takes partitions, for which others may be waiting
     worker = connect_worker(settings)
 
     def stop(number: int, frame: FrameType | None) -> None:
