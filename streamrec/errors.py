@@ -38,7 +38,8 @@ class BadEvent(StreamrecError):
     """One message cannot be used.
 
     `reason` is a short word for counters and headers (`malformed`, `invalid`, `too_large`, `too_deep`, `empty`,
-    `content_type`, `keyless`, `past`, `future`); `field` names the offending field where there is one.
+    `content_type`, `keyless`, `past`, `future`; of slates alone `too_many_requests`); `field` names the offending field
+    where there is one.
     """
 
     def __init__(self, reason: str, detail: str, field: str | None = None) -> None:

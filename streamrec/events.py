@@ -185,7 +185,7 @@ class Reason(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RequestRefusal(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Why a request got no items: `reason`, `detail` and `field` are those of its dead letter."""
+    """Why a request got no items, as its dead letter says; with the reason `too_many_requests` there is none."""
 
     reason: str
     detail: str

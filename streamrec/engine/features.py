@@ -23,6 +23,7 @@ from streamrec.engine.users.deduplication import Deduplication
 from streamrec.engine.users.fatigue import Fatigue
 from streamrec.engine.users.history import TOUCHES, History
 from streamrec.engine.users.purchases import Purchases
+from streamrec.engine.users.request_pace import RequestPace
 from streamrec.engine.users.seen import SeenItems
 from streamrec.engine.users.user_feature import UserFeature
 from streamrec.engine.users.user_table import UserTable
@@ -53,6 +54,7 @@ class FeatureStore:
     seen: SeenItems | None
     bought: Purchases | None
     shown: Fatigue | None
+    pace: RequestPace | None
 
     @property
     def columns(self) -> Columns:

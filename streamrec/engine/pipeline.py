@@ -176,7 +176,7 @@ class Pipeline:
                 taught.append(logged)
             queries.happened(logged, row, item, example)
             features.touched(event, row, item)
-            if event.type in self.recommend_on:
+            if event.type in self.recommend_on and not logged.turned_away:
                 request_rules = self.rules.begin(event, logged.partition, row)
                 requests.append(Request(queries.request(logged, row, request_rules), logged))
             self._schedule.latest_ts = max(self._schedule.latest_ts, event.ts)

@@ -57,7 +57,14 @@ def build_features(
     learning, limits = settings.learning, settings.limits
     items = ItemTable(limits.max_items, learning.content_width)
     known = build_catalogue(settings, items, texts, catalogue, eager=eager)
-    made_of = UserFeatureParts(items, known, learning.session_gap_s, learning.collapse_repeats)
+    made_of = UserFeatureParts(
+        items,
+        known,
+        learning.session_gap_s,
+        learning.collapse_repeats,
+        settings.serving.requests_at_once,
+        settings.serving.requests_per_s,
+    )
     by_name: Mapping[str, Any] = build_user_features(settings, list(scenarios), made_of)
     features = tuple(by_name.values())
     trends_wanted = told or settings.trends.rehearse or listed.needed(learning.models, ModelNeed.TRENDS)
@@ -75,6 +82,7 @@ def build_features(
         seen=by_name.get("seen"),
         bought=by_name.get("bought"),
         shown=by_name.get("shown"),
+        pace=by_name.get("pace"),
     )
 
 

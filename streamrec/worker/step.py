@@ -1,6 +1,6 @@
 """One step of the fold: some records in, everything remembered, slates and outcomes out.
 
-    decode > deduplicate > attribute > remember > recommend > learn > publish
+    decode > deduplicate > turn away > attribute > remember > recommend > learn > publish
 
 The step is the same for a live topic and for a historical log: only where records come from and go to differs. What may
 have to wait, the store's answer, is asked for before anything happens, so that a step that cannot be taken now can be
@@ -23,19 +23,22 @@ from streamrec.engine.arrays.feedback import SlateFeedback
 from streamrec.engine.arrays.logged_event import LoggedEvent, name_hash
 from streamrec.engine.batch_result import BatchResult
 from streamrec.engine.partition_tables import Name, PartitionTable
+from streamrec.engine.slates.responder import LogPlace
 from streamrec.errors import BadEvent
-from streamrec.events import Outcome, Slate
+from streamrec.events import EventType, Outcome, Slate
 from streamrec.state import Key, Kind
 from streamrec.transport import Record, Sink
 from streamrec.worker.dead_letters import dead_letter_message
 from streamrec.worker.memory import Memory
 from streamrec.worker.metrics import Metrics
-from streamrec.worker.refused_requests import refused_slate
+from streamrec.worker.refused_requests import refused_slate, too_many
 from streamrec.worker.validation import EventValidator, ValidationLimits
 
 JSON_HEADERS = ((CONTENT_TYPE, JSON.encode()),)
 Load = Callable[[Sequence[Key]], list[bytes | None]]
 """Fetches stored values."""
+ASKING = frozenset({EventType.REQUEST, EventType.SEARCH})
+"""Events that do nothing but ask; others that are answered are few by themselves."""
 RefusedSlates = Mapping[int, deque[tuple[int, Slate]]]
 """Per partition, the offsets of the requests refused in a step and their slates, in order; taken out as published."""
 
@@ -107,10 +110,11 @@ class StepProcessor:
         readings = self.validator.read(records, taught)
         self.admit([reading for reading in readings if isinstance(reading, LoggedEvent)])
         taken = self.validator.take(records, readings)
-        logged_events, refused = self.deduplicated(taken.logged_events), self._refused(taken.refused)
-        sent_ms = {(record.partition, record.offset): record.timestamp_ms for record in records}
+        by_place = {(record.partition, record.offset): record for record in records}
+        logged_events, turned_away = self._paced(self.deduplicated(taken.logged_events), by_place)
+        refused = self._refused([*taken.refused, *turned_away])
         for batch_result in self.pipeline.process(logged_events, self._close_slates):
-            self.publish(batch_result, sent_ms, refused)
+            self.publish(batch_result, by_place, refused)
             self._metrics.tried(batch_result.trial)
             self._metrics.drifted(batch_result.drifts)
             if self._observer is not None:
@@ -142,6 +146,22 @@ class StepProcessor:
         self._metrics.duplicates.inc(len(logged_events) - len(kept))
         return kept
 
+    def _paced(
+        self, logged_events: list[LoggedEvent], by_place: Mapping[LogPlace, Record]
+    ) -> tuple[list[LoggedEvent], list[tuple[Record, BadEvent]]]:
+        """The events, and the requests among them that are not answered because their users ask too often."""
+        users, pace = self.pipeline.features.users, self.pipeline.features.pace
+        if pace is None:
+            return logged_events, []
+        asking = ASKING & self.pipeline.recommend_on
+        turned_away = []
+        for at, logged in enumerate(logged_events):
+            event = logged.event
+            if event.type in asking and not pace.admits(users.touch((logged.partition, event.user_id)), event.ts):
+                logged_events[at] = logged._replace(turned_away=True)
+                turned_away.append((by_place[logged.partition, logged.offset], too_many(pace)))
+        return logged_events, turned_away
+
     def _count_late(self, rows: Sequence[int], logged_events: Sequence[LoggedEvent]) -> None:
         """An event older than its user's newest is late: it is taken as it comes, and counted as late here."""
         last_ts = self.pipeline.features.counts.last_ts
@@ -167,17 +187,15 @@ class StepProcessor:
         for table, names in zip(self._tables, lacking, strict=True):
             table.admit(names, list(islice(values, len(names))), logged_events[0].event.ts)
 
-    def _refused(self, dead: Sequence[tuple[Record, BadEvent]]) -> RefusedSlates:
+    def _refused(self, unanswered: Sequence[tuple[Record, BadEvent]]) -> RefusedSlates:
         refused: defaultdict[int, deque[tuple[int, Slate]]] = defaultdict(deque)
-        for record, error in dead:
+        for record, error in sorted(unanswered, key=lambda one: one[0].offset):
             slate = refused_slate(record, error, self.pipeline.recommend_on, self._max_message_bytes)
             if slate is not None:
                 refused[record.partition].append((record.offset, slate))
         return dict(refused)
 
-    def publish(
-        self, batch_result: BatchResult, sent_ms: Mapping[tuple[int, int], int], refused: RefusedSlates
-    ) -> None:
+    def publish(self, batch_result: BatchResult, by_place: Mapping[LogPlace, Record], refused: RefusedSlates) -> None:
         """Slates and credits in log order: an event is owed to a slate only if the slate came first."""
         for logged in batch_result.logged_events:
             place = logged.partition, logged.offset
@@ -188,8 +206,8 @@ class StepProcessor:
                 self._send(self._output_topics.recommendations, slate)
                 self.open_slates.shown(logged.partition, slate, batch_result.served_slates[place])
                 self._metrics.answered(slate)
-                if sent_ms[place] > 0:
-                    self._metrics.latency.observe(max(self._wall_ms() - sent_ms[place], 0) / 1000)
+                if (sent_ms := by_place[place].timestamp_ms) > 0:
+                    self._metrics.latency.observe(max(self._wall_ms() - sent_ms, 0) / 1000)
             self.open_slates.tick(logged.partition, logged.event.ts, logged.learned)
 
     def _answer_refused(self, refused: RefusedSlates, partition: int, before: float) -> None:
