@@ -282,8 +282,8 @@ class Serving(Group):
     """Recommend nothing that is not in the catalogue."""
     search: bool = True
     """Keep an index of the catalogue's words, for requests with a query."""
-    requests_at_once: Count | None = 100
-    """Requests and searches of one user that are answered in one go; beyond, they are refused. Unset: any number."""
+    requests_at_once: Count = 100
+    """Requests and searches of one user that are answered in one go; beyond, they are refused."""
     requests_per_s: Seconds = 10.0
     """So many more of them are answered for each second, in log time."""
 

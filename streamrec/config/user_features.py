@@ -42,10 +42,6 @@ def _not_for_ever(settings: Settings, scenarios: Sequence[Scenario]) -> bool:
     return any(scenario.left_out.shown_at_most for scenario in scenarios)
 
 
-def _not_without_end(settings: Settings, scenarios: Sequence[Scenario]) -> bool:
-    return settings.serving.requests_at_once is not None
-
-
 @dataclass(frozen=True, slots=True)
 class UserFeatureEntry:
     """A user feature: its name, and how it is made of `UserFeatureParts`."""
@@ -67,7 +63,7 @@ USER_FEATURES = (
     UserFeatureEntry("seen", f"{_U}.seen:build", _once_only),
     UserFeatureEntry("bought", f"{_U}.purchases:build", _not_again),
     UserFeatureEntry("shown", f"{_U}.fatigue:build", _not_for_ever),
-    UserFeatureEntry("pace", f"{_U}.request_pace:build", _not_without_end),
+    UserFeatureEntry("pace", f"{_U}.request_pace:build"),
 )
 """In the order in which they are stored and in which the fusion sees them."""
 

@@ -54,7 +54,7 @@ class FeatureStore:
     seen: SeenItems | None
     bought: Purchases | None
     shown: Fatigue | None
-    pace: RequestPace | None
+    pace: RequestPace
 
     @property
     def columns(self) -> Columns:

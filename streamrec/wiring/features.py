@@ -82,7 +82,7 @@ def build_features(
         seen=by_name.get("seen"),
         bought=by_name.get("bought"),
         shown=by_name.get("shown"),
-        pace=by_name.get("pace"),
+        pace=by_name["pace"],
     )
 
 

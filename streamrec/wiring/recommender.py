@@ -10,6 +10,7 @@ and answers, by the objects that a backtest and `streamrec ask` run. So what is 
 
 from __future__ import annotations
 
+import sys
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
@@ -141,7 +142,7 @@ class Recommender:
         self._refused: list[tuple[int, str]] = []
         self._store = store
         # Requests are never too many here: there is nobody else whom they could hold up.
-        asked = {"recommend_on": frozenset({EventType.REQUEST}), "requests_at_once": None}
+        asked = {"recommend_on": frozenset({EventType.REQUEST}), "requests_at_once": sys.maxsize}
         serving = settings.serving.model_copy(update=asked)
         trends = settings.trends.model_copy(update={"rehearse": True})  # there is no topic to be told them by
         self._worker = build_worker(

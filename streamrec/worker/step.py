@@ -151,8 +151,6 @@ class StepProcessor:
     ) -> tuple[list[LoggedEvent], list[tuple[Record, BadEvent]]]:
         """The events, and the requests among them that are not answered because their users ask too often."""
         users, pace = self.pipeline.features.users, self.pipeline.features.pace
-        if pace is None:
-            return logged_events, []
         asking = ASKING & self.pipeline.recommend_on
         turned_away = []
         for at, logged in enumerate(logged_events):

@@ -22,7 +22,7 @@ class RequestPace(UserFeature):
     arrays = {"level": 0.0, "as_of": 0}  # noqa: RUF012
     keys = ("asked",)
 
-    def __init__(self, at_once: float, per_s: float) -> None:
+    def __init__(self, at_once: int, per_s: float) -> None:
         self.at_once = at_once
         self.per_s = per_s
         self.level = np.zeros(0, np.float64)
@@ -46,4 +46,4 @@ class RequestPace(UserFeature):
 
 def build(parts: UserFeatureParts) -> RequestPace:
     """The feature, without any user yet."""
-    return RequestPace(parts.requests_at_once or np.inf, parts.requests_per_s)
+    return RequestPace(parts.requests_at_once, parts.requests_per_s)
