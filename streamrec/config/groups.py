@@ -60,7 +60,7 @@ class Redis(Group):
     """Where state lives."""
 
     url: str = "redis://127.0.0.1:6379/0"
-    """redis://, rediss:// or unix:// URL; a password in it is hidden in `streamrec config`."""
+    """redis://, rediss:// or unix:// URL, or one of Sentinels or a cluster; `streamrec config` hides its password."""
     password_file: Path | None = None
     """A file that holds the password, in place of one in the URL."""
     prefix: str = "streamrec"

@@ -35,9 +35,14 @@ def connect(redis_server: EmbeddedRedis) -> Iterator[Connect]:
         store.close()
 
 
-@pytest.fixture(params=["memory", "redis"])
-def store(request: pytest.FixtureRequest) -> Store:
-    return MemoryStore() if request.param == "memory" else request.getfixturevalue("connect")()
+@pytest.fixture(params=["memory", "redis_server", "redis_cluster"])
+def store(request: pytest.FixtureRequest) -> Iterator[Store]:
+    if request.param == "memory":
+        yield MemoryStore()
+        return
+    url = request.getfixturevalue(request.param).url
+    with closing(RedisStore(url, prefix=uuid.uuid4().hex, topic="t", ttl_s=600, slate_ttl_s=300)) as store:
+        yield store
 
 
 def fill(store: Store) -> None:

@@ -184,6 +184,9 @@ def test_what_is_no_secret_is_shown() -> None:
         ("redis://ada:hun/t@er:2@host/1", f"redis://ada:{HIDDEN}@host/1"),
         ("redis://host/0?password=hunter2&db=1", f"redis://host/0?password={HIDDEN}&db=1"),
         ("unix:///run/redis.sock", "unix:///run/redis.sock"),
+        ("redis+sentinel://:hunter2@a:1,b:2/shop/0", f"redis+sentinel://:{HIDDEN}@a:1,b:2/shop/0"),
+        ("redis+sentinel://a/shop?sentinel_password=x", f"redis+sentinel://a/shop?sentinel_password={HIDDEN}"),
+        ("rediss+cluster://ada:hun,ter2@a:1,[::1]:2", f"rediss+cluster://ada:{HIDDEN}@a:1,[::1]:2"),
         ("redis://host:6379/0", "redis://host:6379/0"),
     ],
 )
@@ -284,6 +287,7 @@ def test_the_password_of_redis_may_stand_in_a_file(tmp_path: Path, caplog: pytes
         ("redis://host:1/0", "redis://:hunter2%40%2F%20@host:1/0"),
         ("rediss://ada@host/1?db=2", "rediss://ada:hunter2%40%2F%20@host/1?db=2"),
         ("unix:///run/redis.sock", "unix://:hunter2%40%2F%20@/run/redis.sock"),
+        ("redis+sentinel://a:1,b:2/shop", "redis+sentinel://:hunter2%40%2F%20@a:1,b:2/shop"),
     ):
         configured = load_settings(None, None, url, redis__password_file=file)
         assert configured.redis.full_url() == full
