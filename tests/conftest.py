@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from streamrec.demo.embedded import EmbeddedBroker, EmbeddedRedis, apache_kafka_home, embedded_broker, embedded_redis
+from tests.support.s3 import S3Server, s3_server
 
 # How long an example takes is the machine's affair, and no reason to fail.
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -44,6 +45,13 @@ def redis_server() -> Iterator[EmbeddedRedis]:
     """A Redis server of the tests' own."""
     with embedded_redis() as redis:
         yield redis
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[S3Server]:
+    """An S3 server of the tests' own."""
+    with s3_server() as running:
+        yield running
 
 
 @pytest.fixture(scope="session")

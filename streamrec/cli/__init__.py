@@ -43,6 +43,9 @@ from streamrec.cli import dlq_show  # noqa: F401
 from streamrec.cli import dlq_redrive  # noqa: F401
 from streamrec.cli import items_load  # noqa: F401
 from streamrec.cli import items_show  # noqa: F401
+from streamrec.cli import snapshots_list  # noqa: F401
+from streamrec.cli import snapshots_show  # noqa: F401
+from streamrec.cli import snapshots_fetch  # noqa: F401
 from streamrec.cli import ope  # noqa: F401
 from streamrec.cli import experiment  # noqa: F401
 from streamrec.cli import rollout  # noqa: F401

@@ -16,6 +16,7 @@ from pydantic_core import PydanticCustomError
 
 from streamrec.config import parts
 from streamrec.config.log_lines import get_logger
+from streamrec.config.places import PLACE_FORMS, place_of
 from streamrec.config.secrets import note_secrets
 from streamrec.errors import ConfigError
 from streamrec.events import EventType
@@ -285,20 +286,33 @@ class Serving(Group):
 
 
 class Checkpointing(Group):
-    """How often and where state and models are saved together."""
+    """How often state and models are saved together."""
 
     interval_s: Seconds = 2.0
     """At least this long between two checkpoints..."""
     share: Annotated[float, Field(gt=0, le=0.5)] = 0.1
     """...and at most this share of the time spent on them: large models are saved less often."""
-    directory: Path = Path("streamrec-snapshots")
-    """Where model snapshots are written."""
-    keep: Annotated[int, Field(ge=2)] = 3
-    """Complete snapshots kept."""
     handover_s: Seconds = 20.0
     """How long a checkpoint may take when partitions are handed over or the worker is stopped; then it is left out."""
     on_gap: Literal["fail", "skip"] = "fail"
     """When the log lost records unread, or Redis values: fail stops the worker; skip counts them and goes on."""
+
+
+def _place(url: str) -> str:
+    try:
+        place_of(url)
+    except ValueError:
+        raise PydanticCustomError("place", f"Input should be {PLACE_FORMS}") from None
+    return url
+
+
+class SnapshotSettings(Group):
+    """Where models are kept, and how many times."""
+
+    url: Annotated[str, AfterValidator(_place)] = "streamrec-snapshots"
+    """A directory, or one in object storage, s3://BUCKET/DIRECTORY?region=REGION or gs://BUCKET/DIRECTORY."""
+    keep: Annotated[int, Field(ge=2)] = 3
+    """Complete snapshots kept."""
 
 
 class TrendsSettings(Group):

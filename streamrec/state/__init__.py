@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy.typing as npt
@@ -203,7 +202,7 @@ class SnapshotStore(Protocol):
     """
 
     @property
-    def directory(self) -> Path: ...
+    def url(self) -> str: ...
 
     def save(
         self,
@@ -218,7 +217,7 @@ class SnapshotStore(Protocol):
         """Keep a snapshot and return its reference; old ones may go, but none in `protect`.
 
         Raises:
-            StateUnavailable: there is no room just now; nothing of it is left, and the same call may work later.
+            StateUnavailable: there is no room just now, or no network; the same call may work later.
         """
 
     def load(self, reference: str, schema: str | None = None) -> SavedSnapshot:
@@ -227,6 +226,7 @@ class SnapshotStore(Protocol):
         Raises:
             StateMissing: there is no such snapshot here.
             SnapshotCorrupt: it is not what was saved, or not of the `schema` expected.
+            StateUnavailable: it cannot be read just now; the same call may work later.
         """
 
     def describe(self, reference: str) -> SnapshotDescription:

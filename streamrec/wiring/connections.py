@@ -52,7 +52,7 @@ def connect_worker(settings: Settings) -> Worker:
         ),
         kafka_sink(settings),
         store,
-        SnapshotDirectory(settings.checkpoints.directory, settings.checkpoints.keep),
+        SnapshotDirectory(settings.snapshots.url, settings.snapshots.keep),
         catalogue=catalogue,
         revised=following(settings, build_rollout_store(settings)),
         follower=KafkaFollower(settings.topics.items, settings.kafka),

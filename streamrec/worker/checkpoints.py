@@ -137,8 +137,8 @@ class Checkpoints:
         # its first snapshot and first commit.
         if self.snapshots is not None and self.snapshots.latest() is not None and not self.store.marks():
             raise StateMissing(
-                f"{self.snapshots.directory} holds model snapshots, but the store knows of no partition: it was "
-                "emptied, or is another one. Bring its data back, or name another checkpoints.directory to start afresh"
+                f"{self.snapshots.url} holds model snapshots, but the store knows of no partition: it was "
+                "emptied, or is another one. Bring its data back, or name another snapshots.url to start afresh"
             )
 
     def _refuse_loss(self, partitions: Collection[int]) -> None:

@@ -107,7 +107,7 @@ def test_the_containers_find_redis_and_it_keeps_what_it_is_given(monkeypatch: py
 def test_everything_worth_keeping_is_on_a_named_volume(monkeypatch: pytest.MonkeyPatch) -> None:
     assert SERVICES["kafka"]["environment"]["KAFKA_LOG_DIRS"] in mounted("kafka")
     assert "/data" in mounted("redis")
-    directory = settings_inside(monkeypatch).checkpoints.directory
+    directory = Path(settings_inside(monkeypatch).snapshots.url)
     assert any(directory.is_relative_to(path) for path in mounted("worker"))
     named = {volume.split(":")[0] for service in SERVICES.values() for volume in service.get("volumes", ())}
     assert {name for name in named if not name.startswith(".")} == set(COMPOSE["volumes"])

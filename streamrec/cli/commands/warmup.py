@@ -72,6 +72,7 @@ def run(part: LogPart, settings: Settings, plan: WarmupPlan, *, as_json: bool) -
     start = plan.start if plan.start in (EARLIEST, LATEST, END_OF_LOG) else moment_of(plan.start, "--from")
     log = part.open(settings)
     catalogue = read_catalogue(settings.items, settings.separator) if settings.items is not None else None
+    snapshots = SnapshotDirectory(settings.snapshots.url, settings.snapshots.keep)
     with closing(TopicReader(settings.topics.events, settings.kafka)) as topic, closing(build_store(settings)) as store:
         refuse_live_workers(settings)
         refuse_checkpoints(store, settings.redis.prefix, plan.fresh)
@@ -92,7 +93,7 @@ def run(part: LogPart, settings: Settings, plan: WarmupPlan, *, as_json: bool) -
             handed_over = warm_up(
                 worker,
                 store,
-                SnapshotDirectory(settings.checkpoints.directory, settings.checkpoints.keep),
+                snapshots,
                 topic.partitions,
                 lambda: still_kept(topic, starts, console),
                 passes=plan.passes,
@@ -110,7 +111,7 @@ def run(part: LogPart, settings: Settings, plan: WarmupPlan, *, as_json: bool) -
             "until": end,
             "users": worker.newcomers,
             "items": worker.pipeline.features.items.known,
-            "snapshot": str(settings.checkpoints.directory / handed_over.snapshot),
+            "snapshot": f"{snapshots.url}/{handed_over.snapshot}",
             "topic": topic.topic,
             "starts": {str(partition): offset for partition, offset in sorted(handed_over.starts.items())},
         }
@@ -123,7 +124,7 @@ def run(part: LogPart, settings: Settings, plan: WarmupPlan, *, as_json: bool) -
     )
     if left_out["dead_letters"]:
         print(f"{left_out['dead_letters']:,} rows went to the worker's dead letters and were not learned")
-    print(f"models in {settings.checkpoints.directory / handed_over.snapshot}")
+    print(f"models in {snapshots.url}/{handed_over.snapshot}")
     print(f"next: start `streamrec worker` with the same configuration; in {topic.topic} it goes on at")
     PlainConsole().print(handover_table(handed_over.starts))
 
