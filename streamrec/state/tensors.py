@@ -1,7 +1,7 @@
 """Named arrays as a safetensors file, piece by piece: nothing is copied whole to be written.
 
-Written after the format's own description: a header's length in 8 bytes, the header in JSON, the arrays' memory. Read by
-the library, which checks all of it. https://huggingface.co/docs/safetensors
+Written after the format's own description: a header's length in 8 bytes, the header in JSON, the arrays' memory. Read
+by the library, which checks all of it. https://huggingface.co/docs/safetensors
 """
 
 from __future__ import annotations

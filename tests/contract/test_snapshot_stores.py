@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import socket
 import subprocess
@@ -15,7 +16,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from streamrec.cli import app
 from streamrec.errors import SnapshotCorrupt, StateError, StateMissing, StateUnavailable
 from streamrec.state import Arrays
 from streamrec.state.snapshots import LEFTOVER_S, MANIFEST, TENSORS, SnapshotDirectory
@@ -322,6 +325,36 @@ def test_killed_at_any_moment_of_a_save_it_leaves_the_old_snapshot_or_the_new_on
     assert set(found) == {1, 2}
     assert found == sorted(found)  # up to some moment the old one, from then on the new one
     assert len(found) > 10
+
+
+# What people see of them
+
+
+def test_commands_list_show_and_fetch_what_is_there(
+    ground: Shelves, shelf: SnapshotDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good, bad = shelf.save(SMALL, {0: 4}, "v1", now_ms=1, suspect={"click"}), save(shelf, 2)
+    ground.put(f"{bad}/{TENSORS}", b"torn")
+    monkeypatch.setenv("STREAMREC_SNAPSHOTS__URL", ground.url)
+
+    def told(*arguments: str) -> Any:
+        done = CliRunner().invoke(app, ["snapshots", *arguments, "--json"])
+        assert done.exit_code == 0, done.output
+        return json.loads(done.stdout)
+
+    newest, oldest = told("list")["snapshots"]
+    assert (newest["reference"], newest["whole"]) == (bad, False)
+    assert "does not match the sha256" in newest["trouble"]
+    assert (oldest["reference"], oldest["whole"], oldest["positions"]) == (good, True, {"0": 4})
+    shown = told("show", good)
+    assert shown["components"] == {"click": 24, "popular": 8}
+    assert (shown["schema"], shown["suspect"], shown["positions"]) == ("v1", ["click"], {"0": 4})
+    copy = told("fetch", good, str(tmp_path / "copy"))["directory"]
+    assert SnapshotDirectory(copy).verify(good).schema == "v1"
+    refused = CliRunner().invoke(app, ["snapshots", "fetch", bad, str(tmp_path / "other")])
+    assert isinstance(refused.exception, SnapshotCorrupt)
+    for words in (["list"], ["show", good]):
+        assert good in CliRunner().invoke(app, ["snapshots", *words], env={"COLUMNS": "200"}).output
 
 
 # Object storage alone

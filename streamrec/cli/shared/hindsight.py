@@ -72,7 +72,7 @@ def _restored(settings: Settings, slate: Slate, logged: LoggedEvent, catalogue: 
     if newest is None:
         raise StateMissing(
             f"slate {slate.rec_id} was published without reasons (its request did not ask), and to derive them takes a "
-            f"model snapshot, of which there is none in {snapshots.url}: run where a worker keeps its own, or --no-derive"
+            f"model snapshot, of which there is none in {snapshots.url}: name where workers keep theirs, or --no-derive"
         )
     serving = settings.serving.model_copy(update={"recommend_on": frozenset({logged.event.type})})
     pipeline = build_pipeline(settings.model_copy(update={"serving": serving}), catalogue)
