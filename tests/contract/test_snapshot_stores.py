@@ -294,7 +294,8 @@ def test_a_copy_is_verified_and_can_be_used_as_a_directory(
 
 
 @pytest.fixture(scope="module")
-def dying() -> Iterator[subprocess.Popen[str]]:
+def dying(s3: S3Server) -> Iterator[subprocess.Popen[str]]:
+    """Started when the credentials are in the environment."""
     with subprocess.Popen(
         [sys.executable, "-m", "tests.support.dying_save"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as child:
