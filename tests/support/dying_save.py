@@ -1,7 +1,7 @@
 """Saves that are killed in the middle: `python -m tests.support.dying_save`.
 
 Reads lines with a URL and a number, and forks for each: the child saves a snapshot there, and kills itself with SIGKILL
-right before that call to the disk or to object storage. Says how each child ended: -9, or 0 when there were fewer calls.
+right before that call to the disk or to object storage. Says how each child ended: -9, or 0 with fewer calls.
 """
 
 from __future__ import annotations
