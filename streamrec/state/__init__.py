@@ -46,7 +46,7 @@ class PartitionMark:
 
     `watermark` is the first input offset that the state does not include, None for a partition never seen before.
     `epoch` grows with every owner. A sealed partition is being filled by a warm-up. `refused` counts checkpoints of
-    former owners that came too late.
+    former owners that came too late. `ends` is what was noted last by `note_ends`, None if nothing was.
     """
 
     watermark: int | None
@@ -54,6 +54,7 @@ class PartitionMark:
     epoch: int
     sealed: bool = False
     refused: int = 0
+    ends: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +118,16 @@ class Store(Protocol):
             StateUnavailable: the store is away or has no room; it may or may not have written, and the same checkpoint
                 may be committed again.
             StateError: the store has lost what it had confirmed, or the checkpoint is malformed; nothing was written.
+        """
+
+    def note_ends(self, epochs: Mapping[int, int], ends: str) -> None:
+        """Note beside the marks of these partitions where topics that were written to ended, in the caller's own words.
+
+        Of a partition that has a newer owner than the epoch given, nothing is noted. What is noted goes with the
+        watermark: once a partition is to begin elsewhere (`seal`, `unseal`), nothing is.
+
+        Raises:
+            StateUnavailable: the store is away; some may be noted and others not.
         """
 
     def lost(self, partitions: Collection[int], *, accept: bool = False) -> int:

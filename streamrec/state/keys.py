@@ -5,7 +5,7 @@
     streamrec:user-events:rollout                     the rollout's revisions, newest first (a list)
     streamrec:user-events:heads                       the time of the next record of each partition that is behind
     streamrec:user-events:redrive:NAME                which dead letters were sent back
-    streamrec:{user-events:3}:mark                    epoch, turn, watermark, snapshot, seal of partition 3
+    streamrec:{user-events:3}:mark                    epoch, turn, watermark, snapshot, seal, ends of partition 3
     streamrec:{user-events:3}:sentinels               some of its values, by time of expiry (a sorted set)
     streamrec:{user-events:3}:user:ID                 one value; likewise item:, slate:, open:, due:, account:, moved:
 

@@ -95,6 +95,7 @@ class RedisStore:
         self._unseal = self._client.register_script(script("unseal.lua"))
         self._commit = self._client.register_script(script("commit.lua"))
         self._kept = self._client.register_script(script("kept.lua"))
+        self._note = self._client.register_script(script("note.lua"))
         self._turns: dict[int, _Turns] = {}
         self._own_seal = uuid.uuid4().hex
 
@@ -191,6 +192,17 @@ class RedisStore:
         else:
             raise forgotten(checkpoint)
 
+    def note_ends(self, epochs: Mapping[int, int], ends: str) -> None:
+        """See `Store`; one round trip.
+
+        Raises:
+            StateUnavailable: Redis did not answer; some may be noted and others not.
+        """
+        with self._named_errors("noting where topics end"), self._client.pipeline(transaction=False) as pipe:
+            for partition, epoch in epochs.items():
+                self._note(keys=[self._keys.mark(partition)], args=[epoch, ends], client=pipe)
+            pipe.execute()
+
     def lost(self, partitions: Collection[int], *, accept: bool = False) -> int:
         """See `Store`; two round trips. The server's evicted keys may be another system's, where several share it.
 
@@ -226,7 +238,7 @@ class RedisStore:
         with self._named_errors("reading marks"), self._client.pipeline(transaction=False) as pipe:
             partitions = self._partitions()
             for partition in partitions:
-                pipe.hmget(self._keys.mark(partition), ["watermark", "snapshot", "epoch", "seal", "refused"])
+                pipe.hmget(self._keys.mark(partition), ["watermark", "snapshot", "epoch", "seal", "refused", "ends"])
             stored = dict(zip(partitions, pipe.execute(), strict=True))
         return {partition: _mark(*fields) for partition, fields in stored.items() if fields[2] is not None}
 
@@ -343,7 +355,12 @@ class RedisStore:
 
 
 def _mark(
-    watermark: bytes | None, snapshot: bytes | None, epoch: bytes, seal: bytes | None, refused: bytes | None
+    watermark: bytes | None,
+    snapshot: bytes | None,
+    epoch: bytes,
+    seal: bytes | None,
+    refused: bytes | None,
+    ends: bytes | None,
 ) -> PartitionMark:
     return PartitionMark(
         watermark=None if watermark is None else int(watermark),
@@ -351,6 +368,7 @@ def _mark(
         epoch=int(epoch),
         sealed=seal is not None,
         refused=int(refused or 0),
+        ends=ends.decode() if ends else None,
     )
 
 

@@ -3,6 +3,6 @@
 redis.call('HINCRBY', KEYS[1], 'epoch', 1)
 redis.call('HSET', KEYS[1], 'turn', 0, 'seal', ARGV[1])
 if ARGV[2] == '0' then
-    redis.call('HDEL', KEYS[1], 'watermark', 'snapshot')
+    redis.call('HDEL', KEYS[1], 'watermark', 'snapshot', 'ends')
     redis.call('DEL', KEYS[2])
 end

@@ -104,6 +104,18 @@ def test_a_partition_unsealed_without_a_watermark_is_as_new(store: Store) -> Non
     assert (mark.watermark, mark.snapshot, mark.sealed) == (None, None, False)
 
 
+def test_what_was_noted_of_where_topics_end_goes_with_the_position_it_was_noted_for(store: Store) -> None:
+    fill(store)
+    store.note_ends({0: 1, 1: 1}, "at five")
+    store.seal([0, 1], keep=True)
+    store.unseal(0, 10, None)
+    store.unseal(1, 3, None)
+    assert [store.open(partition).ends for partition in (0, 1)] == ["at five", None]
+    store.seal([0])
+    store.unseal(0, None, None)
+    assert store.open(0).ends is None
+
+
 def test_the_former_owner_cannot_commit(store: Store) -> None:
     fill(store)
     store.seal([0])
