@@ -38,7 +38,7 @@ from streamrec.engine.models import Model
 from streamrec.engine.queries import NO_EXAMPLE, PointInTimeQueries
 from streamrec.engine.retrieval import CandidateUnion, Retriever
 from streamrec.engine.scenarios.rules import ScenarioRules
-from streamrec.engine.slates.responder import SITE, LogPlace, Request, SlateResponder
+from streamrec.engine.slates.responder import NOT_YET, SITE, LogPlace, Request, SlateResponder
 from streamrec.events import Event, EventType, Slate
 
 LAYOUT = 3
@@ -118,11 +118,15 @@ class Pipeline:
     # One chunk of the log
 
     def process(
-        self, logged_events: Sequence[LoggedEvent], feedback: Callable[[], Sequence[SlateFeedback]] = tuple
+        self,
+        logged_events: Sequence[LoggedEvent],
+        feedback: Callable[[], Sequence[SlateFeedback]] = tuple,
+        published: Mapping[LogPlace, Slate] = NOT_YET,
     ) -> Iterator[BatchResult]:
         """Handle events in log order; their users must be in the table. Yields the result of each chunk.
 
-        `feedback` is called at each learning cut, for the feedback on slates since the last one.
+        `feedback` is called at each learning cut, for the feedback on slates since the last one. `published` are the
+        slates of requests that were answered before: these are what was shown, whatever would be chosen now.
         """
         # Where a rule looks at what a user was shown, that must count before the user's next event.
         one_answer_each = self.features.shown is not None
@@ -131,18 +135,18 @@ class Pipeline:
             if self._schedule.overdue(logged_events[start].event.ts):
                 self.learn(feedback())
             stop = self._schedule.end_of_chunk(logged_events, start, one_answer_each=one_answer_each)
-            yield self._process_chunk(logged_events[start:stop])
+            yield self._process_chunk(logged_events[start:stop], published)
             start = stop
             if self._schedule.due():
                 self.learn(feedback())
 
-    def _process_chunk(self, logged_events: Sequence[LoggedEvent]) -> BatchResult:
+    def _process_chunk(self, logged_events: Sequence[LoggedEvent], published: Mapping[LogPlace, Slate]) -> BatchResult:
         first_query, first_example = self.batch.asked, self.batch.learned
         now_ms = max(self._schedule.latest_ts, logged_events[0].event.ts)
         self.features.catalogue.arrive(now_ms, self.batching.micro_batch)
         requests, known, taught = self.remember(logged_events)
         self.rank(slice(first_query, self.batch.asked))
-        slates, served_slates = self._answer(requests)
+        slates, served_slates = self._answer(requests, published)
         self._imitate(requests, known, taught)
         examples = slice(first_example, self.batch.learned)
         trial = tried(taught, known, self.batch, examples, self.fill)
@@ -254,8 +258,10 @@ class Pipeline:
 
     # Answer
 
-    def _answer(self, requests: Sequence[Request]) -> tuple[Mapping[LogPlace, Slate], Mapping[LogPlace, ServedSlate]]:
-        slates, served_slates = self.answers.slates(self.batch, requests, self.rules_by_query)
+    def _answer(
+        self, requests: Sequence[Request], published: Mapping[LogPlace, Slate]
+    ) -> tuple[Mapping[LogPlace, Slate], Mapping[LogPlace, ServedSlate]]:
+        slates, served_slates = self.answers.slates(self.batch, requests, self.rules_by_query, published)
         for _, logged in requests:
             self.features.answered(slates[logged.partition, logged.offset], logged.partition)
         return slates, served_slates
