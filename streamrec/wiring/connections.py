@@ -28,6 +28,7 @@ def connect_worker(settings: Settings) -> Worker:
     from streamrec.state.snapshots import SnapshotDirectory
     from streamrec.transport.confluent import KafkaSource
     from streamrec.transport.confluent_follower import KafkaFollower
+    from streamrec.transport.confluent_tail import KafkaTail
     from streamrec.transport.identity import IdentityReader
     from streamrec.transport.time_order import TimeOrderedSource
     from streamrec.worker.drift import Drift
@@ -58,6 +59,7 @@ def connect_worker(settings: Settings) -> Worker:
         follower=KafkaFollower(settings.topics.items, settings.kafka),
         trends=KafkaFollower(settings.topics.trends, settings.kafka) if settings.trends.read else None,
         identity=IdentityReader(settings.topics.events, settings.kafka).identity,
+        tail=KafkaTail([settings.topics.recommendations, settings.topics.outcomes], settings.kafka),
     )
     if settings.metrics_port is not None:
         serve(worker.metrics.registry, worker.health, settings.metrics_port, settings.metrics_host)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from streamrec.engine.rollout.plan import Plan
     from streamrec.state import Store
     from streamrec.state.snapshots import SnapshotDirectory
-    from streamrec.transport import Follower, Record, Sink, Source
+    from streamrec.transport import Follower, Record, Sink, Source, Tail
     from streamrec.worker.loop import Worker
     from streamrec.worker.topic_watch import Identity
     from streamrec.worker.validation import ValidationLimits
@@ -37,16 +37,19 @@ def build_worker(
     follower: Follower | None = None,
     trends: Follower | None = None,
     identity: Identity | None = None,
+    tail: Tail | None = None,
     eager: bool = True,
 ) -> Worker:
     """A worker on any transport and store; `snapshots` None keeps no model snapshots (a backtest).
 
     `revised` is asked at the start and after each checkpoint: a plan that is new since, None when there is none.
     `catalogue` is what is known of items at the start, `follower` the topic that says more; `trends` is the topic that
-    says what is gaining; `identity` which topic the source reads; `eager` as in `build_pipeline`.
+    says what is gaining; `identity` which topic the source reads; `tail` what was published before, None where nobody
+    can have published; `eager` as in `build_pipeline`.
     """
     from streamrec.engine.items.item_counts import ItemCounts
     from streamrec.engine.trending.topic_counts import TopicTrendCounts
+    from streamrec.worker.answered import Answered
     from streamrec.worker.checkpoints import CheckpointPace, Checkpoints
     from streamrec.worker.health import Health
     from streamrec.worker.loop import Handling, Hooks, Ports, Worker
@@ -62,7 +65,11 @@ def build_worker(
     item_counts = ItemCounts(limits.max_users)
     open_slates = build_open_slates(settings, features.ads.charge)
     memory = Memory(
-        pipeline, item_counts, open_slates, (features.users, item_counts, open_slates, features.ads.accounts)
+        pipeline,
+        item_counts,
+        open_slates,
+        (features.users, item_counts, open_slates, features.ads.accounts),
+        Answered(tail, topics.events, topics.recommendations, topics.outcomes),
     )
     clocks = Clocks()
     pace = CheckpointPace(settings.checkpoints.interval_s, settings.checkpoints.share)

@@ -19,7 +19,7 @@ from streamrec.state import Key, Store
 from streamrec.transport import Follower, Record, Sink, Source
 from streamrec.worker.backpressure import Brake
 from streamrec.worker.catalogue_feed import CatalogueFeed
-from streamrec.worker.checkpoints import Checkpoints
+from streamrec.worker.checkpoints import FLUSH_TIMEOUT_S, Checkpoints
 from streamrec.worker.health import Health, Need
 from streamrec.worker.memory import Clocks, Memory
 from streamrec.worker.metrics import Metrics
@@ -37,6 +37,9 @@ INSIST_S = 60.0
 """How long something is tried where the group cannot be heard meanwhile; a member may be silent for five minutes."""
 DISOWNED_S = 60.0
 """A partition that the store says is another's, while the group says it is ours, is a contradiction after so long."""
+UNHEARD_S = 0.5
+"""Once so long has passed since the last poll, the store is asked whose the partitions are before more is published: a
+worker that froze must not go on with its step. Shorter than any session."""
 WATCH_EVERY_S = 1.0
 """How often the lag is looked at."""
 LAST_WORDS_S = 5.0
@@ -99,6 +102,7 @@ class Worker:
         self.metrics = metrics
         self.health = health
         self._open_slates = memory.open_slates
+        self._answered = memory.answered
         self._checkpoints = checkpoints
         self._source = ports.source
         self._sink = ports.sink
@@ -112,7 +116,7 @@ class Worker:
         self._clock = clocks.monotonic_s
         self.fold = StepProcessor(
             memory=memory,
-            access=StateAccess(ports.store.load, self._load_surely, self._save),
+            access=StateAccess(ports.store.load, self._load_surely, self._save, self._look_out),
             sink=ports.sink,
             output_topics=handling.output_topics,
             validation_limits=handling.validation_limits,
@@ -137,6 +141,7 @@ class Worker:
         self._brake = Brake(ports.source, metrics)
         self._retry = Retry(ports.source, self._brake, health, self._clock)
         self._watched_at, self._drained = float("-inf"), True
+        self._heard_at = self._clock()  # when it was last known whose the partitions are
         self._disowned_at: dict[int, float] = {}  # partitions that are another's, until the group says so too
         self._poll_records = min(POLL_RECORDS, self.fold.most_records)
 
@@ -161,6 +166,7 @@ class Worker:
             self._retry.endure(self._follow)
             while self._retry.stop_by is None and not self._source.exhausted():
                 self._look_around()
+                self._heard_at = self._clock()
                 records = self._source.poll(self._poll_records, POLL_TIMEOUT_S)
                 self._drained = len(records) < self._poll_records
                 self._handle(records)
@@ -241,11 +247,14 @@ class Worker:
         """Handle some records, in order.
 
         Raises:
-            StateUnavailable, PublishDelayed: nothing was handled yet; the same step may be taken later.
+            StateUnavailable, PublishDelayed, TransportUnavailable: nothing was handled yet; the same step may be taken
+                later.
             StreamrecError: the worker cannot go on.
         """
         self._checkpoints.complete()
+        self._answered.look(self._sink.flush)
         self._checkpoints.positions |= self.fold.step(records, self._checkpoints.taught)
+        self._let_go_disowned()
 
     def checkpoint(self) -> None:
         """Save state, models and positions together.
@@ -297,6 +306,16 @@ class Worker:
         except StateUnavailable as error:  # half a step cannot be taken again
             raise StateError(f"in the middle of a step: {error}") from error
 
+    def _look_out(self) -> None:
+        """Whose partitions are when it was long ago that the group was heard."""
+        if self._clock() - self._heard_at < UNHEARD_S:
+            return
+        try:
+            self._retry.insist(self._checkpoints.find_disowned, INSIST_S)
+        except StateUnavailable as error:  # half a step cannot be taken again
+            raise StateError(f"in the middle of a step: {error}") from error
+        self._heard_at = self._clock()
+
     # Partitions come and go (called by the source, inside poll)
 
     def assigned(self, partitions: Sequence[int]) -> Mapping[int, int | None]:
@@ -316,12 +335,16 @@ class Worker:
 
     def revoked(self, partitions: Sequence[int]) -> None:
         """See `transport.Assignee`. What cannot be saved within `handover_s` is done again by the new owner."""
+        saved = False
         try:
             self._retry.insist(self._save, self._handover_s)
+            saved = True
         except AWAY as error:
             LOG.warning("partitions go without a checkpoint", partitions=list(partitions), error=str(error))
             self.metrics.unsaved.inc(len(partitions))
         self._let_go(partitions)
+        if not saved:
+            self._fall_silent()
 
     def lost(self, partitions: Sequence[int]) -> None:
         """See `transport.Assignee`."""
@@ -330,7 +353,21 @@ class Worker:
             partitions=list(partitions),
         )
         self._let_go(partitions)
+        self._fall_silent()
         self.health.lack(Need.PARTITIONS, f"{list(partitions)} were lost; joining the group again")
+
+    def _fall_silent(self) -> None:
+        """What waits to be sent for partitions that left must not come once their new owner has looked.
+
+        All of it is past the last checkpoint, so that whoever takes over does it again.
+
+        Raises:
+            PublishDelayed: other partitions are held, whose records wait among them: the worker has to begin anew.
+        """
+        if self._checkpoints.held:
+            self._sink.flush(FLUSH_TIMEOUT_S)
+        else:
+            self._sink.forget()
 
     def _let_go(self, partitions: Sequence[int]) -> None:
         self._checkpoints.let_go(partitions)

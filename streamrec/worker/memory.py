@@ -10,6 +10,7 @@ from streamrec.engine.attribution.open_slates import OpenSlates
 from streamrec.engine.items.item_counts import ItemCounts
 from streamrec.engine.partition_tables import PartitionTable
 from streamrec.engine.pipeline import Pipeline
+from streamrec.worker.answered import Answered
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,3 +30,5 @@ class Memory:
     open_slates: OpenSlates
     tables: Sequence[PartitionTable]
     """All that is saved with a partition, these two among them."""
+    answered: Answered
+    """What former owners published past their checkpoints."""

@@ -82,6 +82,12 @@ class Metrics:
             ["reason"],
             registry=self.registry,
         )
+        self.published_before = Counter(
+            "streamrec_published_before",
+            "Slates and outcomes that a former owner had published already, not published again",
+            ["what"],
+            registry=self.registry,
+        )
         self.outcomes = Counter("streamrec_outcomes", "Outcomes published", registry=self.registry)
         self.open_slates = Gauge(
             "streamrec_open_slates", "Slates whose outcomes are not final yet", registry=self.registry

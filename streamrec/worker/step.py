@@ -40,6 +40,10 @@ RefusedSlates = Mapping[int, deque[tuple[int, Slate]]]
 """Per partition, the offsets of the requests refused in a step and their slates, in order; taken out as published."""
 
 
+Published = Mapping[tuple[int, int], Slate]
+"""By partition and offset of requests: the slates that a former owner of the partition has answered them with."""
+
+
 @dataclass(frozen=True, slots=True)
 class OutputTopics:
     """Where things are published."""
@@ -59,6 +63,8 @@ class StateAccess:
     """In the middle of a step: waits, and raises only what stops the worker."""
     make_room: Callable[[], None]
     """Saves what is in memory, so that it can make room for others: may raise StateUnavailable, PublishDelayed."""
+    look_out: Callable[[], None]
+    """Before a slate or an outcome is published: finds out whether its partition may be another worker's by now."""
 
 
 class StepProcessor:
@@ -79,6 +85,7 @@ class StepProcessor:
         """`observer` sees every portion after it was answered and before it is learned (reports, tests)."""
         self.pipeline = memory.pipeline
         self.open_slates = memory.open_slates
+        self._answered = memory.answered
         self.validator = EventValidator(validation_limits, self.dead_letter, output_topics.dead_letters)
         self._max_message_bytes = validation_limits.max_message_bytes
         self._item_counts = memory.item_counts
@@ -106,10 +113,11 @@ class StepProcessor:
         readings = self.validator.read(records, taught)
         self.admit([reading for reading in readings if isinstance(reading, LoggedEvent)])
         logged_events = self.deduplicated(self.validator.take(records, readings))
-        refused = self._refused(records, readings)
+        published = self._answered.slates(records)
+        refused = self._refused(records, readings, published)
         sent_ms = {(record.partition, record.offset): record.timestamp_ms for record in records}
-        for batch_result in self.pipeline.process(logged_events, self._close_slates):
-            self.publish(batch_result, sent_ms, refused)
+        for batch_result in self.pipeline.process(logged_events, self._close_slates, published):
+            self.publish(batch_result, sent_ms, refused, published)
             self._metrics.tried(batch_result.trial)
             self._metrics.drifted(batch_result.drifts)
             if self._observer is not None:
@@ -164,17 +172,25 @@ class StepProcessor:
         for table, names in zip(self._tables, lacking, strict=True):
             table.admit(names, list(islice(values, len(names))), logged_events[0].event.ts)
 
-    def _refused(self, records: Sequence[Record], readings: Sequence[Reading]) -> RefusedSlates:
+    def _refused(self, records: Sequence[Record], readings: Sequence[Reading], published: Published) -> RefusedSlates:
         refused: defaultdict[int, deque[tuple[int, Slate]]] = defaultdict(deque)
         for record, reading in zip(records, readings, strict=True):
-            if isinstance(reading, BadEvent):
+            if not isinstance(reading, BadEvent):
+                continue
+            if (record.partition, record.offset) in published:
+                self._metrics.published_before.labels("slate").inc()
+            else:
                 slate = refused_slate(record, reading, self.pipeline.recommend_on, self._max_message_bytes)
                 if slate is not None:
                     refused[record.partition].append((record.offset, slate))
         return dict(refused)
 
     def publish(
-        self, batch_result: BatchResult, sent_ms: Mapping[tuple[int, int], int], refused: RefusedSlates
+        self,
+        batch_result: BatchResult,
+        sent_ms: Mapping[tuple[int, int], int],
+        refused: RefusedSlates,
+        published: Published,
     ) -> None:
         """Slates and credits in log order: an event is owed to a slate only if the slate came first."""
         for logged in batch_result.logged_events:
@@ -183,8 +199,11 @@ class StepProcessor:
             self.open_slates.credit(logged)
             slate = batch_result.slates.get(place)
             if slate is not None:
-                self._send(self._output_topics.recommendations, slate)
                 self.open_slates.shown(logged.partition, slate, batch_result.served_slates[place])
+            if slate is not None and place in published:
+                self._metrics.published_before.labels("slate").inc()
+            elif slate is not None:
+                self._send(self._output_topics.recommendations, slate)
                 self._metrics.answered(slate)
                 if sent_ms[place] > 0:
                     self._metrics.latency.observe(max(self._wall_ms() - sent_ms[place], 0) / 1000)
@@ -202,9 +221,12 @@ class StepProcessor:
         """Publish the outcomes of slates whose time is up; returns what is to be learned from them."""
         feedback = []
         for came, learned in self.open_slates.close(self._load_slates):
-            for outcome in came.outcomes:
+            new = [outcome for outcome in came.outcomes if not self._answered.told(outcome)]
+            for outcome in new:
                 self._send(self._output_topics.outcomes, outcome)
-            self._metrics.outcomes.inc(len(came.outcomes))
+            self._metrics.outcomes.inc(len(new))
+            if len(new) < len(came.outcomes):
+                self._metrics.published_before.labels("outcome").inc(len(came.outcomes) - len(new))
             if came.slate_feedback is not None and not learned:
                 feedback.append(came.slate_feedback)
         return feedback
@@ -213,7 +235,9 @@ class StepProcessor:
         return self._access.load_surely(_keys(self.open_slates.kind, users))
 
     def _send(self, topic: str, message: Slate | Outcome) -> None:
-        self._sink.publish(topic, message.user_id.encode(), encode(message), JSON_HEADERS)
+        self._access.look_out()
+        if self._answered.may_publish(message.rec_id):
+            self._sink.publish(topic, message.user_id.encode(), encode(message), JSON_HEADERS)
 
 
 def _names(table: PartitionTable, logged_events: Sequence[LoggedEvent]) -> list[Name]:
