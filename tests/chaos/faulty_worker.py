@@ -27,8 +27,10 @@ STEPS: Mapping[str, Callable[[Worker], tuple[Any, str]]] = {
     # Taking partitions over
     "open": lambda worker: (worker._store, "open"),
     "restore": lambda worker: (worker._checkpoints.snapshots, "load"),
+    "former": lambda worker: (worker._answered, "look"),  # what former owners have published
     # A batch
     "load": lambda worker: (worker._store, "load"),
+    "credit": lambda worker: (worker._open_slates, "credit"),  # of each event, before it is answered
     "learn": lambda worker: (worker.pipeline, "learn"),
     "publish": lambda worker: (worker._sink, "publish"),
     "close": lambda worker: (worker._open_slates, "close"),
@@ -37,6 +39,7 @@ STEPS: Mapping[str, Callable[[Worker], tuple[Any, str]]] = {
     "snapshot": lambda worker: (worker._checkpoints.snapshots, "save"),
     "write": lambda worker: (snapshots, "_write"),  # of each file in a snapshot
     "commit": lambda worker: (worker._store, "commit"),  # of each partition
+    "note": lambda worker: (worker._store, "note_ends"),
     "offsets": lambda worker: (worker._source, "commit"),
 }
 """Where each step is called: an object and the name of its function."""
