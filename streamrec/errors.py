@@ -99,6 +99,14 @@ class SnapshotCorrupt(StateError):
     """A snapshot does not match its checksum or its schema."""
 
 
+class UpdateRefused(StateError):
+    """An update of the models that is none, or of other models than those that follow it."""
+
+
+class UpdateGap(StateError):
+    """An update follows on one that did not come: only a newer snapshot leads on."""
+
+
 class StateMissing(StateError):
     """The checkpoint names a snapshot that is nowhere to be found."""
 

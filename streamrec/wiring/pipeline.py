@@ -27,12 +27,18 @@ if TYPE_CHECKING:
 
 
 def build_pipeline(
-    settings: Settings, catalogue: CatalogueItems | None = None, *, eager: bool = True, told: bool = False
+    settings: Settings,
+    catalogue: CatalogueItems | None = None,
+    *,
+    eager: bool = True,
+    told: bool = False,
+    serving: bool = False,
 ) -> Pipeline:
     """The recommender of a configuration, untaught.
 
     Without `eager`, items of the catalogue that do not say when they were added are known from their first event on.
-    `told`: a topic will say what the trends are; else they are counted here, if anything needs them.
+    `told`: a topic will say what the trends are; else they are counted here, if anything needs them. `serving`: it will
+    only serve what another one learns, so that nothing is loaded to learn with.
 
     Raises:
         ConfigError: the positives are not rules, or the parts of the configuration do not fit together.
@@ -55,10 +61,12 @@ def build_pipeline(
     texts, scenarios = build_texts(settings), build_scenarios(settings)
     features = build_features(settings, scenarios.values(), texts, catalogue, eager=eager, told=told)
     items, trends = features.items, features.trends
-    by_name = build_models(settings, items, trends)
+    by_name = build_models(settings, items, trends, serving=serving)
     models = list(by_name.values())
     follows = trends is not None and TRENDS not in by_name
-    unranked = {TRENDS: build_model(settings, listed.models()[TRENDS], items, trends)} if follows else {}
+    unranked = (
+        {TRENDS: build_model(settings, listed.models()[TRENDS], items, trends, serving=serving)} if follows else {}
+    )
     everywhere, named = build_retrievers({**by_name, **unranked}, features, tuple(unranked))
     fusion = build_fusion(settings, list(by_name), features.user_features)
     steady_arithmetic()
