@@ -26,6 +26,8 @@ from streamrec.cli import topics_plan  # noqa: F401
 from streamrec.cli import topics_apply  # noqa: F401
 from streamrec.cli import topics_rescale  # noqa: F401
 from streamrec.cli import topics_adopt  # noqa: F401
+from streamrec.cli import backup  # noqa: F401
+from streamrec.cli import restore  # noqa: F401
 from streamrec.cli import tail  # noqa: F401
 from streamrec.cli import schema  # noqa: F401
 from streamrec.cli import demo  # noqa: F401

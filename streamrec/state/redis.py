@@ -127,7 +127,7 @@ class RedisStore:
         """
         with self._named_errors(f"sealing {len(partitions)} partitions"):
             for partition in partitions:
-                keys = [self._keys.mark(partition), self._keys.sentinels(partition)]
+                keys = [self._keys.mark(partition), self._keys.sentinels(partition), self._keys.uncopied(partition)]
                 self._seal(keys=keys, args=[self._own_seal, int(keep)])
                 self._client.sadd(self._keys.registry, partition)
             for some in self._values_of(partitions):
@@ -332,7 +332,8 @@ class RedisStore:
         """KEYS and ARGV of the commit script."""
         lasting = [key for key in checkpoint.writes if key.kind is not Kind.SLATE]
         slates = [key for key in checkpoint.writes if key.kind is Kind.SLATE]
-        home = [self._keys.mark(checkpoint.partition), self._keys.sentinels(checkpoint.partition)]
+        partition = checkpoint.partition
+        home = [self._keys.mark(partition), self._keys.sentinels(partition), self._keys.uncopied(partition)]
         keys = [*home, *map(self._keys.value, lasting + slates)]
         header = [checkpoint.epoch, turn, confirmed, checkpoint.watermark, checkpoint.snapshot or ""]
         values = [checkpoint.writes[key] for key in lasting + slates]

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from streamrec.config.settings import Settings
     from streamrec.engine.rollout.revisions import RolloutStore
     from streamrec.state import Store
+    from streamrec.state.backup import RedisCopy
     from streamrec.state.redrive_journal import RedriveJournal
     from streamrec.transport.confluent_sink import KafkaSink
     from streamrec.worker.loop import Worker
@@ -78,6 +79,14 @@ def build_store(settings: Settings) -> Store:
         timeout_s=redis.timeout_s,
         allow_eviction=redis.allow_eviction,
     )
+
+
+def build_redis_copy(settings: Settings) -> RedisCopy:
+    """Everything that the configured Redis keeps of the topic, to be copied."""
+    from streamrec.state.backup import RedisCopy
+
+    redis = settings.redis
+    return RedisCopy(redis.full_url(), prefix=redis.prefix, topic=settings.topics.events, timeout_s=redis.timeout_s)
 
 
 def build_rollout_store(settings: Settings) -> RolloutStore:

@@ -110,7 +110,7 @@ LEAVES = [path for path in COMMANDS if path and path not in {("topics",), ("dlq"
 
 def test_help_lists_commands_in_the_order_of_their_use() -> None:
     assert [" ".join(path) for path in LEAVES] == [
-        *("worker", "trends", "config", "tail", "schema", "demo"),
+        *("worker", "trends", "config", "backup", "restore", "tail", "schema", "demo"),
         *("replay", "warmup", "backtest", "ablate", "ask"),
         *("user", "item", "ads", "explain"),
         *("ope", "experiment", "rollout", "promote", "rollback", "simulate"),
