@@ -9,6 +9,7 @@ Without its manifest a folder is no backup. Knows nothing of Redis, nor of what 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from hashlib import sha256
@@ -25,6 +26,8 @@ CHUNK_BYTES = 8 * 1024 * 1024
 """Of a file of values, and of what is held in memory at a time."""
 MANIFEST = "manifest.json"
 VALUES, SNAPSHOTS = "values", "snapshots"
+_NAME = r"[0-9A-Za-z_-][0-9A-Za-z._-]*"
+_INSIDE = re.compile(rf"{VALUES}/{_NAME}|{SNAPSHOTS}/{_NAME}/{_NAME}")
 
 
 class SavedValue(msgspec.Struct, frozen=True, array_like=True):
@@ -159,6 +162,10 @@ class BackupFolder:
             raise StateError(f"{self.where} holds no backup: {MANIFEST}, which is written last, is missing") from None
         except msgspec.MsgspecError as error:
             raise StateError(f"{self.where}: {MANIFEST} is not as this version writes it: {error}") from None
+        names = [*manifest.files, *(f"{SNAPSHOTS}/{reference}/{MANIFEST}" for reference in manifest.snapshots)]
+        for name in names:
+            if not _INSIDE.fullmatch(name):  # it is written to a path of that name
+                raise StateError(f"{self.where}: {MANIFEST} names {name!r}, which is no file of a backup")
         for name, told in manifest.files.items():
             digest, size = sha256(), 0
             try:

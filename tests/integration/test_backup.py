@@ -344,6 +344,17 @@ def test_a_snapshot_that_is_let_go_while_it_is_copied_is_left_out(tmp_path: Path
     assert BackupFolder(place).manifest() == manifest
 
 
+@pytest.mark.parametrize(
+    "changed", [{"snapshots": ["../../etc"]}, {"files": {"values/../../x": {"bytes": 1, "sha256": ""}}}]
+)
+def test_a_manifest_that_points_outside_is_refused(place: str, changed: dict[str, object]) -> None:
+    finish(BackupFolder(place), CopiedState({0: {"epoch": "1"}}, {}, []))
+    manifest = Path(place) / "manifest.json"
+    manifest.write_text(json.dumps(json.loads(manifest.read_text(encoding="utf-8")) | changed), encoding="utf-8")
+    with pytest.raises(StateError, match=r"manifest.json names '.*\.\./.*', which is no file of a backup"):
+        BackupFolder(place).manifest()
+
+
 def test_a_place_that_is_none_is_refused_in_words() -> None:
     with pytest.raises(ConfigError, match=r"'ftp://\*\*\*@host/x' is no place for files, expected a folder, s3://"):
         BackupFolder("ftp://me:secret@host/x")
