@@ -56,7 +56,9 @@ Render = Callable[..., Documents]
 
 @pytest.fixture(scope="module")
 def helm() -> Any:
-    return pytest.importorskip("helm_python", reason="Helm's library is not here: helm-python-sdk has no wheel for it")
+    return pytest.importorskip(
+        "helm_python", reason="Helm is not here: tools/bootstrap installs helm-python-sdk on Linux, x86_64"
+    )
 
 
 @pytest.fixture
