@@ -38,7 +38,8 @@ class BadEvent(StreamrecError):
     """One message cannot be used.
 
     `reason` is a short word for counters and headers (`malformed`, `invalid`, `too_large`, `too_deep`, `empty`,
-    `content_type`, `keyless`, `past`, `future`); `field` names the offending field where there is one.
+    `content_type`, `keyless`, `past`, `future`; of slates alone `too_many_requests`); `field` names the offending field
+    where there is one.
     """
 
     def __init__(self, reason: str, detail: str, field: str | None = None) -> None:
@@ -97,6 +98,14 @@ class StaleEpoch(StateError):
 
 class SnapshotCorrupt(StateError):
     """A snapshot does not match its checksum or its schema."""
+
+
+class UpdateRefused(StateError):
+    """An update of the models that is none, or of other models than those that follow it."""
+
+
+class UpdateGap(StateError):
+    """An update follows on one that did not come: only a newer snapshot leads on."""
 
 
 class StateMissing(StateError):

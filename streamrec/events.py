@@ -185,7 +185,7 @@ class Reason(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RequestRefusal(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Why a request got no items: `reason`, `detail` and `field` are those of its dead letter."""
+    """Why a request got no items, as its dead letter says; with the reason `too_many_requests` there is none."""
 
     reason: str
     detail: str
@@ -232,6 +232,7 @@ class Slate(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     `alternatives` has what other policies, by name, would have done; `reasons`, one per item, only when asked for.
     `stale` names what the slate had to do without because it was too old.
     `refused` says why there are no items, where the request could not be used: `policy` and `version` are empty then.
+    `model_version` is the offset in the topic of examples that the models stood for; None where they learn in place.
     """
 
     rec_id: str
@@ -251,6 +252,7 @@ class Slate(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     reasons: tuple[Reason, ...] = ()
     stale: tuple[str, ...] = ()
     refused: RequestRefusal | None = None
+    model_version: int | None = None
 
     def table(self, titles: Mapping[str, str] | None = None) -> TextTable:
         """One row per place; with the items' `titles` by id, where they are known."""

@@ -11,6 +11,8 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from streamrec.demo.embedded import EmbeddedBroker, EmbeddedRedis, apache_kafka_home, embedded_broker, embedded_redis
+from tests.support.redis_servers import Servers, running_cluster, running_sentinels
+from tests.support.s3 import S3Server, s3_server
 
 # How long an example takes is the machine's affair, and no reason to fail.
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -44,6 +46,27 @@ def redis_server() -> Iterator[EmbeddedRedis]:
     """A Redis server of the tests' own."""
     with embedded_redis() as redis:
         yield redis
+
+
+@pytest.fixture(scope="session")
+def redis_sentinels() -> Iterator[Servers]:
+    """A master and a replica under Sentinels. End none of them: start others for that."""
+    with running_sentinels() as servers:
+        yield servers
+
+
+@pytest.fixture(scope="session")
+def redis_cluster() -> Iterator[Servers]:
+    """A cluster of three masters with replicas. End none of them: start others for that."""
+    with running_cluster() as servers:
+        yield servers
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[S3Server]:
+    """An S3 server of the tests' own."""
+    with s3_server() as running:
+        yield running
 
 
 @pytest.fixture(scope="session")

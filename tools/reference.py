@@ -28,7 +28,7 @@ CHANGED_FIRST = (
     "kafka",
     "redis.url",
     "topics.replication_factor",
-    "checkpoints.directory",
+    "snapshots.url",
     "metrics_port",
     "preset",
     "learning.positives",

@@ -20,12 +20,15 @@ from streamrec.errors import ConfigError, StreamrecError
 # isort: off
 # Each adds its command; the help lists them in this order.
 from streamrec.cli import worker  # noqa: F401
+from streamrec.cli import learner  # noqa: F401
 from streamrec.cli import trends  # noqa: F401
 from streamrec.cli import config  # noqa: F401
 from streamrec.cli import topics_plan  # noqa: F401
 from streamrec.cli import topics_apply  # noqa: F401
 from streamrec.cli import topics_rescale  # noqa: F401
 from streamrec.cli import topics_adopt  # noqa: F401
+from streamrec.cli import backup  # noqa: F401
+from streamrec.cli import restore  # noqa: F401
 from streamrec.cli import tail  # noqa: F401
 from streamrec.cli import examples  # noqa: F401
 from streamrec.cli import schema  # noqa: F401
@@ -44,6 +47,9 @@ from streamrec.cli import dlq_show  # noqa: F401
 from streamrec.cli import dlq_redrive  # noqa: F401
 from streamrec.cli import items_load  # noqa: F401
 from streamrec.cli import items_show  # noqa: F401
+from streamrec.cli import snapshots_list  # noqa: F401
+from streamrec.cli import snapshots_show  # noqa: F401
+from streamrec.cli import snapshots_fetch  # noqa: F401
 from streamrec.cli import ope  # noqa: F401
 from streamrec.cli import experiment  # noqa: F401
 from streamrec.cli import rollout  # noqa: F401

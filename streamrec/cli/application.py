@@ -104,3 +104,10 @@ items_app = typer.Typer(
     no_args_is_help=True,
 )
 app.add_typer(items_app)
+snapshots_app = typer.Typer(
+    name="snapshots",
+    help="The models' snapshots: look at them, and copy one.",
+    epilog="Example: streamrec snapshots list",
+    no_args_is_help=True,
+)
+app.add_typer(snapshots_app)

@@ -16,6 +16,7 @@ from pydantic_core import PydanticCustomError
 
 from streamrec.config import parts
 from streamrec.config.log_lines import get_logger
+from streamrec.config.places import PLACE_FORMS, place_of
 from streamrec.config.secrets import note_secrets
 from streamrec.errors import ConfigError
 from streamrec.events import EventType
@@ -43,7 +44,9 @@ class Topics(Group):
     outcomes: str = "outcomes"
     """Attributed reward per shown item."""
     examples: str = "examples"
-    """What each event teaches: the training log, one partition."""
+    """What events teach, for the learner: one partition, so one order."""
+    model_updates: str = "model-updates"
+    """What changed in the models, for the workers."""
     trends: str = "item-trends"
     """Windowed counts per item, compacted."""
     dead_letters: str = "user-events.dlq"
@@ -62,7 +65,7 @@ class Redis(Group):
     """Where state lives."""
 
     url: str = "redis://127.0.0.1:6379/0"
-    """redis://, rediss:// or unix:// URL; a password in it is hidden in `streamrec config`."""
+    """redis://, rediss:// or unix:// URL, or one of Sentinels or a cluster; `streamrec config` hides its password."""
     password_file: Path | None = None
     """A file that holds the password, in place of one in the URL."""
     prefix: str = "streamrec"
@@ -284,23 +287,54 @@ class Serving(Group):
     """Recommend nothing that is not in the catalogue."""
     search: bool = True
     """Keep an index of the catalogue's words, for requests with a query."""
+    requests_at_once: Count = 100
+    """Requests and searches of one user that are answered in one go; beyond, they are refused."""
+    requests_per_s: Seconds = 10.0
+    """So many more of them are answered for each second, in log time."""
 
 
 class Checkpointing(Group):
-    """How often and where state and models are saved together."""
+    """How often state and models are saved together."""
 
     interval_s: Seconds = 2.0
     """At least this long between two checkpoints..."""
     share: Annotated[float, Field(gt=0, le=0.5)] = 0.1
     """...and at most this share of the time spent on them: large models are saved less often."""
-    directory: Path = Path("streamrec-snapshots")
-    """Where model snapshots are written."""
-    keep: Annotated[int, Field(ge=2)] = 3
-    """Complete snapshots kept."""
     handover_s: Seconds = 20.0
     """How long a checkpoint may take when partitions are handed over or the worker is stopped; then it is left out."""
     on_gap: Literal["fail", "skip"] = "fail"
     """When the log lost records unread, or Redis values: fail stops the worker; skip counts them and goes on."""
+
+
+class LearnerSettings(Group):
+    """Who learns, and how workers hear of it."""
+
+    where: Literal["beside", "elsewhere", "within"] = "beside"
+    """beside: each worker starts a learner, and Kafka lets one learn. elsewhere: `streamrec learner` runs apart.
+    within: a worker learns by itself, from its own partitions alone."""
+    publish_every_s: Seconds = 0.5
+    """How often workers are told what changed in the models."""
+    snapshot_every: Annotated[int, Field(ge=100)] = 10_000
+    """Records of the examples between two snapshots; so many at most are learned again after a failover."""
+    metrics_port: Annotated[int, Field(ge=1, le=65_535)] | None = None
+    """Where a learner answers /metrics, /livez and /readyz; nowhere by default."""
+
+
+def _place(url: str) -> str:
+    try:
+        place_of(url)
+    except ValueError:
+        raise PydanticCustomError("place", f"Input should be {PLACE_FORMS}") from None
+    return url
+
+
+class SnapshotSettings(Group):
+    """Where models are kept, and how many times."""
+
+    url: Annotated[str, AfterValidator(_place)] = "streamrec-snapshots"
+    """A directory, or one in object storage, s3://BUCKET/DIRECTORY?region=REGION or gs://BUCKET/DIRECTORY."""
+    keep: Annotated[int, Field(ge=2)] = 3
+    """Complete snapshots kept."""
 
 
 class TrendsSettings(Group):

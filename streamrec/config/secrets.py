@@ -55,10 +55,13 @@ socket_keepalive socket_timeout ssl_ca_certs ssl_cert_reqs ssl_certfile ssl_chec
 """
 SHOWN_QUERY = frozenset(_QUERY_NAMES.split())
 """Of a URL: redis-py's options that are no secrets."""
-HIDDEN_QUERY = frozenset({"password", "ssl_keyfile_password", "ssl_password", "username"})
+HIDDEN_QUERY = frozenset(
+    {"password", "sentinel_password", "sentinel_username", "ssl_keyfile_password", "ssl_password", "username"}
+)
 """Those whose name may be shown, and their value may not."""
 
-_PLACE = re.compile(r"(?:\[[\da-fA-F:.]+\]|[\w.-]*)(?::\d+)?(?:/[^?#@]*)?")
+_HOST = r"(?:\[[\da-fA-F:.]+\]|[\w.-]*)(?::\d+)?"
+_PLACE = re.compile(rf"{_HOST}(?:,{_HOST})*(?:/[^?#@]*)?")
 _SERVER = re.compile(r"\s*(?:[A-Za-z_]+://)?(?:\[[\da-fA-F:.]+\]|[\w.-]+)(?::\d+)?\s*")
 _secrets: dict[str, None] = {}
 
@@ -77,7 +80,7 @@ def shown_url(url: str) -> str:
     scheme, marks, rest = url.partition("://")
     account, at, place = rest.rpartition("@")
     place, mark, query = place.partition("?")
-    if not marks or not scheme.isalnum() or not _PLACE.fullmatch(place) or re.search(r"[?#]", account):
+    if not marks or not scheme.replace("+", "").isalnum() or not _PLACE.fullmatch(place) or re.search(r"[?#]", account):
         return HIDDEN
     user, colon, _ = account.partition(":")
     if not colon or not re.fullmatch(r"[\w.%+-]*", user):  # a token stands where else the user does
@@ -114,5 +117,5 @@ def without_secrets(text: str) -> str:
 
 def _pieces(value: str, shown: str, *, whole: bool) -> Iterator[str]:
     """What to look for: the lines of a secret, and the parts of a URL that are not shown."""
-    pieces = value.splitlines() if whole else re.split(r"[:/@?&=#\s]+", value)
+    pieces = value.splitlines() if whole else re.split(r"[:/@?&=#,\s]+", value)
     yield from (piece for piece in map(str.strip, pieces) if len(piece) >= LEAST_LETTERS and piece not in shown)

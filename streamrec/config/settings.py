@@ -23,11 +23,13 @@ from streamrec.config.groups import (
     Attribution,
     Checkpointing,
     FusionSettings,
+    LearnerSettings,
     Learning,
     Limits,
     Redis,
     Rollout,
     Serving,
+    SnapshotSettings,
     Topics,
     TrendsSettings,
     preset_settings,
@@ -43,6 +45,8 @@ NOT_SETTINGS = frozenset({CONFIG_VARIABLE, "STREAMREC_DATA", "STREAMREC_LOG_FORM
 
 _SCENARIO_DEPTH = 4
 """Of the name of a scenario's rule: scenarios.home.slates.diversity."""
+
+_RENAMED = {("checkpoints", "directory"): "snapshots.url", ("checkpoints", "keep"): "snapshots.keep"}
 
 KafkaValue = str | int | float | bool
 DEFAULT_KAFKA: Mapping[str, KafkaValue] = {"bootstrap.servers": "127.0.0.1:9092"}
@@ -84,11 +88,13 @@ class Settings(BaseSettings):
     topics: Topics = Topics()
     limits: Limits = Limits()
     learning: Learning = Field(default_factory=Learning)
+    learner: LearnerSettings = LearnerSettings()
     fusion: FusionSettings = FusionSettings()
     attribution: Attribution = Attribution()
     rollout: Rollout = Rollout()
     serving: Serving = Serving()
     checkpoints: Checkpointing = Checkpointing()
+    snapshots: SnapshotSettings = SnapshotSettings()
     trends: TrendsSettings = TrendsSettings()
     scenarios: Annotated[Mapping[str, ScenarioSettings], BeforeValidator(merged)] = Field(
         default_factory=dict, validate_default=True
@@ -178,6 +184,9 @@ def load_settings(
             f"setting kafka.partitioner ({sources['kafka', 'partitioner']}) cannot be set: topics.partitioner says how "
             "keys are placed, murmur2 (librdkafka's murmur2_random) or crc32 (consistent_random)"
         )
+    for path in sources:
+        if path in _RENAMED:
+            raise ConfigError(f"setting {'.'.join(path)} ({sources[path]}) is {_RENAMED[path]} now: rename it there")
     try:
         settings = Settings(**values)
     except ValidationError as error:
@@ -295,6 +304,6 @@ def _shown(setting: str, value: Any) -> Any:
     group, _, name = setting.partition(".")
     if group == "kafka":
         return shown_kafka(name, value)
-    if setting in ("redis", "redis.url"):
+    if setting in ("redis", "redis.url") or (setting == "snapshots.url" and "://" in str(value)):
         return shown_url(value) if isinstance(value, str) else value if isinstance(value, int | float) else HIDDEN
     return value

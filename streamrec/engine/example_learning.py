@@ -12,16 +12,16 @@ of topics, users or the wall clock.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
+import msgspec
 import numpy as np
 
-from streamrec.engine.arrays.batch import NOTHING, RECENT, Int32
-from streamrec.engine.arrays.feedback import SlateFeedback
+from streamrec.engine.arrays.batch import NOTHING, RECENT, Array, Int32
 from streamrec.engine.arrays.labels import IMITATED
 from streamrec.engine.arrays.logged_event import LoggedEvent
 from streamrec.engine.batch_result import BatchResult
-from streamrec.engine.examples import FLOAT32, Example, Offer, Query, decoded
+from streamrec.engine.examples import FLOAT32, Ended, Example, Offer, Query, decoded
 from streamrec.engine.learning.trial import tried
 from streamrec.engine.pipeline import Pipeline
 from streamrec.engine.queries import TO_ANSWER, TO_LEARN
@@ -33,10 +33,12 @@ from streamrec.events import TYPE_CODES, Event, EventType
 class ExampleLearning:
     """Models that learn, and no users."""
 
-    def __init__(self, pipeline: Pipeline) -> None:
-        """Of the pipeline, what knows users is left alone."""
+    def __init__(self, pipeline: Pipeline, learned: Callable[[], None] = lambda: None) -> None:
+        """Of the pipeline, what knows users is left alone. `learned` is called after each learning cut."""
+        self.examples = 0  # taken so far
         self._pipeline = pipeline
-        self._feedback: list[SlateFeedback] = []  # since the last cut
+        self._learned = learned
+        self._ended: list[Ended] = []  # since the last cut
         self._bytes_by_column = {
             name: width * np.dtype(dtype).itemsize for name, (width, dtype) in pipeline.features.columns.items()
         }
@@ -100,12 +102,14 @@ class ExampleLearning:
         trial = tried(taught, known, batch, rows, pipeline.fill)
         drifts = pipeline.progress.tried(trial, batch, rows)
         pipeline.schedule.met(logged_events)
+        self.examples += len(examples)
         pipeline.fusion.imitating, pipeline.fusion.ruled = examples[-1].apprentice, examples[-1].ruled
         return BatchResult(logged_events, {}, {}, trial, drifts)
 
     def _learn(self) -> None:
-        feedback, self._feedback = self._feedback, []
-        self._pipeline.learn(feedback)
+        ended, self._ended = self._ended, []
+        self._pipeline.learn([one.feedback.slate_feedback(one.user_id) for one in ended])
+        self._learned()
 
     # Read
 
@@ -126,7 +130,7 @@ class ExampleLearning:
             features.uncertainty.note_shown([item], example.ts)
         if example.shown:
             features.note_shown(example.shown, example.ts)
-        self._feedback += [ended.feedback.slate_feedback(ended.user_id) for ended in example.ended]
+        self._ended += example.ended
         pipeline.schedule.latest_ts = max(pipeline.schedule.latest_ts, example.ts)
         return before
 
@@ -198,6 +202,26 @@ class ExampleLearning:
         pipeline.rank_given(row, offered[there], np.frombuffer(offer.boost, FLOAT32)[there])
         pipeline.batch.teach(row, int(chosen), logged.event.ts, IMITATED)
         return True
+
+    # Snapshots
+
+    def state(self) -> dict[str, Array]:
+        """What waits for the next learning cut, beside the pipeline's own."""
+        fusion = self._pipeline.fusion
+        return {
+            "count": np.array([self.examples, fusion.imitating, fusion.ruled], np.int64),
+            "ended": np.frombuffer(_ENCODER.encode(self._ended), np.uint8).copy(),
+        }
+
+    def restore(self, arrays: Mapping[str, Array]) -> None:
+        """The inverse of `state`."""
+        self.examples, imitating, ruled = (int(number) for number in arrays["count"])
+        self._pipeline.fusion.imitating, self._pipeline.fusion.ruled = bool(imitating), bool(ruled)
+        self._ended = _DECODER.decode(arrays["ended"].tobytes())
+
+
+_ENCODER = msgspec.msgpack.Encoder()
+_DECODER = msgspec.msgpack.Decoder(list[Ended])
 
 
 def _logged(example: Example) -> LoggedEvent:

@@ -151,6 +151,7 @@ class Example(msgspec.Struct, array_like=True, frozen=True, gc=False):
     offer: Offer | None = None
     apprentice: bool = False  # the fusion learns to imitate
     ruled: bool = False  # and what it imitates obeys the same rules
+    source: Whole = 0  # of which topic ever made the offsets are, a hash of its id; 0: not known
 
     @property
     def empty(self) -> bool:

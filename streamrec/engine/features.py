@@ -14,6 +14,7 @@ from streamrec.engine.ads.ads import ADS, Ads
 from streamrec.engine.arrays.batch import NOTHING, Array, Columns, Int32, MicroBatch, Queries
 from streamrec.engine.arrays.feedback import SlateFeedback
 from streamrec.engine.arrays.timeline import Timeline
+from streamrec.engine.following.served import Served
 from streamrec.engine.items.catalogue import Catalogue
 from streamrec.engine.items.item_table import ItemTable
 from streamrec.engine.items.uncertainty import Uncertainty
@@ -24,6 +25,7 @@ from streamrec.engine.users.fatigue import Fatigue
 from streamrec.engine.users.history import TOUCHES, History
 from streamrec.engine.users.price_level import price_named
 from streamrec.engine.users.purchases import Purchases
+from streamrec.engine.users.request_pace import RequestPace
 from streamrec.engine.users.seen import SeenItems
 from streamrec.engine.users.user_feature import UserFeature
 from streamrec.engine.users.user_table import UserTable
@@ -57,6 +59,7 @@ class FeatureStore:
     seen: SeenItems | None
     bought: Purchases | None
     shown: Fatigue | None
+    pace: RequestPace
 
     @property
     def columns(self) -> Columns:
@@ -191,6 +194,10 @@ class FeatureStore:
         return forgotten
 
     # Snapshots: users are in none, they live in the store
+
+    def parts(self) -> dict[str, Served]:
+        """What answering needs of what is remembered of items, by component."""
+        return {ITEMS: self.items, LISTING: self.catalogue, UNCERTAINTY: self.uncertainty, ADS: self.ads}
 
     def state(self) -> dict[str, dict[str, Array]]:
         """What is remembered of items, by component."""

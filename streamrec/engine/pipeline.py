@@ -15,7 +15,7 @@ Knows nothing of Kafka, Redis, files or the wall clock.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,6 +27,7 @@ from streamrec.engine.arrays.logged_event import LoggedEvent, name_hash
 from streamrec.engine.attribution.attribution import ServedSlate
 from streamrec.engine.batch_result import BatchResult
 from streamrec.engine.features import FeatureStore
+from streamrec.engine.following.served import Served
 from streamrec.engine.fusion.fusion import Fusion
 from streamrec.engine.learning.prequential import PrequentialRecord
 from streamrec.engine.learning.quarantine import FUSION, MODEL, PATIENCE
@@ -38,10 +39,10 @@ from streamrec.engine.models import Model
 from streamrec.engine.queries import NO_EXAMPLE, PointInTimeQueries
 from streamrec.engine.retrieval import CandidateUnion, Retriever
 from streamrec.engine.scenarios.rules import ScenarioRules
-from streamrec.engine.slates.responder import SITE, LogPlace, Request, SlateResponder
+from streamrec.engine.slates.responder import NOT_YET, SITE, LogPlace, Request, SlateResponder
 from streamrec.events import Event, EventType, Slate
 
-LAYOUT = 3
+LAYOUT = 4
 """Version of a snapshot's arrays."""
 PROPOSALS = 30
 """Items that each retriever proposes."""
@@ -118,11 +119,15 @@ class Pipeline:
     # One chunk of the log
 
     def process(
-        self, logged_events: Sequence[LoggedEvent], feedback: Callable[[], Sequence[SlateFeedback]] = tuple
+        self,
+        logged_events: Sequence[LoggedEvent],
+        feedback: Callable[[], Sequence[SlateFeedback]] = tuple,
+        published: Mapping[LogPlace, Slate] = NOT_YET,
     ) -> Iterator[BatchResult]:
         """Handle events in log order; their users must be in the table. Yields the result of each chunk.
 
-        `feedback` is called at each learning cut, for the feedback on slates since the last one.
+        `feedback` is called at each learning cut, for the feedback on slates since the last one. `published` are the
+        slates of requests that were answered before: these are what was shown, whatever would be chosen now.
         """
         # Where a rule looks at what a user was shown, that must count before the user's next event.
         one_answer_each = self.features.shown is not None
@@ -131,18 +136,18 @@ class Pipeline:
             if self.schedule.overdue(logged_events[start].event.ts):
                 self.learn(feedback())
             stop = self.schedule.end_of_chunk(logged_events, start, one_answer_each=one_answer_each)
-            yield self._process_chunk(logged_events[start:stop])
+            yield self._process_chunk(logged_events[start:stop], published)
             start = stop
             if self.schedule.due():
                 self.learn(feedback())
 
-    def _process_chunk(self, logged_events: Sequence[LoggedEvent]) -> BatchResult:
+    def _process_chunk(self, logged_events: Sequence[LoggedEvent], published: Mapping[LogPlace, Slate]) -> BatchResult:
         first_query, first_example = self.batch.asked, self.batch.learned
         now_ms = max(self.schedule.latest_ts, logged_events[0].event.ts)
         self.features.catalogue.arrive(now_ms, self.batching.micro_batch)
         requests, known, taught = self.remember(logged_events)
         self.rank(slice(first_query, self.batch.asked))
-        slates, served_slates = self.answer(requests)
+        slates, served_slates = self.answer(requests, published)
         self._imitate(requests, known, taught)
         examples = slice(first_example, self.batch.learned)
         trial = tried(taught, known, self.batch, examples, self.fill)
@@ -176,7 +181,7 @@ class Pipeline:
                 taught.append(logged)
             queries.happened(logged, row, item, features.price_of(event), example)
             features.touched(event, row, item)
-            if event.type in self.recommend_on:
+            if event.type in self.recommend_on and not logged.turned_away:
                 request_rules = self.rules.begin(event, logged.partition, row)
                 requests.append(Request(queries.request(logged, row, request_rules), logged))
             self.schedule.latest_ts = max(self.schedule.latest_ts, event.ts)
@@ -266,8 +271,11 @@ class Pipeline:
 
     # Answer
 
-    def answer(self, requests: Sequence[Request]) -> tuple[Mapping[LogPlace, Slate], Mapping[LogPlace, ServedSlate]]:
-        slates, served_slates = self.answers.slates(self.batch, requests, self.rules_by_query)
+    def answer(
+        self, requests: Sequence[Request], published: Mapping[LogPlace, Slate]
+    ) -> tuple[Mapping[LogPlace, Slate], Mapping[LogPlace, ServedSlate]]:
+        """A slate for each ranked request, and what to keep of it; `published` as in `process`."""
+        slates, served_slates = self.answers.slates(self.batch, requests, self.rules_by_query, published)
         for _, logged in requests:
             self.features.answered(slates[logged.partition, logged.offset], logged.partition)
         return slates, served_slates
@@ -338,6 +346,18 @@ class Pipeline:
         for model in (*self.models, *self.unranked):
             model.forget(forgotten)
         self.features.catalogue.readmit(self.schedule.latest_ts, self.batching.micro_batch)
+
+    # Where it only follows
+
+    def parts(self, named: Iterable[str] = ()) -> dict[str, Served]:
+        """What answering needs of what is learned, by component; with policies that are `named`, used here or not."""
+        return {**self.features.parts(), **self.rollback.parts(named)}
+
+    def follow(self, version: int) -> None:
+        """Its parts serve what was learned elsewhere, up to this offset in the examples."""
+        self.answers.model_version = version
+        self.features.catalogue.settle()
+        self.look_anew()
 
     # Snapshots and alarms
 

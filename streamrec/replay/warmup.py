@@ -10,7 +10,7 @@ Knows nothing of Kafka, Redis or the wall clock.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
@@ -18,6 +18,8 @@ from typing import Protocol, runtime_checkable
 
 from streamrec import codec
 from streamrec.errors import StaleEpoch, StateError, TransportError
+from streamrec.events import Item
+from streamrec.learner.fold import EXAMPLES_PARTITION, begun
 from streamrec.replay.logs import HEADERS, Log
 from streamrec.state import SnapshotStore, Store
 from streamrec.transport import Assignee, Record
@@ -162,6 +164,8 @@ def warm_up(
     *,
     passes: int = 1,
     topic: Mapping[str, str] | None = None,
+    examples_end: int | None = None,
+    items: Iterable[Item] = (),
     now_ms: int,
 ) -> WarmupResult:
     """Let `worker` learn its source to the end, and leave everything so that live workers go on from there.
@@ -177,6 +181,8 @@ def warm_up(
             and a topic forgets meanwhile.
         passes: how often models that can do so go over what they remember.
         topic: which topic it is, to be recorded beside the positions.
+        examples_end: where a learner is to go on in the examples; None: workers learn by themselves.
+        items: the catalogue that was known.
         now_ms: dates the snapshot.
 
     Raises:
@@ -191,9 +197,10 @@ def warm_up(
         worker.run()
         rehearse(worker, passes)
         pipeline, found = worker.pipeline, starts()
-        state = pipeline.state()
+        state = pipeline.state() if examples_end is None else begun(pipeline, found, items)
         suspect = pipeline.rollback.suspects(state)
-        snapshot = snapshots.save(state, found, pipeline.schema, now_ms=now_ms, suspect=suspect)
+        marks = found if examples_end is None else {EXAMPLES_PARTITION: examples_end}
+        snapshot = snapshots.save(state, marks, pipeline.schema, now_ms=now_ms, suspect=suspect)
     except StaleEpoch:
         raise
     except BaseException:

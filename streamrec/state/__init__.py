@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy.typing as npt
@@ -46,7 +45,7 @@ class PartitionMark:
 
     `watermark` is the first input offset that the state does not include, None for a partition never seen before.
     `epoch` grows with every owner. A sealed partition is being filled by a warm-up. `refused` counts checkpoints of
-    former owners that came too late.
+    former owners that came too late. `ends` is what was noted last by `note_ends`, None if nothing was.
     """
 
     watermark: int | None
@@ -54,6 +53,7 @@ class PartitionMark:
     epoch: int
     sealed: bool = False
     refused: int = 0
+    ends: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +117,16 @@ class Store(Protocol):
             StateUnavailable: the store is away or has no room; it may or may not have written, and the same checkpoint
                 may be committed again.
             StateError: the store has lost what it had confirmed, or the checkpoint is malformed; nothing was written.
+        """
+
+    def note_ends(self, epochs: Mapping[int, int], ends: str) -> None:
+        """Note beside the marks of these partitions where topics that were written to ended, in the caller's own words.
+
+        Of a partition that has a newer owner than the epoch given, nothing is noted. What is noted goes with the
+        watermark: once a partition is to begin elsewhere (`seal`, `unseal`), nothing is.
+
+        Raises:
+            StateUnavailable: the store is away; some may be noted and others not.
         """
 
     def lost(self, partitions: Collection[int], *, accept: bool = False) -> int:
@@ -184,6 +194,9 @@ class SnapshotDescription(Protocol):
     """A snapshot's manifest. `components` gives the bytes of each; `suspect` names those that were in doubt."""
 
     @property
+    def created_ms(self) -> int: ...
+
+    @property
     def schema(self) -> str: ...
 
     @property
@@ -203,7 +216,7 @@ class SnapshotStore(Protocol):
     """
 
     @property
-    def directory(self) -> Path: ...
+    def url(self) -> str: ...
 
     def save(
         self,
@@ -218,7 +231,7 @@ class SnapshotStore(Protocol):
         """Keep a snapshot and return its reference; old ones may go, but none in `protect`.
 
         Raises:
-            StateUnavailable: there is no room just now; nothing of it is left, and the same call may work later.
+            StateUnavailable: there is no room just now, or no network; the same call may work later.
         """
 
     def load(self, reference: str, schema: str | None = None) -> SavedSnapshot:
@@ -227,6 +240,7 @@ class SnapshotStore(Protocol):
         Raises:
             StateMissing: there is no such snapshot here.
             SnapshotCorrupt: it is not what was saved, or not of the `schema` expected.
+            StateUnavailable: it cannot be read just now; the same call may work later.
         """
 
     def describe(self, reference: str) -> SnapshotDescription:

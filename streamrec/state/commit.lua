@@ -1,4 +1,4 @@
--- KEYS: the partition's mark, its sentinels, then the keys of the values.
+-- KEYS: the partition's mark, its sentinels, what a backup has yet to copy, then the keys of the values.
 -- ARGV: epoch, turn, last confirmed turn, watermark, snapshot or '', seconds to keep users and items, seconds to keep
 --       slates, how many of the keys are slates (they come last), how many sentinels are kept, then the values in the
 --       order of their keys.
@@ -25,13 +25,15 @@ local watched, held = {}, {}
 local sentinels = redis.call('ZRANGE', KEYS[2], 0, -1)
 for _, key in ipairs(sentinels) do held[key] = true end
 local room = tonumber(ARGV[9]) - #sentinels
-for i = 3, #KEYS do
-    if ARGV[i + 7] == '' then
+local copied = redis.call('EXISTS', KEYS[3]) == 1
+for i = 4, #KEYS do
+    if copied then redis.call('SADD', KEYS[3], KEYS[i]) end
+    if ARGV[i + 6] == '' then
         redis.call('DEL', KEYS[i])
         if held[KEYS[i]] then redis.call('ZREM', KEYS[2], KEYS[i]) end
     else
         -- One SET per key: MSET could not expire them, and unpack() of so many arguments overflows Lua's stack.
-        redis.call('SET', KEYS[i], ARGV[i + 7], 'EX', i < first_slate and ARGV[6] or ARGV[7])
+        redis.call('SET', KEYS[i], ARGV[i + 6], 'EX', i < first_slate and ARGV[6] or ARGV[7])
         if i < first_slate and (held[KEYS[i]] or room > 0) then
             if not held[KEYS[i]] then room = room - 1 end
             watched[#watched + 1] = now + ARGV[6]

@@ -5,8 +5,9 @@
     streamrec:user-events:rollout                     the rollout's revisions, newest first (a list)
     streamrec:user-events:heads                       the time of the next record of each partition that is behind
     streamrec:user-events:redrive:NAME                which dead letters were sent back
-    streamrec:{user-events:3}:mark                    epoch, turn, watermark, snapshot, seal of partition 3
+    streamrec:{user-events:3}:mark                    epoch, turn, watermark, snapshot, seal, ends of partition 3
     streamrec:{user-events:3}:sentinels               some of its values, by time of expiry (a sorted set)
+    streamrec:{user-events:3}:uncopied                which values a backup under way has yet to copy (a set)
     streamrec:{user-events:3}:user:ID                 one value; likewise item:, slate:, open:, due:, account:, moved:
 
 What stands between braces is all that a Redis Cluster hashes, so everything of one partition lies in one slot and one
@@ -66,6 +67,10 @@ class KeySpace:
         """What is known of dead letters that were sent back."""
         return f"{self.prefix}:{self.topic}:redrive:{name}".encode()
 
+    def home(self, partition: int) -> bytes:
+        """How every key of `partition` begins."""
+        return f"{self._home(partition)}:".encode()
+
     def mark(self, partition: int) -> bytes:
         """The hash with the watermark, snapshot and epoch of `partition`."""
         return f"{self._home(partition)}:mark".encode()
@@ -73,6 +78,10 @@ class KeySpace:
     def sentinels(self, partition: int) -> bytes:
         """The sorted set of some values of `partition`, by which it is told whether values were dropped."""
         return f"{self._home(partition)}:sentinels".encode()
+
+    def uncopied(self, partition: int) -> bytes:
+        """The set of keys of `partition` that were written since a backup copied them."""
+        return f"{self._home(partition)}:uncopied".encode()
 
     def value(self, key: Key) -> bytes:
         """The string that holds one value."""
@@ -84,6 +93,11 @@ class KeySpace:
         """A pattern for SCAN that every value matches, of whatever partition, and nothing else."""
         # Marks have no second colon. Neither prefix nor topic can hold a character that means something in a pattern.
         return f"{self.prefix}:{{{self.topic}:*}}:*:*".encode()
+
+    @property
+    def everything(self) -> tuple[bytes, bytes]:
+        """Patterns for SCAN: whatever is kept of the topic matches one of them."""
+        return f"{self.prefix}:{self.topic}:*".encode(), f"{self.prefix}:{{{self.topic}:*".encode()
 
     def key(self, value: bytes) -> Key:
         """The inverse of `value`.

@@ -45,14 +45,14 @@ class MemoryStore:
             for partition in partitions:
                 before = self._marks.get(partition, NEVER_OPENED)
                 sealed = replace(before, epoch=before.epoch + 1, sealed=True)
-                self._marks[partition] = sealed if keep else replace(sealed, watermark=None, snapshot=None)
+                self._marks[partition] = sealed if keep else replace(sealed, watermark=None, snapshot=None, ends=None)
 
     def unseal(self, partition: int, watermark: int | None, snapshot: str | None) -> None:
         """Let the next owner of the partition start there."""
         with self._lock:
-            self._marks[partition] = replace(
-                self._marks[partition], watermark=watermark, snapshot=snapshot, sealed=False
-            )
+            mark = self._marks[partition]
+            ends = mark.ends if mark.watermark == watermark else None
+            self._marks[partition] = replace(mark, watermark=watermark, snapshot=snapshot, sealed=False, ends=ends)
 
     def load(self, keys: Sequence[Key]) -> list[bytes | None]:
         """The stored values, None where there is none, in the order of `keys`."""
@@ -85,6 +85,13 @@ class MemoryStore:
             self._marks[checkpoint.partition] = replace(
                 mark, watermark=checkpoint.watermark, snapshot=checkpoint.snapshot
             )
+
+    def note_ends(self, epochs: Mapping[int, int], ends: str) -> None:
+        """Note beside the marks of these partitions where topics that were written to ended."""
+        with self._lock:
+            for partition, epoch in epochs.items():
+                if partition in self._marks and self._marks[partition].epoch == epoch:
+                    self._marks[partition] = replace(self._marks[partition], ends=ends)
 
     def lost(self, partitions: Collection[int], *, accept: bool = False) -> int:
         """None: this store drops nothing."""

@@ -4,4 +4,4 @@ local seal = redis.call('HGET', KEYS[1], 'seal')
 if seal and seal ~= ARGV[1] then return false end
 redis.call('HINCRBY', KEYS[1], 'epoch', 1)
 redis.call('HSET', KEYS[1], 'turn', 0)
-return redis.call('HMGET', KEYS[1], 'watermark', 'snapshot', 'epoch', 'seal', 'refused')
+return redis.call('HMGET', KEYS[1], 'watermark', 'snapshot', 'epoch', 'seal', 'refused', 'ends')

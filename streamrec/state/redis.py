@@ -1,6 +1,7 @@
-"""A store in Redis, 6.2 or newer; the keys are laid out so that a cluster can hold them too.
+"""A store in Redis, 6.2 or newer: one server, a master under Sentinels, or a cluster.
 
-One Lua script per checkpoint decides and writes. Knows nothing of Kafka, events, models or what the values mean.
+One Lua script per checkpoint decides and writes; what spans partitions takes a command for each. Knows nothing of
+Kafka, events, models or what the values mean.
 """
 
 from __future__ import annotations
@@ -8,14 +9,13 @@ from __future__ import annotations
 import uuid
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from streamrec.errors import ConfigError, StateError
+from streamrec.errors import ConfigError, StateError, StateUnavailable
 from streamrec.state import Checkpoint, Key, Kind, PartitionMark
-from streamrec.state.connection import connected, named_errors, script, without_password
+from streamrec.state.connection import Command, Servers
 from streamrec.state.keys import KeySpace
 from streamrec.state.refusals import (
     backwards,
@@ -37,7 +37,7 @@ SENTINELS = 256
 """Values of a partition that are watched: of a loss of 2% of them all, these notice 99 times in 100."""
 DAY_S = 24 * 3600
 KEYS_PER_MGET = 512
-MGETS_PER_PIPELINE = 64
+MGETS_AT_ONCE = 64
 
 
 @dataclass(slots=True)
@@ -60,7 +60,7 @@ class RedisStore:
     noticed by `lost`: by its own count of evicted keys, and by some values of each partition that are watched.
 
     Args:
-        url: redis://, rediss:// or unix:// URL; a password in it never shows in an error.
+        url: see `streamrec.state.redis_url`; a password in it never shows in an error.
         timeout_s: how long connecting, and one answer, may take.
         allow_eviction: take a server, too, that may evict keys when its memory is full.
 
@@ -86,20 +86,21 @@ class RedisStore:
         self._keys = KeySpace(prefix, topic)
         self._ttl_s = int(ttl_s)  # a fraction, too, SET would refuse half way
         self._slate_ttl_s = int(slate_ttl_s)
-        self._timeout_s = timeout_s
         self._allow_eviction = allow_eviction
-        self._where = without_password(url)
-        self._client = connected(url, timeout_s)
-        self._open = self._client.register_script(script("open.lua"))
-        self._seal = self._client.register_script(script("seal.lua"))
-        self._unseal = self._client.register_script(script("unseal.lua"))
-        self._commit = self._client.register_script(script("commit.lua"))
-        self._kept = self._client.register_script(script("kept.lua"))
+        self._redis = Servers(url, timeout_s)
+        self._open = self._redis.script("open.lua")
+        self._seal = self._redis.script("seal.lua")
+        self._unseal = self._redis.script("unseal.lua")
+        self._commit = self._redis.script("commit.lua")
+        self._kept = self._redis.script("kept.lua")
+        self._known = self._redis.script("known.lua")
+        self._record = self._redis.script("record.lua")
+        self._note = self._redis.script("note.lua")
         self._turns: dict[int, _Turns] = {}
         self._own_seal = uuid.uuid4().hex
 
     def __repr__(self) -> str:
-        return f"RedisStore({self._where!r}, prefix={self._keys.prefix!r}, topic={self._keys.topic!r})"
+        return f"RedisStore({self._redis.where!r}, prefix={self._keys.prefix!r}, topic={self._keys.topic!r})"
 
     def open(self, partition: int) -> PartitionMark:
         """Become the owner of `partition`: raises its epoch and returns where it stands.
@@ -108,10 +109,10 @@ class RedisStore:
             StateError: somebody else has sealed the partition.
             StateUnavailable: Redis did not answer; the epoch may have grown, which does no harm.
         """
-        with self._named_errors(f"opening partition {partition}"):
-            fields = self._open(keys=[self._keys.mark(partition)], args=[self._own_seal])
+        with self._redis.named_errors(f"opening partition {partition}"):
+            fields = self._open([self._keys.mark(partition)], [self._own_seal])
             # Another slot, so not in the script; after it, so that whatever is listed has a mark, unless it was lost.
-            self._client.sadd(self._keys.registry, partition)
+            self._redis.client.sadd(self._keys.registry, partition)
         if fields is None:
             raise sealed(partition)
         self._turns[partition] = _Turns()
@@ -125,11 +126,11 @@ class RedisStore:
         Raises:
             StateError: Redis did not answer; some partitions may be sealed, and values left: seal them again.
         """
-        with self._named_errors(f"sealing {len(partitions)} partitions"):
+        with self._redis.named_errors(f"sealing {len(partitions)} partitions"):
             for partition in partitions:
-                keys = [self._keys.mark(partition), self._keys.sentinels(partition)]
-                self._seal(keys=keys, args=[self._own_seal, int(keep)])
-                self._client.sadd(self._keys.registry, partition)
+                keys = [self._keys.mark(partition), self._keys.sentinels(partition), self._keys.uncopied(partition)]
+                self._seal(keys, [self._own_seal, int(keep)])
+                self._redis.client.sadd(self._keys.registry, partition)
             for some in self._values_of(partitions):
                 self._keep_for_a_day(some) if keep else self._remove(some)
 
@@ -141,8 +142,8 @@ class RedisStore:
             StateError: Redis did not answer; the partition may still be sealed.
         """
         start = ["" if watermark is None else watermark, snapshot or ""]
-        with self._named_errors(f"unsealing partition {partition}"):
-            ours = self._unseal(keys=[self._keys.mark(partition)], args=[self._own_seal, *start])
+        with self._redis.named_errors(f"unsealing partition {partition}"):
+            ours = self._unseal([self._keys.mark(partition)], [self._own_seal, *start])
         if not ours:
             raise resealed(partition)
 
@@ -154,13 +155,15 @@ class RedisStore:
         """
         values: list[bytes | None] = [None] * len(keys)
         chunks = list(_chunks_of_one_partition(keys))
-        for start in range(0, len(chunks), MGETS_PER_PIPELINE):
-            with self._named_errors(f"loading {len(keys)} values"), self._client.pipeline(transaction=False) as pipe:
-                for places in chunks[start : start + MGETS_PER_PIPELINE]:
-                    pipe.mget([self._keys.value(keys[place]) for place in places])
-                for places, found in zip(chunks[start : start + MGETS_PER_PIPELINE], pipe.execute(), strict=True):
-                    for place, value in zip(places, found, strict=True):
-                        values[place] = value
+        for start in range(0, len(chunks), MGETS_AT_ONCE):
+            some = chunks[start : start + MGETS_AT_ONCE]
+            with self._redis.named_errors(f"loading {len(keys)} values"):
+                answers = self._redis.together(
+                    [("MGET", *(self._keys.value(keys[place]) for place in places)) for places in some]
+                )
+            for places, found in zip(some, answers, strict=True):
+                for place, value in zip(places, found, strict=True):
+                    values[place] = value
         return values
 
     def commit(self, checkpoint: Checkpoint) -> None:
@@ -180,7 +183,7 @@ class RedisStore:
             raise unopened(checkpoint.partition)
         turns.sent += 1  # never reused, even when this one fails: a copy of it may still be on its way
         turn = turns.sent
-        with self._named_errors(f"committing partition {checkpoint.partition}"):
+        with self._redis.named_errors(f"committing partition {checkpoint.partition}"):
             verdict, detail = self._commit(*self._script_input(checkpoint, turn, turns.confirmed))
         if verdict == b"written":
             turns.confirmed = turn
@@ -191,30 +194,40 @@ class RedisStore:
         else:
             raise forgotten(checkpoint)
 
+    def note_ends(self, epochs: Mapping[int, int], ends: str) -> None:
+        """See `Store`.
+
+        Raises:
+            StateUnavailable: Redis did not answer; some may be noted and others not.
+        """
+        with self._redis.named_errors("noting where topics end"):
+            for partition, epoch in epochs.items():
+                self._note([self._keys.mark(partition)], [epoch, ends])
+
     def lost(self, partitions: Collection[int], *, accept: bool = False) -> int:
-        """See `Store`; two round trips. The server's evicted keys may be another system's, where several share it.
+        """See `Store`. A server's evicted keys may be another system's, where several share it.
 
         Raises:
             StateError: its `maxmemory-policy` lets the server evict, or the mark of one of these partitions is gone.
             StateUnavailable: Redis did not answer.
         """
-        with self._named_errors("looking for lost values"), self._client.pipeline(transaction=False) as pipe:
-            pipe.info()
-            pipe.smembers(self._keys.registry)
-            server, opened = pipe.execute()
-            policy = server.get("maxmemory_policy", "noeviction")  # some that speak the protocol know none, nor evict
-            if policy != "noeviction" and not self._allow_eviction:
-                raise StateError(
-                    f"Redis at {self._where} has maxmemory-policy {policy} and forgets users and positions when its "
-                    "memory is full, expected noeviction: set it on the server, or `redis.allow_eviction`"
-                )
+        with self._redis.named_errors("looking for lost values"):
+            servers = self._redis.masters()
+            opened = self._redis.client.smembers(self._keys.registry)
+            for server in servers.values():
+                policy = server.get("maxmemory_policy", "noeviction")  # some that speak the protocol know none
+                if policy != "noeviction" and not self._allow_eviction:
+                    raise StateError(
+                        f"Redis at {self._redis.where} has maxmemory-policy {policy} and forgets users and positions "
+                        "when its memory is full, expected noeviction: set it on the server, or `redis.allow_eviction`"
+                    )
+            found: dict[int, tuple[int, int, int]] = {}
             for partition in partitions:
-                self._kept(
-                    keys=[self._keys.mark(partition), self._keys.sentinels(partition)],
-                    args=[server["run_id"], server["evicted_keys"], int(accept)],
-                    client=pipe,
-                )
-            found: dict[int, tuple[int, int, int]] = dict(zip(partitions, pipe.execute(), strict=True))
+                keys = [self._keys.mark(partition), self._keys.sentinels(partition)]
+                server = servers.get(self._redis.master_of(keys[0]), {})
+                if not server:
+                    raise StateUnavailable(f"a master of Redis at {self._redis.where} has changed; ask again")
+                found[partition] = self._kept(keys, [server["run_id"], server["evicted_keys"], int(accept)])
         known = {int(partition) for partition in opened} | self._turns.keys()
         for partition, (marked, sentinels, _) in found.items():
             if not marked and (sentinels or partition in known):
@@ -223,11 +236,11 @@ class RedisStore:
 
     def marks(self) -> dict[int, PartitionMark]:
         """Every partition ever opened, and where it stands. Raises no epoch."""
-        with self._named_errors("reading marks"), self._client.pipeline(transaction=False) as pipe:
-            partitions = self._partitions()
-            for partition in partitions:
-                pipe.hmget(self._keys.mark(partition), ["watermark", "snapshot", "epoch", "seal", "refused"])
-            stored = dict(zip(partitions, pipe.execute(), strict=True))
+        partitions = self._partitions()
+        fields = ["watermark", "snapshot", "epoch", "seal", "refused", "ends"]
+        with self._redis.named_errors("reading marks"):
+            answers = self._redis.together([("HMGET", self._keys.mark(partition), *fields) for partition in partitions])
+        stored = dict(zip(partitions, answers, strict=True))
         return {partition: _mark(*fields) for partition, fields in stored.items() if fields[2] is not None}
 
     def exchange(self, heads: Mapping[int, int | None]) -> dict[int, int]:
@@ -239,14 +252,11 @@ class RedisStore:
         behind = [part for partition, ms in heads.items() if ms is not None for part in (partition, ms)]
         caught_up = [partition for partition, ms in heads.items() if ms is None]
         key = self._keys.heads
-        with self._named_errors("exchanging how far partitions are"), self._client.pipeline(transaction=False) as pipe:
-            if behind:
-                pipe.hset(key, items=behind)
-                pipe.expire(key, HEADS_TTL_S)
-            if caught_up:
-                pipe.hdel(key, *caught_up)
-            pipe.hgetall(key)
-            told: dict[bytes, bytes] = pipe.execute()[-1]
+        telling: list[Command] = [("HSET", key, *behind), ("EXPIRE", key, HEADS_TTL_S)] if behind else []
+        if caught_up:
+            telling.append(("HDEL", key, *caught_up))
+        with self._redis.named_errors("exchanging how far partitions are"):
+            told: dict[bytes, bytes] = self._redis.together([*telling, ("HGETALL", key)])[-1]
         return {int(partition): int(ms) for partition, ms in told.items()}
 
     def scan(self) -> Iterator[Key]:
@@ -255,8 +265,9 @@ class RedisStore:
         Raises:
             StateUnavailable: Redis did not answer.
         """
-        with self._named_errors("looking through all keys"):
-            for value in self._client.scan_iter(self._keys.values, count=KEYS_PER_MGET):
+        doing = "looking through all keys"
+        with self._redis.named_errors(doing), self._redis.unchanged(doing):
+            for value in self._redis.client.scan_iter(self._keys.values, count=KEYS_PER_MGET):
                 yield self._keys.key(value)
 
     def find(self, kind: Kind, name: str) -> dict[int, bytes]:
@@ -271,11 +282,10 @@ class RedisStore:
         Raises:
             StateUnavailable: Redis did not answer.
         """
-        with self._named_errors("reading which topic this is"), self._client.pipeline() as pipe:
-            for name, word in told.items():
-                pipe.hsetnx(self._keys.topic_facts, name, word)
-            pipe.hgetall(self._keys.topic_facts)
-            return {name.decode(): word.decode() for name, word in pipe.execute()[-1].items()}
+        facts = [part for fact in told.items() for part in fact]
+        with self._redis.named_errors("reading which topic this is"):
+            recorded: list[bytes] = self._known([self._keys.topic_facts], facts)
+        return {name.decode(): word.decode() for name, word in zip(recorded[::2], recorded[1::2], strict=True)}
 
     def record_topic(self, told: Mapping[str, str]) -> None:
         """Record this of the topic, and nothing of what was recorded before.
@@ -283,15 +293,12 @@ class RedisStore:
         Raises:
             StateUnavailable: Redis did not answer; it may or may not be recorded.
         """
-        with self._named_errors("recording which topic this is"), self._client.pipeline() as pipe:
-            pipe.delete(self._keys.topic_facts)
-            if told:
-                pipe.hset(self._keys.topic_facts, items=[part for fact in told.items() for part in fact])
-            pipe.execute()
+        with self._redis.named_errors("recording which topic this is"):
+            self._record([self._keys.topic_facts], [part for fact in told.items() for part in fact])
 
     def close(self) -> None:
         """Let go of connections."""
-        self._client.close()
+        self._redis.close()
 
     def _values_of(self, partitions: Collection[int]) -> Iterator[list[bytes]]:
         values = (self._keys.value(key) for key in self.scan() if key.partition in partitions)
@@ -301,24 +308,16 @@ class RedisStore:
     # One key a command: they lie in different slots.
 
     def _remove(self, values: Sequence[bytes]) -> None:
-        with self._client.pipeline(transaction=False) as pipe:
-            for value in values:
-                pipe.unlink(value)
-            pipe.execute()
+        self._redis.together([("UNLINK", value) for value in values])
 
     def _keep_for_a_day(self, values: Sequence[bytes]) -> None:
-        with self._client.pipeline(transaction=False) as pipe:
-            for value in values:
-                pipe.ttl(value)
-            left = pipe.execute()
-            for value, ttl_s in zip(values, left, strict=True):
-                if 0 <= ttl_s < DAY_S:
-                    pipe.expire(value, DAY_S)
-            pipe.execute()
+        left = self._redis.together([("TTL", value) for value in values])
+        soon = [value for value, ttl_s in zip(values, left, strict=True) if 0 <= ttl_s < DAY_S]
+        self._redis.together([("EXPIRE", value, DAY_S) for value in soon])
 
     def _partitions(self) -> list[int]:
-        with self._named_errors("reading the list of partitions"):
-            return sorted(int(member) for member in self._client.smembers(self._keys.registry))
+        with self._redis.named_errors("reading the list of partitions"):
+            return sorted(int(member) for member in self._redis.client.smembers(self._keys.registry))
 
     def _refuse_oversized(self, checkpoint: Checkpoint) -> None:
         size = sum(map(len, checkpoint.writes.values()))
@@ -332,18 +331,21 @@ class RedisStore:
         """KEYS and ARGV of the commit script."""
         lasting = [key for key in checkpoint.writes if key.kind is not Kind.SLATE]
         slates = [key for key in checkpoint.writes if key.kind is Kind.SLATE]
-        home = [self._keys.mark(checkpoint.partition), self._keys.sentinels(checkpoint.partition)]
+        partition = checkpoint.partition
+        home = [self._keys.mark(partition), self._keys.sentinels(partition), self._keys.uncopied(partition)]
         keys = [*home, *map(self._keys.value, lasting + slates)]
         header = [checkpoint.epoch, turn, confirmed, checkpoint.watermark, checkpoint.snapshot or ""]
         values = [checkpoint.writes[key] for key in lasting + slates]
         return keys, [*header, self._ttl_s, self._slate_ttl_s, len(slates), SENTINELS, *values]
 
-    def _named_errors(self, doing: str) -> AbstractContextManager[None]:
-        return named_errors(self._where, self._timeout_s, doing)
-
 
 def _mark(
-    watermark: bytes | None, snapshot: bytes | None, epoch: bytes, seal: bytes | None, refused: bytes | None
+    watermark: bytes | None,
+    snapshot: bytes | None,
+    epoch: bytes,
+    seal: bytes | None,
+    refused: bytes | None,
+    ends: bytes | None,
 ) -> PartitionMark:
     return PartitionMark(
         watermark=None if watermark is None else int(watermark),
@@ -351,6 +353,7 @@ def _mark(
         epoch=int(epoch),
         sealed=seal is not None,
         refused=int(refused or 0),
+        ends=ends.decode() if ends else None,
     )
 
 

@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 
 import msgspec
 from redis.exceptions import LockError
+from redis.lock import Lock
 
 from streamrec.errors import StateError
-from streamrec.state.connection import connected, named_errors, without_password
+from streamrec.state.connection import Servers
 from streamrec.state.keys import KeySpace
 
 LEASE_S = 120.0
@@ -50,11 +51,9 @@ class RedriveJournal:
         self._keys = KeySpace(prefix, topic)
         self._keep_ms = keep_ms
         self._lease_s = lease_s
-        self._timeout_s = timeout_s
-        self._where = without_password(url)
-        self._client = connected(url, timeout_s)
+        self._redis = Servers(url, timeout_s)
         self._asked_s = 0.0
-        self._lock = self._client.lock(self._keys.redrive("lock").decode(), timeout=lease_s, blocking=False)
+        self._lock: Lock | None = None
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -63,20 +62,23 @@ class RedriveJournal:
         Raises:
             StateError: somebody else holds it, or Redis did not answer.
         """
-        with self._named_errors("beginning a redrive"):
-            mine = self._lock.acquire()
+        with self._redis.named_errors("beginning a redrive"):
+            name = self._keys.redrive("lock").decode()
+            lock = self._redis.client.lock(name, timeout=self._lease_s, blocking=False)
+            mine = lock.acquire()
         if not mine:
             raise StateError(
                 f"another redrive into topic {self._keys.topic!r} is under way, or was killed within the last "
                 f"{self._lease_s:.0f} s; wait for it"
             )
-        self._asked_s = time.monotonic()
+        self._asked_s, self._lock = time.monotonic(), lock
         try:
             yield
         finally:
-            with self._named_errors("ending a redrive"):
-                if self._lock.owned():
-                    self._lock.release()
+            self._lock = None
+            with self._redis.named_errors("ending a redrive"):
+                if lock.owned():
+                    lock.release()
 
     def go_on(self) -> None:
         """Extend the lock; to be called for every record read or sent, and asks Redis only now and then.
@@ -85,9 +87,9 @@ class RedriveJournal:
             StateError: the last call was so long ago that the lock has expired: another redrive may have begun.
         """
         now_s = time.monotonic()
-        if now_s - self._asked_s < self._lease_s / 8:
+        if self._lock is None or now_s - self._asked_s < self._lease_s / 8:
             return
-        with self._named_errors("going on with a redrive"):
+        with self._redis.named_errors("going on with a redrive"):
             try:
                 self._lock.reacquire()
             except LockError:
@@ -101,36 +103,34 @@ class RedriveJournal:
         """Which of these messages have been sent back, in their order."""
         if not origins:
             return []
-        with self._named_errors("asking which letters were sent back"):
-            return [mark is not None for mark in self._client.mget([self._mark(origin) for origin in origins])]
+        with self._redis.named_errors("asking which letters were sent back"):
+            return [bool(there) for there in self._redis.together([("EXISTS", self._mark(o)) for o in origins])]
 
     def mark(self, origins: Iterable[str]) -> None:
         """Mark these messages as sent back, once Kafka has stored them."""
-        with self._named_errors("noting which letters were sent back"):
-            pipeline = self._client.pipeline(transaction=False)
-            for origin in origins:
-                pipeline.set(self._mark(origin), b"", px=self._keep_ms)
-            pipeline.execute()
+        with self._redis.named_errors("noting which letters were sent back"):
+            lasting = () if self._keep_ms is None else ("PX", self._keep_ms)
+            self._redis.together([("SET", self._mark(origin), b"", *lasting) for origin in origins])
 
     def unfinished(self) -> dict[int, int] | None:
         """The end offsets noted by a run that did not finish; None when every run has finished."""
-        with self._named_errors("reading the journal of redrives"):
-            noted = self._client.get(self._journal)
+        with self._redis.named_errors("reading the journal of redrives"):
+            noted = self._redis.client.get(self._journal)
         return msgspec.msgpack.decode(noted, type=dict[int, int]) if isinstance(noted, bytes) else None
 
     def begin(self, ends: Mapping[int, int]) -> None:
         """Note the end offsets of the events topic, before anything is sent."""
-        with self._named_errors("opening the journal of redrives"):
-            self._client.set(self._journal, msgspec.msgpack.encode(dict(ends)))
+        with self._redis.named_errors("opening the journal of redrives"):
+            self._redis.client.set(self._journal, msgspec.msgpack.encode(dict(ends)))
 
     def finish(self) -> None:
         """Close the journal: everything that was sent is marked."""
-        with self._named_errors("closing the journal of redrives"):
-            self._client.delete(self._journal)
+        with self._redis.named_errors("closing the journal of redrives"):
+            self._redis.client.delete(self._journal)
 
     def close(self) -> None:
         """Let go of connections."""
-        self._client.close()
+        self._redis.close()
 
     @property
     def _journal(self) -> bytes:
@@ -138,6 +138,3 @@ class RedriveJournal:
 
     def _mark(self, origin: str) -> bytes:
         return self._keys.redrive(f"sent:{origin}")
-
-    def _named_errors(self, doing: str) -> AbstractContextManager[None]:
-        return named_errors(self._where, self._timeout_s, doing)

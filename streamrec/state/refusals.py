@@ -40,7 +40,8 @@ def sealed(partition: int) -> StateError:
     """The error for a partition that a command is filling."""
     return StateError(
         f"partition {partition} is sealed: a warm-up is filling it, or was cut short; wait for it, or run `streamrec "
-        "warmup` again: it clears what the other one left (and `streamrec topics rescale` goes on where it stopped)"
+        "warmup` again: it clears what the other one left (and `streamrec topics rescale` and `streamrec restore` go "
+        "on where they stopped)"
     )
 
 

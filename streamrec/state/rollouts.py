@@ -5,14 +5,13 @@ Knows nothing of what a revision means, beyond its number.
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
 from threading import Lock
 
 import msgspec
 
 from streamrec.engine.rollout.revisions import Revision
 from streamrec.errors import StateError
-from streamrec.state.connection import connected, named_errors, script, without_password
+from streamrec.state.connection import Servers
 from streamrec.state.keys import KeySpace
 
 KEPT = 256
@@ -26,7 +25,7 @@ class RedisRolloutStore:
     and a revision that it finds written already is its own: the same number, time and words.
 
     Args:
-        url: redis://, rediss:// or unix:// URL; a password in it never shows in an error.
+        url: see `streamrec.state.redis_url`; a password in it never shows in an error.
         timeout_s: how long connecting, and one answer, may take.
 
     Raises:
@@ -35,10 +34,8 @@ class RedisRolloutStore:
 
     def __init__(self, url: str, *, prefix: str, topic: str, timeout_s: float = 10.0) -> None:
         self._key = KeySpace(prefix, topic).rollout
-        self._timeout_s = timeout_s
-        self._where = without_password(url)
-        self._client = connected(url, timeout_s)
-        self._revise = self._client.register_script(script("revise.lua"))
+        self._redis = Servers(url, timeout_s)
+        self._revise = self._redis.script("revise.lua")
 
     def latest(self) -> Revision | None:
         """The newest revision, None while the settings alone count.
@@ -46,8 +43,8 @@ class RedisRolloutStore:
         Raises:
             StateError: Redis did not answer, or holds something else there.
         """
-        with self._named_errors("reading the newest revision of the rollout"):
-            newest = self._client.lindex(self._key, 0)
+        with self._redis.named_errors("reading the newest revision of the rollout"):
+            newest = self._redis.client.lindex(self._key, 0)
         return None if newest is None else self._decoded(newest)
 
     def history(self) -> list[Revision]:
@@ -56,8 +53,8 @@ class RedisRolloutStore:
         Raises:
             StateError: as `latest`.
         """
-        with self._named_errors("reading the revisions of the rollout"):
-            stored = self._client.lrange(self._key, 0, -1)
+        with self._redis.named_errors("reading the revisions of the rollout"):
+            stored = self._redis.client.lrange(self._key, 0, -1)
         return [self._decoded(revision) for revision in stored]
 
     def append(self, revision: Revision) -> None:
@@ -67,27 +64,24 @@ class RedisRolloutStore:
             StateError: the newest one's number is not the one before it: nothing was written. Or Redis did not answer:
                 it may or may not have been written.
         """
-        with self._named_errors(f"writing revision {revision.number} of the rollout"):
+        with self._redis.named_errors(f"writing revision {revision.number} of the rollout"):
             encoded = msgspec.json.encode(revision)
-            written, newest = self._revise(keys=[self._key], args=[encoded, revision.number - 1, KEPT])
+            written, newest = self._revise([self._key], [encoded, revision.number - 1, KEPT])
         if not written:
             raise _overtaken(revision, newest)
 
     def close(self) -> None:
         """Let go of connections."""
-        self._client.close()
+        self._redis.close()
 
     def _decoded(self, stored: bytes | str) -> Revision:
         try:
             return msgspec.json.decode(stored, type=Revision)
         except msgspec.DecodeError as error:
             raise StateError(
-                f"Redis at {self._where} holds no revision of a rollout under {self._key.decode()!r}: {error}; was it "
-                "written by a newer streamrec? Update this one, or remove the key to go by the settings alone"
+                f"Redis at {self._redis.where} holds no revision of a rollout under {self._key.decode()!r}: {error}; "
+                "was it written by a newer streamrec? Update this one, or remove the key to go by the settings alone"
             ) from None
-
-    def _named_errors(self, doing: str) -> AbstractContextManager[None]:
-        return named_errors(self._where, self._timeout_s, doing)
 
 
 class MemoryRolloutStore:

@@ -1,60 +1,36 @@
-"""Model snapshots on disk: named arrays in one safetensors file, beside a manifest that says what they are.
+"""Model snapshots: named arrays in one safetensors file, beside a manifest that says what they are.
 
     DIRECTORY/0000000042-9f86d081884c7d65/tensors.safetensors
                                           manifest.json
 
 The reference names the manifest's checksum, and the manifest that of the tensors: whoever holds a reference can tell
-whether what is on disk is what was saved. Knows nothing of models, nor of where references are kept.
+whether what is there is what was saved. Knows nothing of models, nor of where references are kept.
 """
 
 from __future__ import annotations
 
-import errno
-import fcntl
-import os
 import re
-import shutil
-import time
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
-import numpy as np
-import safetensors
-import safetensors.numpy
 
-from streamrec.errors import ConfigError, SnapshotCorrupt, StateError, StateMissing, StateUnavailable
+from streamrec.config.log_lines import get_logger
+from streamrec.errors import ConfigError, SnapshotCorrupt, StateError, StateMissing
 from streamrec.state import Arrays
+from streamrec.state.storage import UNFINISHED, Storage
+from streamrec.state.tensors import arrays_of, pieces, refuse_unkept, sizes
 
-Array = np.ndarray[Any, Any]
-
+LOG = get_logger("streamrec.state.snapshots")
 TENSORS = "tensors.safetensors"
 MANIFEST = "manifest.json"
-DTYPES = (
-    "float16",
-    "float32",
-    "float64",
-    "int8",
-    "int16",
-    "int32",
-    "int64",
-    "uint8",
-    "uint16",
-    "uint32",
-    "uint64",
-    "bool",
-)
-LOCK_TIMEOUT_S = 30.0
-PASSING = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
-"""Errors of a disk that may pass: it is full, or has trouble."""
-NO_FOLDER = (IsADirectoryError, NotADirectoryError)
+LEFTOVER_S = 3_600.0
+"""What a save left that came to no end is removed when it is so old: no save that is still going on takes so long."""
 _REFERENCE = re.compile(r"(\d{10})-([0-9a-f]{16})")
-_UNFINISHED = ".unfinished-"
-_CHUNK_BYTES = 8 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,24 +60,34 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class SnapshotDirectory:
-    """A directory of snapshots.
+    """A directory of snapshots, on a disk or in object storage; `url` as in `streamrec.state.storage`.
 
     Guarantees: a snapshot is there whole or not at all, also after a crash or a power cut in the middle of `save`; and
-    `load` returns exactly what was saved, or raises. Processes may share a directory: they write one at a time. Each
-    keeps the `keep` newest of all of them, so what another's checkpoint still refers to must be named in `protect`.
+    `load` returns exactly what was saved, or raises. The tensors are written first: a snapshot is there once its
+    manifest is. Processes may share a directory and write at the same time, for no name is given twice. Each keeps the
+    `keep` newest of all of them, but removes none that came from others since it first looked: one that goes on
+    writing after another has taken its place only wastes room. Without `keep` nothing can be saved, and no directory is
+    made.
 
     Raises:
-        ConfigError: `keep` is less than 1.
+        ConfigError: `keep` is less than 1, or the URL is no place.
         StateError: the directory cannot be made.
     """
 
-    def __init__(self, directory: Path, keep: int) -> None:
-        if keep < 1:
-            raise ConfigError(f"checkpoints.keep is {keep}, expected at least 1")
-        self.directory = directory
+    def __init__(self, url: str | Path, keep: int | None = None) -> None:
+        if keep is not None and keep < 1:
+            raise ConfigError(f"snapshots.keep is {keep}, expected at least 1")
+        self._storage = Storage(url)
         self._keep = keep
-        with self._named_errors("making the directory"):
-            directory.mkdir(parents=True, exist_ok=True)
+        self._ours: set[str] | None = None  # those that may be removed
+        if keep is not None:
+            with self._storage.errors("making the directory"):
+                self._storage.make()
+
+    @property
+    def url(self) -> str:
+        """Where they are, without secrets."""
+        return self._storage.url
 
     def save(
         self,
@@ -116,62 +102,63 @@ class SnapshotDirectory:
         """Write a snapshot and return its reference; then let go of the oldest beyond `keep`, but none in `protect`.
 
         `schema` is free text that changes whenever older arrays would no longer fit the models; `suspect` names the
-        components that are in doubt. Holds the arrays a second time in memory while it runs.
+        components that are in doubt. The arrays are read twice, once for their checksum, and must not change meanwhile;
+        in memory only one of them at a time is copied, if it does not lie in C order.
 
         Raises:
-            StateUnavailable: the disk is full or has trouble; nothing of it is left, and the next save may work.
-            StateError: an array is of a kind that cannot be kept, or the disk refused: no checkpoint may refer to it.
+            StateUnavailable: there is no room or no network; the next save may work.
+            StateError: an array is of a kind that cannot be kept, or writing was refused: no checkpoint may refer to
+                it.
         """
-        tensors = _flat(arrays)
-        with self._alone(), self._named_errors("saving a snapshot", PASSING):
-            self._sweep()
-            draft = self.directory / f"{_UNFINISHED}{os.getpid()}"
-            draft.mkdir()
-            try:
-                manifest = msgspec.json.encode(
-                    Manifest(
-                        created_ms=now_ms,
-                        schema=schema,
-                        watermarks={int(partition): int(offset) for partition, offset in watermarks.items()},
-                        sha256=_write(draft / TENSORS, safetensors.numpy.save(tensors)),
-                        components=_sizes(arrays),
-                        suspect=tuple(sorted(suspect)),
-                    )
-                )
-                reference = f"{self._next_number():010d}-{_write(draft / MANIFEST, manifest)[:16]}"
-                _sync_directory(draft)
-                draft.rename(self.directory / reference)
-            except BaseException:
-                shutil.rmtree(draft, ignore_errors=True)
-                raise
-            _sync_directory(self.directory)
-            self._discard(self.references()[self._keep :], protect)
+        assert self._keep is not None, "opened for reading"
+        refuse_unkept(arrays)
+        digest = sha256()
+        for piece in pieces(arrays):
+            digest.update(piece)
+        manifest = msgspec.json.encode(
+            Manifest(
+                created_ms=now_ms,
+                schema=schema,
+                watermarks={int(partition): int(offset) for partition, offset in watermarks.items()},
+                sha256=digest.hexdigest(),
+                components=sizes(arrays),
+                suspect=tuple(sorted(suspect)),
+            )
+        )
+        with self._storage.errors("saving a snapshot", writing=True):
+            reference = f"{self._next_number():010d}-{sha256(manifest).hexdigest()[:16]}"
+            self._write(reference, pieces(arrays), manifest)
+        try:
+            with self._storage.errors("removing old snapshots"):
+                self._discard(reference, protect)
+                self._sweep(now_ms, protect)
+        except StateError as error:  # the new one is there all the same
+            LOG.warning("old snapshots stay", error=str(error))
         return reference
 
     def load(self, reference: str, schema: str | None = None) -> Snapshot:
         """The snapshot of that reference, verified; its arrays are the caller's own to write to.
 
+        Holds the arrays a second time in memory while it runs.
+
         Raises:
             StateMissing: there is no such snapshot here.
             SnapshotCorrupt: it is not what was saved, or not of the `schema` expected (None takes any).
-            StateError: the disk refused to read.
+            StateUnavailable: object storage does not answer.
+            StateError: reading was refused.
         """
-        with self._named_errors(f"reading snapshot {reference}"):
-            manifest = self.describe(reference)
-            if schema is not None and manifest.schema != schema:
-                raise SnapshotCorrupt(
-                    f"snapshot {reference} has schema {manifest.schema!r}, expected {schema!r}: the models or their "
-                    "settings have changed since; go back to those settings, or start from another directory"
-                )
-            content = self._part(reference, TENSORS)
-        if sha256(content).hexdigest() != manifest.sha256:
-            raise _corrupt(reference, f"{TENSORS} does not match the sha256 in its manifest")
+        manifest = self.describe(reference)
+        if schema is not None and manifest.schema != schema:
+            raise SnapshotCorrupt(
+                f"snapshot {reference} has schema {manifest.schema!r}, expected {schema!r}: the models or their "
+                "settings have changed since; go back to those settings, or start from another directory"
+            )
+        content = b"".join(self._verified(reference, manifest))
         try:
-            tensors = safetensors.numpy.load(content)
-            arrays = _nested(tensors, manifest.components)
-        except (safetensors.SafetensorError, KeyError, ValueError) as error:
-            raise _corrupt(reference, f"{TENSORS} is not as this version writes it ({error!r})") from error
-        if _sizes(arrays) != manifest.components:
+            arrays = arrays_of(content, manifest.components)
+        except ValueError as error:
+            raise _corrupt(reference, f"{TENSORS} is not as this version writes it ({error})") from error
+        if sizes(arrays) != manifest.components:
             raise _corrupt(reference, f"{TENSORS} has other sizes than its manifest says")
         return Snapshot(arrays, manifest.watermarks, manifest.schema, reference, manifest.suspect)
 
@@ -181,121 +168,113 @@ class SnapshotDirectory:
         Raises:
             StateMissing: there is no such snapshot here.
             SnapshotCorrupt: its manifest is not what was saved.
-            StateError: the disk refused to read.
+            StateUnavailable: object storage does not answer.
+            StateError: reading was refused.
         """
-        with self._named_errors(f"reading snapshot {reference}"):
-            return _decoded(self._part(reference, MANIFEST), reference)
+        return _decoded(b"".join(self._read(reference, MANIFEST)), reference)
+
+    def verify(self, reference: str) -> Manifest:
+        """Read a snapshot to its end, piece by piece, and return its manifest.
+
+        Raises:
+            StateError: as `load`.
+        """
+        manifest = self.describe(reference)
+        for _ in self._verified(reference, manifest):
+            pass
+        return manifest
+
+    def fetch(self, reference: str, directory: str | Path) -> None:
+        """Copy a snapshot, verified on the way, to another directory, under the same reference.
+
+        Raises:
+            StateError: as `load`; or the directory cannot be written, and the snapshot is not in it then.
+        """
+        there = SnapshotDirectory(directory, keep=1)
+        content = b"".join(self._read(reference, MANIFEST))
+        manifest = _decoded(content, reference)
+        with there._storage.errors("writing a snapshot", writing=True):
+            there._write(reference, self._verified(reference, manifest), content)
+
+    def holdings(self) -> dict[str, int]:
+        """Bytes of whatever is here under a reference, newest first: whole, damaged, or still being written."""
+        with self._storage.errors("listing snapshots"):
+            named = sorted((name for name in self._storage.folders() if _REFERENCE.fullmatch(name)), reverse=True)
+            return {name: sum(self._storage.files(name).values()) for name in named}
 
     def references(self) -> tuple[str, ...]:
         """The complete snapshots here, newest first. What they hold is not looked at until `load`."""
-        with self._named_errors("listing snapshots"):
-            named = [path for path in self.directory.iterdir() if _REFERENCE.fullmatch(path.name)]
-            # What lies elsewhere and is only linked to is not ours to let go of.
-            own = [path for path in named if not path.is_symlink()]
-            complete = [path.name for path in own if all((path / part).is_file() for part in (MANIFEST, TENSORS))]
-        return tuple(sorted(complete, reverse=True))
+        with self._storage.errors("listing snapshots"):
+            return self._complete()
 
     def latest(self) -> str | None:
         """The newest complete snapshot, None when there is none."""
         return next(iter(self.references()), None)
 
-    def _part(self, reference: str, name: str) -> bytes:
+    def _write(self, reference: str, tensors: Iterable[bytes | memoryview], manifest: bytes) -> None:
+        try:
+            self._storage.write(f"{reference}/{TENSORS}", tensors)
+            self._storage.write(f"{reference}/{MANIFEST}", [manifest])
+            self._storage.settle()
+        except BaseException:
+            with suppress(OSError):  # what cannot be removed now is swept later
+                self._storage.remove(reference, first=MANIFEST)
+            raise
+
+    def _read(self, reference: str, name: str) -> Iterator[bytes]:
         if not _REFERENCE.fullmatch(reference):  # it comes from outside: keep it inside the directory
             raise StateMissing(f"{reference!r} is no snapshot reference, expected one like 0000000042-9f86d081884c7d65")
-        try:
-            return (self.directory / reference / name).read_bytes()
-        except NO_FOLDER:
-            raise _corrupt(reference, f"it is no folder with a file {name} in it") from None
-        except FileNotFoundError:
-            if (self.directory / reference).is_dir():
-                raise _corrupt(reference, f"{name} is missing") from None
-            here = ", ".join(self.references()) or "none"
-            raise StateMissing(
-                f"snapshot {reference} is not in {self.directory}, which holds {here}; "
-                "bring it back, or point `checkpoints.directory` at where it is"
-            ) from None
+        with self._storage.errors(f"reading snapshot {reference}"):
+            try:
+                yield from self._storage.read(f"{reference}/{name}")
+            except NotADirectoryError:
+                raise _corrupt(reference, f"it is no folder with a file {name} in it") from None
+            except FileNotFoundError:
+                # Whoever removes a snapshot begins with the manifest.
+                if set(self._storage.files(reference)) & ({TENSORS, MANIFEST} - {name}):
+                    raise _corrupt(reference, f"{name} is missing") from None
+                here = ", ".join(self._complete()) or "none"
+                raise StateMissing(
+                    f"snapshot {reference} is not in {self.url}, which holds {here}; "
+                    "bring it back, or point `snapshots.url` at where it is"
+                ) from None
+
+    def _verified(self, reference: str, manifest: Manifest) -> Iterator[bytes]:
+        digest = sha256()
+        for piece in self._read(reference, TENSORS):
+            digest.update(piece)
+            yield piece
+        if digest.hexdigest() != manifest.sha256:
+            raise _corrupt(reference, f"{TENSORS} does not match the sha256 in its manifest")
+
+    def _complete(self) -> tuple[str, ...]:
+        named = [name for name in self._storage.folders() if _REFERENCE.fullmatch(name)]
+        complete = [name for name in named if {MANIFEST, TENSORS} <= self._storage.files(name).keys()]
+        if self._ours is None:
+            self._ours = set(complete)
+        return tuple(sorted(complete, reverse=True))
 
     def _next_number(self) -> int:
-        taken = [match[1] for path in self.directory.iterdir() if (match := _REFERENCE.fullmatch(path.name))]
+        if self._ours is None:
+            self._complete()  # before the new one is there
+        taken = [match[1] for name in self._storage.folders() if (match := _REFERENCE.fullmatch(name))]
         return max(map(int, taken), default=0) + 1
 
-    def _discard(self, references: Collection[str], protect: Collection[str]) -> None:
-        for reference in set(references) - set(protect):
-            # First out of sight, in one step: one removed by halves must not pass for complete.
-            hidden = (self.directory / reference).rename(self.directory / f"{_UNFINISHED}{reference}")
-            _remove(hidden)
+    def _discard(self, saved: str, protect: Collection[str]) -> None:
+        assert self._ours is not None
+        self._ours.add(saved)
+        for reference in self._complete()[self._keep :]:
+            if reference in self._ours and reference not in protect:
+                self._storage.remove(reference, first=MANIFEST)
 
-    def _sweep(self) -> None:
-        """Remove what crashes left. Only while alone: nobody else can be in the middle of writing it."""
-        for leftover in self.directory.glob(f"{_UNFINISHED}*"):
-            _remove(leftover)
-
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Hold the directory against other writers; a process that dies lets go of it."""
-        deadline = time.monotonic() + LOCK_TIMEOUT_S
-        with self._named_errors("locking the directory"), (self.directory / ".lock").open("a") as lock:
-            while True:
-                try:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    if time.monotonic() > deadline:
-                        raise StateError(
-                            f"another process has been writing to {self.directory} for {LOCK_TIMEOUT_S:g} s; "
-                            "end it, or give each worker its own `checkpoints.directory`"
-                        ) from None
-                    time.sleep(0.01)
-            yield
-
-    @contextmanager
-    def _named_errors(self, doing: str, passing: Collection[int] = ()) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            kind = StateUnavailable if error.errno in passing else StateError
-            raise kind(f"{doing} in {self.directory} failed: {error}; check space and permissions") from error
-
-
-def _remove(path: Path) -> None:
-    """A folder and all that is in it; of a link, only the link."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink()
-
-
-def _sizes(arrays: Arrays) -> dict[str, int]:
-    """Bytes by component."""
-    return {name: sum(array.nbytes for array in own.values()) for name, own in arrays.items()}
-
-
-def _flat(arrays: Arrays) -> dict[str, Array]:
-    """Arrays by 'component/name', each in C order and this machine's byte order.
-
-    safetensors writes an array's memory as it lies: a transposed or strided one would come back as another array.
-    """
-    tensors: dict[str, Array] = {}
-    for component, own in arrays.items():
-        if not component or "/" in component:
-            raise StateError(f"component is named {component!r}, expected a name without '/'; no snapshot was made")
-        for name, array in own.items():
-            if array.dtype.name not in DTYPES:
-                raise StateError(
-                    f"array {component}/{name} is of {array.dtype}, expected one of {', '.join(DTYPES)}; "
-                    "no snapshot was made"
-                )
-            # Not ascontiguousarray, which turns a number into a list of one.
-            tensors[f"{component}/{name}"] = np.asarray(array, dtype=array.dtype.newbyteorder("="), order="C")
-    return tensors
-
-
-def _nested(tensors: Mapping[str, Array], components: Collection[str]) -> dict[str, dict[str, Array]]:
-    arrays: dict[str, dict[str, Array]] = {component: {} for component in components}
-    for address, array in tensors.items():
-        component, _, name = address.partition("/")
-        arrays[component][name] = array
-    return arrays
+    def _sweep(self, now_ms: int, protect: Collection[str]) -> None:
+        """Remove what has no manifest and has not changed for long: nobody is in the middle of writing it."""
+        for name in self._storage.folders():
+            named = _REFERENCE.fullmatch(name) and name not in protect and MANIFEST not in self._storage.files(name)
+            if named or name.startswith(UNFINISHED):  # the latter were made by versions of before
+                changed_ms = self._storage.changed_ms(name)
+                if changed_ms is not None and now_ms - changed_ms > LEFTOVER_S * 1_000:
+                    self._storage.remove(name, first=MANIFEST)
 
 
 def _decoded(manifest: bytes, reference: str) -> Manifest:
@@ -311,24 +290,3 @@ def _corrupt(reference: str, detail: str) -> SnapshotCorrupt:
     return SnapshotCorrupt(
         f"snapshot {reference} cannot be used: {detail}; restore it from a copy, or use an older one"
     )
-
-
-def _write(path: Path, content: bytes) -> str:
-    """Write and force to disk; the sha256 is of what was meant to be written, not of what the disk made of it."""
-    digest = sha256()
-    with path.open("xb") as file:
-        for start in range(0, len(content), _CHUNK_BYTES):
-            chunk = memoryview(content)[start : start + _CHUNK_BYTES]
-            digest.update(chunk)
-            file.write(chunk)
-        file.flush()
-        os.fsync(file.fileno())
-    return digest.hexdigest()
-
-
-def _sync_directory(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

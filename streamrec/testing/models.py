@@ -16,6 +16,7 @@ from streamrec.engine.items.item_table import ItemTable
 from streamrec.engine.learning.quarantine import unsound
 from streamrec.engine.models import Model, ModelParts
 from streamrec.testing.expectations import expect, run_all, same
+from streamrec.testing.following import Following, what_is_served_is_part_of_the_state
 from streamrec.testing.patterns import hits, pattern_of
 from streamrec.testing.visits import BEGAN_MS, CAPACITY, ITEMS, USERS, Visits, everything
 from streamrec.wiring import build_model, steady_arithmetic
@@ -38,9 +39,9 @@ class ModelBench:
         self.visits = Visits()
         self.batches = self.visits.walk(12)
 
-    def untaught(self, table: ItemTable | None = None) -> Model:
-        """The model, sharing nothing with another."""
-        return build_model(SETTINGS, self.entry, self.visits.table if table is None else table)
+    def untaught(self, table: ItemTable | None = None, *, serving: bool = False) -> Model:
+        """The model, sharing nothing with another; `serving`: to follow what another one learns."""
+        return build_model(SETTINGS, self.entry, self.visits.table if table is None else table, serving=serving)
 
     def learned(self, batches: list[MicroBatch]) -> Model:
         """The model, having learned these batches."""
@@ -170,6 +171,35 @@ def the_state_is_owned_by_who_asked_for_it(bench: ModelBench) -> None:
     expect(same(model.state(), before), "`state` handed out the model's own arrays, expected copies")
 
 
+def one_that_serves_scores_as_the_one_it_follows(bench: ModelBench) -> None:
+    """What `served` gives leads a model that was never taught to the same bits, by a snapshot and then row by row.
+
+    So it does after more was learned, after items were forgotten and learned again, and after the model was brought
+    back to what it was.
+    """
+    first, second = bench.learned(bench.batches[:4]), bench.untaught(serving=True)
+    saved, queries = first.state(), bench.questions(0, USERS + 8)
+    following = Following(lambda: {"model": first}, lambda: {"model": second})
+    following.begin({"model": first.state()})
+    steps: tuple[Callable[[], None], ...] = (
+        lambda: None,
+        *(lambda batch=batch: first.learn(batch) for batch in bench.batches[4:9]),
+        lambda: first.forget(np.array([7, 8, 20], np.int32)),
+        *(lambda batch=batch: first.learn(batch) for batch in bench.batches[9:]),
+        lambda: first.restore(saved),
+        lambda: first.learn(bench.batches[4]),
+    )
+    for number, step in enumerate(steps):
+        step()
+        what_is_served_is_part_of_the_state(first, first.state())
+        following.catch_up()
+        queries.seed += 1_000
+        expect(
+            scores(first, queries).tobytes() == scores(second, queries).tobytes(),
+            f"after step {number}, a model that serves scores otherwise than the one it follows",
+        )
+
+
 def a_forgotten_item_is_as_good_as_new(bench: ModelBench) -> None:
     """Of a forgotten item nothing is known; where an entry says that it does not forget, its score stays a number."""
     model, gone = bench.learned(bench.batches), np.array([7, 8, 20], np.int32)
@@ -261,6 +291,7 @@ MODEL_CHECKS: tuple[Callable[[ModelBench], None], ...] = (
     a_restored_model_scores_and_learns_as_the_first_one_would,
     a_model_that_is_brought_back_is_as_one_that_learned_nothing_since,
     the_state_is_owned_by_who_asked_for_it,
+    one_that_serves_scores_as_the_one_it_follows,
     a_forgotten_item_is_as_good_as_new,
     memory_stays_bounded_however_much_is_learned,
     a_bad_number_in_an_example_or_its_context_never_reaches_a_model,

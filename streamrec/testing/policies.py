@@ -18,6 +18,7 @@ from streamrec.engine.fusion.features import names
 from streamrec.engine.policies import Components, Constraints, Policy, PolicyInput, PolicyParts, Posterior
 from streamrec.engine.policies.plackett_luce_sampling import SamplingTerms, drawn, propensities
 from streamrec.testing.expectations import expect, run_all, same
+from streamrec.testing.following import Following, what_is_served_is_part_of_the_state
 
 DRAWS = 100_000
 ITEMS, K = 5, 3
@@ -190,11 +191,30 @@ def what_was_learned_comes_back(bench: PolicyBench) -> None:
     )
 
 
+def one_that_serves_ranks_as_the_one_it_follows(bench: PolicyBench) -> None:
+    """What `served` gives and `serve` takes leads an untaught policy to the same bits, after each slate."""
+    first, second, question = bench.policy(), bench.policy(), asked(20)
+    following = Following(lambda: {"policy": first}, lambda: {"policy": second})
+    following.begin({"policy": first.state()})
+    for context in range(3):
+        reward = np.array([0.0, 1.0, 0.0])
+        shown = question.features[context, :K]
+        first.learn([SlateFeedback(bench.entry.name, context, shown, np.full(K, 0.2), reward, ITEMS, 0)])
+        what_is_served_is_part_of_the_state(first, first.state())
+        following.catch_up()
+        one, other = (policy.components(question, posterior()) for policy in (first, second))
+        expect(
+            one.scores.tobytes() == other.scores.tobytes() and one.weights.tobytes() == other.weights.tobytes(),
+            "a policy that serves ranks otherwise than the one it follows",
+        )
+
+
 POLICY_CHECKS: tuple[Callable[[PolicyBench], None], ...] = (
     slates_come_as_often_as_their_propensities_say,
     a_longer_slate_begins_with_the_shorter_one_and_ends_with_the_candidates,
     without_candidates_there_is_no_slate_and_empty_places_are_never_drawn,
     what_was_learned_comes_back,
+    one_that_serves_ranks_as_the_one_it_follows,
 )
 
 

@@ -93,6 +93,18 @@ def a_zombie_cannot_commit_before_its_successor_has(store: Store) -> None:
     expect_equal(store.load([ANN]), [b"owner"], "what the owner stored")
 
 
+def where_topics_end_is_noted_for_the_next_owner_by_the_newest_alone(store: Store) -> None:
+    """A note outlives checkpoints and owners; a former owner's is passed over."""
+    expect_equal(store.open(0).ends, None, "what was noted of a new partition")
+    store.note_ends({0: 1, 7: 1}, "at five")
+    store.commit(Checkpoint(0, 1, 10, None, {ANN: b"a"}))
+    expect_equal(store.open(0), PartitionMark(10, None, 2, ends="at five"), "the mark")
+    store.note_ends({0: 1}, "a zombie's")
+    expect_equal(store.marks(), {0: PartitionMark(10, None, 2, ends="at five")}, "the marks")
+    store.note_ends({0: 2}, "at nine")
+    expect_equal(store.open(0).ends, "at nine", "what was noted last")
+
+
 def a_watermark_never_goes_backwards(store: Store) -> None:
     """Of one owner or the next; it may stay where it is."""
     store.open(0)
@@ -282,6 +294,7 @@ STORE_CHECKS: tuple[Callable[[Store], None], ...] = (
     a_checkpoint_without_a_snapshot_clears_the_reference,
     a_zombie_cannot_commit,
     a_zombie_cannot_commit_before_its_successor_has,
+    where_topics_end_is_noted_for_the_next_owner_by_the_newest_alone,
     a_watermark_never_goes_backwards,
     a_watermark_that_cannot_be_compared_is_refused,
     the_largest_watermark_is_kept_exactly,

@@ -90,7 +90,7 @@ class _FeatureBench:
     """
 
     def __init__(self, entry: UserFeatureEntry, *, apart: bool = False) -> None:
-        self.known = known = build_features(Settings(), [], None, followed=apart)
+        self.known = known = build_features(Settings(), [], None, serving=apart)
         _name(known.items, range(ITEMS))
         if apart:
             _name(known.user_items, reversed(range(ITEMS)))

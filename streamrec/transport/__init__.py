@@ -5,7 +5,7 @@ Knows nothing of events, state or models: a record is bytes with an address.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -131,6 +131,39 @@ class Follower(Protocol):
         """Disconnect."""
 
 
+Ends = dict[str, dict[int, int]]
+"""By topic and partition, an offset that no record to come will lie before."""
+
+
+class Tail(Protocol):
+    """The ends of topics that grow, read back by whoever must know what was said there last.
+
+    Guarantee: `read` gives every record from a position on that was stored when it was called, in order within a
+    partition. Nobody is asked for records at any other time.
+    """
+
+    def ends(self, wait_s: float = 0.0) -> Ends:
+        """Where the topics end: with `wait_s` as of now, without as last heard, some seconds old, and never blocking.
+
+        A topic that is not there has no partitions.
+
+        Raises:
+            TransportUnavailable: no broker answered within `wait_s`.
+        """
+
+    def read(self, starts: Ends, each: Callable[[Record], None]) -> None:
+        """Every record from these positions to the ends as of now; of partitions not named, from the beginning.
+
+        A position that the topic no longer holds is its beginning.
+
+        Raises:
+            TransportUnavailable: no broker answered; some records may have been given, and the call may be repeated.
+        """
+
+    def close(self) -> None:
+        """Disconnect."""
+
+
 class Sink(Protocol):
     """Where records are published.
 
@@ -153,6 +186,9 @@ class Sink(Protocol):
             PublishDelayed: something is not stored yet after `timeout_s`; flush again.
             PublishFailed: something was refused for good.
         """
+
+    def forget(self) -> None:
+        """Let go of everything that is not stored yet; what is on its way just now may be stored all the same."""
 
     def fullness(self) -> float:
         """How full the queue of records not stored yet is, from 0 to 1."""

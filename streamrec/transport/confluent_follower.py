@@ -30,13 +30,16 @@ class KafkaFollower:
     looked for again; brokers that are away are waited for.
     """
 
-    def __init__(self, topic: str, settings: Settings) -> None:
+    def __init__(self, topic: str, settings: Settings, *, since_ms: int = 0) -> None:
         """Make a consumer; connects in the background, so a broker that is away is no error here.
+
+        `since_ms`: of a topic that is not compacted, only what was sent then or later.
 
         Raises:
             ConfigError: librdkafka does not know a setting.
         """
         self._topic = topic
+        self._since_ms = since_ms
         self._unread: set[int] | None = None  # partitions not read to their end yet; None before it is known which
         self._missing = False
         self._ask_at = 0.0
@@ -107,8 +110,17 @@ class KafkaFollower:
             self._missing, self._ask_at = True, time.monotonic() + _MISSING_AGAIN_S
             return False
         partitions = sorted(there[self._topic].partitions)
+        try:
+            starts = [TopicPartition(self._topic, partition, self._since_ms) for partition in partitions]
+            if self._since_ms:
+                starts = self._consumer.offsets_for_times(starts, timeout=_ASK_LIMIT_S)  # the end, where there is none
+        except KafkaException:
+            self._ask_at = time.monotonic() + _ASK_AGAIN_S
+            return False
+        for start in starts:
+            start.offset = start.offset if self._since_ms else OFFSET_BEGINNING
         self._unread = set(partitions)
-        self._consumer.assign([TopicPartition(self._topic, partition, OFFSET_BEGINNING) for partition in partitions])
+        self._consumer.assign(starts)
         return True
 
     def _accept(self, message: Message) -> Record | None:

@@ -54,7 +54,8 @@ class KafkaSink:
         }
         self._max_records = int(config["queue.buffering.max.messages"])
         self._max_bytes = 1024 * int(config["queue.buffering.max.kbytes"])
-        self._producer = connect(lambda config: Producer(config, logger=LOG), config)
+        self._config = config
+        self._producer = self._connected()
 
     def publish(
         self,
@@ -94,6 +95,13 @@ class KafkaSink:
         if left:
             raise PublishDelayed(f"{left} records were not acknowledged within {timeout_s:.1f} s; are the brokers up?")
 
+    def forget(self) -> None:
+        """See `Sink`. A producer of its own begins: the sequence of the former one has a gap."""
+        former, self._producer = self._producer, self._connected()
+        former.purge()
+        former.poll(0)  # it says of each that it was purged, which is no loss
+        self._refused = None
+
     def fullness(self) -> float:
         """See `Sink`; bytes are those of records of average size."""
         waiting = len(self._producer)
@@ -110,6 +118,9 @@ class KafkaSink:
             self._closed = True
             self._producer.purge()
             self._producer.poll(0)
+
+    def _connected(self) -> Producer:
+        return connect(lambda config: Producer(config, logger=LOG), dict(self._config))
 
     def _check(self) -> None:
         if self._closed:

@@ -12,7 +12,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
 from streamrec.errors import PublishFailed, TransportError
-from streamrec.transport import Assignee, Record
+from streamrec.transport import Assignee, Ends, Record
 
 
 class LocalSource:
@@ -315,6 +315,9 @@ class LocalSink:
         """Everything is stored already; raises what was refused."""
         self._check()
 
+    def forget(self) -> None:
+        """Everything is stored already."""
+
     def fullness(self) -> float:
         """Nothing waits here."""
         return 0.0
@@ -326,6 +329,31 @@ class LocalSink:
     def _check(self) -> None:
         if self._refused is not None:
             raise PublishFailed(f"{self._refused}; make a new sink and publish again from the last checkpoint")
+
+
+class LocalTail:
+    """The ends of what a sink keeps, by topic.
+
+    Guarantee: as `Tail`, of the records that the sink still keeps.
+    """
+
+    def __init__(self, sink: LocalSink) -> None:
+        self._sink = sink
+
+    def ends(self, wait_s: float = 0.0) -> Ends:
+        """See `Tail`; always as of now."""
+        return {topic: {0: count} for topic, count in self._sink.published.items()}
+
+    def read(self, starts: Ends, each: Callable[[Record], None]) -> None:
+        """See `Tail`."""
+        for topic in list(self._sink.published):
+            first = starts.get(topic, {}).get(0, 0)
+            for record in self._sink.records(topic):
+                if record.offset >= first:
+                    each(record)
+
+    def close(self) -> None:
+        """Nothing to let go of."""
 
 
 def _disordered(record: Record, end: int) -> TransportError:

@@ -29,6 +29,8 @@ from streamrec.transport.librdkafka import LOG, Settings, connect, for_admin
 
 LONG_RETENTION = 4
 """The retention of dead letters and outcomes, as a multiple of that of events."""
+UPDATES_KEPT_MS = 6 * 3_600_000
+"""How long updates of the models are kept: longer than from one snapshot to the next."""
 LISTING_PAUSE_S = 0.1
 """Between two looks at whether a new topic is listed."""
 
@@ -75,13 +77,15 @@ def wanted(topics: Topics) -> list[MissingTopic]:
         topics.items: compact,
         topics.recommendations: retention,
         topics.outcomes: long,
-        topics.examples: retention,
         topics.trends: compact,
         topics.dead_letters: long,
     }
+    # One order of what teaches, and one of what changed by it; a snapshot stands for all that is older.
+    single = {topics.examples: retention, topics.model_updates: {**retention, "retention.ms": str(UPDATES_KEPT_MS)}}
+    replicas = topics.replication_factor
     return [
-        MissingTopic(name, 1 if name == topics.examples else topics.partitions, topics.replication_factor, config)
-        for name, config in configs.items()
+        *(MissingTopic(name, topics.partitions, replicas, config) for name, config in configs.items()),
+        *(MissingTopic(name, 1, replicas, config) for name, config in single.items()),
     ]
 
 

@@ -8,7 +8,14 @@ the function that needs it: many commands need none of them.
 from __future__ import annotations
 
 from streamrec.wiring.compilation import compile_ahead
-from streamrec.wiring.connections import build_redriven, build_rollout_store, build_store, connect_worker, kafka_sink
+from streamrec.wiring.connections import (
+    build_redis_copy,
+    build_redriven,
+    build_rollout_store,
+    build_store,
+    connect_worker,
+    kafka_sink,
+)
 from streamrec.wiring.engine_run import answers, bring_in, run_engine
 from streamrec.wiring.features import build_encoder, build_features
 from streamrec.wiring.models import build_model, build_models, build_retrievers
@@ -36,6 +43,7 @@ __all__ = [
     "build_plan",
     "build_policy",
     "build_pipeline",
+    "build_redis_copy",
     "build_redriven",
     "build_rehearsal",
     "build_retrievers",

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Sequence
 from itertools import product
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from streamrec.config.groups import HASHED, Limits
-from streamrec.events import Event, EventType, Filters, Item
+from streamrec.events import Event, EventType, Filters, Item, Slate
 from streamrec.replay.catalogue_file import CatalogueItems
 
 if TYPE_CHECKING:
@@ -17,13 +18,30 @@ KINDS = ("even", "odd")
 BEGAN_MS, APART_MS = 1_700_000_000_000, 1_000
 
 
-def compile_ahead(settings: Settings) -> None:
+class Trainee(Protocol):
+    """What learns and recommends: see `Recommender`."""
+
+    def learn(self, events: Iterable[Event], /) -> int:
+        """Learn what users did."""
+
+    def recommend(
+        self,
+        user_id: str,
+        *,
+        scenario: str,
+        item_id: str | None,
+        basket: Sequence[str] | None,
+        query: str | None,
+        filters: Filters | None,
+    ) -> Slate:
+        """The slate for a user now."""
+
+
+def compile_ahead(settings: Settings, recommender: Callable[[Settings, CatalogueItems], Trainee]) -> None:
     """Let a small recommender of this configuration, which is thrown away, learn and answer every scenario.
 
     Where compiled code is in its cache already, it is loaded: then this takes less than a second.
     """
-    from streamrec.wiring.recommender import Recommender
-
     micro_batch = min(settings.learning.micro_batch, 2 * ITEMS)
     small = settings.model_copy(
         update={
@@ -33,7 +51,7 @@ def compile_ahead(settings: Settings) -> None:
     )
     listed = [_listed(n) for n in range(ITEMS)]
     names = [item.item_id for item in listed]
-    shop = Recommender.of(small, CatalogueItems(listed))
+    shop = recommender(small, CatalogueItems(listed))
     visits = [
         Event(type=EventType.PURCHASE, user_id=f"user{n % USERS}", item_id=name, ts=BEGAN_MS + n * APART_MS)
         for n, name in enumerate(4 * names)

@@ -13,7 +13,10 @@ if TYPE_CHECKING:
     from streamrec.config.settings import Settings
     from streamrec.engine.rollout.revisions import RolloutStore
     from streamrec.state import Store
+    from streamrec.state.backup import RedisCopy
     from streamrec.state.redrive_journal import RedriveJournal
+    from streamrec.state.snapshots import SnapshotDirectory
+    from streamrec.transport import Follower
     from streamrec.transport.confluent_sink import KafkaSink
     from streamrec.worker.loop import Worker
 
@@ -25,9 +28,9 @@ def connect_worker(settings: Settings) -> Worker:
         ConfigError: a setting does not fit.
         TableError: the catalogue cannot be read.
     """
-    from streamrec.state.snapshots import SnapshotDirectory
     from streamrec.transport.confluent import KafkaSource
     from streamrec.transport.confluent_follower import KafkaFollower
+    from streamrec.transport.confluent_tail import KafkaTail
     from streamrec.transport.identity import IdentityReader
     from streamrec.transport.time_order import TimeOrderedSource
     from streamrec.worker.drift import Drift
@@ -52,16 +55,31 @@ def connect_worker(settings: Settings) -> Worker:
         ),
         kafka_sink(settings),
         store,
-        SnapshotDirectory(settings.checkpoints.directory, settings.checkpoints.keep),
+        build_snapshots(settings),
         catalogue=catalogue,
         revised=following(settings, build_rollout_store(settings)),
         follower=KafkaFollower(settings.topics.items, settings.kafka),
         trends=KafkaFollower(settings.topics.trends, settings.kafka) if settings.trends.read else None,
         identity=IdentityReader(settings.topics.events, settings.kafka).identity,
+        updates=partial(_open_updates, settings) if settings.learner.where != "within" else None,
+        tail=KafkaTail([settings.topics.recommendations, settings.topics.outcomes], settings.kafka),
     )
     if settings.metrics_port is not None:
         serve(worker.metrics.registry, worker.health, settings.metrics_port, settings.metrics_host)
     return worker
+
+
+def _open_updates(settings: Settings, since_ms: int) -> Follower:
+    from streamrec.transport.confluent_follower import KafkaFollower
+
+    return KafkaFollower(settings.topics.model_updates, settings.kafka, since_ms=since_ms)
+
+
+def build_snapshots(settings: Settings) -> SnapshotDirectory:
+    """Where snapshots are configured to lie."""
+    from streamrec.state.snapshots import SnapshotDirectory
+
+    return SnapshotDirectory(settings.snapshots.url, settings.snapshots.keep)
 
 
 def build_store(settings: Settings) -> Store:
@@ -78,6 +96,14 @@ def build_store(settings: Settings) -> Store:
         timeout_s=redis.timeout_s,
         allow_eviction=redis.allow_eviction,
     )
+
+
+def build_redis_copy(settings: Settings) -> RedisCopy:
+    """Everything that the configured Redis keeps of the topic, to be copied."""
+    from streamrec.state.backup import RedisCopy
+
+    redis = settings.redis
+    return RedisCopy(redis.full_url(), prefix=redis.prefix, topic=settings.topics.events, timeout_s=redis.timeout_s)
 
 
 def build_rollout_store(settings: Settings) -> RolloutStore:

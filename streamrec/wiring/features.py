@@ -38,7 +38,7 @@ def build_features(
     *,
     eager: bool = True,
     told: bool = False,
-    followed: bool = False,
+    serving: bool = False,
 ) -> FeatureStore:
     """The features of a configuration: no user yet, and what the catalogue says of its items.
 
@@ -59,8 +59,16 @@ def build_features(
     items = ItemTable(limits.max_items, learning.content_width)
     known = build_catalogue(settings, items, texts, catalogue, eager=eager)
     # Twice as many: users forget no item that the models, which are met later, may still know.
-    user_items = ItemTable(2 * limits.max_items, 1) if followed else items
-    made_of = UserFeatureParts(user_items, items, known, learning.session_gap_s, learning.collapse_repeats)
+    user_items = ItemTable(2 * limits.max_items, 1) if serving else items
+    made_of = UserFeatureParts(
+        user_items,
+        items,
+        known,
+        learning.session_gap_s,
+        learning.collapse_repeats,
+        settings.serving.requests_at_once,
+        settings.serving.requests_per_s,
+    )
     by_name: Mapping[str, Any] = build_user_features(settings, list(scenarios), made_of)
     features = tuple(by_name.values())
     trends_wanted = told or settings.trends.rehearse or listed.needed(learning.models, ModelNeed.TRENDS)
@@ -79,6 +87,7 @@ def build_features(
         seen=by_name.get("seen"),
         bought=by_name.get("bought"),
         shown=by_name.get("shown"),
+        pace=by_name["pace"],
     )
 
 

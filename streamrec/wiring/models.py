@@ -24,8 +24,12 @@ if TYPE_CHECKING:
     from streamrec.engine.trending.table import TrendSource
 
 
-def build_models(settings: Settings, items: ItemTable, trends: TrendSource | None = None) -> dict[str, Model]:
+def build_models(
+    settings: Settings, items: ItemTable, trends: TrendSource | None = None, *, serving: bool = False
+) -> dict[str, Model]:
     """The models of a configuration, by name, untaught. `trends` says what is gaining; None: it is counted here.
+
+    `serving`: they will only serve what others learn.
 
     Raises:
         ConfigError: the popularity that short lists are filled up with is missing, or a model cannot be built.
@@ -35,7 +39,7 @@ def build_models(settings: Settings, items: ItemTable, trends: TrendSource | Non
     models: dict[str, Model] = {}
     for name, entry in listed.models().items():
         if name in settings.learning.models:
-            models[name] = build_model(settings, entry, items, trends, models)
+            models[name] = build_model(settings, entry, items, trends, models, serving=serving)
     return models
 
 
@@ -45,8 +49,10 @@ def build_model(
     items: ItemTable,
     trends: TrendSource | None = None,
     models: Mapping[str, Model] | None = None,
+    *,
+    serving: bool = False,
 ) -> Model:
-    """The model of an entry, untaught; `models` are those that it may read from.
+    """The model of an entry, untaught; `models` are those that it may read from, `serving` as in `build_models`.
 
     Raises:
         ConfigError: it cannot be built.
@@ -61,6 +67,7 @@ def build_model(
         seed=settings.learning.seed,
         weighted=settings.fusion.importance == "inverse",
         models=models or {},
+        serving=serving,
     )
     model: Model = listed.built(entry, made_of)
     return model

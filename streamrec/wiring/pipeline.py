@@ -32,13 +32,13 @@ def build_pipeline(
     *,
     eager: bool = True,
     told: bool = False,
-    followed: bool = False,
+    serving: bool = False,
 ) -> Pipeline:
     """The recommender of a configuration, untaught.
 
     Without `eager`, items of the catalogue that do not say when they were added are known from their first event on.
-    `told`: a topic will say what the trends are; else they are counted here, if anything needs them. `followed`: the
-    models learn elsewhere.
+    `told`: a topic will say what the trends are; else they are counted here, if anything needs them. `serving`: it will
+    only serve what another one learns, so that nothing is loaded to learn with.
 
     Raises:
         ConfigError: the positives are not rules, or the parts of the configuration do not fit together.
@@ -59,12 +59,14 @@ def build_pipeline(
             "twice learning.micro_batch, so that a micro-batch of new items finds room"
         )
     texts, scenarios = build_texts(settings), build_scenarios(settings)
-    features = build_features(settings, scenarios.values(), texts, catalogue, eager=eager, told=told, followed=followed)
+    features = build_features(settings, scenarios.values(), texts, catalogue, eager=eager, told=told, serving=serving)
     items, trends = features.items, features.trends
-    by_name = build_models(settings, items, trends)
+    by_name = build_models(settings, items, trends, serving=serving)
     models = list(by_name.values())
     follows = trends is not None and TRENDS not in by_name
-    unranked = {TRENDS: build_model(settings, listed.models()[TRENDS], items, trends)} if follows else {}
+    unranked = (
+        {TRENDS: build_model(settings, listed.models()[TRENDS], items, trends, serving=serving)} if follows else {}
+    )
     everywhere, named = build_retrievers({**by_name, **unranked}, features, tuple(unranked))
     fusion = build_fusion(settings, list(by_name), features.user_features)
     steady_arithmetic()

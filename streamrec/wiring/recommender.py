@@ -10,6 +10,7 @@ and answers, by the objects that a backtest and `streamrec ask` run. So what is 
 
 from __future__ import annotations
 
+import sys
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
@@ -35,6 +36,7 @@ from streamrec.state import inspection
 from streamrec.state.memory import MemoryStore
 from streamrec.transport import Record
 from streamrec.transport.local import LocalSink, LocalSource
+from streamrec.wiring.compilation import compile_ahead
 from streamrec.wiring.progress import in_portions
 from streamrec.wiring.recommender_results import ItemExplanation, PrequentialEvaluation, SlateExplanation
 from streamrec.wiring.saved_recommender import (
@@ -86,6 +88,10 @@ class Recommender:
     Time is the log's own: nothing depends on when a log is learned, and the same events give the same slates to the
     bit. A slate counts as shown, as it does for a worker: what its user does next, learned with `learn`, is credited to
     it, and what was shown and left alone teaches too. Who only looks should set `attribution={"seen": "impressions"}`.
+
+    The first events, and the first question of each kind, wait for code to be loaded: some tenths of a second for a
+    question, some seconds for events. On a machine where it never ran it is compiled first: a minute or more.
+    `compile_ahead` has all that behind it at a moment of your choice.
     """
 
     def __init__(
@@ -135,7 +141,9 @@ class Recommender:
         self._watching: list[Callable[[BatchResult], None]] = []
         self._refused: list[tuple[int, str]] = []
         self._store = store
-        serving = settings.serving.model_copy(update={"recommend_on": frozenset({EventType.REQUEST})})
+        # Requests are never too many here: there is nobody else whom they could hold up.
+        asked = {"recommend_on": frozenset({EventType.REQUEST}), "requests_at_once": sys.maxsize}
+        serving = settings.serving.model_copy(update=asked)
         trends = settings.trends.model_copy(update={"rehearse": True})  # there is no topic to be told them by
         self._worker = build_worker(
             settings.model_copy(update={"serving": serving, "trends": trends}),
@@ -151,6 +159,14 @@ class Recommender:
             pipeline = self._worker.pipeline
             pipeline.restore(read_models(path, saved, pipeline.schema))
         self._worker.assigned([PARTITION])
+
+    def compile_ahead(self) -> None:
+        """Compile now what the first events and the first question of each kind would wait for; nothing is learned.
+
+        For a program that answers people: call it before the first of them comes. Compiled code is kept on the disk
+        and loaded by the next process, so all that depends on the machine: see the class.
+        """
+        compile_ahead(self._settings, Recommender.of)
 
     # Learn and evaluate
 
@@ -381,8 +397,8 @@ class Recommender:
 
     def _step(self, records: Sequence[Record]) -> None:
         """What the worker's loop does with a poll."""
+        self._next = records[-1].offset + 1  # even if there are too many bad ones: what came before is learned
         self._worker.step(records)
-        self._next = records[-1].offset + 1
         if self._worker.pipeline.quarantine.sentenced():
             self._worker.checkpoint()  # a model in danger is rolled back
 

@@ -12,10 +12,11 @@ if TYPE_CHECKING:
     from streamrec.config.settings import Settings
     from streamrec.engine.attribution.open_slates import Charge, OpenSlates
     from streamrec.engine.batch_result import BatchResult
+    from streamrec.engine.pipeline import Pipeline
     from streamrec.engine.rollout.plan import Plan
     from streamrec.state import Store
     from streamrec.state.snapshots import SnapshotDirectory
-    from streamrec.transport import Follower, Record, Sink, Source
+    from streamrec.transport import Follower, Record, Sink, Source, Tail
     from streamrec.worker.loop import Worker
     from streamrec.worker.topic_watch import Identity
     from streamrec.worker.validation import ValidationLimits
@@ -37,17 +38,26 @@ def build_worker(
     follower: Follower | None = None,
     trends: Follower | None = None,
     identity: Identity | None = None,
+    tail: Tail | None = None,
     eager: bool = True,
+    updates: Callable[[int], Follower] | None = None,
 ) -> Worker:
     """A worker on any transport and store; `snapshots` None keeps no model snapshots (a backtest).
 
+    `updates` opens, from a time on (ms), the topic that says what a learner has learned, which began with `snapshots`:
+    then this worker does not learn. None: it learns by itself, and keeps snapshots of its own.
+
     `revised` is asked at the start and after each checkpoint: a plan that is new since, None when there is none.
     `catalogue` is what is known of items at the start, `follower` the topic that says more; `trends` is the topic that
-    says what is gaining; `identity` which topic the source reads; `eager` as in `build_pipeline`.
+    says what is gaining; `identity` which topic the source reads; `tail` what was published before, None where nobody
+    can have published; `eager` as in `build_pipeline`.
     """
+    from streamrec.engine.answering import Answering
     from streamrec.engine.items.item_counts import ItemCounts
     from streamrec.engine.trending.topic_counts import TopicTrendCounts
+    from streamrec.worker.answered import Answered
     from streamrec.worker.checkpoints import CheckpointPace, Checkpoints
+    from streamrec.worker.following import ModelFollowing
     from streamrec.worker.health import Health
     from streamrec.worker.loop import Handling, Hooks, Ports, Worker
     from streamrec.worker.memory import Clocks, Memory
@@ -56,15 +66,27 @@ def build_worker(
     from streamrec.worker.trends_feed import TrendsFeed
 
     limits, topics = settings.limits, settings.topics
-    pipeline = build_pipeline(settings, catalogue, eager=eager, told=trends is not None)
+    followed = updates is not None
+    pipeline = build_pipeline(settings, catalogue, eager=eager, told=trends is not None, serving=followed)
     statements = pipeline.features.trends
     features = pipeline.features
     item_counts = ItemCounts(limits.max_users)
     open_slates = build_open_slates(settings, features.ads.charge)
     memory = Memory(
-        pipeline, item_counts, open_slates, (features.users, item_counts, open_slates, features.ads.accounts)
+        pipeline,
+        item_counts,
+        open_slates,
+        (features.users, item_counts, open_slates, features.ads.accounts),
+        Answered(tail, topics.events, topics.recommendations, topics.outcomes),
+        Answering(pipeline, statements if isinstance(statements, TopicTrendCounts) else None) if followed else None,
     )
     clocks = Clocks()
+
+    def models(pipeline: Pipeline, metrics: Metrics, health: Health) -> ModelFollowing:
+        assert snapshots is not None
+        assert updates is not None
+        return ModelFollowing(pipeline, snapshots, updates, metrics, health, clocks)
+
     pace = CheckpointPace(settings.checkpoints.interval_s, settings.checkpoints.share)
     trends_feed = (
         TrendsFeed(trends, statements, limits.max_message_bytes)
@@ -76,14 +98,14 @@ def build_worker(
         checkpoints=Checkpoints(
             memory=memory,
             store=store,
-            snapshots=snapshots,
+            snapshots=None if followed else snapshots,
             pace=pace,
             clocks=clocks,
             accept_loss=settings.checkpoints.on_gap == "skip",
         ),
-        ports=Ports(source, sink, store, follower, trends_feed, identity),
+        ports=Ports(source, sink, store, follower, trends_feed, identity, models if followed else None),
         handling=Handling(
-            OutputTopics(topics.recommendations, topics.outcomes, topics.dead_letters),
+            OutputTopics(topics.recommendations, topics.outcomes, topics.dead_letters, topics.examples),
             build_validation_limits(settings),
             settings.checkpoints.handover_s,
             topics.partitioner,

@@ -2,7 +2,8 @@
 
 In this order, so that whatever dies leaves a whole checkpoint behind: what was published is stored by the log; the
 models' snapshot is on disk; then, partition by partition, what changed in its tables, watermark and the snapshot's name
-are written at once. Recovery takes the last of these and folds on from its watermark.
+are written at once. Recovery takes the last of these and folds on from its watermark. Last it is noted where published
+topics end, so that a new owner finds what was published since.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from streamrec.worker.recovery import begin, good_ones, last_good
 LOG = get_logger("streamrec.worker.checkpoints")
 FLUSH_TIMEOUT_S = 5.0
 """Of one try: between two, the group is heard."""
+ENDS_LIMIT_S = 10.0
+"""How long brokers may take to say where topics end, in one try."""
 MANY_CHANGES = 40_000
 """So many entries of tables waiting to be saved make a checkpoint due, whatever its share of the
 time: a store takes only so much in one piece."""
@@ -62,6 +65,7 @@ class Checkpoints:
         """`snapshots` None keeps no models (a backtest). `accept_loss`: what the store lost is only counted."""
         self.pipeline = memory.pipeline
         self.tables = memory.tables
+        self.answered = memory.answered
         self.store = store
         self.snapshots = snapshots
         self.positions: dict[int, int] = {}  # per partition held: the next offset its state has not seen
@@ -71,6 +75,7 @@ class Checkpoints:
         self.lost_values = 0  # that the store was given, and holds no longer
         self.unlearned = 0  # records between the one used instead and the state: remembered, never learned
         self._marks: dict[int, PartitionMark] = {}
+        self._noted: str | None = None  # where published topics ended, as last noted beside the marks
         self._round: _Round | None = None
         self._pace = pace
         self._accept_loss = accept_loss
@@ -88,10 +93,12 @@ class Checkpoints:
         Raises:
             StateMissing: there was a checkpoint, and what it refers to is gone.
             StateError: the store has lost values, or may at any time.
+            TransportUnavailable: no broker says where published topics end.
         """
         self._refuse_loss(partitions)
         for partition in partitions:
             self._marks[partition] = self.store.open(partition)
+        self._ask_for_former(partitions)
         if not self._restored:
             self._restore_models()
             self._restored = True
@@ -101,6 +108,16 @@ class Checkpoints:
             for table in self.tables:
                 table.take_over(partition, partial(self._load, partition))
         return starts
+
+    def _ask_for_former(self, partitions: Sequence[int]) -> None:
+        """Where former owners may have published past the mark; of a partition without a note, none have from now."""
+        ends = self.answered.ends(ENDS_LIMIT_S)
+        for partition in partitions:
+            mark = self._marks[partition]
+            self.answered.take_over(partition, mark.watermark, mark.ends)
+        begun = {p: self._marks[p].epoch for p in partitions if self._marks[p].ends is None}
+        if ends is not None and begun:
+            self.store.note_ends(begun, ends)
 
     def _load(self, partition: int, kind: str, names: Sequence[str]) -> list[bytes | None]:
         return self.store.load([Key(partition, Kind(kind), name) for name in names])
@@ -112,6 +129,7 @@ class Checkpoints:
             self.taught[partition] = max(self.taught.get(partition, 0), self.positions.get(partition, 0))
         for table in self.tables:
             table.drop(leaving)
+        self.answered.let_go(leaving)
         self.disowned = [partition for partition in self.disowned if partition not in leaving]
         for partition in leaving:
             self._marks.pop(partition, None)
@@ -126,6 +144,22 @@ class Checkpoints:
         mark = self._marks.get(partition)
         return None if mark is None else mark.epoch
 
+    def find_disowned(self) -> None:
+        """Ask the store which partitions have a newer owner: nothing is published for these, and they are to be let go.
+
+        Raises:
+            StateUnavailable: the store is away.
+        """
+        marks = self.store.marks()
+        newer = {p for p, mark in self._marks.items() if p in marks and marks[p].epoch > mark.epoch}
+        self.disowned += sorted(newer - self.answered.gone)
+        self.answered.gone |= newer
+
+    @property
+    def held(self) -> Collection[int]:
+        """The partitions that are ours."""
+        return self._marks.keys()
+
     def refuse_emptied_store(self) -> None:
         """To be called before anything is recorded or opened, by a worker that has run for long too.
 
@@ -137,8 +171,8 @@ class Checkpoints:
         # its first snapshot and first commit.
         if self.snapshots is not None and self.snapshots.latest() is not None and not self.store.marks():
             raise StateMissing(
-                f"{self.snapshots.directory} holds model snapshots, but the store knows of no partition: it was "
-                "emptied, or is another one. Bring its data back, or name another checkpoints.directory to start afresh"
+                f"{self.snapshots.url} holds model snapshots, but the store knows of no partition: it was "
+                "emptied, or is another one. Bring its data back, or name another snapshots.url to start afresh"
             )
 
     def _refuse_loss(self, partitions: Collection[int]) -> None:
@@ -185,6 +219,7 @@ class Checkpoints:
             flush(FLUSH_TIMEOUT_S)
             self._round = _Round(self._save_models(), dict(self.positions))
         self.complete()
+        self._note_ends()
         self._last_at = self._clock()
         self._last_took = self._last_at - began
         return {p: mark.watermark for p, mark in self._marks.items() if mark.watermark is not None}
@@ -198,6 +233,19 @@ class Checkpoints:
         if self._round is not None:
             self._commit(self._round)
             self._round = None
+
+    def _note_ends(self) -> None:
+        """Note where published topics end: what is published from now on comes of records past the marks.
+
+        Also where nothing is new: others publish too, and whoever takes over would have to read all of it. What a
+        former owner published is to be found by the next one too, until it was met.
+        """
+        self.answered.settle(self.positions)
+        ends = self.answered.ends()
+        settled = {p: mark.epoch for p, mark in self._marks.items() if self.answered.settled(p)}
+        if ends is not None and ends != self._noted and settled:
+            self.store.note_ends(settled, ends)
+            self._noted = ends
 
     def _anything_new(self) -> bool:
         return any(self._marks[partition].watermark != watermark for partition, watermark in self.positions.items())

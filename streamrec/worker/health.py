@@ -46,6 +46,7 @@ class Health:
             Need.PARTITIONS: "the consumer group has assigned none yet",
             Need.MODELS: "not restored yet",
         }
+        self._notes: Mapping[Need, str] = {}
 
     def beat(self) -> None:
         """The loop has come round."""
@@ -91,6 +92,14 @@ class Health:
             if idle_s >= self._stuck_s:
                 return f"partition {partition} has records to read, and has given none for {idle_s:.0f} s"
         return None
+
+    def note(self, need: Need, said: str) -> None:
+        """Say how it stands with what is there: it makes nobody unready."""
+        self._notes = {**self._notes, need: said}
+
+    def notes(self) -> dict[str, str]:
+        """How it stands with what is there."""
+        return {need.value: said for need, said in self._notes.items() if need not in self._missing}
 
     def missing(self) -> dict[str, str]:
         """What is missing, and why; empty when the worker is ready."""

@@ -1,7 +1,7 @@
 """What a worker answers over HTTP: `/metrics` for Prometheus, `/livez` and `/readyz` for whoever keeps it running.
 
     /livez    200 while the loop comes round and no partition stands still, else 503 and for how long it is otherwise
-    /readyz   200 when nothing is missing, else 503 and one line for each thing that is
+    /readyz   200 when nothing is missing, else 503 and one line for each thing that is; how old the models are
 
 Answers from threads of its own, so that a loop that hangs cannot hide it. Read-only; knows nothing of the worker.
 """
@@ -53,7 +53,8 @@ def application(registry: CollectorRegistry, health: Health) -> Callable[[dict[s
             case "/readyz":
                 missing = health.missing()
                 lines = [f"{need}: {why}" for need, why in missing.items()]
-                return _plain(start, _UNWELL if missing else "200 OK", lines or ["ready"])
+                notes = [f"{need}: {said}" for need, said in health.notes().items()]
+                return _plain(start, _UNWELL if missing else "200 OK", [*(lines or ["ready"]), *notes])
         return _plain(start, "404 Not Found", ["/metrics, /livez and /readyz are answered here"])
 
     return answer

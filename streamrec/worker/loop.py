@@ -13,13 +13,15 @@ from functools import partial
 
 from streamrec.config.log_lines import get_logger
 from streamrec.engine.batch_result import BatchResult
+from streamrec.engine.pipeline import Pipeline
 from streamrec.engine.rollout.plan import Plan
 from streamrec.errors import StaleEpoch, StateError, StateUnavailable, StreamrecError
 from streamrec.state import Key, Store
 from streamrec.transport import Follower, Record, Sink, Source
 from streamrec.worker.backpressure import Brake
 from streamrec.worker.catalogue_feed import CatalogueFeed
-from streamrec.worker.checkpoints import Checkpoints
+from streamrec.worker.checkpoints import FLUSH_TIMEOUT_S, Checkpoints
+from streamrec.worker.following import ModelFollowing
 from streamrec.worker.health import Health, Need
 from streamrec.worker.memory import Clocks, Memory
 from streamrec.worker.metrics import Metrics
@@ -37,8 +39,13 @@ INSIST_S = 60.0
 """How long something is tried where the group cannot be heard meanwhile; a member may be silent for five minutes."""
 DISOWNED_S = 60.0
 """A partition that the store says is another's, while the group says it is ours, is a contradiction after so long."""
+UNHEARD_S = 0.5
+"""Once so long has passed since the last poll, the store is asked whose the partitions are before more is published: a
+worker that froze must not go on with its step. Shorter than any session."""
 WATCH_EVERY_S = 1.0
 """How often the lag is looked at."""
+MODELS_WAIT_S = 20.0
+"""How long a worker that starts reads updates of the models before it goes on with what it has."""
 LAST_WORDS_S = 5.0
 """How long a worker that cannot go on tries to publish what it had to say."""
 
@@ -56,6 +63,8 @@ class Ports:
     """Likewise, but it is not waited for long."""
     identity: Identity | None = None
     """Says which topic the source reads; None where that cannot change."""
+    models: Callable[[Pipeline, Metrics, Health], ModelFollowing] | None = None
+    """Follows models that are learned elsewhere; None where they learn here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +108,7 @@ class Worker:
         self.metrics = metrics
         self.health = health
         self._open_slates = memory.open_slates
+        self._answered = memory.answered
         self._checkpoints = checkpoints
         self._source = ports.source
         self._sink = ports.sink
@@ -112,7 +122,14 @@ class Worker:
         self._clock = clocks.monotonic_s
         self.fold = StepProcessor(
             memory=memory,
-            access=StateAccess(ports.store.load, self._load_surely, self._save),
+            access=StateAccess(
+                ports.store.load,
+                self._load_surely,
+                self._save,
+                self._look_out,
+                checkpoints.epoch,
+                lambda: self._topic.source,
+            ),
             sink=ports.sink,
             output_topics=handling.output_topics,
             validation_limits=handling.validation_limits,
@@ -132,11 +149,13 @@ class Worker:
             if catalogue is not None
             else None
         )
+        self._models = None if ports.models is None else ports.models(self.pipeline, metrics, health)
         if catalogue is not None:
             health.lack(Need.CATALOGUE, f"topic {catalogue.topic!r} is not read to its end yet")
         self._brake = Brake(ports.source, metrics)
         self._retry = Retry(ports.source, self._brake, health, self._clock)
         self._watched_at, self._drained = float("-inf"), True
+        self._heard_at = self._clock()  # when it was last known whose the partitions are
         self._disowned_at: dict[int, float] = {}  # partitions that are another's, until the group says so too
         self._poll_records = min(POLL_RECORDS, self.fold.most_records)
 
@@ -156,11 +175,13 @@ class Worker:
         self._source.subscribe(self)
         try:
             self._read_catalogue()
+            self._read_models()
             if self._trends is not None:
                 self._trends.read(POLL_TIMEOUT_S, lambda: self._retry.stop_by is None)
             self._retry.endure(self._follow)
             while self._retry.stop_by is None and not self._source.exhausted():
                 self._look_around()
+                self._heard_at = self._clock()
                 records = self._source.poll(self._poll_records, POLL_TIMEOUT_S)
                 self._drained = len(records) < self._poll_records
                 self._handle(records)
@@ -177,6 +198,8 @@ class Worker:
                 self._catalogue.follower.close()
             if self._trends is not None:
                 self._trends.close()
+            if self._models is not None:
+                self._models.close()
             self._store.close()
 
     def stop(self) -> None:
@@ -201,9 +224,20 @@ class Worker:
             self._retry.endure(partial(self._catalogue.look, POLL_TIMEOUT_S))
         self.health.have(Need.CATALOGUE)
 
+    def _read_models(self) -> None:
+        """To where they are as of now; a learner that is away is not waited for, nor brokers for long."""
+        if self._models is None:
+            return
+        end = self._clock() + MODELS_WAIT_S
+        while self._retry.stop_by is None and not self._models.whole() and self._clock() < end:
+            self._retry.endure(partial(self._models.look, POLL_TIMEOUT_S))
+
     def _look_around(self) -> None:
         """What has to be known before the next poll."""
         self.health.beat()
+        if self._models is not None:
+            self._retry.endure(self._models.look)
+            self._models.tell(self.fold.taught)
         if self._catalogue is not None:
             self._retry.endure(self._catalogue.look)
         if self._trends is not None:
@@ -241,11 +275,14 @@ class Worker:
         """Handle some records, in order.
 
         Raises:
-            StateUnavailable, PublishDelayed: nothing was handled yet; the same step may be taken later.
+            StateUnavailable, PublishDelayed, TransportUnavailable: nothing was handled yet; the same step may be taken
+                later.
             StreamrecError: the worker cannot go on.
         """
         self._checkpoints.complete()
+        self._answered.look(self._sink.flush)
         self._checkpoints.positions |= self.fold.step(records, self._checkpoints.taught)
+        self._let_go_disowned()
 
     def checkpoint(self) -> None:
         """Save state, models and positions together.
@@ -260,18 +297,22 @@ class Worker:
             self._placement_told = True
         self.metrics.skipped.reach(self._source.skipped_records)
         self.metrics.lost_values.reach(self._checkpoints.lost_values)
-        for name, count in self.pipeline.refused_updates().items():
-            self.metrics.refused.labels(name).reach(count)
-        self.metrics.stand(self.pipeline.progress.recent())
-        for bucket, count in self.pipeline.rate_limits.held_back().items():
-            self.metrics.held_back.labels(bucket).reach(count)
+        if self._models is None:
+            self._show_learning()
         self.metrics.wait(self._open_slates)
         catalogue = self.pipeline.features.catalogue
         self.metrics.listed(len(catalogue), catalogue.dropped)
         if self._trends is not None and self.pipeline.features.trends is not None:
             self.metrics.told(self.pipeline.features.trends.table.age_s, self._trends.refused)
-        self.metrics.judged(self._checkpoints.roll_back(), self.pipeline.quarantine.standing())
         self._follow()
+
+    def _show_learning(self) -> None:
+        for name, count in self.pipeline.refused_updates().items():
+            self.metrics.refused.labels(name).reach(count)
+        self.metrics.stand(self.pipeline.progress.recent())
+        for bucket, count in self.pipeline.rate_limits.held_back().items():
+            self.metrics.held_back.labels(bucket).reach(count)
+        self.metrics.judged(self._checkpoints.roll_back(), self.pipeline.quarantine.standing())
 
     def _save(self) -> None:
         self._topic.look()
@@ -297,6 +338,16 @@ class Worker:
         except StateUnavailable as error:  # half a step cannot be taken again
             raise StateError(f"in the middle of a step: {error}") from error
 
+    def _look_out(self) -> None:
+        """Whose partitions are when it was long ago that the group was heard."""
+        if self._clock() - self._heard_at < UNHEARD_S:
+            return
+        try:
+            self._retry.insist(self._checkpoints.find_disowned, INSIST_S)
+        except StateUnavailable as error:  # half a step cannot be taken again
+            raise StateError(f"in the middle of a step: {error}") from error
+        self._heard_at = self._clock()
+
     # Partitions come and go (called by the source, inside poll)
 
     def assigned(self, partitions: Sequence[int]) -> Mapping[int, int | None]:
@@ -311,17 +362,22 @@ class Worker:
         starts = self._retry.insist(lambda: self._checkpoints.take_over(partitions), INSIST_S)
         self.metrics.began(self._checkpoints.skipped_snapshots, self._checkpoints.unlearned)
         self._settle(partitions)
-        self.health.have(Need.MODELS)
+        if self._models is None:
+            self.health.have(Need.MODELS)
         return starts
 
     def revoked(self, partitions: Sequence[int]) -> None:
         """See `transport.Assignee`. What cannot be saved within `handover_s` is done again by the new owner."""
+        saved = False
         try:
             self._retry.insist(self._save, self._handover_s)
+            saved = True
         except AWAY as error:
             LOG.warning("partitions go without a checkpoint", partitions=list(partitions), error=str(error))
             self.metrics.unsaved.inc(len(partitions))
         self._let_go(partitions)
+        if not saved:
+            self._fall_silent()
 
     def lost(self, partitions: Sequence[int]) -> None:
         """See `transport.Assignee`."""
@@ -330,11 +386,27 @@ class Worker:
             partitions=list(partitions),
         )
         self._let_go(partitions)
+        self._fall_silent()
         self.health.lack(Need.PARTITIONS, f"{list(partitions)} were lost; joining the group again")
+
+    def _fall_silent(self) -> None:
+        """What waits to be sent for partitions that left must not come once their new owner has looked.
+
+        All of it is past the last checkpoint, so that whoever takes over does it again.
+
+        Raises:
+            PublishDelayed: other partitions are held, whose records wait among them: the worker has to begin anew.
+        """
+        if self._checkpoints.held:
+            self._sink.flush(FLUSH_TIMEOUT_S)
+        else:
+            self._sink.forget()
 
     def _let_go(self, partitions: Sequence[int]) -> None:
         self._checkpoints.let_go(partitions)
         self.fold.validator.let_go(partitions)
+        for partition in partitions:
+            self.fold.taught.pop(partition, None)
         self._settle(partitions)
 
     def _let_go_disowned(self) -> None:

@@ -6,10 +6,12 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from streamrec.engine.answering import Answering
 from streamrec.engine.attribution.open_slates import OpenSlates
 from streamrec.engine.items.item_counts import ItemCounts
 from streamrec.engine.partition_tables import PartitionTable
 from streamrec.engine.pipeline import Pipeline
+from streamrec.worker.answered import Answered
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,3 +31,7 @@ class Memory:
     open_slates: OpenSlates
     tables: Sequence[PartitionTable]
     """All that is saved with a partition, these two among them."""
+    answered: Answered
+    """What former owners published past their checkpoints."""
+    answering: Answering | None = None
+    """Where the models learn elsewhere: what asks of them, and says what there is to learn."""

@@ -1,4 +1,4 @@
-"""Refused requests: who asked for what cannot be answered gets a slate that holds the reason and no items.
+"""Refused requests: who asked for what cannot be answered, or too often, gets a slate with the reason and no items.
 
 Its name follows from the message's place alone, as every slate's does: a repeat after a crash has the same one. No
 outcome is waited for, and nothing is learned from it.
@@ -10,6 +10,7 @@ from collections.abc import Collection
 
 from streamrec.codec import brief, sender_of
 from streamrec.engine.scenarios.scenario import HOME, SEARCH
+from streamrec.engine.users.request_pace import RequestPace
 from streamrec.errors import BadEvent
 from streamrec.events import EventType, RequestRefusal, Slate
 from streamrec.transport import Record
@@ -41,4 +42,13 @@ def refused_slate(record: Record, error: BadEvent, answered: Collection[EventTyp
         session_id=sender.session_id,
         request_id=sender.event_id,
         refused=RequestRefusal(reason=error.reason, detail=brief(error.detail, DETAIL_CHARS), field=error.field),
+    )
+
+
+def too_many(pace: RequestPace) -> BadEvent:
+    """Why somebody who asks too often gets no items. The request itself is in order: it is no dead letter."""
+    return BadEvent(
+        "too_many_requests",
+        f"the user sent more than {pace.at_once:,} requests at once, and then more than {pace.per_s:g} a second; wait, "
+        "or raise serving.requests_at_once and serving.requests_per_s",
     )

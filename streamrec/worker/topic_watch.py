@@ -7,6 +7,7 @@ start as in the middle of its work. Knows nothing of Kafka; what brokers do not 
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 
@@ -54,6 +55,11 @@ class TopicWatch:
         else:
             self._compare(told, recorded)
         self._seen, self._looked_at = told, self._clock()
+
+    @property
+    def source(self) -> int:
+        """A number for this topic, another one if it is made anew; 0 where the brokers do not tell it apart."""
+        return zlib.crc32(self._seen["topic_id"].encode()) if "topic_id" in self._seen else 0
 
     @property
     def partitions(self) -> int:

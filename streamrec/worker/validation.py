@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import msgspec
 
@@ -48,6 +49,16 @@ class ValidationLimits:
 Reading = LoggedEvent | BadEvent
 
 
+class Taken(NamedTuple):
+    """What came of some records."""
+
+    logged_events: list[LoggedEvent]
+    refused: list[tuple[Record, BadEvent]]
+    """Dead letters now."""
+    halt: TooManyBadEvents | None
+    """As many of those in a row as may be: to be raised when what was taken is handled; nothing after was taken."""
+
+
 class EventValidator:
     """Reads records and takes them."""
 
@@ -65,21 +76,22 @@ class EventValidator:
         """What each record holds. `taught`: per partition, what comes before this offset the models know already."""
         return [self._read(record, taught) for record in records]
 
-    def take(self, records: Sequence[Record], readings: Sequence[Reading]) -> list[LoggedEvent]:
-        """The valid events among some records read, in log order; the others become dead letters.
-
-        Raises:
-            TooManyBadEvents: as many in a row as may be.
-        """
-        logged_events = []
+    def take(self, records: Sequence[Record], readings: Sequence[Reading]) -> Taken:
+        """Take some records read, in log order, as far as there are not too many unusable ones in a row."""
+        taken = Taken([], [], None)
         for record, reading in zip(records, readings, strict=True):
             if isinstance(reading, BadEvent):
-                self._refuse(record, reading)
+                self._dead_letter(record, reading)
+                taken.refused.append((record, reading))
+                self._bad_since.setdefault(record.partition, record.offset)
+                self._bad_in_a_row += 1
+                if self._bad_in_a_row >= self._validation_limits.max_bad_in_a_row:
+                    return taken._replace(halt=self._halt(record, reading))
             else:
                 self._bad_in_a_row = 0
                 self._bad_since.clear()
-                logged_events.append(reading)
-        return logged_events
+                taken.logged_events.append(reading)
+        return taken
 
     def safe_position(self, record: Record) -> int:
         """Where its partition may be left behind, once this record is handled and no later one."""
@@ -98,18 +110,14 @@ class EventValidator:
         event, learned = not_ahead(dated, record), record.offset < taught.get(record.partition, 0)
         return LoggedEvent(event, record.partition, record.offset, learned, record.topic, early=event is not dated)
 
-    def _refuse(self, record: Record, error: BadEvent) -> None:
-        self._dead_letter(record, error)
-        self._bad_since.setdefault(record.partition, record.offset)
-        self._bad_in_a_row += 1
-        if self._bad_in_a_row >= self._validation_limits.max_bad_in_a_row:
-            raise TooManyBadEvents(
-                f"{self._bad_in_a_row} messages in a row could not be used, the last one topic {record.topic!r} "
-                f"partition {record.partition} offset {record.offset}: {error.detail}. Mend what sends them; they are "
-                f"in {self._dead_letter_topic!r}, and nothing past the first of them is committed: to leave them "
-                f"behind, start with limits.max_bad_in_a_row above {self._validation_limits.max_bad_in_a_row} "
-                "for a while"
-            )
+    def _halt(self, record: Record, error: BadEvent) -> TooManyBadEvents:
+        return TooManyBadEvents(
+            f"{self._bad_in_a_row} messages in a row could not be used, the last one topic {record.topic!r} "
+            f"partition {record.partition} offset {record.offset}: {error.detail}. Mend what sends them; they are "
+            f"in {self._dead_letter_topic!r}, and nothing past the first of them is committed: to leave them "
+            f"behind, start with limits.max_bad_in_a_row above {self._validation_limits.max_bad_in_a_row} "
+            "for a while"
+        )
 
 
 def log_time(record: Record, max_bytes: int) -> int:

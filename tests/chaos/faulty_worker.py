@@ -17,7 +17,6 @@ from typing import Any, Literal
 
 import streamrec.wiring.connections
 from streamrec.cli import main
-from streamrec.state import snapshots
 from streamrec.worker.loop import Worker
 
 Moment = Literal["before", "after"]
@@ -27,16 +26,19 @@ STEPS: Mapping[str, Callable[[Worker], tuple[Any, str]]] = {
     # Taking partitions over
     "open": lambda worker: (worker._store, "open"),
     "restore": lambda worker: (worker._checkpoints.snapshots, "load"),
+    "former": lambda worker: (worker._answered, "look"),  # what former owners have published
     # A batch
     "load": lambda worker: (worker._store, "load"),
+    "credit": lambda worker: (worker._open_slates, "credit"),  # of each event, before it is answered
     "learn": lambda worker: (worker.pipeline, "learn"),
     "publish": lambda worker: (worker._sink, "publish"),
     "close": lambda worker: (worker._open_slates, "close"),
     # A checkpoint
     "flush": lambda worker: (worker._sink, "flush"),
     "snapshot": lambda worker: (worker._checkpoints.snapshots, "save"),
-    "write": lambda worker: (snapshots, "_write"),  # of each file in a snapshot
+    "write": lambda worker: (worker._checkpoints.snapshots._storage, "write"),  # of each file in a snapshot
     "commit": lambda worker: (worker._store, "commit"),  # of each partition
+    "note": lambda worker: (worker._store, "note_ends"),
     "offsets": lambda worker: (worker._source, "commit"),
 }
 """Where each step is called: an object and the name of its function."""

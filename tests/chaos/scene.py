@@ -12,10 +12,10 @@ from pathlib import Path
 
 from confluent_kafka.admin import AdminClient
 
-from streamrec.codec import MSGPACK, decode_slate, encode_event
+from streamrec.codec import MSGPACK, decode, decode_slate, encode_event
 from streamrec.config.groups import preset_settings
 from streamrec.errors import StateError
-from streamrec.events import Event, Slate
+from streamrec.events import Event, Outcome, Slate
 from streamrec.state import PartitionMark, Store
 from streamrec.testing import HEADERS, STARTED_MS, partition_of, shop
 from streamrec.transport.confluent import KafkaSink
@@ -23,7 +23,11 @@ from streamrec.wiring import build_store
 from tests.chaos.faulty_worker import Fault
 from tests.chaos.workers import ForkedWorker, Supervised, log_in
 from tests.support.deployment import PATIENCE_S, Deployment, until
-from tests.support.oracle import assert_counts_equal_a_recount, assert_each_request_has_its_answer
+from tests.support.oracle import (
+    assert_counts_equal_a_recount,
+    assert_each_item_shown_has_one_outcome,
+    assert_each_request_has_its_answer,
+)
 
 FAST = preset_settings("fast")
 GROUPS: Mapping[str, Mapping[str, object]] = {
@@ -158,6 +162,11 @@ class Scene:
         records = self.deployment.read(self.deployment.settings.topics.recommendations)
         return [decode_slate(record.value or b"", record.headers) for record in records]
 
+    def outcomes(self) -> list[Outcome]:
+        """Every outcome there is."""
+        records = self.deployment.read(self.deployment.settings.topics.outcomes)
+        return [decode(record.value or b"", record.headers, Outcome) for record in records]
+
     def by_partition(self) -> list[list[Event]]:
         """What was sent, as the log holds it."""
         logs: list[list[Event]] = [[] for _ in range(self.partitions)]
@@ -183,10 +192,12 @@ class Scene:
         return time.monotonic() - began
 
     def assert_exact(self) -> None:
-        """Counts equal a recount of everything sent, and each request has its answer."""
+        """Counts equal a recount of everything sent; each request has one slate, and no outcome comes twice."""
         with self.store() as store:
             assert_counts_equal_a_recount(store, self.sent)
-        assert_each_request_has_its_answer(self.slates(), self.sent)
+        slates = self.slates()
+        assert_each_request_has_its_answer(slates, self.sent)
+        assert_each_item_shown_has_one_outcome(self.outcomes(), slates)
 
     def assert_no_half_write(self) -> None:
         """What is stored of each partition is what its log says up to its watermark, no more and no less."""

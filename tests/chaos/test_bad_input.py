@@ -192,7 +192,7 @@ def test_a_gap_before_the_log_s_start_stops_the_worker(
 def test_a_gap_before_the_log_s_start_is_passed_over_and_counted_where_that_was_asked_for(
     apache_kafka: EmbeddedBroker, redis_server: EmbeddedRedis, tmp_path: Path, seed: int
 ) -> None:
-    checkpoints = {"interval_s": 0.3, "share": 0.5, "directory": tmp_path / "snapshots", "on_gap": "skip"}
+    checkpoints = {"interval_s": 0.3, "share": 0.5, "on_gap": "skip"}
     scene = Scene(tmp_path, apache_kafka.settings, redis_server.url, seed=seed, checkpoints=checkpoints)
     gap = 20
     stands = with_gap(scene, gap)

@@ -86,7 +86,7 @@ def test_a_damaged_snapshot_is_passed_over_for_an_older_one_and_an_alarm_is_rais
             scene.send(100)
             scene.until_caught_up(worker)
         assert worker.stop() == 0
-    directory = scene.deployment.settings.checkpoints.directory
+    directory = Path(scene.deployment.settings.snapshots.url)
     newest, *older = SnapshotDirectory(directory, 3).references()
     assert older
     DAMAGES[damage](directory / newest)

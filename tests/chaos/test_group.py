@@ -50,6 +50,24 @@ def test_a_worker_that_froze_past_its_session_cannot_undo_what_its_successor_wro
     scene.assert_exact()
 
 
+def test_a_worker_that_froze_before_it_answered_leaves_the_answers_to_its_successor(
+    apache_kafka: EmbeddedBroker, redis_server: EmbeddedRedis, tmp_path: Path, seed: int
+) -> None:
+    scene = Scene(tmp_path, apache_kafka.settings, redis_server.url, seed=seed, partitions=2)
+    scene.send(300)
+    with scene.worker(Fault("credit", "before", 1, signal.SIGSTOP)) as zombie:
+        until(lambda: "fault:" in zombie.said, zombie)
+        with scene.worker() as successor:
+            scene.until_caught_up(successor)
+            zombie.signal(signal.SIGCONT)
+            until(lambda: zombie.metric("streamrec_refused_checkpoints") > 0, zombie)
+            scene.send(50)
+            scene.until_caught_up(successor)
+            assert successor.stop() == zombie.stop() == 0
+    scene.finish()
+    scene.assert_exact()
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_members_that_come_and_go_leave_no_partition_idle_and_no_event_uncounted(
     apache_kafka: EmbeddedBroker, redis_server: EmbeddedRedis, tmp_path: Path, seed: int, whole: bool, variant: str
@@ -96,6 +114,25 @@ def own_kafka(tmp_path: Path) -> Iterator[EmbeddedBroker]:
         pytest.skip("no Apache Kafka here: set KAFKA_HOME to a folder with libs/*.jar, and install Java")
     with embedded_broker(tmp_path / "kafka", apache=True) as broker:
         yield broker
+
+
+def test_brokers_and_workers_that_are_killed_together_leave_one_slate_to_each_request(
+    own_kafka: EmbeddedBroker, redis_server: EmbeddedRedis, tmp_path: Path, seed: int, whole: bool
+) -> None:
+    scene = Scene(tmp_path / "scene", own_kafka.settings, redis_server.url, seed=seed)
+    with scene.worker() as survivor, scene.traffic(200):
+        scene.until_progress(survivor)
+        for _ in range(6 if whole else 1):
+            with scene.worker() as other:
+                until(other.ready, other)
+                rest(scene.draw.uniform(0.5, 1.5))
+                own_kafka.kill()
+                rest(scene.draw.uniform(0.0, 6.0))
+                other.kill()
+                own_kafka.restart()
+                scene.until_progress(survivor)
+    scene.finish()
+    scene.assert_exact()
 
 
 def test_a_broker_that_is_away_is_waited_for_and_the_lag_drains(

@@ -16,7 +16,9 @@ from tests.support.deployment import until
 STRUCK_AT: dict[str, tuple[int, ...]] = {
     "open": (1, 2),
     "restore": (1,),
+    "former": (1, 2),
     "load": (1, 3),
+    "credit": (7,),
     "learn": (1,),
     "publish": (1, 7),
     "close": (2,),
@@ -24,6 +26,7 @@ STRUCK_AT: dict[str, tuple[int, ...]] = {
     "snapshot": (1,),
     "write": (1, 2),
     "commit": (1, 2, 3),
+    "note": (1,),
     "offsets": (1,),
 }
 FAULTS = [Fault(step, moment, nth) for step, calls in STRUCK_AT.items() for nth in calls for moment in MOMENTS]

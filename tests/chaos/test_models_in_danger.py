@@ -100,7 +100,7 @@ def part_of(pipeline: Pipeline, kind: type[Part]) -> Part:
 
 @contextmanager
 def gradients_that_are_no_numbers(pipeline: Pipeline) -> Iterator[None]:
-    parameters = list(part_of(pipeline, SequenceModel).tower.parameters())
+    parameters = list(part_of(pipeline, SequenceModel).learner.tower.parameters())
     hooks = [parameter.register_hook(lambda gradient: gradient * float("nan")) for parameter in parameters]
     yield
     for hook in hooks:
@@ -109,7 +109,7 @@ def gradients_that_are_no_numbers(pipeline: Pipeline) -> Iterator[None]:
 
 @contextmanager
 def tables_with_holes_and_a_loss_that_explodes(pipeline: Pipeline) -> Iterator[None]:
-    part_of(pipeline, SequenceModel).vectors.mul_(20.0)
+    part_of(pipeline, SequenceModel).vectors *= 20.0
     table = part_of(pipeline, CoVisitation).table
     table.weights[: table.rows : 3] = np.nan
     part_of(pipeline, Popularity).mass[5] = np.inf

@@ -22,7 +22,7 @@ SLOW_S = 0.005
 """Each way: a command takes 10 ms then, where it took a few tenths."""
 GROWTH_BYTES = 64 * 1024 * 1024
 """How much more memory a worker may hold while Redis is slow: buffers of librdkafka, not a queue of ours."""
-KEPT = {"interval_s": 0.3, "share": 0.5, "keep": 10}
+CHECKPOINTS = {"interval_s": 0.3, "share": 0.5}
 """Snapshots of the last seconds stay, for a Redis that comes back with marks a second old."""
 
 
@@ -63,9 +63,15 @@ def shop(
         embedded_redis(directory / "redis", appendonly=True) as server,
         Proxy(urlsplit(server.url).port or 0) as proxy,
     ):
-        checkpoints = {**KEPT, "directory": directory / "snapshots"}
+        snapshots = {"url": str(directory / "snapshots"), "keep": 10}
         scene = Scene(
-            directory, apache_kafka.settings, proxy.url, seed=seed, store_url=server.url, checkpoints=checkpoints
+            directory,
+            apache_kafka.settings,
+            proxy.url,
+            seed=seed,
+            store_url=server.url,
+            checkpoints=CHECKPOINTS,
+            snapshots=snapshots,
         )
         with scene.supervised() as supervised:
             scene.send(100)

@@ -46,6 +46,7 @@ def test_a_range_of_the_log_replayed_twice_from_one_snapshot_gives_the_same_byte
     ground = Ground(records(TOPIC, LOG, partitions), store, tmp_path / "first", partitions)
     with pytest.raises(PowerCut):
         ground.work(seed, until=lambda offset: offset >= 600 // partitions, checkpoints=0.5)
+    ground.sink = None  # what was published is not there for either of them
     again = replace(ground, store=copy, directory=tmp_path / "second", slates=[], outcomes=[])
     copy._values, copy._marks = values(store), store.marks()
     shutil.copytree(ground.directory, again.directory)

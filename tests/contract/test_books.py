@@ -22,14 +22,14 @@ def revision(number: int, **changes: object) -> Revision:
     return Revision(number=number, ts=1_704_067_200_000 + number, **given)  # type: ignore[arg-type]
 
 
-@pytest.fixture(params=["memory", "redis"])
+@pytest.fixture(params=["memory", "redis_server", "redis_cluster"])
 def opened(request: pytest.FixtureRequest) -> Iterator[Callable[[], RolloutStore]]:
     """Opens the same book each time it is called, as several processes would."""
     if request.param == "memory":
         shared = MemoryRolloutStore()
         yield lambda: shared
         return
-    url, prefix = request.getfixturevalue("redis_server").url, uuid.uuid4().hex
+    url, prefix = request.getfixturevalue(request.param).url, uuid.uuid4().hex
     with ExitStack() as stack:
         yield lambda: stack.enter_context(closing(RedisRolloutStore(url, prefix=prefix, topic="user-events")))
 

@@ -19,7 +19,8 @@ from streamrec.errors import ConfigError, StaleEpoch, StateError, StateUnavailab
 from streamrec.state import Checkpoint, Key, Kind, PartitionMark
 from streamrec.state import redis as redis_module
 from streamrec.state.keys import KeySpace
-from streamrec.state.redis import RedisStore, without_password
+from streamrec.state.redis import RedisStore
+from streamrec.state.redis_url import without_password
 from tests.support.deployment import until
 
 ANN, BOB = Key(0, Kind.USER, "ann"), Key(0, Kind.USER, "bob")

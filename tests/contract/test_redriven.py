@@ -11,8 +11,8 @@ from types import SimpleNamespace
 import pytest
 import redis
 
-from streamrec.demo.embedded import EmbeddedRedis
 from streamrec.errors import StateError
+from streamrec.state.connection import Servers
 from streamrec.state.redrive_journal import LEASE_S, RedriveJournal
 
 Make = Callable[..., RedriveJournal]
@@ -23,13 +23,24 @@ def prefix() -> str:
     return f"t{uuid.uuid4().hex[:8]}"
 
 
+@pytest.fixture(params=["redis_server", "redis_cluster"])
+def url(request: pytest.FixtureRequest) -> str:
+    return str(request.getfixturevalue(request.param).url)
+
+
 @pytest.fixture
-def make(redis_server: EmbeddedRedis, prefix: str) -> Iterator[Make]:
+def client(url: str) -> Iterator[redis.Redis]:
+    with closing(Servers(url, 5.0)) as servers:
+        yield servers.client
+
+
+@pytest.fixture
+def make(url: str, prefix: str) -> Iterator[Make]:
     """Makes memories of one system that nobody else has."""
     made: list[RedriveJournal] = []
 
     def one(keep_ms: int | None = 60_000, lease_s: float = LEASE_S) -> RedriveJournal:
-        made.append(RedriveJournal(redis_server.url, prefix=prefix, topic="events", keep_ms=keep_ms, lease_s=lease_s))
+        made.append(RedriveJournal(url, prefix=prefix, topic="events", keep_ms=keep_ms, lease_s=lease_s))
         return made[-1]
 
     yield one
@@ -43,11 +54,10 @@ def test_what_was_marked_is_known_to_every_later_run(make: Make) -> None:
     assert make().known([]) == []
 
 
-def test_a_mark_is_kept_as_long_as_its_letter(make: Make, redis_server: EmbeddedRedis, prefix: str) -> None:
+def test_a_mark_is_kept_as_long_as_its_letter(make: Make, client: redis.Redis, prefix: str) -> None:
     make(keep_ms=60_000).mark(["events-0-1"])
     make(keep_ms=None).mark(["events-0-2"])
-    with closing(redis.Redis.from_url(redis_server.url)) as client:
-        left = {key[-1:]: client.pttl(key) for key in client.scan_iter(f"{prefix}:*:sent:*")}
+    left = {key[-1:]: client.pttl(key) for key in client.scan_iter(f"{prefix}:*:sent:*")}
     assert 0 < left[b"1"] <= 60_000
     assert left[b"2"] == -1
     make(keep_ms=50).mark(["events-0-3"])
@@ -76,12 +86,12 @@ def test_one_redrive_at_a_time_has_the_turn(make: Make) -> None:
 
 
 def test_a_redrive_that_says_something_now_and_then_keeps_its_turn(
-    make: Make, redis_server: EmbeddedRedis, prefix: str, monkeypatch: pytest.MonkeyPatch
+    make: Make, client: redis.Redis, prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now_s = [time.monotonic()]
     monkeypatch.setattr("streamrec.state.redrive_journal.time", SimpleNamespace(monotonic=lambda: now_s[0]))
     memory = make(lease_s=60.0)
-    with memory.held(), closing(redis.Redis.from_url(redis_server.url)) as client:
+    with memory.held():
         (turn,) = client.scan_iter(f"{prefix}:*:lock")
         for _ in range(3):
             client.pexpire(turn, 15_000)  # as though 45 s of the 60 had gone by

@@ -35,9 +35,14 @@ def connect(redis_server: EmbeddedRedis) -> Iterator[Connect]:
         store.close()
 
 
-@pytest.fixture(params=["memory", "redis"])
-def store(request: pytest.FixtureRequest) -> Store:
-    return MemoryStore() if request.param == "memory" else request.getfixturevalue("connect")()
+@pytest.fixture(params=["memory", "redis_server", "redis_cluster"])
+def store(request: pytest.FixtureRequest) -> Iterator[Store]:
+    if request.param == "memory":
+        yield MemoryStore()
+        return
+    url = request.getfixturevalue(request.param).url
+    with closing(RedisStore(url, prefix=uuid.uuid4().hex, topic="t", ttl_s=600, slate_ttl_s=300)) as store:
+        yield store
 
 
 def fill(store: Store) -> None:
@@ -102,6 +107,18 @@ def test_a_partition_unsealed_without_a_watermark_is_as_new(store: Store) -> Non
     store.unseal(0, None, None)
     mark = store.open(0)
     assert (mark.watermark, mark.snapshot, mark.sealed) == (None, None, False)
+
+
+def test_what_was_noted_of_where_topics_end_goes_with_the_position_it_was_noted_for(store: Store) -> None:
+    fill(store)
+    store.note_ends({0: 1, 1: 1}, "at five")
+    store.seal([0, 1], keep=True)
+    store.unseal(0, 10, None)
+    store.unseal(1, 3, None)
+    assert [store.open(partition).ends for partition in (0, 1)] == ["at five", None]
+    store.seal([0])
+    store.unseal(0, None, None)
+    assert store.open(0).ends is None
 
 
 def test_the_former_owner_cannot_commit(store: Store) -> None:

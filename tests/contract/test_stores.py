@@ -16,12 +16,12 @@ from streamrec.testing import STORE_CHECKS
 from streamrec.testing.stores import Steps, expect_to_hold
 
 
-@pytest.fixture(params=["memory", "redis"])
+@pytest.fixture(params=["memory", "redis_server", "redis_sentinels", "redis_cluster"])
 def store(request: pytest.FixtureRequest) -> Iterator[Store]:
     if request.param == "memory":
         yield MemoryStore()
         return
-    url = request.getfixturevalue("redis_server").url
+    url = request.getfixturevalue(request.param).url
     redis_store = RedisStore(url, prefix=uuid.uuid4().hex, topic="user-events", ttl_s=600, slate_ttl_s=300)
     yield redis_store
     redis_store.close()

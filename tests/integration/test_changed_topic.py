@@ -232,7 +232,7 @@ def test_a_worker_started_on_a_topic_that_was_made_anew_refuses_and_says_what_to
     with pytest.raises(StateError, match="nothing to adopt"):
         topics_adopt.run(deployment.settings, "earliest", as_json=True)
     [adopted] = {mark.snapshot for mark in marks(deployment).values()}
-    snapshots = SnapshotDirectory(deployment.settings.checkpoints.directory, 3)
+    snapshots = SnapshotDirectory(deployment.settings.snapshots.url, 3)
     assert snapshots.describe(adopted or "").watermarks == {0: 0, 1: 0}
     with deployment.worker() as worker:
         until(lambda: deployment.committed() == 2 * len(LOG), worker)

@@ -72,10 +72,10 @@ def test_plan_names_what_apply_then_makes(tansu: EmbeddedBroker, redis_server: E
         return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
 
     missing = topics("plan")
-    assert missing.count("missing") == 7
+    assert missing.count("missing") == 8
     assert topics("plan") == missing
     planned = json.loads(topics("plan", "--json"))
-    assert (len(planned["missing"]), planned["different"]) == (7, [])
+    assert (len(planned["missing"]), planned["different"]) == (8, [])
     assert json.loads(topics("apply", "--json")) == {"made": planned["missing"], "different": []}
     assert topics("plan") == topics("apply") == "all topics are as configured\n"
     assert json.loads(topics("plan", "--json")) == {"missing": [], "different": []}

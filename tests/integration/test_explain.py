@@ -12,6 +12,7 @@ import pytest
 from confluent_kafka import Producer
 
 from streamrec.cli.commands.explain import run
+from streamrec.config.groups import SnapshotSettings
 from streamrec.demo.embedded import EmbeddedBroker, EmbeddedRedis
 from streamrec.errors import ConfigError, StateError, StreamrecError, TransportError
 from streamrec.events import Event, EventType
@@ -141,8 +142,8 @@ def test_what_cannot_be_explained_is_said_in_one_line(deployment: Deployment, re
 def test_without_a_snapshot_nothing_can_be_derived(
     deployment: Deployment, rec_id: Callable[[int], str], tmp_path: Path
 ) -> None:
-    elsewhere = deployment.settings.checkpoints.model_copy(update={"directory": tmp_path / "none"})
-    settings = deployment.settings.model_copy(update={"checkpoints": elsewhere})
+    elsewhere = SnapshotSettings(url=str(tmp_path / "none"))
+    settings = deployment.settings.model_copy(update={"snapshots": elsewhere})
     with pytest.raises(StateError, match="--no-derive"):
         run(settings, rec_id(ASKED), as_json=True, derive=True)
     assert not (tmp_path / "none").exists()

@@ -218,6 +218,8 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
             **{f"STREAMREC_KAFKA__{name}": str(value) for name, value in broker.settings.items()},
             "STREAMREC_TOPICS__PARTITIONS": str(PARTITIONS),
             "STREAMREC_CHECKPOINTS__INTERVAL_S": "0.3",
+            # A page asks the moment after it sent: with a learner beside, what is new comes half a second later.
+            "STREAMREC_LEARNER__WHERE": "within",
         }
         yield Reader(place, environment, settings)
 

@@ -8,6 +8,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
+from operator import attrgetter
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,7 @@ from tests.support.ground import (
 )
 from tests.support.oracle import (
     assert_counts_equal_a_recount,
+    assert_each_item_shown_has_one_outcome,
     assert_each_request_has_its_answer,
     by_id,
     counted,
@@ -59,6 +61,7 @@ def store(request: pytest.FixtureRequest) -> Iterator[Store]:
 
 
 LOG = shop(1_400, seed=3)
+outcome_id = attrgetter("outcome_id")
 
 
 def seeds(quick: int, whole: int) -> list[object]:
@@ -114,7 +117,7 @@ def test_after_any_crash_the_slates_are_those_of_an_uninterrupted_run(
             ground.work(10 * seed + attempt, until=lambda offset, cut=cut: offset >= cut)
     worker = ground.work(10 * seed + 9)
     assert by_id(ground.slates) == by_id(uninterrupted.slates)
-    assert {o.outcome_id: o for o in ground.outcomes} == {o.outcome_id: o for o in uninterrupted.outcomes}
+    assert sorted(ground.outcomes, key=outcome_id) == sorted(uninterrupted.outcomes, key=outcome_id)
     assert_counts_equal_a_recount(store, LOG)
     assert learned(worker) == wanted(LOG)
 
@@ -145,6 +148,7 @@ def test_a_crash_around_any_commit_loses_nothing_and_doubles_nothing(
     assert_counts_equal_a_recount(store, LOG)
     assert learned(worker) == wanted(LOG)
     assert_each_request_has_its_answer(ground.slates, LOG)
+    assert_each_item_shown_has_one_outcome(ground.outcomes, ground.slates)
 
 
 def test_marks_that_name_different_snapshots_are_told_apart_by_what_was_learned(tmp_path: Path) -> None:
@@ -209,11 +213,14 @@ def test_the_older_of_two_owners_cannot_write_and_lets_go(tmp_path: Path) -> Non
     owner = ground.work(seed=1)
     zombie.step(source.poll(40, 0.0))
     zombie.checkpoint()
-    assert store.marks()[0].refused == zombie.metrics.disowned._value.get() == 1
+    # Its checkpoint was refused; or it had been held up for so long that it asked before, and tried none.
+    assert zombie.metrics.disowned._value.get() == 1
+    refused = store.marks()[0].refused
+    assert refused <= 1
     assert not source.poll(40, 0.0)
     assert "another owner" in zombie.health.missing()["partitions"]
     zombie.checkpoint()  # of nothing
-    assert store.marks()[0].refused == 1
+    assert store.marks()[0].refused == refused
     assert_counts_equal_a_recount(store, LOG[:400])
     assert learned(owner) == wanted(LOG[:400])
 

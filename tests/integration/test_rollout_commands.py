@@ -130,7 +130,7 @@ def test_a_policy_climbs_the_ladder_by_what_it_shows_and_comes_down_at_once(
     assert (first.number, first.mode, first.why, first.forced) == (1, Mode.SHADOW, "good enough for us", False)
     assert first.figures == {"slates": 600, "match_rate": 0.5}
 
-    with pytest.raises(PromotionRefused, match="sample size of the estimate is unknown, expected at least 300"):
+    with pytest.raises(PromotionRefused, match="in equal ones, is unknown, expected at least 50"):
         promote(settings, Promotion())
     with pytest.raises(PromotionRefused, match=r"is 0\.08, expected at least 0\.095"):
         promote(settings, Promotion(), known(lower=0.08))

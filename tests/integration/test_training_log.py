@@ -45,7 +45,7 @@ CAME = Ended(
 def taught(deployment: Deployment) -> list[Example]:
     """What the log teaches, the last event with the end of a slate."""
     given = {"learning": {"models": ("popularity",), "exclude_seen": True}, "fusion": {"form": "linear"}}
-    pipeline = build_pipeline(type(deployment.settings).model_validate(given), followed=True)
+    pipeline = build_pipeline(type(deployment.settings).model_validate(given), serving=True)
     events = list(logged(LOG))
     bring_in(pipeline, events)
     found = [one for result in Answering(pipeline).process(events) for one in result.examples.values()]

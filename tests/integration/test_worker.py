@@ -225,7 +225,7 @@ def test_a_worker_that_is_asked_to_stop_saves_everything_and_the_next_goes_on(sy
 def test_a_worker_is_ended_in_the_stated_time_whether_it_can_save_or_not(tansu: EmbeddedBroker, tmp_path: Path) -> None:
     handover_s = 2.0
     with embedded_redis() as redis:
-        checkpoints = {"handover_s": handover_s, "interval_s": 0.2, "directory": tmp_path / "snapshots"}
+        checkpoints = {"handover_s": handover_s, "interval_s": 0.2}
         groups = {**preset_settings("fast"), "checkpoints": checkpoints}
         deployment = Deployment(tmp_path, tansu.settings, redis.url, **groups)
         deployment.send(LOG)

@@ -78,7 +78,7 @@ class Deployment:
     """Topics, keys, consumer group and snapshots that nothing else uses, on a broker and a Redis server given.
 
     `directory` holds the configuration file, the snapshots and what workers say. `groups` are settings beside the
-    defaults, as `limits={"max_depth": 3}`.
+    defaults, as `limits={"max_depth": 3}`. Unless they say otherwise a worker learns by itself: one process less.
     """
 
     def __init__(
@@ -101,9 +101,11 @@ class Deployment:
             "kafka": dict(kafka),
             "redis": {"url": redis_url, "prefix": name},
             "topics": {**topics, "partitions": partitions, **groups.pop("topics", {})},
-            "checkpoints": {"interval_s": 0.3, "share": 0.5, "directory": directory / "snapshots"},
+            "checkpoints": {"interval_s": 0.3, "share": 0.5},
+            "snapshots": {"url": str(directory / "snapshots")},
             **preset_settings(preset),
             "learning": {"device": "cpu", **preset_settings(preset).get("learning", {})},
+            "learner": {"where": "within"},
             **groups,
         }
         self.directory = directory
@@ -163,7 +165,7 @@ class Deployment:
             return sum(mark.watermark or 0 for mark in store.marks().values())
 
 
-TOPICS = ("events", "items", "recommendations", "outcomes", "examples", "trends", "dead_letters")
+TOPICS = ("events", "items", "recommendations", "outcomes", "trends", "dead_letters", "examples", "model_updates")
 
 
 class Running(Protocol):

@@ -18,7 +18,7 @@ from streamrec.state.memory import MemoryStore
 from streamrec.state.snapshots import SnapshotDirectory
 from streamrec.testing import records
 from streamrec.transport import Record
-from streamrec.transport.local import LocalSink, LocalSource
+from streamrec.transport.local import LocalSink, LocalSource, LocalTail
 from streamrec.wiring import build_worker
 from streamrec.worker.loop import Worker
 
@@ -69,6 +69,7 @@ class Ground:
     slates: list[Slate] = field(default_factory=list)
     outcomes: list[Outcome] = field(default_factory=list)
     dead_letters: list[dict[str, str]] = field(default_factory=list)
+    sink: LocalSink | None = None
 
     def worker(self) -> tuple[Worker, LocalSource]:
         settings = Settings(
@@ -80,7 +81,10 @@ class Ground:
         )
         source = LocalSource(self.topic, self.log, partitions=self.partitions)
         snapshots = SnapshotDirectory(self.directory, 3)
-        worker = build_worker(settings, source, LocalSink(self.note), self.store, snapshots)
+        if self.sink is None:
+            self.sink = LocalSink(self.note)
+        tail = LocalTail(self.sink)
+        worker = build_worker(settings, source, self.sink, self.store, snapshots, tail=tail)
         source.subscribe(worker)
         return worker, source
 

@@ -10,16 +10,15 @@ from collections.abc import Sequence
 
 import msgspec
 
-from streamrec.events import Event, EventType, Slate
+from streamrec.events import Event, EventType, Outcome, Slate
 from streamrec.state import Kind, Store
 from streamrec.testing import recount, requests
 
 
 def by_id(slates: Sequence[Slate]) -> dict[str, Slate]:
-    """Slates by what they answer; the same one may have come out twice, but never another under its id."""
-    named: dict[str, Slate] = {}
-    for slate in slates:
-        assert named.setdefault(slate.rec_id, slate) == slate
+    """Slates by what they answer; none has come out twice."""
+    named = {slate.rec_id: slate for slate in slates}
+    assert len(named) == len(slates)
     return named
 
 
@@ -46,7 +45,18 @@ def wanted(log: Sequence[Event]) -> int:
 
 
 def assert_each_request_has_its_answer(slates: Sequence[Slate], log: Sequence[Event]) -> None:
-    """Every request has a slate, and every `rec_id` belongs to one request; repeats may be as many as they like."""
-    answered = {(slate.rec_id, slate.user_id, slate.request_id) for slate in slates}
-    assert {request_id for _, _, request_id in answered} == {event.event_id for event in requests(log)}
-    assert len({rec_id for rec_id, _, _ in answered}) == len(answered) == len(requests(log))
+    """Every request has one slate, and every `rec_id` belongs to one request."""
+    answers = Counter(slate.rec_id for slate in slates)
+    assert {slate.request_id for slate in slates} == {event.event_id for event in requests(log)}
+    assert len({slate.rec_id for slate in slates}) == len(requests(log))
+    again = [slate.rec_id for slate in slates if answers[slate.rec_id] > 1]
+    assert not again, f"{len(again)} slates of requests that were answered more than once: {again[:10]}"
+
+
+def assert_each_item_shown_has_one_outcome(outcomes: Sequence[Outcome], slates: Sequence[Slate]) -> None:
+    """No outcome comes twice, and each is of an item of the one slate there is."""
+    shown = {(slate.rec_id, item.position): item.item_id for slate in slates for item in slate.items}
+    assert all(shown[outcome.rec_id, outcome.position] == outcome.item_id for outcome in outcomes)
+    times = Counter(outcome.outcome_id for outcome in outcomes)
+    again = [outcome_id for outcome_id, count in times.items() if count > 1]
+    assert not again, f"{len(again)} of {len(times)} outcomes came more than once: {again[:10]}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 
+import msgspec
 import pytest
 
 from streamrec.cli.shared.appraisal import appraise
@@ -50,7 +51,7 @@ def test_the_value_of_the_first_place_is_found_from_the_slates_of_another() -> N
     assert found.lower < true
     assert found.baseline == pytest.approx(sum(baseline[item] * WORTH[item] for item in baseline), abs=0.03)
     assert found.support == pytest.approx(1.0, abs=0.05)
-    assert 500 < found.ess < 4_000
+    assert 200 < found.rewarded <= 400  # users
     assert found.slates == 4_000
     assert shadow_gate(found, Thresholds()).passed
 
@@ -62,6 +63,20 @@ def test_a_policy_that_does_what_the_baseline_never_does_stays_in_the_shadow() -
     gate = shadow_gate(found, Thresholds())
     assert not gate.passed
     assert "support" in {check.name for check in gate.refusals}
+
+
+def test_many_slates_of_which_hardly_any_was_rewarded_are_few() -> None:
+    baseline, policy = {"good": 0.2, "fair": 0.4, "poor": 0.4}, {"good": 0.4, "fair": 0.3, "poor": 0.3}
+    outcomes = logged(baseline, policy, 4_000)
+    kept = {outcome.rec_id for outcome in outcomes if outcome.position == 1 and outcome.reward}
+    last_paid = {rec_id for rec_id in kept if int(rec_id.rpartition("-")[2]) < 200}
+    rare = [msgspec.structs.replace(one, reward=one.reward * (one.rec_id in last_paid)) for one in outcomes]
+    found = appraise(rare, "greedy")
+    assert found is not None
+    assert found.slates == 4_000
+    assert 20 < len(last_paid) < 50
+    assert found.rewarded < len(last_paid)
+    assert "rewarded" in {check.name for check in shadow_gate(found, Thresholds(tolerance=9.0)).refusals}
 
 
 def test_a_worse_policy_stays_in_the_shadow_and_an_unknown_one_too() -> None:

@@ -10,6 +10,7 @@ import pytest
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
+from streamrec.learner.metrics import LearnerMetrics
 from streamrec.worker.metrics import Metrics
 from tools.reference import CHANGED_FIRST, DOCS, PARTS, fields, handwritten, written
 
@@ -77,15 +78,15 @@ def test_the_ten_settings_that_people_change_come_first() -> None:
 
 def exposed() -> dict[str, tuple[str, ...]]:
     """What `/metrics` shows of ours: by name, as Prometheus has it, the labels."""
-    metrics = Metrics(["fused"])
-    for kind in vars(metrics).values():  # what has labels is shown once it has values
-        if names := getattr(kind, "_labelnames", ()):
-            kind.labels(*names)
     shown: dict[str, tuple[str, ...]] = {}
-    for family in text_string_to_metric_families(generate_latest(metrics.registry).decode()):
-        for sample in family.samples:
-            if family.name.startswith("streamrec_") and not sample.name.endswith("_created"):
-                shown[sample.name] = tuple(sorted(sample.labels))
+    for metrics in (Metrics(["fused"]), LearnerMetrics(["fused"])):
+        for kind in vars(metrics).values():  # what has labels is shown once it has values
+            if names := getattr(kind, "_labelnames", ()):
+                kind.labels(*names)
+        for family in text_string_to_metric_families(generate_latest(metrics.registry).decode()):
+            for sample in family.samples:
+                if family.name.startswith("streamrec_") and not sample.name.endswith("_created"):
+                    shown[sample.name] = tuple(sorted(sample.labels))
     return shown
 
 

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 import yaml
 
-from streamrec.config.settings import load_settings
+from streamrec.config.settings import Settings
+from tests.support.deployed import settings_of
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
@@ -28,10 +29,10 @@ def validate(compose: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
 
-def settings_inside(monkeypatch: pytest.MonkeyPatch) -> Any:
-    for variable in ("STREAMREC_CONFIG", "STREAMREC_KAFKA", "STREAMREC_REDIS"):
-        monkeypatch.delenv(variable, raising=False)
-    return load_settings(DEPLOY / "streamrec.toml")
+@pytest.fixture
+def inside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Settings:
+    """The settings of a container."""
+    return settings_of(monkeypatch, tmp_path, (DEPLOY / "streamrec.toml").read_text(encoding="utf-8"))
 
 
 def mounted(service: str) -> list[str]:
@@ -75,17 +76,17 @@ def test_trends_run_beside_the_worker_which_does_not_wait_for_them() -> None:
     assert "trends" not in SERVICES["worker"]["depends_on"]
 
 
-@pytest.mark.parametrize("service", ["topics", "worker", "trends"])
+@pytest.mark.parametrize("service", ["topics", "worker", "learner", "trends"])
 def test_what_a_service_runs_is_a_command(service: str) -> None:
     command = [sys.executable, "-m", "streamrec.cli", *SERVICES[service]["command"], "--help"]
     assert subprocess.run(command, capture_output=True, timeout=60, check=False).returncode == 0
 
 
-def test_the_containers_find_the_brokers_where_they_listen(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_containers_find_the_brokers_where_they_listen(inside: Settings) -> None:
     broker = SERVICES["kafka"]["environment"]
     advertised = dict(entry.split("://") for entry in broker["KAFKA_ADVERTISED_LISTENERS"].split(","))
     listening = dict(entry.split("://") for entry in broker["KAFKA_LISTENERS"].split(","))
-    assert settings_inside(monkeypatch).kafka["bootstrap.servers"] == advertised["INTERNAL"]
+    assert inside.kafka["bootstrap.servers"] == advertised["INTERNAL"]
     for name, address in advertised.items():
         assert listening[name].split(":")[1] == address.split(":")[1]
     assert set(listening) == {
@@ -96,19 +97,19 @@ def test_the_containers_find_the_brokers_where_they_listen(monkeypatch: pytest.M
     assert f"127.0.0.1:9092:{listening['HOST'].split(':')[1]}" in SERVICES["kafka"]["ports"]
 
 
-def test_the_containers_find_redis_and_it_keeps_what_it_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert settings_inside(monkeypatch).redis.url.startswith("redis://redis:6379/")
+def test_the_containers_find_redis_and_it_keeps_what_it_is_given(inside: Settings) -> None:
+    assert inside.redis.url.startswith("redis://redis:6379/")
     command = " ".join(SERVICES["redis"]["command"])
     assert "--appendonly yes" in command
     assert "--appendfsync everysec" in command
     assert "--maxmemory-policy noeviction" in command
 
 
-def test_everything_worth_keeping_is_on_a_named_volume(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_everything_worth_keeping_is_on_a_named_volume(inside: Settings) -> None:
     assert SERVICES["kafka"]["environment"]["KAFKA_LOG_DIRS"] in mounted("kafka")
     assert "/data" in mounted("redis")
-    directory = settings_inside(monkeypatch).checkpoints.directory
-    assert any(directory.is_relative_to(path) for path in mounted("worker"))
+    for service in ("worker", "learner"):
+        assert any(Path(inside.snapshots.url).is_relative_to(path) for path in mounted(service))
     named = {volume.split(":")[0] for service in SERVICES.values() for volume in service.get("volumes", ())}
     assert {name for name in named if not name.startswith(".")} == set(COMPOSE["volumes"])
 
@@ -124,9 +125,23 @@ def test_no_port_is_open_to_the_network() -> None:
     assert all(port.startswith("127.0.0.1:") for port in ports)
 
 
-def test_the_metrics_port_is_the_one_published(monkeypatch: pytest.MonkeyPatch) -> None:
-    port = settings_inside(monkeypatch).metrics_port
-    assert SERVICES["worker"]["ports"] == [f"127.0.0.1:{port}:{port}"]
+def test_the_metrics_port_is_the_one_published(inside: Settings) -> None:
+    port = inside.metrics_port
+    assert inside.learner.metrics_port == port
+    assert SERVICES["worker"]["ports"] == [f"127.0.0.1:{port}-{port + 9}:{port}"]
+    assert SERVICES["learner"]["ports"] == [f"127.0.0.1:{port + 10}:{port}"]
+    assert f":{port}/readyz" in SERVICES["worker"]["healthcheck"]["test"][-1]
+
+
+def test_many_workers_follow_one_learner_that_they_do_not_wait_for(inside: Settings) -> None:
+    assert inside.learner.where == "elsewhere"
+    assert SERVICES["worker"]["deploy"]["replicas"] == 2
+    assert SERVICES["learner"]["deploy"]["replicas"] == 1
+    assert (
+        set(SERVICES["worker"]["depends_on"]) == set(SERVICES["learner"]["depends_on"]) == {"kafka", "redis", "topics"}
+    )
+    assert SERVICES["learner"]["restart"] == "unless-stopped"
+    assert SERVICES["learner"]["environment"] == SERVICES["worker"]["environment"]
 
 
 def test_the_image_runs_the_worker_as_nobody_special() -> None:

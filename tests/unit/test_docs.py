@@ -60,7 +60,7 @@ SETTINGS = [
 
 def test_there_is_something_to_document() -> None:
     assert {"streamrec worker", "streamrec topics apply", "streamrec backtest"} <= set(COMMANDS)
-    assert {"group_id", "kafka", "redis.url", "checkpoints.keep"} <= set(SETTINGS)
+    assert {"group_id", "kafka", "redis.url", "snapshots.keep"} <= set(SETTINGS)
 
 
 @pytest.mark.parametrize("command", COMMANDS)

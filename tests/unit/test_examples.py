@@ -37,6 +37,7 @@ from streamrec.engine.examples import (
     decoded,
     encoded,
 )
+from streamrec.engine.following.changes import FollowedArrays
 from streamrec.engine.learning.trial import Trial
 from streamrec.engine.pipeline import Pipeline
 from streamrec.errors import BadEvent
@@ -162,7 +163,7 @@ def in_one_process(settings: Settings, log: Sequence[LoggedEvent]) -> tuple[Fold
 
 def in_two(settings: Settings, log: Sequence[LoggedEvent], ends: Ends) -> tuple[Fold, list[bytes]]:
     """A part that knows users, and one that learns from the records of the other, which follows it at each cut."""
-    follower, taught = build_pipeline(settings, followed=True), build_pipeline(settings)
+    follower, taught = build_pipeline(settings, serving=True), build_pipeline(settings)
     answering, learning = Answering(follower), ExampleLearning(taught)
     slates: list[Slate] = []
     trials: list[Trial] = []
@@ -180,9 +181,19 @@ def in_two(settings: Settings, log: Sequence[LoggedEvent], ends: Ends) -> tuple[
                 records.append(encoded(msgspec.structs.replace(example, ended=came)))
         sent += records
         trials += [result.trial for result in learning.process([learning.read(record) for record in records])]
-        follower.restore(taught.state())
+        follow(follower, taught)
     learning._learn()
     return Fold(taught.state(), slates, trials), sent
+
+
+def follow(follower: Pipeline, taught: Pipeline) -> None:
+    """It answers by what the other one has learned."""
+    state, arrays = taught.state(), FollowedArrays()
+    parts = follower.parts(state)
+    arrays.take(state, parts)
+    arrays.serve(parts)
+    follower.follow(0)
+    follower.answers.model_version = None  # as in one process
 
 
 def learned_from(settings: Settings, records: Sequence[bytes], poll: int) -> Mapping[str, Mapping[str, Array]]:

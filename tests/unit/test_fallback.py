@@ -251,7 +251,7 @@ def forged(shelf: SnapshotDirectory, tensors: bytes, components: dict[str, int])
         }
     ).encode()
     reference = f"0000000009-{sha256(manifest).hexdigest()[:16]}"
-    folder = shelf.directory / reference
+    folder = Path(shelf.url) / reference
     folder.mkdir()
     (folder / TENSORS).write_bytes(tensors)
     (folder / MANIFEST).write_bytes(manifest)

@@ -200,7 +200,7 @@ def test_counts_equal_a_recount(drawn: list, size: int) -> None:  # type: ignore
 def test_affinity_equals_a_recount(drawn: list, size: int) -> None:  # type: ignore[type-arg]
     log = timed(drawn)
     names = [f"category {code}" for code in range(11)]
-    queries, _ = folded(Affinity(USERS, CATEGORY, GAINS, lambda: names, names.index), log, size)
+    queries, _ = folded(Affinity(USERS, lambda: CATEGORY, GAINS, lambda: names, names.index), log, size)
     people: list[dict[int, float]] = [{} for _ in range(USERS)]
     as_of, asked = [0] * USERS, 0
     for moment in log:
@@ -232,7 +232,7 @@ def test_affinity_equals_a_recount(drawn: list, size: int) -> None:  # type: ign
 
 def test_the_weakest_category_makes_room_for_a_new_one() -> None:
     category = np.arange(20, dtype=np.int32)
-    affinity = Affinity(1, category, GAINS, list, int)
+    affinity = Affinity(1, lambda: category, GAINS, list, int)
     views = [(item, kind) for item in range(CATEGORIES) for kind in (EventType.PURCHASE, EventType.VIEW)]
     log = [Moment(0, 1_000 + n, kind, item) for n, (item, kind) in enumerate(views) if item != 3 or n % 2]
     folded(affinity, [*log, Moment(0, 2_000, EventType.LIKE, 19)], 5)

@@ -139,7 +139,7 @@ def test_a_network_whose_weights_are_no_numbers_is_left_out() -> None:
     fusion, rng = Fusion(MODELS, form="mlp"), np.random.default_rng(2)
     batch, moments = slate_feedback(fusion, rng, 6.0, queries=4), np.zeros(20, np.int64)
     assert fusion.residual is not None
-    fusion.residual._last.weight.data[0, 0] = float("nan")
+    fusion.residual.served()["module.last.weight"][0, 0] = float("nan")
     assert not fusion.describe(batch.queries, slice(0, 4), batch.candidates, moments, moments)
     assert np.isfinite(batch.candidates.features).all()
     assert np.isfinite(batch.candidates.utility[:, :20]).all()

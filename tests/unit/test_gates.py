@@ -36,7 +36,7 @@ from streamrec.events import Outcome
 
 ASKED = Thresholds()
 NOTHING = np.zeros(0)
-GOOD = OffPolicyEstimate("greedy", estimate=0.12, lower=0.097, baseline=0.1, ess=900, support=0.99, slates=4_000)
+GOOD = OffPolicyEstimate("greedy", estimate=0.12, lower=0.097, baseline=0.1, rewarded=900, support=0.99, slates=4_000)
 
 
 def alike(rate: float, slates: int) -> Imitation:
@@ -87,7 +87,7 @@ def test_a_shadow_passes_when_it_is_surely_not_much_below_the_baseline() -> None
     ("change", "reason"),
     [
         ({"lower": 0.094}, r"greedy's value (estimate 0.12, baseline 0.1) is 0.094, expected at least 0.095"),
-        ({"ess": 120.5}, "effective sample size of the estimate is 120.5, expected at least 300"),
+        ({"rewarded": 46}, "users whose rewards the estimate rests on, in equal ones, is 46, expected at least 50"),
         ({"support": 0.4}, "greedy's choices that the baseline makes at times is 0.4, expected at least 0.9"),
         ({"slates": 20}, "the estimate is from is 20, expected at least 500"),
         ({"lower": math.nan}, "is unknown, expected at least 0.095"),

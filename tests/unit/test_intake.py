@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from streamrec.engine.arrays.logged_event import LoggedEvent
-from streamrec.errors import BadEvent, TooManyBadEvents
+from streamrec.errors import BadEvent
 from streamrec.testing import STARTED_MS, records, shop
 from streamrec.transport import Record
 from streamrec.worker.validation import EARLIEST_TS, EventValidator, ValidationLimits, event_of
@@ -92,7 +92,8 @@ def test_reading_buries_nothing_and_may_be_done_again() -> None:
     assert readings[0].learned
     assert isinstance(readings[1], BadEvent)
     assert graveyard.dead_letters == []
-    assert validator.take([GOOD, bad], readings) == [readings[0]]
+    taken = validator.take([GOOD, bad], readings)
+    assert (taken.logged_events, taken.refused, taken.halt) == ([readings[0]], [(bad, readings[1])], None)
     assert graveyard.dead_letters == [(bad, "malformed")]
 
 
@@ -110,7 +111,10 @@ def test_only_bad_messages_are_too_many_at_the_limit_and_not_before() -> None:
     graveyard = Graveyard()
     validator = EventValidator(TOLERANCE, graveyard, "dlq")
     bad = [replace(GOOD, value=b"{", offset=offset) for offset in range(5)]
-    assert validator.take(bad[:4], validator.read(bad[:4], {})) == []
-    with pytest.raises(TooManyBadEvents, match=r"5 messages in a row .* partition 0 offset 4"):
-        validator.take(bad[4:], validator.read(bad[4:], {}))
+    assert validator.take(bad[:4], validator.read(bad[:4], {})).halt is None
+    rest = [bad[4], replace(GOOD, offset=5), replace(bad[4], offset=6)]
+    taken = validator.take(rest, validator.read(rest, {}))
+    assert "5 messages in a row" in str(taken.halt)
+    assert "partition 0 offset 4" in str(taken.halt)
+    assert ([record for record, _ in taken.refused], taken.logged_events) == (bad[4:], [])
     assert len(graveyard.dead_letters) == 5

@@ -207,7 +207,7 @@ def test_a_worker_without_a_broker_says_so_in_few_lines(tmp_path: Path) -> None:
     config = tmp_path / "streamrec.toml"
     config.write_text(
         f'[kafka]\n"bootstrap.servers" = "{NOBODY}"\n[learning]\nmodels = ["popularity"]\n'
-        f'[checkpoints]\ndirectory = "{tmp_path}/snapshots"\n'
+        f'[snapshots]\nurl = "{tmp_path}/snapshots"\n[learner]\nwhere = "elsewhere"\n'
     )
     command = [sys.executable, "-m", "streamrec.cli", "worker", "--config", str(config), "--log-format", "json"]
     said = tmp_path / "said"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -165,7 +166,7 @@ def test_a_few_users_are_few_however_many_slates_they_have(users: int) -> None:
     data = log_of(rng.random(3_000) < 0.2 + 0.05 * user, user)
     found = evaluate(TargetLog("t", data, LogOrigin("log")), EvaluationOptions(draws=50))
     assert found.warnings[0].startswith(f"{users} users have weighted rewards, worth ")
-    assert (found.logged.interval is None) == (users < 3)
+    assert found.logged.interval is None
     assert (found.logged.bernstein is None) == (users < 2)
     figures(found)
     plots.intervals(found)
@@ -228,7 +229,25 @@ def test_a_reward_whose_square_is_no_number_is_refused() -> None:
         evaluate(data, EvaluationOptions(draws=20))
 
 
-@pytest.mark.parametrize("rewards", [0, 1, 2, 50])
+@pytest.mark.parametrize("expected", [8, 60])
+def test_where_rewards_are_so_rare_that_resamples_know_too_little_no_interval_is_shown(expected: int) -> None:
+    """Of 200 logs at most 20 show one that does not hold the value: 10 are to be expected of 95%, 21 once in 1,500."""
+    rng, shown, missed = np.random.default_rng(0), 0, 0
+    for number in range(200):
+        world = ActionWorld.drawn(number % 20)
+        chance = world.chance * (expected / 1_000 / (world.logged * world.chance).sum(axis=1).mean())
+        world = replace(world, chance=chance)
+        log = TargetLog("t", world.log(1_000, rng)[0], LogOrigin("log"))
+        found = evaluate(log, EvaluationOptions(draws=100, seed=number))
+        interval = next(value.interval for value in found.values if value.name == "snips")
+        shown += interval is not None
+        missed += interval is not None and not interval.low <= world.value <= interval.high
+    assert missed <= 20
+    assert (shown == 0) == (expected == 8)
+    assert (shown > 100) == (expected == 60)
+
+
+@pytest.mark.parametrize("rewards", [0, 1, 2, 19, 50])
 def test_a_log_of_next_to_no_rewards_or_of_nothing_else_has_no_interval_from_resampling(rewards: int) -> None:
     data = log_of(np.where(np.arange(50) < rewards, 0.1, 0.0))
     estimator = estimators.snips(data, importance_weights(data))

@@ -116,7 +116,6 @@ def test_what_is_wrong_with_a_range_is_told() -> None:
         "2 policies: thompson, exp3",
         "1 outcomes without a propensity above 0",
         "100.0% of what the target would show is never shown",
-        "3 slates have weighted rewards",
         "1 users have weighted rewards",
     ):
         assert words in known
@@ -257,8 +256,8 @@ def test_the_report_has_a_shape_that_stays_and_plots_that_can_be_read(actions: P
     assert set(found) == {"version", "evaluations"}
     assert set(found["evaluations"][0]) == {
         "target", "log", "logging_policies", "slates", "users", "rows", "rewarded_rows", "options", "logged",
-        "estimates", "without_reward_model", "effective_sample_size", "weights", "clipped_share", "never_shown",
-        "estimated_from", "warnings",
+        "estimates", "without_reward_model", "effective_sample_size", "effective_rewarded", "weights",
+        "clipped_share", "never_shown", "estimated_from", "warnings",
     }  # fmt: skip
     assert set(found["evaluations"][0]["estimates"]["dr"]) == {
         "value", "bootstrap", "bernstein", "biased", "impossible", "tuned", "relative_to_logged",

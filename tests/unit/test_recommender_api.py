@@ -134,12 +134,13 @@ def test_whatever_makes_only_bad_rows_is_broken_and_what_is_no_row_is_a_mistake(
         pytest.warns(UserWarning, match="10 rows were left out"),
         pytest.raises(TooManyBadEvents, match="10 messages in a row"),
     ):
-        shop.learn({"type": "click", "user_id": "u", "item_id": "i", "ts": at} for at in range(50))
+        shop.learn([*visits(5), *({"type": "click", "user_id": "u", "item_id": "i", "ts": at} for at in range(50))])
     with pytest.raises(TypeError, match="row 0 is a str, expected a dictionary"):
         shop.learn({"type": "click", "user_id": "u", "item_id": "i", "ts": NOW})  # one event is no list of events
     with pytest.raises(LogError, match="no column 'type'; its columns are event, user_id, ts"):
         shop.learn(pl.DataFrame({"event": ["click"], "user_id": ["u"], "ts": [NOW]}))
     assert shop.learn(visits(10)) == 10
+    assert shop.user("u4")["counts"] == {"click": 2}  # type: ignore[index]  # what came before the bad ones, too
 
 
 def test_a_file_with_problems_is_refused_before_anything_is_learned(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from streamrec.cli.commands.tail import line
 from streamrec.codec import CONTENT_TYPE, MSGPACK, decode_slate
 from streamrec.config.groups import Learning, Limits
 from streamrec.config.settings import Settings
+from streamrec.errors import TooManyBadEvents
 from streamrec.events import EventType, RequestRefusal, Slate
 from streamrec.state import Store
 from streamrec.state.memory import MemoryStore
@@ -196,3 +197,72 @@ def test_a_refused_slate_waits_for_no_outcome_and_is_owed_nothing() -> None:
     value = worker.metrics.registry.get_sample_value
     assert value("streamrec_late_credits_total") == 1
     assert value("streamrec_events_total") == 2
+
+
+def test_who_asked_is_answered_in_order_before_too_many_bad_messages_stop_the_worker() -> None:
+    limits = SETTINGS.limits.model_copy(update={"max_bad_in_a_row": 4})
+    bad = [message({**ASKED, "event_id": f"e{n}", "k": 101}, offset=n) for n in range(1, 7)]
+    log = [message({**ASKED, "event_id": "e0"}), *bad, message({**ASKED, "event_id": "e7"}, offset=7)]
+    store, sinks = MemoryStore(), [LocalSink(), LocalSink()]
+    for sink in sinks:
+        source = LocalSource(TOPIC, log, partitions=1)
+        with pytest.raises(TooManyBadEvents, match="4 messages in a row"):
+            build_worker(SETTINGS.model_copy(update={"limits": limits}), source, sink, store, None).run()
+    first, again = (slates_of(sink) for sink in sinks)
+    assert [(slate.request_id, slate.refused is not None) for slate in first] == [
+        ("e0", False), ("e1", True), ("e2", True), ("e3", True), ("e4", True),
+    ]  # fmt: skip
+    assert [slate.rec_id for slate in again] == [slate.rec_id for slate in first]
+    assert len(sinks[0].records("user-events.dlq")) == 4
+
+
+def flood(count: int, others: int = 3, apart_ms: int = 1) -> list[Record]:
+    """One user asks all the time; others ask now and then."""
+    asked = []
+    for n in range(count):
+        user = f"other{n % others}" if n % 40 == 39 else "ann"
+        fields = {"type": "search" if n % 2 else "request", "user_id": user, "ts": NOW + apart_ms * n, "query": "tea"}
+        asked.append(message({**fields, "event_id": f"e{n}"}, offset=n, timestamp_ms=NOW + apart_ms * n))
+    return asked
+
+
+def test_who_asks_too_often_is_told_so_and_the_others_are_answered() -> None:
+    worker, sink = worked(flood(200))
+    told = slates_of(sink)
+    assert [slate.request_id for slate in told] == [f"e{n}" for n in range(200)]
+    anns = [slate for slate in told if slate.user_id == "ann"]
+    assert [slate.refused is not None for slate in anns] == [False] * 101 + [True] * 94  # 100, and one for 100 ms
+    assert {slate.refused.reason for slate in anns if slate.refused} == {"too_many_requests"}
+    assert all(slate.refused is None for slate in told if slate.user_id != "ann")
+    value = worker.metrics.registry.get_sample_value
+    assert value("streamrec_refused_requests_total", {"reason": "too_many_requests"}) == 94
+    assert value("streamrec_events_total") == 200  # they count, and are no dead letters
+    assert not sink.records("user-events.dlq")
+    assert anns[-1].refused is not None
+    assert "more than 100 requests at once, and then more than 10 a second" in anns[-1].refused.detail
+
+
+def test_who_asks_at_the_pace_that_is_allowed_is_answered_for_ever() -> None:
+    assert all(slate.refused is None for slate in slates_of(worked(flood(400, apart_ms=100))[1]))
+    free = SETTINGS.model_copy(update={"serving": SETTINGS.serving.model_copy(update={"requests_at_once": 10**9})})
+    assert all(slate.refused is None for slate in slates_of(worked(flood(400), free)[1]))
+
+
+def test_events_that_are_answered_without_asking_are_never_too_many() -> None:
+    serving = SETTINGS.serving.model_copy(update={"recommend_on": frozenset({EventType.VIEW}), "requests_at_once": 1})
+    views = [message({"type": "view", "user_id": "ann", "item_id": "a", "ts": NOW}, offset=n) for n in range(9)]
+    told = slates_of(worked(views, SETTINGS.model_copy(update={"serving": serving}))[1])
+    assert [slate.refused for slate in told] == [None] * 9
+
+
+@pytest.mark.parametrize("cut", [60, 101, 150])
+def test_after_a_restart_the_same_requests_are_too_many(tmp_path: Path, cut: int) -> None:
+    """Also where an event comes late."""
+    log = flood(200)
+    late = json.loads(log[30].value or b"")
+    log[150] = message({**late, "event_id": "late", "ts": NOW - 3_600_000}, offset=150)
+    whole = slates_of(worked(log)[1])
+    store, snapshots = MemoryStore(), SnapshotDirectory(tmp_path, 3)
+    parts = [slates_of(worked(log[:end], store=store, snapshots=snapshots)[1]) for end in (cut, 200)]
+    again = {slate.rec_id: slate.refused for part in parts for slate in part}
+    assert again == {slate.rec_id: slate.refused for slate in whole}

@@ -329,7 +329,7 @@ def test_a_request_that_names_no_scenario_is_held_to_what_home_needs() -> None:
 
 
 def test_reasons_of_a_scenario_s_slate_can_be_found_later_with_the_rules_as_they_were(tmp_path: Path) -> None:
-    settings = chosen(RULED, checkpoints={"interval_s": 1e9, "directory": tmp_path})
+    settings = chosen(RULED, checkpoints={"interval_s": 1e9}, snapshots={"url": str(tmp_path)})
     store, snapshots = MemoryStore(), SnapshotDirectory(tmp_path, 3)
     requests = [asking("home", NOW + 10 * n, "v", k=5, item_id=None) for n in range(4)]
     similar = asking("similar", NOW + 100, "v", k=5, filters=Filters(price_max=30.0))

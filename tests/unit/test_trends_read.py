@@ -62,7 +62,7 @@ def wanted(visits: Sequence[tuple[int, int]]) -> MicroBatch:
 
 
 def held(table: TrendTable, item: int) -> list[tuple[int, int]]:
-    return [tuple(pair) for pair in table.said[:, [COUNT, BEFORE], item].tolist()]
+    return [tuple(pair) for pair in table.said[item][:, [COUNT, BEFORE]].tolist()]
 
 
 CUTS = st.lists(
@@ -142,7 +142,7 @@ def test_statements_add_up_as_the_board_adds_them_whenever_an_item_gets_its_inde
 
 def test_momentum_is_the_demand_of_the_next_windows_if_growth_went_on() -> None:
     here = table()
-    here.said[:, :, 0] = [[12, 5], [40, 90]]
+    here.said[0] = [[12, 5], [40, 90]]
     here.say(2, START)
     expected = sum(
         rate_per_hour(count, length_s) * 2 ** acceleration(count, before)
@@ -154,7 +154,7 @@ def test_momentum_is_the_demand_of_the_next_windows_if_growth_went_on() -> None:
 
 def test_the_top_is_best_first_and_empty_when_it_is_stale() -> None:
     here = table(capacity=200)
-    here.said[0, COUNT, :150] = np.arange(150) % 50
+    here.said[:150, 0, COUNT] = np.arange(150) % 50
     here.say(150, START)
     assert here.top(4).tolist() == [49, 99, 149, 48]
     assert len(here.top(1_000)) == 147  # three are in no window

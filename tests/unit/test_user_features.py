@@ -197,7 +197,7 @@ def test_with_nothing_listed_beside_ours_queries_and_fusion_are_what_they_were()
         pipeline = build_pipeline(SETTINGS)
     assert pipeline.fusion.names == names(MODELS)
     assert pipeline.batch.queries.columns == {}
-    assert pipeline.schema == "/".join(["v3", *names(MODELS)])
+    assert pipeline.schema == "/".join(["v4", *names(MODELS)])
 
 
 def test_only_what_a_setting_asks_for_is_remembered() -> None:

@@ -33,7 +33,9 @@ class Memory:
             self.items.categorise(self.items.intern(f"i{number}", BEGAN), f"c{number % 12}")
         self.history = History(0, 1_800.0, False)
         self.counts = Counts(0)
-        self.affinity = Affinity(0, self.items.category, GAINS, self.items.category_names, self.items.category_code)
+        self.affinity = Affinity(
+            0, lambda: self.items.category, GAINS, self.items.category_names, self.items.category_code
+        )
         self.duplicates = Deduplication(0)
         self.seen = SeenItems()
         self.prices = PriceLevel(0, GAINS)

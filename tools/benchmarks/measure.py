@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from streamrec.config.groups import Checkpointing, Learning, Redis, Serving, Topics
+from streamrec.config.groups import Learning, Redis, Serving, SnapshotSettings, Topics
 from streamrec.config.settings import Settings
 from streamrec.evaluation.backtest import backtest as replaying
 from streamrec.events import EventType
@@ -66,7 +66,7 @@ class Task(msgspec.Struct, frozen=True):
             topics=Topics(events=self.log.name),
             learning=Learning(positives=(self.log.type,) if self.learning else ()),
             serving=Serving(recommend_on=frozenset({self.log.type}) if self.learning else frozenset()),
-            checkpoints=Checkpointing(directory=Path(self.place, f"snapshots-{self.name}")),
+            snapshots=SnapshotSettings(url=f"{self.place}/snapshots-{self.name}"),
         )
 
 

@@ -16,7 +16,14 @@ from streamrec.cli.shared.outcomes import NONE_YET, OutcomeRange, read
 from streamrec.config.settings import Settings
 from streamrec.errors import ConfigError
 from streamrec.evaluation.ope.estimators import TITLES
-from streamrec.evaluation.ope.evaluation import Evaluation, EvaluationOptions, PolicyValue, TargetLog, evaluate
+from streamrec.evaluation.ope.evaluation import (
+    MIN_REWARDED,
+    Evaluation,
+    EvaluationOptions,
+    PolicyValue,
+    TargetLog,
+    evaluate,
+)
 from streamrec.evaluation.ope.intervals import Interval
 from streamrec.evaluation.ope.outcomes import OutcomeFilter, OutcomeLog, targets_of
 from streamrec.evaluation.ope.report import report, write_report
@@ -109,7 +116,7 @@ def show(evaluation: Evaluation, console: Console) -> None:
     if any(value.biased for value in evaluation.values):
         lines.append("* no interval: nothing tells how large the estimate's bias is")
     if any(value.interval is None and not (value.biased or value.impossible) for value in (logged, *evaluation.values)):
-        lines.append(f"none: no more than a {unit} or two have rewards, or all have the same")
+        lines.append(f"none: the rewards are of fewer than {MIN_REWARDED:.0f} equal {unit}s, or all the same")
     if evaluation.without_model is not None:
         lines.append(f"no direct or doubly robust estimates: {evaluation.without_model}")
     lines += [f"warning: {warning}" for warning in evaluation.warnings]

@@ -67,7 +67,7 @@ def _models(settings: Settings, store: Store, starts: Mapping[int, int]) -> str 
     named = {mark.snapshot for mark in store.marks().values() if mark.snapshot is not None}
     if not named:
         return None
-    snapshots = SnapshotDirectory(settings.checkpoints.directory, settings.checkpoints.keep)
+    snapshots = SnapshotDirectory(settings.snapshots.url, settings.snapshots.keep)
     newest = snapshots.load(max(named))
     now_ms = time.time_ns() // 1_000_000
     return snapshots.save(newest.arrays, starts, newest.schema, now_ms=now_ms, protect=named, suspect=newest.suspect)

@@ -72,6 +72,7 @@ def run(part: LogPart, settings: Settings, plan: WarmupPlan, *, as_json: bool) -
     start = plan.start if plan.start in (EARLIEST, LATEST, END_OF_LOG) else moment_of(plan.start, "--from")
     log = part.open(settings)
     catalogue = read_catalogue(settings.items, settings.separator) if settings.items is not None else None
+    snapshots = SnapshotDirectory(settings.snapshots.url, settings.snapshots.keep)
     with closing(TopicReader(settings.topics.events, settings.kafka)) as topic, closing(build_store(settings)) as store:
         refuse_live_workers(settings)
         refuse_checkpoints(store, settings.redis.prefix, plan.fresh)
@@ -92,11 +93,13 @@ def run(part: LogPart, settings: Settings, plan: WarmupPlan, *, as_json: bool) -
             handed_over = warm_up(
                 worker,
                 store,
-                SnapshotDirectory(settings.checkpoints.directory, settings.checkpoints.keep),
+                snapshots,
                 topic.partitions,
                 lambda: still_kept(topic, starts, console),
                 passes=plan.passes,
                 topic=identity,
+                examples_end=None if settings.learner.where == "within" else end_of_examples(settings),
+                items=() if catalogue is None else catalogue.values(),
                 now_ms=time.time_ns() // 1_000_000,
             )
     left_out = worker.metrics.left_out()
@@ -110,7 +113,7 @@ def run(part: LogPart, settings: Settings, plan: WarmupPlan, *, as_json: bool) -
             "until": end,
             "users": worker.newcomers,
             "items": worker.pipeline.features.items.known,
-            "snapshot": str(settings.checkpoints.directory / handed_over.snapshot),
+            "snapshot": f"{snapshots.url}/{handed_over.snapshot}",
             "topic": topic.topic,
             "starts": {str(partition): offset for partition, offset in sorted(handed_over.starts.items())},
         }
@@ -123,7 +126,7 @@ def run(part: LogPart, settings: Settings, plan: WarmupPlan, *, as_json: bool) -
     )
     if left_out["dead_letters"]:
         print(f"{left_out['dead_letters']:,} rows went to the worker's dead letters and were not learned")
-    print(f"models in {settings.checkpoints.directory / handed_over.snapshot}")
+    print(f"models in {snapshots.url}/{handed_over.snapshot}")
     print(f"next: start `streamrec worker` with the same configuration; in {topic.topic} it goes on at")
     PlainConsole().print(handover_table(handed_over.starts))
 
@@ -142,6 +145,16 @@ def end_of(log: Log, summary: LogSummary, until: int | None) -> int:
             f"{_time(summary.first_ts)}; give a later --until, or start the worker without a warm-up"
         )
     return summary.last_ts if until is None else min(until, summary.last_ts)
+
+
+def end_of_examples(settings: Settings) -> int:
+    """Where a learner goes on: what is in the topic already was taught by what is forgotten now.
+
+    Raises:
+        TransportError: no broker answers, or there is no such topic.
+    """
+    with closing(TopicReader(settings.topics.examples, settings.kafka)) as examples:
+        return examples.end().get(0, 0)
 
 
 class Learned:

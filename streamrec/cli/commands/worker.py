@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from types import FrameType
 
+from streamrec.cli.commands.learner import LearnerBeside, in_a_copy
 from streamrec.config.log_lines import get_logger
 from streamrec.config.settings import Settings
 from streamrec.wiring import compile_ahead, connect_worker
@@ -18,7 +19,27 @@ def run(settings: Settings) -> None:
     Raises:
         StreamrecError: the worker stopped because it could not go on; nothing past its last checkpoint is committed.
     """
-    compile_ahead(settings)  # before it takes partitions, for which others may be waiting
+    # Both before this process has threads, which a copy of it would lack. What is compiled is on disk then, and a
+    # worker that does not learn need not load what learns.
+    if settings.learner.where == "within":
+        _compile(settings)
+    else:
+        in_a_copy(lambda: _compile(settings))
+    learner = LearnerBeside(settings) if settings.learner.where == "beside" else None
+    try:
+        _work(settings)
+    finally:
+        if learner is not None:
+            learner.stop()
+
+
+def _compile(settings: Settings) -> None:
+    from streamrec import Recommender  # slow to load
+
+    compile_ahead(settings, Recommender.of)  # before the worker takes partitions, for which others may be waiting
+
+
+def _work(settings: Settings) -> None:
     worker = connect_worker(settings)
 
     def stop(number: int, frame: FrameType | None) -> None:

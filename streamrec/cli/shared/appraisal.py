@@ -33,7 +33,7 @@ def appraise(outcomes: Sequence[Outcome], policy: str) -> OffPolicyEstimate | No
         estimate=estimate.value,
         lower=math.nan if estimate.interval is None else estimate.interval.low,
         baseline=found.logged.value,
-        ess=min(step.ess for step in found.steps),
+        rewarded=found.rewarded,
         support=min(1.0, min(step.mean for step in found.steps)),
         slates=found.rounds.slates,
     )

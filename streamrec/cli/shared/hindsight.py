@@ -67,14 +67,12 @@ def as_of(stored: bytes, ts: int) -> bytes:
 
 
 def _restored(settings: Settings, slate: Slate, logged: LoggedEvent, catalogue: CatalogueItems) -> Pipeline:
-    directory = settings.checkpoints.directory
-    # Asked first: a shelf makes its directory.
-    snapshots = SnapshotDirectory(directory, settings.checkpoints.keep) if directory.is_dir() else None
-    newest = None if snapshots is None else snapshots.latest()
-    if snapshots is None or newest is None:
+    snapshots = SnapshotDirectory(settings.snapshots.url)
+    newest = snapshots.latest()
+    if newest is None:
         raise StateMissing(
             f"slate {slate.rec_id} was published without reasons (its request did not ask), and to derive them takes a "
-            f"model snapshot, of which there is none in {directory}: run where a worker keeps its own, or --no-derive"
+            f"model snapshot, of which there is none in {snapshots.url}: name where workers keep theirs, or --no-derive"
         )
     serving = settings.serving.model_copy(update={"recommend_on": frozenset({logged.event.type})})
     pipeline = build_pipeline(settings.model_copy(update={"serving": serving}), catalogue)

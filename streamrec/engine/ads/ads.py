@@ -13,7 +13,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from streamrec.engine.ads import pacing
 from streamrec.engine.ads.accounts import DAY_MS, AdAccounts, Due
 from streamrec.engine.arrays.batch import Array, Float64, Int32, Int64
 from streamrec.engine.arrays.feedback import ShownAds
+from streamrec.engine.following.served import Arrays, ChangedRows, Rows
 from streamrec.engine.items.bids import MILLION, Bids
 from streamrec.engine.items.item_table import ItemTable
 
@@ -139,6 +140,19 @@ class Ads:
             clicked = slate_feedback.ads.clicked[seen].tolist()
             self.chance.learn(names, (seen + 1).tolist(), slate_feedback.ads.utilities[seen], clicked)
 
+    def served(self) -> dict[str, Rows]:
+        """The profile of the day and the chances: accounts are each worker's own."""
+        return {
+            **{HOURS + name: rows for name, rows in self.hours.served().items()},
+            **{CHANCE + name: rows for name, rows in self.chance.served().items()},
+        }
+
+    def serve(self, arrays: Arrays, changed: ChangedRows | None = None) -> None:
+        """By another one's."""
+        self.hours.serve(_part(arrays, HOURS))
+        self.chance.serve(_part(arrays, CHANCE), None if changed is None else _part(changed, CHANCE))
+        self._taught = (-1, -1), np.empty(0)
+
     def state(self) -> dict[str, Array]:
         """What a snapshot holds: accounts are not in it, they live in the store."""
         return {
@@ -148,8 +162,8 @@ class Ads:
 
     def restore(self, arrays: Mapping[str, Array]) -> None:
         """The inverse of `state`."""
-        self.hours.restore({name.removeprefix(HOURS): arrays[name] for name in arrays if name.startswith(HOURS)})
-        self.chance.restore({name.removeprefix(CHANCE): arrays[name] for name in arrays if name.startswith(CHANCE)})
+        self.hours.restore(_part(arrays, HOURS))
+        self.chance.restore(_part(arrays, CHANCE))
         self._taught = (-1, -1), np.empty(0)
 
     def _lead(self, standing: _AdStanding, ts: int) -> Float64:
@@ -182,3 +196,8 @@ class Ads:
         if self._taught[0] != self.revision:
             self._taught = self.revision, self.chance.peculiar([self._items.ids[ad] for ad in self.known().tolist()])
         return self._taught[1]
+
+
+def _part(arrays: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    """Those of one part, by their own names."""
+    return {name.removeprefix(prefix): rows for name, rows in arrays.items() if name.startswith(prefix)}

@@ -22,6 +22,7 @@ import numpy as np
 
 from streamrec.engine.ads.accounts import DAY_MS
 from streamrec.engine.arrays.batch import Array, Bool, Float64, Int64
+from streamrec.engine.following.served import Arrays, ChangedRows, Rows
 
 AHEAD = 0.02
 """Of a day's budget: so far ahead of the plan an ad may be shown. In a planted world (`tests/unit/test_ads.py`) 0.05
@@ -94,6 +95,14 @@ class Hours:
         hour, within = divmod(ts % DAY_MS, HOUR_MS)
         before = float(self._profile[:hour].sum()) + float(self._profile[hour]) * within / HOUR_MS
         return before / float(self._profile.sum())
+
+    def served(self) -> dict[str, Rows]:
+        """The profile."""
+        return {"profile": self._profile}
+
+    def serve(self, arrays: Arrays, changed: ChangedRows | None = None) -> None:
+        """By another one's profile."""
+        self._profile = arrays["profile"]
 
     def state(self) -> dict[str, Array]:
         """What a snapshot holds."""

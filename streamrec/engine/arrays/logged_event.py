@@ -21,6 +21,8 @@ class LoggedEvent(NamedTuple):
     topic: str = "user-events"
     early: bool = False
     """It was dated ahead of its message, and its `ts` is the message's time instead."""
+    turned_away: bool = False
+    """Its user asks too often: it counts as an event, and is not ranked."""
 
     @property
     def place(self) -> str:

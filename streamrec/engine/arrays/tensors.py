@@ -8,14 +8,23 @@ import numpy as np
 import torch
 from torch import nn
 
-from streamrec.engine.arrays.batch import Array
+from streamrec.engine.arrays.batch import Array, Float32
+
+# Sums must not depend on how they were split, and products as small as those here gain nothing by it. Torch is loaded
+# late, and sets its threads by itself.
+torch.set_num_threads(1)
 
 MODULE, MOMENTS = "module.", "moments."
 
 
+def arrays_of_module(module: nn.Module) -> dict[str, Float32]:
+    """Its parameters by name, as snapshots name them; on the CPU these are views."""
+    return {MODULE + name: value.detach().cpu().numpy() for name, value in module.state_dict().items()}
+
+
 def tensors_of(module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Array]:
     """Copies of all parameters and of what the optimiser remembers of each."""
-    arrays = {MODULE + name: value.cpu().numpy().copy() for name, value in module.state_dict().items()}
+    arrays: dict[str, Array] = {name: np.array(value) for name, value in arrays_of_module(module).items()}
     for parameter, moments in optimizer.state_dict()["state"].items():
         arrays |= {f"{MOMENTS}{parameter}.{name}": np.asarray(value.cpu()).copy() for name, value in moments.items()}
     return arrays

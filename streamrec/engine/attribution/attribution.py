@@ -59,6 +59,10 @@ class AttributionRules:
     """Of an event of each type, in [-1, 1]; other types are worth nothing and are no answer."""
 
 
+FITS_NOTHING = -1
+"""The schema of a served slate from which nothing can be learned: it is no hash."""
+
+
 @dataclass(frozen=True, slots=True)
 class ServedSlate:
     """What must be kept of a slate, beside what is published, to learn from what comes of it."""

@@ -52,6 +52,7 @@ class _PartitionSlates(ListedPart[int, dict[str, None]]):
     clock_ms: int = 0
     count: int = 0  # slates that wait
     learned: bool = False  # the models have learned what comes next here already
+    looked_at: int = -1  # the minute of the clock at which it was last seen what is due
 
 
 class _DueSlates(ListedTable[_PartitionSlates]):
@@ -196,6 +197,26 @@ class OpenSlates(WriteBackTable[list[OpenSlate]]):
             before = held.count
             yield from self._close_minute(number, held, min(held.entries), load)
             self.early += before - held.count
+
+    def ended(self, partition: int, load: LoadSlates) -> Iterator[Closed]:
+        """Everything of one partition whose time is up now, at this very event, whatever comes together with it.
+
+        Where there are too many, the oldest have no more time: a partition has its even share of the slates that wait.
+        """
+        held = self._due.held(partition)
+        minute = held.clock_ms // MINUTE_MS
+        most = self.room.slates // max(1, len(self._due.partitions))
+        if minute == held.looked_at and AT_ONCE not in held.entries and held.count <= most:
+            return
+        held.looked_at = minute
+        for due in sorted(due for due in held.entries if due < minute):
+            for came, _ in self._close_minute(partition, held, due, load):
+                yield came
+        before = held.count
+        while held.count > most:
+            for came, _ in self._close_minute(partition, held, min(held.entries), load):
+                yield came
+        self.early += before - held.count
 
     def _close_minute(
         self, number: int, held: _PartitionSlates, minute: int, load: LoadSlates

@@ -32,6 +32,7 @@ from streamrec.engine.arrays.compiled import standard_normal
 from streamrec.engine.arrays.feedback import SlateFeedback
 from streamrec.engine.arrays.labels import IMITATED, WANTED
 from streamrec.engine.arrays.log_shares import BY_MODEL
+from streamrec.engine.following.served import Arrays, ChangedRows, Rows
 from streamrec.engine.fusion.choice_model import ChoiceModel
 from streamrec.engine.fusion.features import contexts, describe, names
 from streamrec.engine.policies import Constraints, PolicyInput, Posterior
@@ -92,7 +93,7 @@ class Fusion:
         self.plain = len(self.names)  # features that are no network's
         self.residual: Residual | None = None
         if form == "mlp":
-            from streamrec.engine.fusion.residual import Residual  # torch, which the linear form need not load
+            from streamrec.engine.fusion.residual import Residual
 
             self.residual = Residual(self.plain, seed=seed)
             self.names += (RESIDUAL,)
@@ -252,6 +253,24 @@ class Fusion:
         """The mean weight of each model's log share, for plots."""
         return {model: float(w) for model, w in zip(self.models, self.mean[: len(self.models)], strict=True)}
 
+    def served(self) -> dict[str, Rows]:
+        """The posterior and what the network scores by."""
+        network = {} if self.residual is None else self.residual.served()
+        return {
+            "mean": self.mean,
+            "precision": self.precision,
+            "particles": self.particles,
+            "counts": np.array([self.version, self.skipped], np.int64),
+            **{f"{RESIDUAL}.{name}": rows for name, rows in network.items()},
+        }
+
+    def serve(self, arrays: Arrays, changed: ChangedRows | None = None) -> None:
+        """Weigh as another one has learned to."""
+        self.mean, self.precision, self.particles = arrays["mean"], arrays["precision"], arrays["particles"]
+        self.version, self.skipped = (int(count) for count in arrays["counts"])
+        if self.residual is not None:
+            self.residual.serve(_part(arrays, RESIDUAL))
+
     def state(self) -> dict[str, Array]:
         parts: dict[str, dict[str, Array]] = {RESPONSES: self.responses.state()}
         if self.residual is not None:
@@ -274,6 +293,6 @@ class Fusion:
             self.residual.restore(_part(arrays, RESIDUAL))
 
 
-def _part(arrays: Mapping[str, Array], part: str) -> dict[str, Array]:
+def _part(arrays: Arrays, part: str) -> dict[str, Array]:
     """The arrays of one part, by their own names."""
     return {name[len(part) + 1 :]: array for name, array in arrays.items() if name.startswith(part + ".")}

@@ -7,22 +7,23 @@ output is one more feature of the fusion, which weighs it like the word of any o
 it has been right about what it had not yet learned. Fine-tuned on the newest queries together with others drawn from a
 replay buffer, for one pass over a stream is too few for a network.
 
-Knows nothing of candidates' origin, nor of posteriors and slates.
+It scores by plain arrays; torch is loaded when there is enough to learn (`residual_training`), so that what only serves
+needs none. Knows nothing of candidates' origin, nor of posteriors and slates.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import nn
-from torch.nn import functional
 
 from streamrec.engine.arrays.batch import HISTORY, NOTHING, Array, Float32, Float64, Int64, Queries
 from streamrec.engine.arrays.compiled import drawn_below
-from streamrec.engine.arrays.tensors import restore_tensors, tensors_of
+from streamrec.engine.following.served import Arrays, ChangedRows, Rows
+
+if TYPE_CHECKING:
+    from streamrec.engine.fusion.residual_training import ResidualTraining
 
 CONTEXT = ("session length", "activity", "pause", "history length")
 HIDDEN = (32, 16)
@@ -32,7 +33,8 @@ PORTION = 64
 """New queries per update..."""
 REPLAYED = 64
 """...and older ones learned again with them."""
-GRADIENT_NORM = 1.0
+FIRST, SECOND, LAST = "module.first.weight", "module.second.weight", "module.last.weight"
+FIRST_BIAS, SECOND_BIAS = "module.first.bias", "module.second.bias"
 
 
 class Residual:
@@ -44,13 +46,9 @@ class Residual:
         self.seed = seed
         self.skipped = 0  # updates refused for a loss or gradient that is not finite
         self.updates = 0
-        torch.manual_seed(seed)  # initial weights; nothing is drawn from torch's generator after this
-        self._first = nn.Linear(features + len(CONTEXT), HIDDEN[0])
-        self._second = nn.Linear(HIDDEN[0], HIDDEN[1])
-        self._last = nn.Linear(HIDDEN[1], 1, bias=False)
-        nn.init.zeros_(self._last.weight)
-        self._layers = nn.ModuleDict({"first": self._first, "second": self._second, "last": self._last})
-        self._optimizer = torch.optim.Adam(self._layers.parameters(), lr=learning_rate)
+        self._learning_rate = learning_rate
+        self._training: ResidualTraining | None = None  # begins with the first update
+        self._weights = _silent(features + len(CONTEXT))
         self._inputs = np.zeros((buffer, SHOWN, features + len(CONTEXT)), np.float16)
         self._wanted = np.zeros((buffer, SHOWN), np.float32)  # sums to one over the wanted
         self._there = np.zeros((buffer, SHOWN), bool)
@@ -59,12 +57,12 @@ class Residual:
 
     def score(self, features: Float32, queries: Queries, rows: slice) -> Float32:
         """The correction of each candidate, (rows, candidates), from features (rows, candidates, features)."""
-        first, second, last = (_plain(layer.weight) for layer in (self._first, self._second, self._last))
+        first, second, last = (self._weights[name] for name in (FIRST, SECOND, LAST))
         of_features, of_context = first[:, : self.features].T, first[:, self.features :].T
         corrections = np.empty(features.shape[:2], np.float32)
         for row, (candidates, user) in enumerate(zip(features, context(queries, rows), strict=True)):
-            hidden = candidates @ of_features + (user @ of_context + _plain(self._first.bias))  # (candidates, hidden)
-            hidden = np.maximum(hidden, 0.0) @ second.T + _plain(self._second.bias)
+            hidden = candidates @ of_features + (user @ of_context + self._weights[FIRST_BIAS])  # (candidates, hidden)
+            hidden = np.maximum(hidden, 0.0) @ second.T + self._weights[SECOND_BIAS]
             corrections[row] = np.maximum(hidden, 0.0) @ last[0]
         return corrections
 
@@ -103,31 +101,32 @@ class Residual:
         held = min(self._stored, len(self._inputs))
         chosen: Int64 = np.concatenate([newest, drawn_below(held, REPLAYED, self.seed + 2, self.updates)])
         inputs = self._inputs[chosen].astype(np.float32)  # (queries, SHOWN, features + context)
-        linear = torch.from_numpy(inputs[:, :, : self.features] @ weights.astype(np.float32))
-        utility = linear + self._forward(torch.from_numpy(inputs))  # (queries, SHOWN)
-        utility = utility.masked_fill(~torch.from_numpy(self._there[chosen]), -1e9)
-        wanted = torch.from_numpy(self._wanted[chosen])
-        self._step(-(torch.log_softmax(utility, 1) * wanted).sum(1).mean())
-
-    def _forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        hidden = functional.relu(self._second(functional.relu(self._first(inputs))))
-        output: torch.Tensor = self._last(hidden).squeeze(2)
-        return output
-
-    def _step(self, loss: torch.Tensor) -> None:
+        linear = inputs[:, :, : self.features] @ weights.astype(np.float32)  # (queries, SHOWN)
+        training = self._begun()
         self.updates += 1
-        self._optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        norm = float(nn.utils.clip_grad_norm_(self._layers.parameters(), GRADIENT_NORM))
-        if not (math.isfinite(float(loss.detach())) and math.isfinite(norm)):
-            self.skipped += 1
-            return
-        self._optimizer.step()
+        self.skipped += not training.step(inputs, linear, self._there[chosen], self._wanted[chosen])
+
+    def _begun(self) -> ResidualTraining:
+        if self._training is None:
+            from streamrec.engine.fusion.residual_training import ResidualTraining
+
+            self._training = ResidualTraining(self.features + len(CONTEXT), HIDDEN, self._learning_rate, self.seed)
+            self._weights = self._training.weights
+        return self._training
+
+    def served(self) -> dict[str, Rows]:
+        """The layers' weights."""
+        return {**self._weights}
+
+    def serve(self, arrays: Arrays, changed: ChangedRows | None = None) -> None:
+        """Score by another one's layers."""
+        self._weights = {**arrays}
 
     def state(self) -> dict[str, Array]:
         """What a snapshot holds."""
         held = min(self._stored, len(self._inputs))
-        return tensors_of(self._layers, self._optimizer) | {
+        learned = self._weights if self._training is None else self._training.state()
+        return {name: np.array(array) for name, array in learned.items()} | {
             "inputs": self._inputs[:held].copy(),
             "wanted": self._wanted[:held].copy(),
             "there": self._there[:held].copy(),
@@ -136,11 +135,14 @@ class Residual:
 
     def restore(self, arrays: Mapping[str, Array]) -> None:
         """The inverse of `state`."""
-        restore_tensors(arrays, self._layers, self._optimizer)
         held = len(arrays["wanted"])
         self._inputs[:held], self._wanted[:held] = arrays["inputs"], arrays["wanted"]
         self._there[:held] = arrays["there"]
         self._stored, self._fresh, self.updates, self.skipped = (int(count) for count in arrays["counts"])
+        if self.updates:
+            self._begun().restore(arrays)
+        else:
+            self._training, self._weights = None, _silent(self.features + len(CONTEXT))
 
 
 def context(queries: Queries, rows: slice) -> Float32:
@@ -154,6 +156,13 @@ def context(queries: Queries, rows: slice) -> Float32:
     return np.stack(columns, axis=1).astype(np.float32)
 
 
-def _plain(parameter: torch.Tensor) -> Float32:
-    plain: Float32 = parameter.detach().numpy()
-    return plain
+def _silent(inputs: int) -> dict[str, Float32]:
+    """Layers that make 0 of everything, as those that begin to learn do."""
+    shapes = {
+        FIRST: (HIDDEN[0], inputs),
+        FIRST_BIAS: (HIDDEN[0],),
+        SECOND: (HIDDEN[1], HIDDEN[0]),
+        SECOND_BIAS: (HIDDEN[1],),
+        LAST: (1, HIDDEN[1]),
+    }
+    return {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}

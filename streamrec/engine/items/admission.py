@@ -38,11 +38,15 @@ class ItemAdmission:
         if self._items.lookup(item_id) == NOTHING and (self._eager or self._entries[item_id].added is not None):
             self._new[item_id] = None
 
-    def look_anew(self) -> None:
-        """The item table is another."""
+    def leave(self) -> None:
+        """Whoever follows another table admits nothing."""
         self._new.clear()
         self._expected.clear()
         self._crowded_out.clear()
+
+    def look_anew(self) -> None:
+        """The item table is another."""
+        self.leave()
         for item_id in self._entries:
             self.told(item_id)
 

@@ -17,6 +17,7 @@ import numpy as np
 
 from streamrec.engine.arrays.batch import NOBODY, NOTHING, Array, Bool, Float32, Int32, Int64
 from streamrec.engine.arrays.packing import packed_strings, unpacked_strings
+from streamrec.engine.following.served import Arrays, ChangedRows, Rows
 from streamrec.engine.items.admission import ItemAdmission
 from streamrec.engine.items.attributes import NOTHING_SAID, ItemAttributes
 from streamrec.engine.items.bids import Bids
@@ -83,6 +84,7 @@ class Catalogue:
         self._barred = NOBODY
         self._barred_since, self._barred_until = 1, 0  # when that holds; nothing is known yet
         items.on_named = self._name
+        items.on_forgotten = self._clear
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -167,11 +169,15 @@ class Catalogue:
         """The cut: what was shown counts, and it is known what new items are about."""
         np.add.at(self.shown, np.array(self._on_slates, np.int32), 1)
         self._on_slates.clear()
-        for index in self._unsettled:
+        self._say_content(self._unsettled)
+        self._unsettled.clear()
+
+    def _say_content(self, indices: Iterable[int]) -> None:
+        """What these items are about counts from now on."""
+        for index in indices:
             entry = self._entries.get(self.items.ids[index])
             if entry is not None:
                 self.items.content.set(index, entry.content)
-        self._unsettled.clear()
 
     # New items
 
@@ -201,6 +207,10 @@ class Catalogue:
         """These indices will name other items soon."""
         self.born[items] = False
         self.shown[items] = 0
+        self._clear(items)
+
+    def _clear(self, items: Int32) -> None:
+        """What the catalogue says of these is said of others now."""
         self.attributes.forget(items)
         self._set(items, None, False)
 
@@ -247,17 +257,42 @@ class Catalogue:
             self._barred_until = int(turns.min(initial=ALWAYS, where=turns > ts))
         return self._barred
 
-    # Snapshots
+    # Snapshots, and serving by what another one learned of the same catalogue
+
+    def served(self) -> dict[str, Rows]:
+        """By item index, but for those that are `unsettled`."""
+        rows = len(self.items)
+        return {
+            "born": self.born[:rows],
+            "shown": self.shown[:rows],
+            "out": self._out[:rows],
+            "unsettled": np.array(list(self._unsettled), np.int32),
+        }
+
+    def serve(self, arrays: Arrays, changed: ChangedRows | None = None) -> None:
+        """What another one knows of new items, after its items are served.
+
+        What it knows as withdrawn stays so here, unless the catalogue has listed it since: the topic does not say for
+        ever what was withdrawn.
+        """
+        self.born, self.shown = arrays["born"], arrays["shown"]
+        out = np.flatnonzero(arrays["out"]) if changed is None else changed.get("out", np.empty(0, np.int64))
+        for index in out.tolist():
+            name = self.items.ids[index]
+            if arrays["out"][index] and name and name not in self._entries and name not in self._withdrawn:
+                self.withdraw(name)
+        waited, self._unsettled = self._unsettled, dict.fromkeys(arrays["unsettled"].tolist())
+        self._say_content(index for index in waited if index not in self._unsettled and index < len(self.items))
+        self._on_slates.clear()
+        self._newcomers.leave()
+        self.revision += 1
 
     def state(self) -> dict[str, Array]:
         """What the catalogue will not say again."""
-        rows = len(self.items)
         return {
-            "born": self.born[:rows].copy(),
-            "shown": self.shown[:rows].copy(),
+            **{name: np.array(rows) for name, rows in self.served().items()},
             "on_slates": np.array(self._on_slates, np.int32),
             "cut_ms": np.array([self._newcomers.cut_ms], np.int64),
-            "unsettled": np.array(list(self._unsettled), np.int32),
             **packed_strings("withdrawn", list(self._withdrawn)),
         }
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from streamrec.engine.arrays.batch import NOTHING, Array, Bool, Int32, Int64
 from streamrec.engine.arrays.packing import packed_strings, unpacked_strings
+from streamrec.engine.following.served import Arrays, ChangedRows, Rows, RowStamps
 from streamrec.engine.items.item_vectors import WIDTH, Content
 from streamrec.errors import StateError
 from streamrec.events import LATEST_TS_MS
@@ -30,6 +31,7 @@ class ItemTable:
         self.last_ts = np.zeros(capacity, np.int64)
         self.category = np.full(capacity, NOTHING, np.int32)
         self.ids: list[str] = []
+        self._stamped = RowStamps(capacity)  # of ids
         self._index: dict[str, int] = {}
         self._free: list[int] = []
         self._categories: dict[str, int] = {}
@@ -37,6 +39,10 @@ class ItemTable:
         self.revision = 0  # of which items there are, and of their categories
         self.on_named: Callable[[int, str], None] = lambda index, item_id: None
         """Told of every index that is given."""
+        self.on_forgotten: Callable[[Int32], None] = lambda indices: None
+        """Told of indices that no longer name what they did, by `serve`, before `on_named` of those that came."""
+        self._follows = False  # another one gives and takes indices
+        self._followed_ids: list[str] = []  # by index, as of the last `serve`
 
     def __len__(self) -> int:
         """One more than the largest index ever given: the rows that models must look at."""
@@ -55,9 +61,11 @@ class ItemTable:
         """The item's index, given now if it is new. `make_room` must have been asked for first.
 
         Only a new item's time is taken: what is known of an item moves at learning cuts (`seen`), never before it was
-        ranked.
+        ranked. NOTHING for a new one where another table, which `serve` follows, gives indices.
         """
         index = self._index.get(item_id)
+        if index is None and self._follows:
+            return NOTHING
         if index is None:
             if self._free:
                 index = self._free.pop()
@@ -66,6 +74,7 @@ class ItemTable:
                 index = len(self.ids)
                 self.ids.append(item_id)
             self._index[item_id] = index
+            self._stamped.touch(slice(index, index + 1))
             self.first_ts[index] = ts
             self.last_ts[index] = ts
             self.category[index] = NOTHING
@@ -80,14 +89,15 @@ class ItemTable:
     def categorise(self, index: int, category: str) -> None:
         """Say what kind of item this is; at most `capacity` categories are kept apart."""
         code = self.category_code(category)
-        if code not in (NOTHING, self.category[index]):
+        if not self._follows and code not in (NOTHING, self.category[index]):
             self.category[index] = code
             self.revision += 1
 
     def uncategorise(self, index: int) -> None:
         """Forget the category of this item."""
-        self.category[index] = NOTHING
-        self.revision += 1
+        if not self._follows:
+            self.category[index] = NOTHING
+            self.revision += 1
 
     def category_of(self, index: int) -> str | None:
         """What kind of item this is, None where it is not known."""
@@ -107,7 +117,7 @@ class ItemTable:
     def category_code(self, category: str) -> int:
         """The code of a category, given now if it is new; NOTHING when there are too many."""
         code = self._categories.get(category)
-        if code is None and len(self._categories) < self.capacity:
+        if code is None and not self._follows and len(self._categories) < self.capacity:
             code = self._categories[category] = len(self._categories)
             self._category_names.append(category)
         return NOTHING if code is None else code
@@ -145,21 +155,72 @@ class ItemTable:
             del self._index[self.ids[index]]
             self.ids[index] = ""
             self._free.append(index)
+        self._stamped.touch(forgotten)
         self.content.forget(forgotten)
         return np.sort(forgotten)
 
-    def state(self) -> dict[str, Array]:
+    def served(self) -> dict[str, Rows]:
+        """By index, but for `free` and the names of categories by their codes."""
         rows = len(self.ids)
         return {
-            "first_ts": self.first_ts[:rows].copy(),
-            "last_ts": self.last_ts[:rows].copy(),
-            "category": self.category[:rows].copy(),
+            "first_ts": self.first_ts[:rows],
+            "last_ts": self.last_ts[:rows],
+            "category": self.category[:rows],
             "free": np.array(self._free, np.int32),
+            "ids": self.ids,
+            "categories": self._category_names,
+        }
+
+    def touched(self, since: int) -> tuple[int, ChangedRows]:
+        """What has a name is given one, or loses it, one by one."""
+        moment, rows = self._stamped.since(since)
+        return moment, {"ids": rows}
+
+    def serve(self, arrays: Arrays, changed: ChangedRows | None = None) -> None:
+        """Name items as another one does, who alone gives and takes indices and says what kind they are of."""
+        self._follows = True
+        self.first_ts, self.last_ts, self.category = arrays["first_ts"], arrays["last_ts"], arrays["category"]
+        self.ids, self._category_names = arrays["ids"], arrays["categories"]
+        self._free = arrays["free"].tolist()
+        if changed is None or "categories" in changed:
+            self._categories = {name: code for code, name in enumerate(self._category_names)}
+        if changed is None:
+            self._rename(range(len(self.ids)))
+        elif "ids" in changed:
+            self._rename(changed["ids"].tolist())
+        self.revision += 1
+
+    def _rename(self, indices: Iterable[int]) -> None:
+        """Some of these name another item than at the last time."""
+        before = self._followed_ids
+        gone = range(len(self.ids), len(before))
+        before += [""] * (len(self.ids) - len(before))
+        renamed = [index for index in indices if before[index] != self.ids[index]]
+        lost = [index for index in (*renamed, *gone) if before[index]]
+        for index in lost:
+            del self._index[before[index]]
+        del before[len(self.ids) :]
+        if lost:
+            self.content.forget(np.array(lost, np.int32))
+            self.on_forgotten(np.array(lost, np.int32))
+        for index in renamed:
+            before[index] = self.ids[index]
+            if before[index]:
+                self._index[before[index]] = index
+        for index in renamed:
+            if before[index]:
+                self.on_named(index, before[index])
+
+    def state(self) -> dict[str, Array]:
+        rows = {name: held for name, held in self.served().items() if not isinstance(held, list)}
+        return {
+            **{name: held.copy() for name, held in rows.items()},
             **packed_strings("ids", self.ids),
             **packed_strings("categories", self._category_names),
         }
 
     def restore(self, arrays: Mapping[str, Array]) -> None:
+        self._stamped.touch(slice(None))
         self.ids = unpacked_strings("ids", arrays)
         rows = len(self.ids)
         if rows > self.capacity:

@@ -24,6 +24,7 @@ import numpy as np
 from streamrec.engine.arrays.batch import NOTHING, Array, Float64, Int32, Int64, MicroBatch
 from streamrec.engine.arrays.compiled import compiled
 from streamrec.engine.arrays.labels import REFUSED, WANTED
+from streamrec.engine.following.served import Arrays, ChangedRows, Rows
 
 HALF_LIFE_S = 7 * 24 * 3600.0
 HALF_LIFE_MS = HALF_LIFE_S * 1000.0
@@ -35,6 +36,7 @@ class Uncertainty:
     def __init__(self, capacity: int) -> None:
         self._told = np.zeros(capacity, np.float64)  # n_i as of
         self._as_of = np.zeros(capacity, np.int64)  # ms
+        self._rows = 0  # nothing is known of items from this index on
         self._shown: list[tuple[int, int]] = []  # item and time, since the last learning cut
 
     def of(self, items: Int32, ts: Int64) -> Float64:
@@ -57,6 +59,7 @@ class Uncertainty:
         shown, examples = self._noted(), batch.examples
         judged = np.flatnonzero(np.isin(examples.label[: batch.learned], (REFUSED, WANTED)))
         items = np.concatenate([shown[:, 0], examples.item[judged]])
+        self._rows = max(self._rows, int(items.max(initial=NOTHING)) + 1)
         _tell(self._told, self._as_of, items, np.concatenate([shown[:, 1], examples.ts[judged]]))
         self._shown.clear()
 
@@ -67,21 +70,25 @@ class Uncertainty:
         gone = set(items.tolist())
         self._shown = [(item, ts) for item, ts in self._shown if item not in gone]
 
+    def served(self) -> dict[str, Rows]:
+        """By item index."""
+        return {"told": self._told[: self._rows], "as_of": self._as_of[: self._rows]}
+
+    def serve(self, arrays: Arrays, changed: ChangedRows | None = None) -> None:
+        """What another one was told; it hears of what is shown here by itself."""
+        self._told, self._as_of = arrays["told"], arrays["as_of"]
+        self._shown.clear()
+
     def state(self) -> dict[str, Array]:
-        """Of those items that anything is known of."""
-        known = np.flatnonzero(self._told).astype(np.int32)
-        return {
-            "items": known,
-            "told": self._told[known],
-            "as_of": self._as_of[known],
-            "shown": self._noted(),
-        }
+        """What a snapshot holds."""
+        return {name: np.array(rows) for name, rows in self.served().items()} | {"shown": self._noted()}
 
     def restore(self, arrays: Mapping[str, Array]) -> None:
         """The inverse of `state`."""
         self._told[:], self._as_of[:] = 0.0, 0
-        self._told[arrays["items"]] = arrays["told"]
-        self._as_of[arrays["items"]] = arrays["as_of"]
+        self._rows = len(arrays["told"])
+        self._told[: self._rows] = arrays["told"]
+        self._as_of[: self._rows] = arrays["as_of"]
         self._shown = [(item, ts) for item, ts in arrays["shown"].tolist()]
 
     def _noted(self) -> Int64:
@@ -107,6 +114,6 @@ def _uncertainty(told, as_of, items, ts, out):  # type: ignore[no-untyped-def]
     for row in range(len(items)):
         for c in range(items.shape[1]):
             item = items[row, c]
-            if item != NOTHING:
+            if item != NOTHING and item < len(told):
                 elapsed_ms = max(ts[row] - as_of[item], 0)
                 out[row, c] = 1.0 / np.sqrt(1.0 + told[item] * 0.5 ** (elapsed_ms / HALF_LIFE_MS))

@@ -24,6 +24,7 @@ import numpy as np
 
 from streamrec.engine.arrays.batch import Array, Float32
 from streamrec.engine.arrays.packing import packed_strings, unpacked_strings
+from streamrec.engine.following.served import Arrays, ChangedRows, Rows
 
 PATIENCE = 8
 """Strikes that are one too many by default: a model that is broken has them within 8 of its updates."""
@@ -158,12 +159,22 @@ class Quarantine:
 
     # Snapshots
 
+    def served(self) -> dict[str, Rows]:
+        """Which parts are out."""
+        return {"phases": np.array([case.phase for case in self._cases.values()], np.int8), "names": list(self._cases)}
+
+    def serve(self, arrays: Arrays, changed: ChangedRows | None = None) -> None:
+        """Trust whom another one trusts, who judges."""
+        phases = map(Phase, arrays["phases"].tolist())
+        self._cases = {name: PartyRecord(phase) for name, phase in zip(arrays["names"], phases, strict=True)}
+
     def state(self) -> dict[str, Array]:
         """What a snapshot holds."""
         cases = self._cases.values()
-        rows = [[case.phase, case.strikes, *map(int, _counts(case))] for case in cases]
+        rows = [[case.strikes, *map(int, _counts(case))] for case in cases]
         return {
-            "cases": np.array(rows, np.float64).reshape(len(rows), 6),
+            "phases": np.array([case.phase for case in cases], np.int8),
+            "cases": np.array(rows, np.float64).reshape(len(rows), 5),
             **packed_strings("names", list(self._cases)),
             **packed_strings("back_at", [NEVER if case.back_at is None else case.back_at for case in cases]),
         }
@@ -172,12 +183,11 @@ class Quarantine:
         """The inverse of `state`."""
         names, back_at = unpacked_strings("names", arrays), unpacked_strings("back_at", arrays)
         self._cases = {}
-        for name, at, (phase, strikes, *counts) in zip(names, back_at, arrays["cases"].tolist(), strict=True):
+        phases, cases = arrays["phases"].tolist(), arrays["cases"].tolist()
+        for name, at, phase, (strikes, *counts) in zip(names, back_at, phases, cases, strict=True):
             harmless, nonsense, refused, rollbacks = map(int, counts)
             back = None if at == NEVER else at
-            self._cases[name] = PartyRecord(
-                Phase(int(phase)), strikes, harmless, bool(nonsense), refused, rollbacks, back
-            )
+            self._cases[name] = PartyRecord(Phase(phase), strikes, harmless, bool(nonsense), refused, rollbacks, back)
 
 
 HALF_EXPONENT = 0x7C00

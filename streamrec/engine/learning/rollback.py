@@ -5,10 +5,11 @@ Knows nothing of events, of clocks, or of where snapshots lie.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from streamrec.engine.arrays.batch import Array
 from streamrec.engine.arrays.feedback import CountsRefusals
+from streamrec.engine.following.served import Served
 from streamrec.engine.fusion.fusion import Fusion
 from streamrec.engine.items.item_table import ItemTable, renamed
 from streamrec.engine.learning.quarantine import FUSION, MODEL, POLICY, Quarantine, unsound
@@ -76,6 +77,21 @@ class RollbackControl:
                 if len(gone):
                     part.forget(gone)
         self.quarantine.rolled_back(name, reference, self._refused().get(name, 0))
+
+    def parts(self, named: Iterable[str] = ()) -> dict[str, Served]:
+        """All of them and the quarantine, by component, to be served or to serve by.
+
+        Policies are among them that were made, or are `named`, as a snapshot or an update of others' may name them.
+        """
+        asked = (name[len(POLICY) :] for name in named if name.startswith(POLICY))
+        policies = {**self._policies.made(), **{name: self._policies.policy(name) for name in asked}}
+        return {
+            FUSION: self._fusion,
+            QUARANTINE: self.quarantine,
+            **self._models,
+            **self._unheard,
+            **{POLICY + name: policy for name, policy in policies.items()},
+        }
 
     def state(self) -> dict[str, dict[str, Array]]:
         """What they learned, and which are trusted, by component."""

@@ -12,14 +12,15 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from streamrec.engine.arrays.batch import Array, Float32, Int32, MicroBatch, Queries
 from streamrec.engine.arrays.feedback import SlateFeedback
+from streamrec.engine.following.served import Served
 
 if TYPE_CHECKING:
     from streamrec.engine.items.item_table import ItemTable
     from streamrec.engine.trending.table import TrendSource
 
 
-class Model(Protocol):
-    """What every model does."""
+class Model(Served, Protocol):
+    """What every model does; `served` and `serve` are for processes that answer by what another one learns."""
 
     name: str
 
@@ -73,6 +74,8 @@ class ModelParts:
     """Whether what is learned of a slate counts by how unlikely the slate was."""
     models: Mapping[str, Model] = field(default_factory=dict)
     """Those built before this one, by name: what they learn may be read."""
+    serving: bool = False
+    """It will only serve what another one learns, and needs nothing to learn with."""
 
     @property
     def capacity(self) -> int:

@@ -21,6 +21,7 @@ from streamrec.engine.arrays.batch import NOTHING, Array, Float32, Float64, Int3
 from streamrec.engine.arrays.compiled import compiled, mixed
 from streamrec.engine.arrays.labels import IMITATED, REFUSED, WANTED
 from streamrec.engine.arrays.logistic import Feature, learn_one
+from streamrec.engine.following.served import Arrays, ChangedRows, Rows
 from streamrec.engine.models import ModelParts
 
 if TYPE_CHECKING:
@@ -142,21 +143,24 @@ class ClickModel:
     def forget(self, items: Int32) -> None:
         """Features are hashes that several items share; old ones are overwritten by what comes."""
 
+    def served(self) -> dict[str, Rows]:
+        return {"weights": self._weights}
+
+    def serve(self, arrays: Arrays, changed: ChangedRows | None = None) -> None:
+        self._weights = arrays["weights"]
+
     def state(self) -> dict[str, Array]:
-        used = np.flatnonzero(self._weights)
-        squares = np.array([self._optimizer.g2.get(int(feature), 0.0) for feature in used], np.float64)
+        squares = np.zeros(SPACE)
+        squares[np.fromiter(self._optimizer.g2, np.int64)] = list(self._optimizer.g2.values())
         iterations = np.array([self._optimizer.n_iterations], np.int64)
-        return {"features": used, "weights": self._weights[used], "squares": squares, "iterations": iterations}
+        return {"weights": self._weights.copy(), "squares": squares, "iterations": iterations}
 
     def restore(self, arrays: Mapping[str, Array]) -> None:
-        self._weights[:] = 0.0
-        self._learned.clear()
-        self._optimizer.g2.clear()
-        self._weights[arrays["features"]] = arrays["weights"]
-        rows = zip(arrays["features"].tolist(), arrays["weights"].tolist(), arrays["squares"].tolist(), strict=True)
-        for feature, weight, square in rows:
-            self._learned[feature] = weight
-            self._optimizer.g2[feature] = square
+        self._weights[:] = arrays["weights"]
+        for held, saved in ((self._learned, arrays["weights"]), (self._optimizer.g2, arrays["squares"])):
+            used = np.flatnonzero(saved)
+            held.clear()
+            held.update(zip(used.tolist(), saved[used].tolist(), strict=True))
         self._optimizer.n_iterations = int(arrays["iterations"][0])
 
 

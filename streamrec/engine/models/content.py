@@ -20,6 +20,7 @@ import numpy as np
 
 from streamrec.engine.arrays.batch import HISTORY, NOTHING, Array, Bool, Float32, Int32, MicroBatch, Queries
 from streamrec.engine.arrays.compiled import compiled
+from streamrec.engine.following.served import Arrays, ChangedRows, Rows
 from streamrec.engine.items.item_table import ItemTable
 from streamrec.engine.models import ModelParts
 from streamrec.engine.retrieval import RetrieverParts
@@ -94,6 +95,12 @@ class ContentModel:
 
     def forget(self, items: Int32) -> None:
         """Nothing here is by item."""
+
+    def served(self) -> dict[str, Rows]:
+        return {"weights": self.weights}
+
+    def serve(self, arrays: Arrays, changed: ChangedRows | None = None) -> None:
+        self.weights = arrays["weights"]
 
     def state(self) -> dict[str, Array]:
         return {"weights": self.weights.copy(), "refused": np.array([self.refused], np.int64)}

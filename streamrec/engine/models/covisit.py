@@ -14,6 +14,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from streamrec.engine.arrays.batch import HISTORY, RECENT, Array, Excluded, Float32, Int32, MicroBatch, Queries
+from streamrec.engine.following.served import Arrays, ChangedRows, Rows
 from streamrec.engine.models import ModelParts
 from streamrec.engine.models.neighbour_table import NeighbourTable
 
@@ -56,6 +57,12 @@ class CoVisitationView:
     def forget(self, items: Int32) -> None:
         """The table is its owner's."""
 
+    def served(self) -> dict[str, Rows]:
+        return {}
+
+    def serve(self, arrays: Arrays, changed: ChangedRows | None = None) -> None:
+        """The table is served by its owner."""
+
     def state(self) -> dict[str, Array]:
         return {}
 
@@ -92,6 +99,15 @@ class CoVisitation(CoVisitationView):
 
     def forget(self, items: Int32) -> None:
         self.table.forget(items)
+
+    def served(self) -> dict[str, Rows]:
+        return self.table.served()
+
+    def serve(self, arrays: Arrays, changed: ChangedRows | None = None) -> None:
+        self.table.serve(arrays, changed)
+
+    def touched(self, since: int) -> tuple[int, ChangedRows]:
+        return self.table.touched(since)
 
     def state(self) -> dict[str, Array]:
         return self.table.state()

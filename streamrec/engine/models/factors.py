@@ -18,6 +18,7 @@ from river import facto, optim
 from streamrec.engine.arrays.batch import NOTHING, Array, Float32, Float64, Int32, Int64, MicroBatch, Queries
 from streamrec.engine.arrays.compiled import compiled, mixed, uniform
 from streamrec.engine.arrays.labels import REFUSED, WANTED
+from streamrec.engine.following.served import Arrays, ChangedRows, Rows
 from streamrec.engine.models import ModelParts
 from streamrec.engine.models.guards import StepGuard
 
@@ -28,7 +29,7 @@ NORM_LIMIT = 3.0
 """Longer latent vectors are shortened: a careless step must not run away."""
 
 
-class Rows(defaultdict[int, Float64]):
+class LatentVectors(defaultdict[int, Float64]):
     """River's dictionary of latent vectors: its values are rows of one array and appear when first asked for."""
 
     def __init__(self, rows: int, factors: int, seed: int) -> None:
@@ -64,8 +65,10 @@ class Factorisation:
         self.capacity = capacity
         self.uniform_negatives = uniform_negatives
         self.rows = 0  # items below this index have been learned
-        self._latents = Rows(2 * capacity + USERS, factors, seed)
+        self._begun = 0, 0  # items, and last items, below these have rows
+        self._latents = LatentVectors(2 * capacity + USERS, factors, seed)
         self._weights = np.zeros(2 * capacity + USERS)  # river's, by row
+        self._served: Arrays = self._parts(capacity, capacity)
         self.learning_rate = learning_rate
         self._pace = optim.schedulers.Constant(learning_rate)
         self._river = facto.FMClassifier(
@@ -95,11 +98,21 @@ class Factorisation:
 
     def score(self, queries: Queries, rows: slice, items: Int32) -> Float32:
         out = np.full(items.shape, -np.inf, np.float32)
-        users = (queries.user[rows] % np.uint64(USERS)).astype(np.int64) + 2 * self.capacity
-        _score(
-            users, queries.items[rows][:, 0], items, self.rows, self.capacity, self._latents.array, self._weights, out
-        )
+        users = (queries.user[rows] % np.uint64(USERS)).astype(np.int64)
+        held = self._served
+        vectors = held["items.latents"], held["lasts.latents"], held["users.latents"]
+        _score(users, queries.items[rows][:, 0], items, self.rows, *vectors, held["items.weights"], out)
         return out
+
+    def _parts(self, items: int, lasts: int) -> dict[str, Float64]:
+        """Latent vectors and weights of so many items and last items, and of all users; views."""
+        starts = {"items": (0, items), "lasts": (self.capacity, lasts), "users": (2 * self.capacity, USERS)}
+        tables = {"latents": self._latents.array, "weights": self._weights}
+        return {
+            f"{kind}.{name}": table[start : start + size]
+            for kind, (start, size) in starts.items()
+            for name, table in tables.items()
+        }
 
     def learn(self, batch: MicroBatch) -> None:
         pairs, wanted = self._pairs(batch)
@@ -132,6 +145,8 @@ class Factorisation:
             others = self._negatives(batch, q, e, item) if examples.label[e] else []
             pairs += [(row, user, last) for row in (item, *others)]
             wanted += [bool(examples.label[e]), *(False for _ in others)]
+            items, lasts = self._begun
+            self._begun = max(items, item + 1, *(other + 1 for other in others)), max(lasts, last + 1 - self.capacity)
         for row in dict.fromkeys(row for rows in pairs for row in rows if row != NOTHING):
             self._latents[row]  # begins the row where it is new
         return np.array(pairs, np.int64).reshape(len(pairs), 3), np.array(wanted)
@@ -174,31 +189,29 @@ class Factorisation:
                 self._latents.array[row] = 0.0
                 self._weights[row] = 0.0
 
+    def served(self) -> dict[str, Rows]:
+        # Which row is whose depends on the capacity, which may change: so items, last items and users apart.
+        return {**self._parts(*self._begun), "learned": np.array([self.rows], np.int64)}
+
+    def serve(self, arrays: Arrays, changed: ChangedRows | None = None) -> None:
+        self._served = arrays
+        self.rows = int(arrays["learned"][0])
+
     def state(self) -> dict[str, Array]:
-        rows = np.fromiter(self._latents, np.int64, len(self._latents))
-        weights = np.array([self._river.weights.get(int(row), 0.0) for row in rows], np.float64)
-        # Which row is whose depends on the capacity, which may change: so kinds (item, last item, user) and places.
-        kinds = np.minimum(rows // self.capacity, 2)
-        return {
-            "kinds": kinds,
-            "places": rows - kinds * self.capacity,
-            "latents": self._latents.array[rows],
-            "weights": weights,
-            "learned": np.array([self.rows], np.int64),
-            **self.guard.state(),
-        }
+        return {name: np.array(rows) for name, rows in self.served().items()} | self.guard.state()
 
     def restore(self, arrays: Mapping[str, Array]) -> None:
         used = list(self._latents)
         self._latents.array[used] = self._weights[used] = 0.0
         self._latents.clear()
         self._river.weights.clear()
-        rows: Int64 = np.add(arrays["places"], np.multiply(arrays["kinds"], self.capacity), dtype=np.int64)
-        self._latents.array[rows] = arrays["latents"]
-        for row, weight in zip(rows.tolist(), arrays["weights"].tolist(), strict=True):
-            self._latents[row] = self._latents.array[row]
-            self._river.weights[row] = self._weights[row] = weight
         self.rows = int(arrays["learned"][0])
+        self._begun = len(arrays["items.weights"]), len(arrays["lasts.weights"])
+        for name, table in self._parts(*self._begun).items():
+            table[:] = arrays[name]
+        for row in np.flatnonzero(self._latents.array.any(1)).tolist():  # the others have not begun
+            self._latents[row] = self._latents.array[row]
+            self._river.weights[row] = self._weights[row]
         self.guard.restore(arrays)
 
 
@@ -220,14 +233,14 @@ def _loss(pairs, wanted, latents, weights):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _score(users, last, items, learned, capacity, latents, weights, out):  # type: ignore[no-untyped-def]
+def _score(users, last, items, learned, latents, lasts, of_users, weights, out):  # type: ignore[no-untyped-def]
     factors = latents.shape[1]
     context = np.empty(factors)
     for q in range(len(items)):
         for f in range(factors):
-            context[f] = latents[users[q], f]
-            if last[q] != NOTHING:
-                context[f] += latents[capacity + last[q], f]
+            context[f] = of_users[users[q], f]
+            if last[q] != NOTHING and last[q] < len(lasts):
+                context[f] += lasts[last[q], f]
         for c in range(items.shape[1]):
             item = items[q, c]
             if item == NOTHING or item >= learned:

@@ -13,6 +13,7 @@ import numpy as np
 
 from streamrec.engine.arrays.batch import NOTHING, Array, Excluded, Float32, Float64, Int32, Int64
 from streamrec.engine.arrays.compiled import compiled
+from streamrec.engine.following.served import Arrays, ChangedRows, Rows, RowStamps
 
 SHRINKAGE = 5.0
 """Events of the present that every count is shrunk by: without it, items seen once look like perfect matches."""
@@ -69,6 +70,7 @@ class NeighbourTable:
         self.mass = np.zeros(capacity, np.float64)  # decayed number of times each item was learned
         self.rows = 0
         self._latest_gain = 1.0  # what one event adds as of the latest one learned
+        self._stamped = RowStamps(capacity)  # of items and weights
         self._reached = np.zeros(capacity, np.float64)  # scratch: what reached an item, where its stamp says so
         self._stamp = np.zeros(capacity, np.int64)
         self._stamps = 0
@@ -95,13 +97,15 @@ class NeighbourTable:
             return
         factor = self.clock.rescale(int(ts.max()))
         if factor is not None:
+            self._stamped.touch(slice(0, self.rows))
             self.weights[: self.rows] *= np.float32(factor)
             self.mass[: self.rows] *= factor
             self._latest_gain *= factor
         self._latest_gain = max(self._latest_gain, self.clock.gain(int(ts.max())))  # late events do not turn it back
         gain = self.clock.gains(ts, weight)
         self.rows = max(self.rows, int(item.max()) + 1, int(recent.max(initial=NOTHING)) + 1)
-        _learn(item, recent, steps, reach, gain, fade, mutual, self.items, self.weights, self.mass)
+        stamps, moment = self._stamped.stamps, self._stamped.moment
+        _learn(item, recent, steps, reach, gain, fade, mutual, self.items, self.weights, self.mass, stamps, moment)
 
     def score(
         self, context: Int32, steps: Int32, reach: Int32, fade: Float64, cosine: bool, candidates: Int32
@@ -168,19 +172,31 @@ class NeighbourTable:
         self.items[items] = 0
         self.weights[items] = 0.0
         self.mass[items] = 0.0
+        self._stamped.touch(np.flatnonzero(gone.any(1)))
+        self._stamped.touch(items)
+
+    def served(self) -> dict[str, Rows]:
+        """As a model's; so are the others."""
+        rows = self.rows
+        small = np.concatenate([self.clock.state(), [self._latest_gain]])
+        return {"items": self.items[:rows], "weights": self.weights[:rows], "mass": self.mass[:rows], "clock": small}
+
+    def serve(self, arrays: Arrays, changed: ChangedRows | None = None) -> None:
+        self.items, self.weights, self.mass = arrays["items"], arrays["weights"], arrays["mass"]
+        self.rows = len(self.mass)
+        self._latest_gain = float(arrays["clock"][1])
+
+    def touched(self, since: int) -> tuple[int, ChangedRows]:
+        moment, rows = self._stamped.since(since)
+        return moment, {"items": rows, "weights": rows}
 
     def state(self) -> dict[str, Array]:
-        rows = self.rows
-        return {
-            "items": self.items[:rows].copy(),
-            "weights": self.weights[:rows].copy(),
-            "mass": self.mass[:rows].copy(),
-            "clock": np.concatenate([self.clock.state(), [self._latest_gain]]),
-        }
+        return {name: np.array(rows) for name, rows in self.served().items()}
 
     def restore(self, arrays: Mapping[str, Array]) -> None:
         for table in (self.items, self.weights, self.mass):
             table[: self.rows] = 0  # rows that were never in use need no clearing, which would cost their memory
+        self._stamped.touch(slice(0, max(self.rows, len(arrays["mass"]))))
         self.rows = len(arrays["mass"])
         self.items[: self.rows] = arrays["items"]
         self.weights[: self.rows] = arrays["weights"]
@@ -190,7 +206,8 @@ class NeighbourTable:
 
 
 @compiled
-def _add(row, neighbour, gain, items, weights):  # type: ignore[no-untyped-def]
+def _add(row, neighbour, gain, items, weights, stamps, moment):  # type: ignore[no-untyped-def]
+    stamps[row] = moment
     weakest = 0
     for slot in range(items.shape[1]):
         if items[row, slot] == neighbour + 1:
@@ -214,7 +231,9 @@ def _among(item, others):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _learn(item, recent, steps, reach, gain, fade, mutual, items, weights, mass):  # type: ignore[no-untyped-def]
+def _learn(  # type: ignore[no-untyped-def]
+    item, recent, steps, reach, gain, fade, mutual, items, weights, mass, stamps, moment
+):  # fmt: skip
     for e in range(len(item)):
         later = item[e]
         mass[later] += gain[e]
@@ -226,9 +245,9 @@ def _learn(item, recent, steps, reach, gain, fade, mutual, items, weights, mass)
                 continue
             if _among(earlier, recent[e, :place]):  # a user who goes back and forth is counted once
                 continue
-            _add(earlier, later, gain[e] * fade[step], items, weights)
+            _add(earlier, later, gain[e] * fade[step], items, weights, stamps, moment)
             if mutual:
-                _add(later, earlier, gain[e] * fade[step], items, weights)
+                _add(later, earlier, gain[e] * fade[step], items, weights, stamps, moment)
 
 
 @compiled
@@ -245,7 +264,7 @@ def _spread(  # type: ignore[no-untyped-def]
             source, step = context[q, place], steps[q, place]
             if step >= len(fade):
                 break
-            if source == NOTHING:
+            if source == NOTHING or source >= len(mass):
                 continue
             for slot in range(items.shape[1]):
                 n = items[source, slot] - 1

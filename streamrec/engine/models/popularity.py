@@ -8,6 +8,7 @@ import numpy as np
 
 from streamrec.engine.arrays.batch import NOBODY, NOTHING, Array, Bool, Float32, Int32, MicroBatch, Queries
 from streamrec.engine.arrays.top_k import best
+from streamrec.engine.following.served import Arrays, ChangedRows, Rows
 from streamrec.engine.models import ModelParts
 from streamrec.engine.models.neighbour_table import DecayClock
 
@@ -27,7 +28,9 @@ class Popularity:
         return cls(parts.name, half_life_s, parts.capacity)
 
     def score(self, queries: Queries, rows: slice, items: Int32) -> Float32:
-        known = np.where(items == NOTHING, 0.0, self.mass[items])
+        known = np.zeros(items.shape)
+        there = (items != NOTHING) & (items < len(self.mass))
+        known[there] = self.mass[items[there]]
         with np.errstate(divide="ignore"):
             return np.log(known).astype(np.float32)
 
@@ -49,6 +52,13 @@ class Popularity:
 
     def forget(self, items: Int32) -> None:
         self.mass[items] = 0.0
+
+    def served(self) -> dict[str, Rows]:
+        return {"mass": self.mass[: self.rows]}
+
+    def serve(self, arrays: Arrays, changed: ChangedRows | None = None) -> None:
+        self.mass = arrays["mass"]
+        self.rows = len(self.mass)
 
     def state(self) -> dict[str, Array]:
         return {"mass": self.mass[: self.rows].copy(), "origin": self._clock.state()}

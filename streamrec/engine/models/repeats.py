@@ -14,6 +14,7 @@ import numpy as np
 
 from streamrec.engine.arrays.batch import NOTHING, Array, Excluded, Float32, Int32, MicroBatch, Queries
 from streamrec.engine.arrays.compiled import compiled
+from streamrec.engine.following.served import Arrays, ChangedRows, Rows
 from streamrec.engine.models import ModelParts
 
 POWER = 0.4
@@ -67,6 +68,13 @@ class Repeats:
         self.events[items] = 0
         self.returns[items] = 0
 
+    def served(self) -> dict[str, Rows]:
+        return {"events": self.events[: self.rows], "returns": self.returns[: self.rows]}
+
+    def serve(self, arrays: Arrays, changed: ChangedRows | None = None) -> None:
+        self.events, self.returns = arrays["events"], arrays["returns"]
+        self.rows = len(self.events)
+
     def state(self) -> dict[str, Array]:
         return {"events": self.events[: self.rows].copy(), "returns": self.returns[: self.rows].copy()}
 
@@ -91,8 +99,9 @@ def _score(past, ages_s, items, events, returns, share, out):  # type: ignore[no
                 if past[q, place] == item:
                     mass += (ages_s[q, place] + 60.0) ** -POWER
             if mass > 0.0:
-                rate = (returns[item] + PRIOR_EVENTS * share) / (events[item] + PRIOR_EVENTS)
-                out[q, c] = np.log(mass * rate)
+                there = item < len(events)
+                returned, visited = (returns[item], events[item]) if there else (np.float32(0.0), np.float32(0.0))
+                out[q, c] = np.log(mass * ((returned + PRIOR_EVENTS * share) / (visited + PRIOR_EVENTS)))
 
 
 @compiled

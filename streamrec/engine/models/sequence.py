@@ -1,4 +1,4 @@
-"""A two-tower sequence model in torch: what is wanted next, given the last items.
+"""A two-tower sequence model: what is wanted next, given the last items.
 
     x_i  = E[item i] + P[place i]                                            the session's and the past's last items
     a_i  = w . sigmoid(A x_i + B x_last)
@@ -8,56 +8,32 @@
 Attention with the last item as the query, after STAMP (Liu et al., KDD 2018). Fine-tuned on micro-batches cut by
 count: the new examples together with others drawn from a replay buffer, by softmax over the batch's items and some
 drawn evenly, corrected for how often each is drawn (Yi et al.: Sampling-bias-corrected neural modeling, RecSys 2019).
+
+Scores are made of plain arrays. Torch is loaded to learn only (`sequence_training`); a model that is built to serve
+begins with zeros and takes another one's arrays.
 """
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import nn
-from torch.nn import functional
 
-from streamrec.engine.arrays.batch import NOTHING, Array, Float32, Int32, Int64, MicroBatch, Queries
+from streamrec.engine.arrays.batch import NOTHING, Array, Bool, Float32, Int32, Int64, MicroBatch, Queries
 from streamrec.engine.arrays.compiled import drawn_below
-from streamrec.engine.arrays.tensors import restore_tensors, tensors_of
+from streamrec.engine.following.served import Arrays, ChangedRows, Rows, RowStamps
 from streamrec.engine.models import ModelParts
 from streamrec.engine.models.guards import StepGuard
 from streamrec.engine.retrieval import RetrieverParts
 from streamrec.engine.retrieval.nearest import Nearest
 
+if TYPE_CHECKING:
+    from streamrec.engine.models.sequence_training import SequenceTraining
+
 PLACES = 16
 """Last items that the user tower reads."""
-BLOCK = 8
-"""Queries encoded together."""
-GRADIENT_NORM = 5.0
-NORM_LIMIT = 12.0
-"""Longer item vectors are shortened; on the public logs they stay below 9."""
-
-Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-"""Of item vectors and biases, (named, width) and (named,)."""
-
-
-class UserTower(nn.Module):
-    """Items of a user, newest first, to one vector."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.place = nn.Parameter(torch.randn(PLACES, width) * 0.02)
-        self.of_item = nn.Linear(width, width)
-        self.of_last = nn.Linear(width, width, bias=False)
-        self.weight = nn.Linear(width, 1, bias=False)
-        self.joined = nn.Linear(2 * width, width)
-
-    def forward(self, vectors: torch.Tensor, there: torch.Tensor) -> torch.Tensor:
-        x = vectors + self.place  # (batch, places, width)
-        last = x[:, :1]  # (batch, 1, width)
-        attention = self.weight(torch.sigmoid(self.of_item(x) + self.of_last(last)))  # (batch, places, 1)
-        gathered = (attention * x * there.unsqueeze(2)).sum(1)  # (batch, width)
-        return torch.tanh(self.joined(torch.cat([gathered, last.squeeze(1)], 1)))  # (batch, width)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +50,7 @@ class Training:
 
 
 class SequenceModel:
-    """Learns on `device`; scores from a copy in the process's own memory."""
+    """Learns on `device`; scores from arrays in the process's own memory. One that is `serving` learns nothing."""
 
     def __init__(
         self,
@@ -85,34 +61,40 @@ class SequenceModel:
         seed: int = 0,
         training: Training | None = None,
         guard: StepGuard | None = None,
+        serving: bool = False,
     ) -> None:
         self.name = name
         self.guard = guard or StepGuard()
         self.training = training or Training()
-        width, buffer = self.training.width, self.training.buffer
-        self.device = torch.device(device)
         self.seed = seed
-        torch.manual_seed(seed)  # initial weights; nothing is drawn from torch's generator after this
-        self.tower = UserTower(width).to(self.device)
-        self.optimizer = torch.optim.Adam(self.tower.parameters(), lr=self.training.learning_rate)
-        self.vectors = torch.zeros(capacity, width, device=self.device)
-        self.bias = torch.zeros(capacity, device=self.device)
-        self._squares = torch.zeros(capacity, device=self.device)  # row-wise Adagrad
-        self._bias_squares = torch.zeros(capacity, device=self.device)
         self.rows = 0
         self.updates = 0
-        self._frequency = np.zeros(capacity, np.float64)  # decayed share of each item among the targets
+        width, buffer = self.training.width, 0 if serving else self.training.buffer
+        held = 0 if serving else capacity
+        self.vectors: Float32 = np.zeros((held, width), np.float32)
+        self.bias: Float32 = np.zeros(held, np.float32)
+        self._frequency = np.zeros(held, np.float64)  # decayed share of each item among the targets
         self._contexts = np.full((buffer, PLACES), NOTHING, np.int32)
         self._targets = np.full(buffer, NOTHING, np.int32)
         self._stored = 0
         self._fresh = 0
+        self._stamped = RowStamps(held)  # of vectors and bias
         self._users = np.empty((0, width), np.float32)
         self._encoded_at: tuple[int, int, bytes] | None = None
+        self.learner: SequenceTraining | None = None
+        self._tower = _silent(width)
+        if not serving:
+            from streamrec.engine.models.sequence_training import SequenceTraining
+
+            rates = self.training.learning_rate, self.training.row_learning_rate
+            self.learner = SequenceTraining(self.vectors, self.bias, PLACES, rates, device, seed, self.guard)
+            self._tower = self.learner.weights
 
     @classmethod
     def build(cls, parts: ModelParts) -> SequenceModel:
         """As `streamrec.config.parts` lists it."""
-        return cls(parts.name, parts.capacity, device=parts.device(), seed=parts.seed)
+        device = "cpu" if parts.serving else parts.device()
+        return cls(parts.name, parts.capacity, device=device, seed=parts.seed, serving=parts.serving)
 
     @property
     def refused(self) -> int:
@@ -126,47 +108,49 @@ class SequenceModel:
     # Scoring
 
     def score(self, queries: Queries, rows: slice, items: Int32) -> Float32:
-        users = self.users(queries, rows)  # (rows, width)
         known = (items != NOTHING) & (items < self.rows)
+        if not known.any():
+            return np.full(items.shape, -np.inf, np.float32)
+        users = self.users(queries, rows)  # (rows, width)
         safe = np.where(known, items, 0)
-        vectors = self.item_vectors()[safe]  # (rows, candidates, width)
-        scores = np.einsum("qcw,qw->qc", vectors, users) + self._host_bias()[safe]
+        vectors = self.vectors[safe]  # (rows, candidates, width)
+        scores = np.einsum("qcw,qw->qc", vectors, users) + self.bias[safe]
         return np.where(known, scores, -np.inf).astype(np.float32)
 
     def users(self, queries: Queries, rows: slice) -> Float32:
-        """The user vector of these queries, (rows, width).
-
-        Encoded in aligned blocks of BLOCK query rows, whichever of them are in use: one shape, so a row's bits do not
-        depend on how many came with it.
-        """
-        first, last = rows.start // BLOCK * BLOCK, -(-rows.stop // BLOCK) * BLOCK
+        """The user vector of these queries, (rows, width)."""
         # A query's seed is its name: retrieval and scoring ask for the same vectors, which are encoded once.
-        moment = (self.updates, first, queries.seed[rows].tobytes())
+        moment = (self.updates, self.rows, queries.seed[rows].tobytes())
         if self._encoded_at != moment:
-            contexts = queries.items[first:last, :PLACES]
-            known = torch.from_numpy(np.where(contexts < self.rows, contexts, NOTHING)).to(self.device).long()
-            with torch.no_grad():
-                blocks = [self._encoded(known[at : at + BLOCK]) for at in range(0, last - first, BLOCK)]
-            self._users, self._encoded_at = torch.cat(blocks).cpu().numpy(), moment
-        return self._users[rows.start - first : rows.stop - first]
+            contexts = queries.items[rows, :PLACES]
+            there = (contexts != NOTHING) & (contexts < self.rows)  # (rows, places)
+            self._users, self._encoded_at = self._encoded(contexts, there), moment
+        return self._users
+
+    def _encoded(self, contexts: Int32, there: Bool) -> Float32:
+        """The user tower. Each product is of one query's own: its bits do not depend on how many came with it."""
+        tower, width = self._tower, self.training.width
+        x = np.zeros((*contexts.shape, width), np.float32)
+        x[there] = self.vectors[contexts[there]]
+        x += tower["module.place"]  # (rows, places, width)
+        last = x[:, :1]  # (rows, 1, width)
+        inner = x @ tower["module.of_item.weight"].T + (last @ tower["module.of_last.weight"].T)
+        inner += tower["module.of_item.bias"]
+        with np.errstate(over="ignore"):  # a sigmoid of nothing
+            np.exp(np.negative(inner, out=inner), out=inner)
+        attention = (1.0 / (1.0 + inner)) @ tower["module.weight.weight"].T  # (rows, places, 1)
+        gathered = (attention * x * there[:, :, None]).sum(1, keepdims=True)  # (rows, 1, width)
+        joined = np.concatenate([gathered, last], 2) @ tower["module.joined.weight"].T + tower["module.joined.bias"]
+        users: Float32 = np.tanh(joined)[:, 0]
+        return users
 
     def item_vectors(self) -> Float32:
-        """(items, width), a view where the model learns on the CPU."""
-        return self.vectors[: max(self.rows, 1)].cpu().numpy()
+        """(items, width), a view"""
+        return self.vectors[: self.rows]
 
     def item_bias(self) -> Float32:
         """(items,)"""
-        return self._host_bias()[: self.rows]
-
-    def _host_bias(self) -> Float32:
-        return self.bias[: max(self.rows, 1)].cpu().numpy()
-
-    def _encoded(self, contexts: torch.Tensor, vectors: torch.Tensor | None = None) -> torch.Tensor:
-        there = contexts >= 0  # (batch, places)
-        table = self.vectors if vectors is None else vectors
-        gathered = functional.embedding(contexts.clamp(min=0), table) * there.unsqueeze(2)
-        encoded: torch.Tensor = self.tower(gathered, there.to(gathered.dtype))  # (batch, width)
-        return encoded
+        return self.bias[: self.rows]
 
     # Learning
 
@@ -202,32 +186,29 @@ class SequenceModel:
 
     def _begin(self, row: int) -> None:
         noise = drawn_below(2**24, self.vectors.shape[1], self.seed, row) / 2.0**24 - 0.5
-        self.vectors[row] = torch.from_numpy(0.2 * noise).to(self.vectors)
+        self.vectors[row] = 0.2 * noise
         self.bias[row] = 0.0
+        self._tell(slice(row, row + 1))
+
+    def _tell(self, rows: slice) -> None:
+        """These rows were written to."""
+        self._stamped.touch(rows)
+        if self.learner is not None:
+            self.learner.told(rows)
 
     def _update(self, chosen: Int64) -> None:
         """One step on these places of the buffer."""
+        assert self.learner is not None
         contexts, targets = self._contexts[chosen], self._targets[chosen]
         negatives = self._negatives()
         named = np.concatenate([contexts.ravel(), targets, negatives])
         rows, places = np.unique(np.where(named < 0, targets[0], named), return_inverse=True)
-        local = torch.from_numpy(np.where(named < 0, NOTHING, places)).to(self.device)
-        size, wide = len(targets), contexts.size
-        here = torch.from_numpy(rows).to(self.device).long()
-        vectors = self.vectors[here].requires_grad_()  # (named, width)
-        bias = self.bias[here].requires_grad_()  # (named,)
-        classes = local[wide:]  # (batch + negatives,)
-        correction = torch.from_numpy(self._log_expected(targets, negatives)).to(vectors)
-        same = classes.unsqueeze(0) == classes[:size].unsqueeze(1)  # the target again is no negative
-        same[torch.arange(size), torch.arange(size)] = False
-
-        def loss_of(vectors: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-            users = self._encoded(local[:wide].reshape(size, PLACES), vectors)  # (batch, width)
-            logits = users @ vectors[classes].T + bias[classes] - correction  # (batch, batch + negatives)
-            right = torch.arange(size, device=self.device)
-            return functional.cross_entropy(logits.masked_fill(same, -torch.inf), right)
-
-        self._step(loss_of, here, vectors, bias)
+        local, wide = np.where(named < 0, NOTHING, places), contexts.size
+        correction = self._log_expected(targets, negatives)
+        self.updates += 1
+        self._stamped.touch(rows)
+        self.learner.step(rows, local[:wide].reshape(contexts.shape), local[wide:], correction)
+        self._tower = self.learner.weights
 
     def _chosen(self) -> Int64:
         """Places in the buffer: the newest portion, then a replayed draw from all of it."""
@@ -252,51 +233,6 @@ class SequenceModel:
         logs: Float32 = np.log(expected).astype(np.float32)
         return logs
 
-    def _step(self, loss_of: Loss, here: torch.Tensor, vectors: torch.Tensor, bias: torch.Tensor) -> None:
-        """Step down the loss of a micro-batch, as far as the guard allows, and back if that made it worse."""
-        self.updates += 1
-        self.optimizer.zero_grad()
-        loss = loss_of(vectors, bias)
-        loss.backward()  # type: ignore[no-untyped-call]
-        norm = float(nn.utils.clip_grad_norm_([*self.tower.parameters(), vectors, bias], GRADIENT_NORM))
-        before = float(loss.detach())
-        factor = self.guard.allow(before, norm)
-        if factor == 0.0:
-            return
-        undo = self._undo(here) if self.guard.wary else None
-        self._descend(factor, here, vectors, bias)
-        if undo is not None:
-            with torch.no_grad():
-                after = float(loss_of(self.vectors[here], self.bias[here]))
-            if not self.guard.stands(before, after):
-                undo()
-
-    def _descend(self, factor: float, here: torch.Tensor, vectors: torch.Tensor, bias: torch.Tensor) -> None:
-        self.optimizer.param_groups[0]["lr"] = factor * self.training.learning_rate
-        self.optimizer.step()
-        assert vectors.grad is not None
-        assert bias.grad is not None
-        pace = factor * self.training.row_learning_rate
-        with torch.no_grad():
-            self._squares[here] += vectors.grad.square().mean(1)
-            self._bias_squares[here] += bias.grad.square()
-            moved = vectors - (pace / (self._squares[here].sqrt() + 1e-6)).unsqueeze(1) * vectors.grad
-            self.vectors[here] = moved.renorm(2, 0, NORM_LIMIT)
-            self.bias[here] -= pace / (self._bias_squares[here].sqrt() + 1e-6) * bias.grad
-
-    def _undo(self, here: torch.Tensor) -> Callable[[], None]:
-        """What brings everything that a step on these rows moves back to where it is now."""
-        rows = [(table, table[here].clone()) for table in (self.vectors, self.bias, self._squares, self._bias_squares)]
-        tower, optimizer = copy.deepcopy((self.tower.state_dict(), self.optimizer.state_dict()))
-
-        def undo() -> None:
-            for table, values in rows:
-                table[here] = values
-            self.tower.load_state_dict(tower)
-            self.optimizer.load_state_dict(optimizer)
-
-        return undo
-
     # Snapshots
 
     def forget(self, items: Int32) -> None:
@@ -304,19 +240,31 @@ class SequenceModel:
         for row in items.tolist():
             if row < self.rows:
                 self._begin(row)
-        there = torch.from_numpy(items).long()
-        self._squares[there] = 0.0
-        self._bias_squares[there] = 0.0
+        if self.learner is not None:
+            self.learner.forget(items)
         self._frequency[items] = 0.0
         self._contexts[np.isin(self._contexts, items)] = NOTHING
         self._targets[np.isin(self._targets, items)] = NOTHING
 
+    def served(self) -> dict[str, Rows]:
+        return {**self._tower, "rows.vectors": self.vectors[: self.rows], "rows.bias": self.bias[: self.rows]}
+
+    def serve(self, arrays: Arrays, changed: ChangedRows | None = None) -> None:
+        self._encoded_at = None
+        self.vectors, self.bias = arrays["rows.vectors"], arrays["rows.bias"]
+        self.rows = len(self.bias)
+        self._tower = {name: arrays[name] for name in self._tower}
+
+    def touched(self, since: int) -> tuple[int, ChangedRows]:
+        moment, rows = self._stamped.since(since)
+        return moment, {"rows.vectors": rows, "rows.bias": rows}
+
     def state(self) -> dict[str, Array]:
+        """Of one that serves, only that."""
         held = min(self._stored, len(self._targets))
-        arrays = tensors_of(self.tower, self.optimizer)
-        for name in ("vectors", "bias", "_squares", "_bias_squares"):
-            arrays[f"rows.{name}"] = getattr(self, name)[: self.rows].cpu().numpy().copy()
-        return arrays | {
+        learned = {} if self.learner is None else self.learner.state(self.rows)
+        return {name: np.array(rows) for name, rows in self.served().items()} | {
+            **learned,
             "frequency": self._frequency[: self.rows].copy(),
             "contexts": self._contexts[:held].copy(),
             "targets": self._targets[:held].copy(),
@@ -326,19 +274,30 @@ class SequenceModel:
 
     def restore(self, arrays: Mapping[str, Array]) -> None:
         self._encoded_at = None
-        restore_tensors(arrays, self.tower, self.optimizer)
-        for table in (self.vectors, self.bias, self._squares, self._bias_squares):
-            table[: self.rows] = 0.0
+        self.vectors[: self.rows] = 0.0
+        self.bias[: self.rows] = 0.0
+        self._stamped.touch(slice(0, max(self.rows, len(arrays["frequency"]))))
         self._frequency[:] = 0.0
         self._contexts[:] = self._targets[:] = NOTHING
         self.rows = len(arrays["frequency"])
-        for name in ("vectors", "bias", "_squares", "_bias_squares"):
-            getattr(self, name)[: self.rows] = torch.from_numpy(arrays[f"rows.{name}"]).to(self.device)
+        self.vectors[: self.rows], self.bias[: self.rows] = arrays["rows.vectors"], arrays["rows.bias"]
         self._frequency[: self.rows] = arrays["frequency"]
         self._contexts[: len(arrays["contexts"])] = arrays["contexts"]
         self._targets[: len(arrays["targets"])] = arrays["targets"]
         self._stored, self._fresh, self.updates = (int(count) for count in arrays["counts"])
         self.guard.restore(arrays)
+        if self.learner is not None:
+            self.learner.restore(arrays)
+            self._tower = self.learner.weights
+
+
+def _silent(width: int) -> dict[str, Float32]:
+    """A tower of zeros."""
+    layers = {"of_item": (width, width), "of_last": (width, width), "weight": (1, width), "joined": (width, 2 * width)}
+    shapes: dict[str, tuple[int, ...]] = {"module.place": (PLACES, width)}
+    shapes |= {f"module.{name}.weight": shape for name, shape in layers.items()}
+    shapes |= {f"module.{name}.bias": (width,) for name in ("of_item", "joined")}
+    return {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
 
 
 def build_retriever(parts: RetrieverParts) -> Nearest:

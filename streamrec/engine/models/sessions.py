@@ -16,8 +16,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from streamrec.engine.arrays.batch import NOTHING, Array, Excluded, Float32, Int32, MicroBatch, Queries
+from streamrec.engine.arrays.batch import NOTHING, Array, Excluded, Float32, Int32, MicroBatch, Queries, Uint64
 from streamrec.engine.arrays.compiled import compiled
+from streamrec.engine.following.served import Arrays, ChangedRows, Rows, RowStamps
 from streamrec.engine.models import ModelParts
 from streamrec.engine.models.neighbour_table import best_of, logs_of
 
@@ -40,6 +41,8 @@ class SessionNeighbours:
         self._items = np.zeros((sessions, LENGTH), np.int32)  # item + 1, a ring per session
         self._lengths = np.zeros(sessions, np.int32)
         self._serials = np.full(sessions, NOTHING, np.int32)  # which session is in the slot
+        self._owners: Uint64 = np.zeros(sessions, np.uint64)  # the user who is in it; 0 after the user began another
+        self._stamped = RowStamps(capacity)  # of visits
         self._visits = np.zeros((capacity, per_item), np.int32)  # serial + 1 of what touched the item, a ring
         self._visited = np.zeros(capacity, np.int32)
         self._current: OrderedDict[int, int] = OrderedDict()  # user -> serial of the session they are in
@@ -71,15 +74,15 @@ class SessionNeighbours:
     def _spread(
         self, queries: Queries, rows: slice, items: Int32, out: Float32, best: Int32, excluded: Excluded
     ) -> None:
-        users = queries.user[rows].tolist()
-        own = np.array([self._current.get(user, NOTHING) for user in users], np.int32)
+        users = queries.user[rows]
         first = self._stamps + 1
         self._stamps += len(users)
         _spread(
             queries.items[rows],
             queries.steps[rows],
             queries.reach(rows),
-            own,
+            users,
+            self._owners,
             self._items,
             self._lengths,
             self._serials,
@@ -114,6 +117,7 @@ class SessionNeighbours:
             self._items[slot, self._lengths[slot] % LENGTH] = item + 1
             self._lengths[slot] += 1
             self._visits[item, self._visited[item] % self._visits.shape[1]] = serial + 1
+            self._stamped.touch(slice(item, item + 1))
             self._visited[item] += 1
             self.rows = max(self.rows, item + 1)
 
@@ -122,6 +126,10 @@ class SessionNeighbours:
         slot = serial % len(self._serials)
         self.begun += 1
         self._serials[slot], self._lengths[slot], self._items[slot] = serial, 0, 0
+        last = self._current.get(user, serial) % len(self._serials)
+        if self._owners[last] == user:
+            self._owners[last] = 0
+        self._owners[slot] = user
         self._current[user] = serial
         self._current.move_to_end(user)
         if len(self._current) > len(self._serials):
@@ -132,37 +140,55 @@ class SessionNeighbours:
         self._items[np.isin(self._items - 1, items)] = 0
         self._visits[items] = 0
         self._visited[items] = 0
+        self._stamped.touch(items)
 
-    def state(self) -> dict[str, Array]:
+    def served(self) -> dict[str, Rows]:
         held = min(self.begun, len(self._serials))
         return {
-            "items": self._items[:held].copy(),
-            "lengths": self._lengths[:held].copy(),
-            "serials": self._serials[:held].copy(),
-            "visits": self._visits[: self.rows].copy(),
-            "visited": self._visited[: self.rows].copy(),
+            "items": self._items[:held],
+            "lengths": self._lengths[:held],
+            "serials": self._serials[:held],
+            "owners": self._owners[:held],
+            "visits": self._visits[: self.rows],
+            "visited": self._visited[: self.rows],
             "begun": np.array([self.begun], np.int64),
-            "users": np.array(list(self._current), np.uint64),
-            "current": np.array(list(self._current.values()), np.int32),
         }
+
+    def serve(self, arrays: Arrays, changed: ChangedRows | None = None) -> None:
+        self._items, self._lengths = arrays["items"], arrays["lengths"]
+        self._serials, self._owners = arrays["serials"], arrays["owners"]
+        self._visits, self._visited = arrays["visits"], arrays["visited"]
+        self.begun = int(arrays["begun"][0])
+
+    def touched(self, since: int) -> tuple[int, ChangedRows]:
+        moment, rows = self._stamped.since(since)
+        return moment, {"visits": rows}
+
+    def state(self) -> dict[str, Array]:
+        return {name: np.array(rows) for name, rows in self.served().items()}
 
     def restore(self, arrays: Mapping[str, Array]) -> None:
         self._items[:] = self._lengths[:] = 0
         self._serials[:] = NOTHING
+        self._owners[:] = 0
         self._visits[: self.rows] = self._visited[: self.rows] = 0
+        self._stamped.touch(slice(0, max(self.rows, len(arrays["visited"]))))
         held, self.rows = len(arrays["serials"]), len(arrays["visited"])
         self.begun = int(arrays["begun"][0])
         self._items[:held] = arrays["items"]
         self._lengths[:held] = arrays["lengths"]
         self._serials[:held] = arrays["serials"]
+        self._owners[:held] = arrays["owners"]
         self._visits[: self.rows] = arrays["visits"]
         self._visited[: self.rows] = arrays["visited"]
-        self._current = OrderedDict(zip(arrays["users"].tolist(), arrays["current"].tolist(), strict=True))
+        owned = np.flatnonzero(self._owners)
+        owned = owned[np.argsort(self._serials[owned])]  # in the order in which they were begun
+        self._current = OrderedDict(zip(self._owners[owned].tolist(), self._serials[owned].tolist(), strict=True))
 
 
 @compiled
 def _spread(  # type: ignore[no-untyped-def]
-    past, steps, reach, own, items, lengths, serials, visits, visited, begun,
+    past, steps, reach, users, owners, items, lengths, serials, visits, visited, begun,
     similar, session_stamp, shared, mass, stamp, first, candidates, out,
     excluded, starts, barred, best,
 ):  # fmt: skip
@@ -171,8 +197,9 @@ def _spread(  # type: ignore[no-untyped-def]
     for q in range(len(past)):
         mark = first + q
         neighbours = _neighbours(
-            past[q], steps[q], reach[q], own[q], serials, visits, visited, begun, similar, session_stamp, shared, mark
-        )
+            past[q], steps[q], reach[q], users[q], owners, serials, visits, visited, begun,
+            similar, session_stamp, shared, mark,
+        )  # fmt: skip
         found = 0
         for slot in neighbours:
             held = min(lengths[slot], LENGTH)
@@ -200,19 +227,19 @@ def _spread(  # type: ignore[no-untyped-def]
 
 @compiled
 def _neighbours(  # type: ignore[no-untyped-def]
-    past, steps, reach, own, serials, visits, visited, begun, similar, session_stamp, shared, mark
+    past, steps, reach, user, owners, serials, visits, visited, begun, similar, session_stamp, shared, mark
 ):  # fmt: skip
     """Slots of the most similar sessions, among equals the most recent: they are likelier about what is there now."""
     chosen = np.empty(PLACES * visits.shape[1], np.int64)
     found = 0
     for place in range(min(reach, PLACES)):
         source = past[place]
-        if source == NOTHING:
+        if source == NOTHING or source >= len(visited):
             continue
         for at in range(min(visited[source], visits.shape[1])):
             serial = visits[source, at] - 1
             slot = serial % len(serials)
-            if serial < 0 or serial == own or serials[slot] != serial:
+            if serial < 0 or serials[slot] != serial or (user != 0 and owners[slot] == user):
                 continue
             if session_stamp[slot] != mark:
                 session_stamp[slot] = mark

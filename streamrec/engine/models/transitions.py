@@ -14,6 +14,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from streamrec.engine.arrays.batch import Array, Excluded, Float32, Int32, MicroBatch, Queries
+from streamrec.engine.following.served import Arrays, ChangedRows, Rows
 from streamrec.engine.models import ModelParts
 from streamrec.engine.models.neighbour_table import NeighbourTable
 
@@ -61,6 +62,15 @@ class Transitions:
 
     def forget(self, items: Int32) -> None:
         self.table.forget(items)
+
+    def served(self) -> dict[str, Rows]:
+        return self.table.served()
+
+    def serve(self, arrays: Arrays, changed: ChangedRows | None = None) -> None:
+        self.table.serve(arrays, changed)
+
+    def touched(self, since: int) -> tuple[int, ChangedRows]:
+        return self.table.touched(since)
 
     def state(self) -> dict[str, Array]:
         return self.table.state()

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from streamrec.engine.arrays.batch import NOBODY, NOTHING, Array, Bool, Float32, Int32, MicroBatch, Queries
+from streamrec.engine.following.served import Arrays, ChangedRows, Rows
 from streamrec.engine.models import ModelParts
 from streamrec.engine.trending.table import TrendSource
 
@@ -44,6 +45,12 @@ class TrendModel:
 
     def forget(self, items: Int32) -> None:
         self._teller.forget(items)
+
+    def served(self) -> dict[str, Rows]:
+        return self._teller.served()
+
+    def serve(self, arrays: Arrays, changed: ChangedRows | None = None) -> None:
+        self._teller.serve(arrays, changed)
 
     def state(self) -> dict[str, Array]:
         return self._teller.state()

@@ -17,6 +17,7 @@ from typing import Protocol
 
 from streamrec.engine.arrays.batch import Array, Bool, Float32, Float64, Int32, Int64, Uint64
 from streamrec.engine.arrays.feedback import SlateFeedback
+from streamrec.engine.following.served import Served
 
 CONTEXTS = 3
 """How much is known of the user: nothing, little, more."""
@@ -84,8 +85,8 @@ class Choice:
     propensity: Float64  # (rows, k) given the places before
 
 
-class Policy(Protocol):
-    """What every policy does.
+class Policy(Served, Protocol):
+    """What every policy does; `served` and `serve` are for processes that answer by what another one learns.
 
     `estimated_from` is 0 when propensities are exact. Otherwise its components are so many draws of its own
     randomness, made anew for every slate, and each propensity is an average over them.

@@ -19,6 +19,7 @@ import numpy as np
 from streamrec.engine.arrays.batch import Array, Float32, Float64
 from streamrec.engine.arrays.feedback import SlateFeedback
 from streamrec.engine.arrays.log_shares import FLOOR, log_shares
+from streamrec.engine.following.served import Arrays, ChangedRows, Rows
 from streamrec.engine.policies import CONTEXTS, Components, PolicyInput, PolicyParts, Posterior
 
 MIXING = 0.1
@@ -68,6 +69,12 @@ class Exp3:
                 self.refused += 1
                 continue
             self._logs[slate_feedback.context] = MEMORY * self._logs[slate_feedback.context] + RATE * gain
+
+    def served(self) -> dict[str, Rows]:
+        return {"logs": self._logs}
+
+    def serve(self, arrays: Arrays, changed: ChangedRows | None = None) -> None:
+        self._logs = arrays["logs"]
 
     def state(self) -> dict[str, Array]:
         return {"logs": self._logs.copy()}

@@ -107,6 +107,10 @@ class PolicyRegistry:
         for policy in self._policies.values():
             policy.learn(feedback)
 
+    def made(self) -> Mapping[str, Policy]:
+        """Those that were asked for so far, by name."""
+        return self._policies
+
     def state(self) -> dict[str, dict[str, Array]]:
         """What those that learn have learned, by name."""
         states = {name: policy.state() for name, policy in self._policies.items()}

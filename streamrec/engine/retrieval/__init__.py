@@ -32,7 +32,11 @@ class Retriever(Protocol):
         """
 
     def learn(self, batch: MicroBatch) -> None:
-        """Take the examples of a micro-batch; a retriever that searches a model's own state has nothing to do."""
+        """Take the examples of a micro-batch; a retriever that searches a model's own state has nothing to do.
+
+        What was looked up is looked up anew afterwards: so where a model follows another, an empty one is given after
+        each update.
+        """
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ import numpy as np
 from streamrec.engine.arrays.batch import NOTHING, Float32, Int32, Int64, MicroBatch
 from streamrec.engine.arrays.feedback import ShownAds, SlateFeedback
 from streamrec.engine.arrays.logged_event import LoggedEvent
-from streamrec.engine.attribution.attribution import ServedSlate
+from streamrec.engine.attribution.attribution import FITS_NOTHING, ServedSlate
 from streamrec.engine.features import FeatureStore
 from streamrec.engine.fusion.fusion import Fusion
 from streamrec.engine.models import Model, Tracing
@@ -33,6 +33,8 @@ SITE = "site"
 
 LogPlace = tuple[int, int]
 """The partition and offset of what asked."""
+NOT_YET: Mapping[LogPlace, Slate] = {}
+"""Where no request was answered before."""
 
 
 class Request(NamedTuple):
@@ -66,6 +68,7 @@ class SlateResponder:
         self._features = features
         self.policies = policies
         self.k = k
+        self.model_version: int | None = None  # the offset in the examples that the models stand for
         self._imitate = imitate
         self._stale = stale
         self._tracing = [model for model in self.models if isinstance(model, Tracing)]
@@ -83,7 +86,11 @@ class SlateResponder:
         return self._imitate if self.plan.mode is Mode.APPRENTICE else None
 
     def slates(
-        self, batch: MicroBatch, requests: Sequence[Request], rules_by_query: Mapping[int, RequestRules]
+        self,
+        batch: MicroBatch,
+        requests: Sequence[Request],
+        rules_by_query: Mapping[int, RequestRules],
+        published: Mapping[LogPlace, Slate] = NOT_YET,
     ) -> tuple[dict[LogPlace, Slate], dict[LogPlace, ServedSlate]]:
         """A slate for each request, and what to keep of it to learn from what comes.
 
@@ -91,6 +98,7 @@ class SlateResponder:
             batch: holds the ranked queries.
             requests: in log order.
             rules_by_query: the rules for each, by query row.
+            published: the slates of requests that were answered before, which are what was shown.
         """
         slates: dict[LogPlace, Slate] = {}
         served_slates: dict[LogPlace, ServedSlate] = {}
@@ -105,9 +113,16 @@ class SlateResponder:
         ):
             k = logged.event.k or self.k
             place, places = (logged.partition, logged.offset), shown(one, k)
+            if place in published:
+                slates[place] = published[place]
+                served_slates[place] = self._served_before(
+                    published[place], batch, query, context, rules_by_query[query]
+                )
+                continue
             slate = composed(
                 logged, query, batch, one, self.fusion, self._features.items.ids, k, self._stale(logged.event.ts)
             )
+            slate = msgspec.structs.replace(slate, model_version=self.model_version)
             if logged.event.explain:
                 applied = Applied(rules_by_query[query], one.explore, asked.uncertainty[row], places)
                 slate = msgspec.structs.replace(slate, reasons=self._reasons(slate, batch, query, applied))
@@ -149,6 +164,23 @@ class SlateResponder:
         constraints = [rules_by_query[row].constraints for row in rows.tolist()]
         boost = (listed + ruled).astype(np.float64)
         return self.fusion.asked(batch.queries, rows, batch.candidates, boost, uncertainty, constraints)
+
+    def _served_before(
+        self, slate: Slate, batch: MicroBatch, query: int, context: int, request_rules: RequestRules
+    ) -> ServedSlate:
+        """What to keep of a slate that was published before: its items as they are ranked now.
+
+        Where one of them is no candidate any more, nothing can be learned from the slate: it fits no schema.
+        """
+        found = {item: place for place, item in enumerate(batch.candidates.items[query].tolist()) if item != NOTHING}
+        items = np.array([self._features.items.lookup(shown.item_id) for shown in slate.items], np.int32)
+        places = np.array([found.get(item, NOTHING) for item in items.tolist()], np.int64)
+        features = batch.candidates.features[query, places]
+        if (places == NOTHING).any():
+            features = np.zeros_like(features)
+            return ServedSlate(context, FITS_NOTHING, features, {}, self._offered(request_rules, items, features))
+        traces, offered = self._traces(batch, query, places), self._offered(request_rules, items, features)
+        return ServedSlate(context, self.fusion.schema, features, traces, offered)
 
     def _traces(self, batch: MicroBatch, query: int, places: Int64) -> dict[str, Int32]:
         """The traces that models get back with the feedback on these places."""

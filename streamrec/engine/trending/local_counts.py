@@ -18,6 +18,7 @@ import numpy as np
 from streamrec.engine.arrays.batch import Array, Bool, Int32, Int64, MicroBatch
 from streamrec.engine.arrays.compiled import compiled
 from streamrec.engine.arrays.labels import WANTED
+from streamrec.engine.following.served import Arrays, ChangedRows, Rows
 from streamrec.engine.trending.table import TrendTable
 from streamrec.engine.trending.windows import PARTS, Windows
 
@@ -32,7 +33,7 @@ class LocalTrendCounts:
         self.table = table
         self._windows = Windows(table.lengths_s)
         self._emit_every_ms = round(emit_every_s * 1000)
-        widths, capacity = len(table.lengths_s), table.said.shape[2]
+        widths, capacity = len(table.lengths_s), len(table.said)
         self._part_ms = np.array(self._windows.part_ms, np.int64)
         self._ring: Int32 = np.zeros((widths, RING, capacity), np.int32)  # part p of a window is in row p % RING
         self._filled: Bool = np.zeros((widths, RING), np.bool_)  # rows with anything in them
@@ -58,7 +59,7 @@ class LocalTrendCounts:
         _count(self._ring, self._filled, self._sums, self._moved, self._part_ms, self._now, items, ts)
         if self._clock - self.table.clock >= self._emit_every_ms:
             moved = np.flatnonzero(self._moved[: self._rows])
-            self.table.said[:, :, moved] = self._sums[:, :, moved]
+            self.table.said[moved] = self._sums[:, :, moved].transpose(2, 0, 1)
             self.table.say(self._rows, self._clock, self._moved)
             self._moved[moved] = False
 
@@ -70,28 +71,34 @@ class LocalTrendCounts:
 
     # Snapshots
 
+    def served(self) -> dict[str, Rows]:
+        return self.table.served()
+
+    def serve(self, arrays: Arrays, changed: ChangedRows | None = None) -> None:
+        self.table.serve(arrays, changed)
+
     def state(self) -> dict[str, Array]:
         """The parts, and what was last said of them."""
         parts = self._ring[:, :, : self._rows]
         at = np.flatnonzero(parts)
         return {
-            "clock": np.array([self._clock, self.table.clock], np.int64),
-            "rows": np.array([self._rows, self.table.rows], np.int64),
+            "clock": np.array([self._clock], np.int64),
+            "rows": np.array([self._rows], np.int64),
             "parts.at": at.astype(np.int64),
             "parts.count": parts.ravel()[at],
-            "said": self.table.said[:, :, : self.table.rows].copy(),
+            **{name: np.array(rows) for name, rows in self.served().items()},
         }
 
     def restore(self, arrays: Mapping[str, Array]) -> None:
         """The inverse of `state`; where a snapshot knows of no counts, counting begins."""
         self._ring[:, :, : self._rows] = 0
         self._sums[:, :, : self._rows] = 0
-        self.table.said[:, :, : self.table.rows] = 0
+        self.table.said[: self.table.rows] = 0
         self.table.say(0, 0)
         self._filled[:], self._moved[:], self._now[:], self._clock, self._rows = False, False, 0, 0, 0
         if "clock" not in arrays:
             return
-        (self._clock, said_at), (self._rows, said) = arrays["clock"].tolist(), arrays["rows"].tolist()
+        self._clock, self._rows = int(arrays["clock"][0]), int(arrays["rows"][0])
         parts = np.zeros((*self._filled.shape, self._rows), np.int32)
         parts.ravel()[arrays["parts.at"]] = arrays["parts.count"]
         self._ring[:, :, : self._rows] = parts
@@ -101,8 +108,8 @@ class LocalTrendCounts:
         self._sums[:, 0, : self._rows] = (parts * (ages < PARTS)[:, :, None]).sum(1)
         self._sums[:, 1, : self._rows] = (parts * (ages >= PARTS)[:, :, None]).sum(1)
         self._moved[: self._rows] = True
-        self.table.said[:, :, :said] = arrays["said"]
-        self.table.say(said, said_at)
+        self.table.said[: len(arrays["said"])] = arrays["said"]
+        self.table.say(len(arrays["said"]), int(arrays["said_at"][0]))
 
 
 @compiled

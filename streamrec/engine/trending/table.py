@@ -20,6 +20,7 @@ import numpy as np
 from streamrec.engine.arrays.batch import NOBODY, Array, Bool, Float32, Int32, Int64, MicroBatch
 from streamrec.engine.arrays.compiled import compiled
 from streamrec.engine.arrays.top_k import best
+from streamrec.engine.following.served import Arrays, ChangedRows, Rows, Served
 from streamrec.engine.trending.windows import SECONDS_PER_HOUR, SHRINKAGE
 
 TRENDS = "trends"
@@ -36,7 +37,7 @@ class TrendTable:
         self.clock = 0
         """The newest log time that was said, ms; 0: nothing was ever said."""
         self.rows = 0
-        self.said: Int64 = np.zeros((len(lengths_s), 2, capacity), np.int64)  # COUNT and BEFORE of each window
+        self.said: Int64 = np.zeros((capacity, len(lengths_s), 2), np.int64)  # COUNT and BEFORE of each window
         self.log_momentum: Float32 = np.full(capacity, -np.inf, np.float32)  # (capacity,) -inf: in no window
         self._stale_after_ms = round(stale_after_s * 1000)
         self._lengths = np.array(lengths_s, np.float64)
@@ -47,14 +48,34 @@ class TrendTable:
         """`said` holds what is said of the first `rows` items, as of `clock`, ms; it is new of those that `moved`."""
         moved = self._everything if moved is None else moved
         _momentum(
-            self.said, self._lengths, SHRINKAGE, SECONDS_PER_HOUR, moved[: max(rows, self.rows)], self.log_momentum
+            self.said,
+            self._lengths,
+            SHRINKAGE,
+            SECONDS_PER_HOUR,
+            moved[: min(max(rows, self.rows), len(self.said))],
+            self.log_momentum,
         )
         self.rows, self.clock = rows, clock
 
     def forget(self, items: Int32) -> None:
         """These indices will name other items soon."""
-        self.said[:, :, items] = 0
+        self.said[items] = 0
         self.log_momentum[items] = -np.inf
+
+    def served(self) -> dict[str, Rows]:
+        """As a model's: what was said, and when."""
+        return {"said": self.said[: self.rows], "said_at": np.array([self.clock], np.int64)}
+
+    def serve(self, arrays: Arrays, changed: ChangedRows | None = None) -> None:
+        """What is said elsewhere."""
+        self.said = arrays["said"]
+        moved = None
+        if changed is not None and self.rows <= len(self.said):
+            moved = np.zeros(len(self._everything), np.bool_)
+            moved[changed.get("said", [])] = True
+        else:
+            self.log_momentum[len(self.said) :] = -np.inf
+        self.say(len(self.said), int(arrays["said_at"][0]), moved)
 
     def tick(self, now_ms: int) -> None:
         """The log has come so far."""
@@ -86,8 +107,8 @@ class TrendTable:
         return best(self.log_momentum[: self.rows], k, hidden, -np.inf)
 
 
-class TrendSource(Protocol):
-    """Fills a trend table; learns and is saved as a model is."""
+class TrendSource(Served, Protocol):
+    """Fills a trend table; learns, is saved and served as a model is."""
 
     @property
     def table(self) -> TrendTable:
@@ -113,8 +134,8 @@ def _momentum(said, lengths_s, shrinkage, hour_s, moved, out):  # type: ignore[n
             continue
         total = 0.0
         for at in range(len(lengths_s)):
-            count = said[at, 0, item]
+            count = said[item, at, 0]
             if count > 0:
                 rate = hour_s * count / lengths_s[at]
-                total += rate * (count + shrinkage) / (said[at, 1, item] + shrinkage)
+                total += rate * (count + shrinkage) / (said[item, at, 1] + shrinkage)
         out[item] = np.log(total) if total > 0.0 else -np.inf

@@ -16,6 +16,7 @@ import numpy as np
 
 from streamrec.engine.arrays.batch import NOTHING, Array, Int32, Int64, MicroBatch
 from streamrec.engine.arrays.compiled import compiled
+from streamrec.engine.following.served import Arrays, ChangedRows, Rows
 from streamrec.engine.items.item_table import ItemTable
 from streamrec.engine.trending.table import TrendTable
 
@@ -72,7 +73,7 @@ class TopicTrendCounts:
             return
         self._changed = False
         rows, used = len(self._items), self._used
-        self.table.said[:, :, : max(rows, self.table.rows)] = 0
+        self.table.said[: max(rows, self.table.rows)] = 0
         _add_up(self._item[:used], self._ts[:used], self._counts, self.clock, self._lengths_ms, self.table.said)
         self.table.say(rows, self.clock)
 
@@ -114,6 +115,14 @@ class TopicTrendCounts:
         self._item[: self._used][np.isin(self._item[: self._used], items)] = NOTHING
         self.table.forget(items)
 
+    def served(self) -> dict[str, Rows]:
+        """Nothing: whoever serves reads the topic itself."""
+        return {}
+
+    def serve(self, arrays: Arrays, changed: ChangedRows | None = None) -> None:
+        """The item table may have followed: statements are where their items are."""
+        self.settle()
+
     def state(self) -> dict[str, Array]:
         """Nothing: the topic says it again."""
         return {}
@@ -134,5 +143,5 @@ def _add_up(item, ts, counts, clock, lengths_ms, said):  # type: ignore[no-untyp
         if item[place] >= 0:
             for at in range(len(lengths_ms)):
                 if clock - ts[place] <= lengths_ms[at]:
-                    said[at, 0, item[place]] += counts[place, at, 0]
-                    said[at, 1, item[place]] += counts[place, at, 1]
+                    said[item[place], at, 0] += counts[place, at, 0]
+                    said[item[place], at, 1] += counts[place, at, 1]

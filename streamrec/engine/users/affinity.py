@@ -17,7 +17,7 @@ HALF_LIFE_S = 14 * 24 * 3600.0
 
 
 class Affinity(UserFeature):
-    """One row per user of the user table. `category` gives the category code of each item index."""
+    """One row per user of the user table. `category` gives the category codes by item index."""
 
     arrays = {"categories": NOTHING, "weights": 0, "as_of": 0}  # noqa: RUF012
     keys = ("affinities", "affinities_ts")
@@ -25,7 +25,7 @@ class Affinity(UserFeature):
     def __init__(
         self,
         rows: int,
-        category: Int32,
+        category: Callable[[], Int32],
         gain: Sequence[float],
         names: Callable[[], Sequence[str]],
         code: Callable[[str], int],
@@ -47,7 +47,7 @@ class Affinity(UserFeature):
             steps.ts,
             steps.item,
             steps.type,
-            self._category,
+            self._category(),
             self._gain,
             self.categories,
             self.weights,
@@ -74,7 +74,7 @@ class Affinity(UserFeature):
 def build(parts: UserFeatureParts) -> Affinity:
     """The feature, without any user yet."""
     items = parts.items
-    return Affinity(0, items.category, GAINS, items.category_names, items.category_code)
+    return Affinity(0, lambda: items.category, GAINS, items.category_names, items.category_code)
 
 
 @compiled

@@ -32,6 +32,10 @@ class UserFeatureParts:
     """A pause that ends a session."""
     collapse_repeats: bool
     """The same item again and again within a session counts once."""
+    requests_at_once: int = 100
+    """Of one user, that are answered in one go."""
+    requests_per_s: float = 10.0
+    """Beyond those, in the log's time."""
 
 
 class UserFeature(ABC):

@@ -38,8 +38,8 @@ class Thresholds:
     """Apprentice and shadow: slates that the figures are computed from, at least."""
     tolerance: float = 0.05
     """Shadow: the lower bound of its value may lie so far below the baseline's value, as a share of that."""
-    min_ess: float = 300
-    """Shadow: effective sample size of the estimate, in slates, at least."""
+    min_rewarded: float = 50
+    """Shadow: users (slates where none are known) with weighted rewards, in equal ones, at least: as `ope` warns."""
     min_support: float = 0.9
     """Shadow: share of its choices that the baseline makes with a probability above 0, at least."""
     margin: float = 0.01
@@ -64,7 +64,7 @@ class OffPolicyEstimate:
     estimate: float
     lower: float  # of its interval
     baseline: float  # mean reward of those slates, under the policy that made them
-    ess: float  # effective sample size: (sum of the weights)^2 / sum of their squares
+    rewarded: float  # users with weighted rewards, in equal ones: (sum of the rewards)^2 / sum of their squares
     support: float  # share of the policy's choices that the logging policy makes too, in [0, 1]
     slates: int
 
@@ -139,7 +139,12 @@ def shadow_gate(value: OffPolicyEstimate | None, thresholds: Thresholds) -> Gate
         Mode.CANARY,
         (
             Check("slates", "the number of slates that the estimate is from", found.slates, thresholds.min_slates),
-            Check("ess", "the effective sample size of the estimate", found.ess, thresholds.min_ess),
+            Check(
+                "rewarded",
+                "the number of users whose rewards the estimate rests on, in equal ones,",
+                found.rewarded,
+                thresholds.min_rewarded,
+            ),
             Check(
                 "support",
                 f"the share of {found.policy}'s choices that the baseline makes at times",

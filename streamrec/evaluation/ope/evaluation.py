@@ -13,7 +13,7 @@ from streamrec.evaluation.ope.estimators import Estimator
 from streamrec.evaluation.ope.intervals import ROUNDING, Interval, bernstein, bootstrap
 from streamrec.evaluation.ope.reward_model import Actions, Features, predictions
 from streamrec.evaluation.ope.rounds import Float64, Int64, Predictions, Rounds
-from streamrec.evaluation.ope.support import LogOrigin, warnings
+from streamrec.evaluation.ope.support import LogOrigin, rewarded_units, warnings
 from streamrec.evaluation.ope.weights import StepWeights, Weighting, by_step, effective_sample_size, importance_weights
 from streamrec.events import LARGEST_NUMBER
 
@@ -73,6 +73,7 @@ class Evaluation:
     weights: Float64  # (rows,)
     steps: tuple[StepWeights, ...]
     warnings: tuple[str, ...]
+    rewarded: float  # users, or slates, whose weighted rewards the values rest on, in equal ones
     without_model: str | None = None
 
     @property
@@ -81,8 +82,8 @@ class Evaluation:
         return effective_sample_size(self.weights) * self.rounds.slates / max(len(self.rounds), 1)
 
 
-MIN_REWARDED = 3
-"""Users (or slates) with a reward: resamples of fewer are too much alike to tell how far the value may lie off."""
+MIN_REWARDED = 20.0
+"""Users, or slates, with a weighted reward, in equal ones: of fewer, resamples held 83 to 92 of 100 values."""
 
 
 def evaluate(logged: TargetLog, options: EvaluationOptions) -> Evaluation:
@@ -99,7 +100,11 @@ def evaluate(logged: TargetLog, options: EvaluationOptions) -> Evaluation:
     fitted, why_not = _fitted(logged, options)
     logging_policy = replace(estimators.ips(rounds, np.ones(len(rounds))), name="logged")
     found = [logging_policy, *_estimators(rounds, weights, fitted, options)]
-    intervals = _resampled([estimator for estimator in found if not estimator.biased], rounds, options)
+    rewarded = rewarded_units(rounds, weights)
+    told = [estimator for estimator in found[1:] if not estimator.biased] if rewarded >= MIN_REWARDED else []
+    if rewarded_units(rounds, np.ones(len(rounds))) >= MIN_REWARDED:
+        told.append(logging_policy)
+    intervals = _resampled(told, rounds, options)
     values = [_value(estimator, intervals.get(estimator.name), rounds, options.level) for estimator in found]
     steps = by_step(rounds, weights)
     found_warnings = [
@@ -116,6 +121,7 @@ def evaluate(logged: TargetLog, options: EvaluationOptions) -> Evaluation:
         weights=weights,
         steps=tuple(steps),
         warnings=tuple(found_warnings),
+        rewarded=rewarded,
         without_model=why_not,
     )
 
@@ -155,12 +161,12 @@ def _estimators(
     return found
 
 
-def _resampled(unbiased: Sequence[Estimator], rounds: Rounds, options: EvaluationOptions) -> dict[str, Interval | None]:
-    """Bootstrap intervals by the estimator's name; none from fewer than `MIN_REWARDED` units with a reward."""
-    if np.count_nonzero(rounds.by_cluster(np.abs(rounds.reward))) < MIN_REWARDED:
+def _resampled(told: Sequence[Estimator], rounds: Rounds, options: EvaluationOptions) -> dict[str, Interval | None]:
+    """Bootstrap intervals by the estimator's name."""
+    if not told:
         return {}
-    drawn = bootstrap(unbiased, draws=options.draws, level=options.level, seed=options.seed, cluster=rounds.cluster)
-    return {estimator.name: interval for estimator, interval in zip(unbiased, drawn, strict=True)}
+    drawn = bootstrap(told, draws=options.draws, level=options.level, seed=options.seed, cluster=rounds.cluster)
+    return {estimator.name: interval for estimator, interval in zip(told, drawn, strict=True)}
 
 
 def _value(estimator: Estimator, interval: Interval | None, rounds: Rounds, level: float) -> PolicyValue:

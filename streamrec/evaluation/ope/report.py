@@ -33,6 +33,7 @@ def figures(evaluation: Evaluation) -> dict[str, Any]:
         "estimates": {value.name: _value(value, evaluation.logged.value) for value in evaluation.values},
         "without_reward_model": evaluation.without_model,
         "effective_sample_size": evaluation.ess,
+        "effective_rewarded": evaluation.rewarded,
         "weights": [
             {
                 "place": step.step,

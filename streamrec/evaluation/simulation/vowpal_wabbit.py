@@ -20,12 +20,13 @@ from typing import Any
 import numpy as np
 
 from streamrec.config.settings import Settings
-from streamrec.engine.arrays.batch import NOTHING, Array, Float32, Float64
+from streamrec.engine.arrays.batch import NOTHING, Float32, Float64
 from streamrec.engine.arrays.compiled import uniform
 from streamrec.engine.arrays.feedback import SlateFeedback
 from streamrec.engine.policies import Components, PolicyInput, Posterior
 from streamrec.engine.policies.plackett_luce_sampling import SEED_BITS
 from streamrec.engine.policies.registry import PolicyRegistry
+from streamrec.engine.policies.stateless import Unlearned
 from streamrec.errors import ConfigError
 from streamrec.evaluation.simulation.systems import WorkerSystem
 from streamrec.worker.loop import Worker
@@ -58,7 +59,7 @@ class PendingSlate:
     propensity: Sequence[float]  # of each, given those before
 
 
-class VowpalWabbit:
+class VowpalWabbit(Unlearned):
     """A policy that leaves ranking and learning to VW. The ranking of a row is one draw from VW's distribution."""
 
     estimated_from = 1
@@ -104,12 +105,6 @@ class VowpalWabbit:
                 continue
             for slot, reward in enumerate(slate_feedback.reward.tolist()[: len(pending.chosen)]):
                 self._teach(pending, slot, reward)
-
-    def state(self) -> dict[str, Array]:
-        return {}
-
-    def restore(self, arrays: Mapping[str, Array]) -> None:
-        pass
 
     def _slate(self, features: Float32, context: int, seed: int) -> list[int]:
         """Candidates, from the top: each place is one exploration over what is left."""
