@@ -33,7 +33,9 @@ def prefix() -> str:
     return uuid.uuid4().hex
 
 
-@pytest.fixture(params=[running_sentinels, running_cluster], ids=["sentinels", "cluster"])
+@pytest.fixture(
+    params=[pytest.param(running_sentinels, marks=pytest.mark.whole), running_cluster], ids=["sentinels", "cluster"]
+)
 def servers(request: pytest.FixtureRequest) -> Iterator[Servers]:
     """Servers of this test alone."""
     with request.param() as servers:

@@ -63,7 +63,7 @@ class Servers:
             thing.close()
 
 
-@pytest.fixture(params=["redis_server", "redis_cluster"])
+@pytest.fixture(params=["redis_server", pytest.param("redis_cluster", marks=pytest.mark.whole)])
 def servers(request: pytest.FixtureRequest) -> Iterator[Servers]:
     with closing(Servers(request.getfixturevalue(request.param).url)) as servers:
         yield servers
