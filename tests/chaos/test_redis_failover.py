@@ -124,6 +124,7 @@ def test_servers_that_were_all_away_are_found_again(servers: Servers, prefix: st
         assert later.load([ANN]) == [b"%d" % counting.confirmed]
 
 
+@pytest.mark.whole
 def test_a_worker_whose_masters_die_goes_on_with_those_that_take_over(
     apache_kafka: EmbeddedBroker, servers: Servers, tmp_path: Path, seed: int
 ) -> None:

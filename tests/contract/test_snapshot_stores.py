@@ -304,6 +304,7 @@ def dying(s3: S3Server) -> Iterator[subprocess.Popen[str]]:
         child.stdin.close()
 
 
+@pytest.mark.parametrize("ground", ["disk", pytest.param("s3", marks=pytest.mark.whole)], indirect=True)
 def test_killed_at_any_moment_of_a_save_it_leaves_the_old_snapshot_or_the_new_one(
     ground: Shelves, dying: subprocess.Popen[str]
 ) -> None:
