@@ -7,9 +7,9 @@ import random
 import signal
 import subprocess
 from collections.abc import Mapping, Sequence
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
-from urllib.error import URLError
 from urllib.request import urlopen
 
 import pytest
@@ -91,7 +91,7 @@ class Shop:
         for number, port in enumerate(self.ports):
             try:
                 lines = urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5).read().decode().splitlines()
-            except (URLError, OSError):
+            except (OSError, HTTPException, ValueError):
                 continue
             said = dict(line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
             if float(said["streamrec_learner_at_work"]):
