@@ -52,6 +52,8 @@ class EmbeddedServer:
     """What runs."""
     durable: bool
     """True when data survives `kill` and `restart`."""
+    start_limit_s = _START_LIMIT_S
+    """How long it may take to answer."""
 
     def __init__(self, command: Sequence[str], ready: Callable[[], bool], log: Path) -> None:
         self._command = tuple(command)
@@ -68,7 +70,7 @@ class EmbeddedServer:
         """Start and wait until it answers.
 
         Raises:
-            EmbeddedError: it ended, or did not answer within a minute; the message holds the end of its log.
+            EmbeddedError: it ended, or did not answer within `start_limit_s`; the message holds the end of its log.
         """
         with self._log.open("ab") as log:
             self._child = subprocess.Popen(
@@ -78,7 +80,7 @@ class EmbeddedServer:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # an interrupt typed at the terminal is ours to act on first
             )
-        deadline = time.monotonic() + _START_LIMIT_S
+        deadline = time.monotonic() + self.start_limit_s
         while time.monotonic() < deadline:
             # Ready first, alive second: somebody else's server on our port must not pass for our child.
             if self._ready() and self.pid is not None:
@@ -89,7 +91,7 @@ class EmbeddedServer:
         outcome = "did not answer" if self.pid is not None else f"ended with status {self._child.returncode}"
         self.kill()
         raise EmbeddedError(
-            f"{self.kind} {outcome}, expected it to answer within {_START_LIMIT_S:.0f} s; "
+            f"{self.kind} {outcome}, expected it to answer within {self.start_limit_s:.0f} s; "
             f"the end of its log:\n{_tail(self._log)}"
         )
 

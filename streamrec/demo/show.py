@@ -61,8 +61,10 @@ class Display:
 
     @contextmanager
     def starting(self) -> Iterator[None]:
-        """Say that this takes a few seconds."""
-        self._console.print("starting a broker, a Redis server and a worker (about ten seconds) ...")
+        """Say how long this takes."""
+        self._console.print(
+            "starting a broker, a Redis server and a worker (about ten seconds; minutes the first time, to compile) ..."
+        )
         yield
 
     def started(self, running: RunningSystem) -> None:

@@ -27,6 +27,7 @@ class WorkerProcess(EmbeddedServer):
 
     kind = "the worker"
     durable = True
+    start_limit_s = 600.0  # the first one of an install compiles first: a minute alone on a slow machine
 
     def __init__(self, config: Path, log: Path) -> None:
         # The file says everything: what the person has set for a system of their own must not reach this one.

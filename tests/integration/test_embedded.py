@@ -82,6 +82,16 @@ def test_servers_listen_on_loopback_alone(tansu: EmbeddedBroker, redis_server: E
     assert len([port for _, port in listening if int(port, 16) in ports]) == 2
 
 
+def test_one_that_gives_no_answer_is_ended_at_its_own_limit(tmp_path: Path) -> None:
+    class Silent(EmbeddedServer):
+        kind, durable, start_limit_s = "the silent one", False, 1.0
+
+    server = Silent(["sleep", "60"], lambda: False, tmp_path / "log")
+    with pytest.raises(EmbeddedError, match="the silent one did not answer, expected it to answer within 1 s"):
+        server.start()
+    assert server.pid is None
+
+
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_children_end_with_their_parent_however_it_ends(how: signal.Signals, tmp_path: Path) -> None:
     environment = {**os.environ, "TMPDIR": str(tmp_path)}

@@ -18,7 +18,9 @@ from streamrec.engine.answering import Answering
 from streamrec.engine.arrays.batch import HISTORY
 from streamrec.engine.examples import FLOAT16, FLOAT64, Ended, Example, Feedback, encoded
 from streamrec.errors import ConfigError
+from streamrec.learner.catalogue_relay import PLACE
 from streamrec.testing import shop
+from streamrec.transport import Headers
 from streamrec.wiring import bring_in, build_pipeline, kafka_sink
 from streamrec.wiring.engine_run import logged
 from tests.support.deployment import Deployment
@@ -52,10 +54,10 @@ def taught(deployment: Deployment) -> list[Example]:
     return [*found[:-1], msgspec.structs.replace(found[-1], ended=(CAME,))]
 
 
-def publish(deployment: Deployment, values: Sequence[bytes]) -> None:
+def publish(deployment: Deployment, values: Sequence[bytes], headers: Headers = ()) -> None:
     with closing(kafka_sink(deployment.settings)) as sink:
         for value in values:
-            sink.publish(deployment.settings.topics.examples, b"0", value, ())
+            sink.publish(deployment.settings.topics.examples, b"0", value, headers)
 
 
 @pytest.fixture
@@ -69,6 +71,7 @@ def test_every_event_of_a_time_is_a_row_and_so_is_every_place_of_a_slate(
     examples = taught(deployment)
     records = [encoded(example) for example in examples]
     publish(deployment, [*records[:100], b"no example", b"", *records[100:]])
+    publish(deployment, [b'{"item_id": "item-1"}', b""], ((PLACE, b"0:7:1700000000000"),))
     monkeypatch.setattr(command, "GROUP_ROWS", 64)
     monkeypatch.setattr(command, "FILE_ROWS", 100)
     out = tmp_path / "log"

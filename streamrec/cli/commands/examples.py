@@ -1,6 +1,7 @@
 """Writes the training log to parquet files: a row for each event, and one for each place of a slate that was seen.
 
-Joins no group and commits nothing, and reads up to the end as of now. Memory does not grow with the topic.
+Changes of the catalogue, which the learner sends through the same topic, are no rows. Joins no group and commits
+nothing, and reads up to the end as of now. Memory does not grow with the topic.
 """
 
 from __future__ import annotations
@@ -112,12 +113,15 @@ def _refuse_used(out: Path) -> None:
 
 def _read(settings: Settings, span: Span, events: _Files, feedback: _Files) -> int:
     """Hand on what the topic holds of that time; returns how many records could not be read."""
+    from streamrec.learner.catalogue_relay import PLACE
     from streamrec.transport.positions import TopicReader
 
     unreadable = 0
 
     def each(record: Record) -> None:
         nonlocal unreadable
+        if PLACE in dict(record.headers):
+            return
         example = _example(record)
         if example is None:
             unreadable += 1
