@@ -19,6 +19,9 @@ from streamrec.events import CONTROL_CHARACTERS, Event, EventType, Item, Outcome
 CONTENT_TYPE = "content-type"
 JSON = "application/json"
 MSGPACK = "application/msgpack"
+JSON_HEADERS = ((CONTENT_TYPE, JSON.encode()),)
+MSGPACK_HEADERS = ((CONTENT_TYPE, MSGPACK.encode()),)
+"""Of a record whose value is of that type."""
 
 _MSGPACK_NAMES = frozenset({MSGPACK, "application/x-msgpack", "application/vnd.msgpack"})
 _USUAL_NAMES = {JSON.encode(): False, MSGPACK.encode(): True}

@@ -70,12 +70,13 @@ class Answering:
         logged_events: Sequence[LoggedEvent],
         requests: Sequence[Request],
         taught: Sequence[LoggedEvent],
-        slates: Mapping[tuple[int, int], Slate],
-    ) -> dict[tuple[int, int], Example]:
+        slates: Mapping[LogPlace, Slate],
+    ) -> dict[LogPlace, Example]:
         examples, pipeline = self._pipeline.batch.examples, self._pipeline
         rows = {(logged.partition, logged.offset): row for row, logged in enumerate(taught)}
         offers = self._offers(requests)
         apprentice, ruled = pipeline.fusion.imitating, pipeline.fusion.ruled
+        kinds = pipeline.features.user_items.category_names()
         out = {}
         for logged in logged_events:
             event, place = logged.event, (logged.partition, logged.offset)
@@ -91,7 +92,7 @@ class Answering:
                 item_id=event.item_id,
                 category=pipeline.features.category_of(event),
                 label=None if row is None else int(examples.label[row]),
-                query=None if row is None else self._query(int(examples.query[row])),
+                query=None if row is None else self._query(int(examples.query[row]), kinds),
                 of_slate=event.rec_id is not None,
                 shown=() if slate is None else tuple(item.item_id for item in slate.items),
                 offer=offers.get(place),
@@ -100,13 +101,13 @@ class Answering:
             )
         return out
 
-    def _query(self, row: int) -> Query:
+    def _query(self, row: int, kinds: Sequence[str]) -> Query:
         """A query to learn from, which names items as users do."""
         items = self._pipeline.features.user_items
         excluded = self._pipeline.queries.excluded[row]
         past = self._pipeline.batch.queries.items[row]
         beside = None if not len(excluded) else _named(excluded[~np.isin(excluded, past)], items.ids)
-        return self._frozen(row, items.ids, items.category_names(), beside)
+        return self._frozen(row, items.ids, kinds, beside)
 
     def _frozen(self, row: int, ids: Sequence[str], kinds: Sequence[str], excluded: tuple[str, ...] | None) -> Query:
         queries = self._pipeline.batch.queries
@@ -124,7 +125,7 @@ class Answering:
             excluded=excluded,
         )
 
-    def _offers(self, requests: Sequence[Request]) -> dict[tuple[int, int], Offer]:
+    def _offers(self, requests: Sequence[Request]) -> dict[LogPlace, Offer]:
         """What an apprentice of a policy is to imitate, by the place of the request."""
         pipeline = self._pipeline
         if pipeline.answers.imitated in (None, SITE):

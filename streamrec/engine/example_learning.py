@@ -68,13 +68,13 @@ class ExampleLearning:
     def process(self, examples: Sequence[Example]) -> Iterator[BatchResult]:
         """Rank, then learn. Yields the result of each chunk after it was ranked and before it is learned."""
         schedule = self._pipeline.schedule
+        logged_events = [_logged(example) for example in examples]
         start = 0
         while start < len(examples):
             if schedule.overdue(examples[start].ts):
                 self._learn()
-            logged_events = [_logged(example) for example in examples[start:]]
-            stop = start + schedule.end_of_chunk(logged_events, 0, one_answer_each=False)
-            yield self._try(examples[start:stop], logged_events[: stop - start])
+            stop = schedule.end_of_chunk(logged_events, start, one_answer_each=False)
+            yield self._try(examples[start:stop], logged_events[start:stop])
             start = stop
             if schedule.due():
                 self._learn()

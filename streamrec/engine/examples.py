@@ -24,6 +24,8 @@ from streamrec.events import EventType, Identifier, Timestamp
 
 SCHEMA = 1
 """Version of the records; a reader refuses what is newer."""
+EXAMPLES_PARTITION = 0
+"""The one partition of them, under which snapshots keep the offset that they stand for."""
 FLOAT16, FLOAT32, FLOAT64, INT32, INT64 = "<f2", "<f4", "<f8", "<i4", "<i8"
 """Types of the arrays in records, little-endian."""
 DETAIL_CHARS = 300

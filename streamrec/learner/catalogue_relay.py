@@ -12,7 +12,7 @@ from typing import Protocol
 
 import msgspec
 
-from streamrec.codec import CONTENT_TYPE, JSON, encode
+from streamrec.codec import JSON_HEADERS, encode
 from streamrec.errors import BadEvent
 from streamrec.events import Item
 from streamrec.transport import Follower, Record, Sink
@@ -20,7 +20,6 @@ from streamrec.worker.catalogue_feed import id_of, item_of
 
 PLACE = "catalogue-place"
 """The header that says where in the catalogue's topic a record stood, and when it was sent: partition:offset:ms."""
-JSON_HEADERS = ((CONTENT_TYPE, JSON.encode()),)
 FILE = -1
 """In place of a partition: a catalogue file says it."""
 SENT_TOGETHER = 512

@@ -21,29 +21,29 @@ from streamrec.config.log_lines import get_logger
 from streamrec.engine.arrays.batch import Array
 from streamrec.engine.batch_result import BatchResult
 from streamrec.engine.example_learning import ExampleLearning
-from streamrec.engine.examples import Example
+from streamrec.engine.examples import EXAMPLES_PARTITION, Example
 from streamrec.engine.pipeline import Pipeline
 from streamrec.errors import BadEvent
 from streamrec.events import Item
 from streamrec.learner.catalogue_relay import FILE, RelayedItem, relayed_item
 from streamrec.transport import Record
+from streamrec.worker.following import SOURCES
 
 LOG = get_logger("streamrec.learner.fold")
-CATALOGUE, SOURCES = "catalogue", "sources"
-"""Components of a snapshot, beside the pipeline's and EXAMPLES."""
-EXAMPLES = "examples"
-EXAMPLES_PARTITION = 0
-"""The one partition of the examples, under which snapshots keep the offset that they stand for."""
+CATALOGUE, EXAMPLES = "catalogue", "examples"
+"""Components of a snapshot, beside the pipeline's and SOURCES."""
 
 Arrays = dict[str, dict[str, Array]]
-Saved = Callable[[str], tuple[str, Mapping[str, Mapping[str, Array]]] | None]
-"""The last good snapshot for a component to go back to: its reference and its arrays; None when there is none."""
+LastGood = Callable[["Fold", str], tuple[str, Mapping[str, Mapping[str, Array]]] | None]
+"""The last good snapshot for a component of a fold to go back to: reference and arrays; None when there is none."""
 
 
 class Fold:
     """Models, and how far they have learned."""
 
-    def __init__(self, pipeline: Pipeline, *, last_good: Saved, max_items: int, max_bytes: int, max_depth: int) -> None:
+    def __init__(
+        self, pipeline: Pipeline, *, last_good: LastGood, max_items: int, max_bytes: int, max_depth: int
+    ) -> None:
         """`max_items` of the catalogue are kept; the other bounds are of its records."""
         self.pipeline = pipeline
         self.position = 0  # the first offset that is not folded
@@ -120,7 +120,7 @@ class Fold:
     def _roll_back(self) -> None:
         """Each part in quarantine goes back to where it was last good: at a learning cut, so at an offset."""
         for component in list(self.pipeline.quarantine.sentenced()):
-            saved = self._last_good(component)
+            saved = self._last_good(self, component)
             self.pipeline.rollback.roll_back(component, *(saved or (None, None)))
             self.rolled_back.append(component)
             LOG.warning(
@@ -174,7 +174,7 @@ def begun(pipeline: Pipeline, starts: Mapping[int, int], items: Iterable[Item]) 
         starts: by source partition, the first offset that is yet to be learned from.
         items: the catalogue that it knew.
     """
-    fold = Fold(pipeline, last_good=lambda component: None, max_items=sys.maxsize, max_bytes=0, max_depth=0)
+    fold = Fold(pipeline, last_good=lambda fold, component: None, max_items=sys.maxsize, max_bytes=0, max_depth=0)
     fold.learned = {partition: (start - 1, 0, 0) for partition, start in starts.items()}
     fold.tell(items)
     return fold.state()

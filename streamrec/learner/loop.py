@@ -16,14 +16,15 @@ from dataclasses import dataclass
 from functools import partial
 
 from streamrec.config.log_lines import get_logger
+from streamrec.engine.examples import EXAMPLES_PARTITION as EXAMPLES
 from streamrec.errors import StateError, StateUnavailable, StreamrecError
 from streamrec.learner.catalogue_relay import CatalogueRelay
-from streamrec.learner.fold import EXAMPLES_PARTITION as EXAMPLES
-from streamrec.learner.fold import SOURCES, Arrays, Fold, Saved
+from streamrec.learner.fold import Arrays, Fold, LastGood
 from streamrec.learner.metrics import LearnerMetrics
 from streamrec.learner.publishing import Publisher
 from streamrec.state import SavedSnapshot, SnapshotStore
 from streamrec.transport import Record, Sink, Source
+from streamrec.worker.following import SOURCES
 from streamrec.worker.health import Health, Need
 from streamrec.worker.memory import Clocks
 from streamrec.worker.recovery import FOREIGN, last_good
@@ -76,7 +77,7 @@ class Learner:
     def __init__(
         self,
         *,
-        build: Callable[[Saved], Fold],
+        build: Callable[[LastGood], Fold],
         ports: LearnerPorts,
         pace: LearnerPace,
         metrics: LearnerMetrics,
@@ -217,10 +218,9 @@ class Learner:
             good += [reference] if counted else []
         return good, there
 
-    def _last_good(self, fold: Callable[[], Fold], component: str) -> tuple[str, Arrays] | None:
-        work = fold()
-        before = work.pipeline.quarantine.before(component)
-        saved = last_good(self._ports.snapshots, component, work.pipeline.schema, {EXAMPLES: work.position}, before)
+    def _last_good(self, fold: Fold, component: str) -> tuple[str, Arrays] | None:
+        before = fold.pipeline.quarantine.before(component)
+        saved = last_good(self._ports.snapshots, component, fold.pipeline.schema, {EXAMPLES: fold.position}, before)
         return None if saved is None else (saved.reference, saved.arrays)  # type: ignore[return-value]
 
     # The partition comes and goes (called by the source, inside poll)
@@ -233,9 +233,7 @@ class Learner:
         """
         if EXAMPLES not in partitions:
             return dict.fromkeys(partitions)
-        made: list[Fold] = []
-        fold = self._build(lambda component: self._last_good(lambda: made[0], component))
-        made.append(fold)
+        fold = self._build(self._last_good)
         self._restore(fold)
         self._work = _Work(fold, self._ports.publisher(fold), self._ports.relay())
         self._caught_up = False

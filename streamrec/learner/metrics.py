@@ -42,11 +42,6 @@ class LearnerMetrics(LearningMetrics):
         self.examples.reach(fold.examples)
         self.repeats.reach(fold.repeats)
         self.unreadable.reach(fold.unreadable)
-        pipeline = fold.pipeline
-        for name, count in pipeline.refused_updates().items():
-            self.refused.labels(name).reach(count)
-        self.stand(pipeline.progress.recent())
-        for bucket, count in pipeline.rate_limits.held_back().items():
-            self.held_back.labels(bucket).reach(count)
+        self.show_learning(fold.pipeline)
         rolled_back, fold.rolled_back = fold.rolled_back, []
-        self.judged(rolled_back, pipeline.quarantine.standing())
+        self.judged(rolled_back, fold.pipeline.quarantine.standing())

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import msgspec
 import polars as pl
 
-from streamrec.codec import CONTENT_TYPE, MSGPACK, encode_event
+from streamrec.codec import MSGPACK, MSGPACK_HEADERS, encode_event
 from streamrec.errors import LogError, TableError
 from streamrec.events import Event, Item
 from streamrec.replay.catalogue_file import CatalogueItems, labels, vector
@@ -23,7 +23,6 @@ from streamrec.replay.columns import time_ms, word, zero_fraction
 from streamrec.replay.fields import TEXTS, flat_map
 from streamrec.transport import Record
 
-HEADERS = ((CONTENT_TYPE, MSGPACK.encode()),)
 TIMES = ("ts", "added", "available_from", "available_until")
 NUMBERS = (*TIMES, "value", "position", "k", "price", "boost", "bid", "budget")
 LISTS = {"category": labels, "categories": labels, "tags": labels, "vector": vector}
@@ -55,7 +54,7 @@ def records_of(events: Iterable[Event | Row] | Frame, topic: str, first: int) ->
     """
     for offset, row in enumerate(_rows(events, Event.__struct_fields__, NEEDED), first):
         if isinstance(row, Event):
-            yield Record(topic, 0, offset, row.user_id.encode(), encode_event(row, MSGPACK), HEADERS)
+            yield Record(topic, 0, offset, row.user_id.encode(), encode_event(row, MSGPACK), MSGPACK_HEADERS)
             continue
         said = _plain(row, offset - first)
         key = str(said.get("user_id", "")).encode("utf-8", "replace") or NO_USER

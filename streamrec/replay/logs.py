@@ -22,8 +22,6 @@ from streamrec.replay.time_units import TimeUnit
 from streamrec.transport import Record
 from streamrec.worker.validation import ValidationLimits, refuse_unfit
 
-HEADERS = ((codec.CONTENT_TYPE, codec.MSGPACK.encode()),)
-
 
 @dataclass(frozen=True, slots=True)
 class RowLimits:
@@ -139,7 +137,7 @@ class Log:
         """
         for row, event in self.events():
             value = codec.encode_event(event, codec.MSGPACK)
-            yield Record(topic, 0, row, event.user_id.encode(), value, HEADERS)
+            yield Record(topic, 0, row, event.user_id.encode(), value, codec.MSGPACK_HEADERS)
 
     def _decoder(self) -> Decoder:
         return Decoder(self.row_format, self.row_limits.judge)

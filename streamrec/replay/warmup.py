@@ -17,10 +17,11 @@ from itertools import islice
 from typing import Protocol, runtime_checkable
 
 from streamrec import codec
+from streamrec.engine.examples import EXAMPLES_PARTITION
 from streamrec.errors import StaleEpoch, StateError, TransportError
 from streamrec.events import Item
-from streamrec.learner.fold import EXAMPLES_PARTITION, begun
-from streamrec.replay.logs import HEADERS, Log
+from streamrec.learner.fold import begun
+from streamrec.replay.logs import Log
 from streamrec.state import SnapshotStore, Store
 from streamrec.transport import Assignee, Record
 from streamrec.worker.loop import Worker
@@ -134,7 +135,7 @@ class LogSource:
             if self._until is not None and event.ts > self._until:
                 return
             partition, value = self._partition_of(event.user_id), codec.encode_event(event, codec.MSGPACK)
-            yield Record(self._topic, partition, row, event.user_id.encode(), value, HEADERS)
+            yield Record(self._topic, partition, row, event.user_id.encode(), value, codec.MSGPACK_HEADERS)
 
 
 @runtime_checkable

@@ -16,13 +16,13 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from streamrec.codec import CONTENT_TYPE, MSGPACK, encode_event
+from streamrec.codec import MSGPACK, MSGPACK_HEADERS, encode_event
 from streamrec.events import Event, EventType
 from streamrec.transport import Record
 from streamrec.transport.partitioners import murmur2
 
 STARTED_MS = 1_704_067_200_000  # 2024-01-01: in the past wherever tests run, so no event is dated ahead of its sending
-HEADERS = ((CONTENT_TYPE, MSGPACK.encode()),)
+HEADERS = MSGPACK_HEADERS
 WEIGHTS: Mapping[EventType, int] = {
     EventType.VIEW: 30,
     EventType.CLICK: 25,

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from streamrec.config.settings import Settings
     from streamrec.events import Item
-    from streamrec.learner.fold import Fold, Saved
+    from streamrec.learner.fold import Fold, LastGood
     from streamrec.learner.loop import Learner
     from streamrec.state import SnapshotStore
     from streamrec.transport import Follower, Sink, Source
@@ -59,7 +59,7 @@ def build_learner(
     )
 
 
-def build_fold(settings: Settings, last_good: Saved = lambda component: None) -> Fold:
+def build_fold(settings: Settings, last_good: LastGood = lambda fold, component: None) -> Fold:
     """An untaught fold over the examples; `last_good` gives the snapshots that its parts may go back to."""
     from streamrec.learner.fold import Fold
     from streamrec.wiring.pipeline import build_pipeline

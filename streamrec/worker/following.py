@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 import msgspec
 
 from streamrec.config.log_lines import get_logger
+from streamrec.engine.examples import EXAMPLES_PARTITION as EXAMPLES
 from streamrec.engine.following.changes import FollowedArrays
 from streamrec.engine.following.messages import UpdateAssembler
 from streamrec.engine.pipeline import Pipeline
@@ -27,8 +28,6 @@ STANDING = "standing"
 LOOK_RECORDS = 64
 SOURCES = "sources"
 """A component that every snapshot of a learner has."""
-EXAMPLES = 0
-"""Under which a snapshot keeps the offset that it stands for."""
 AWAY_S = 10.0
 """A learner that has said nothing for so long is away."""
 AGAIN_S = 5.0

@@ -298,21 +298,14 @@ class Worker:
         self.metrics.skipped.reach(self._source.skipped_records)
         self.metrics.lost_values.reach(self._checkpoints.lost_values)
         if self._models is None:
-            self._show_learning()
+            self.metrics.show_learning(self.pipeline)
+            self.metrics.judged(self._checkpoints.roll_back(), self.pipeline.quarantine.standing())
         self.metrics.wait(self._open_slates)
         catalogue = self.pipeline.features.catalogue
         self.metrics.listed(len(catalogue), catalogue.dropped)
         if self._trends is not None and self.pipeline.features.trends is not None:
             self.metrics.told(self.pipeline.features.trends.table.age_s, self._trends.refused)
         self._follow()
-
-    def _show_learning(self) -> None:
-        for name, count in self.pipeline.refused_updates().items():
-            self.metrics.refused.labels(name).reach(count)
-        self.metrics.stand(self.pipeline.progress.recent())
-        for bucket, count in self.pipeline.rate_limits.held_back().items():
-            self.metrics.held_back.labels(bucket).reach(count)
-        self.metrics.judged(self._checkpoints.roll_back(), self.pipeline.quarantine.standing())
 
     def _save(self) -> None:
         self._topic.look()

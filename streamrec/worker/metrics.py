@@ -24,6 +24,7 @@ from streamrec.engine.attribution.open_slates import OpenSlates
 from streamrec.engine.learning.prequential import DriftAlarm, ListStanding
 from streamrec.engine.learning.quarantine import MODEL
 from streamrec.engine.learning.trial import Trial
+from streamrec.engine.pipeline import Pipeline
 from streamrec.events import Slate
 
 LOG = get_logger("streamrec.worker.metrics")
@@ -122,6 +123,14 @@ class LearningMetrics:
         for name, standing in standings.items():
             self.loss.labels(name).set(standing.loss)
             self.hit_rate.labels(name).set(standing.hit_rate)
+
+    def show_learning(self, pipeline: Pipeline) -> None:
+        """Show how well the lists of a pipeline do, and what it did not learn from."""
+        for name, count in pipeline.refused_updates().items():
+            self.refused.labels(name).reach(count)
+        self.stand(pipeline.progress.recent())
+        for bucket, count in pipeline.rate_limits.held_back().items():
+            self.held_back.labels(bucket).reach(count)
 
     def judged(self, rolled_back: Iterable[str], out: Mapping[str, bool]) -> None:
         """Count rollbacks, and show what is not trusted; both by the name of the component in snapshots."""

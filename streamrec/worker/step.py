@@ -19,7 +19,7 @@ from itertools import islice
 import msgspec
 import numpy as np
 
-from streamrec.codec import CONTENT_TYPE, JSON, encode
+from streamrec.codec import JSON_HEADERS, encode
 from streamrec.engine.arrays.feedback import SlateFeedback
 from streamrec.engine.arrays.logged_event import LoggedEvent, name_hash
 from streamrec.engine.attribution.attribution import Closed
@@ -37,16 +37,13 @@ from streamrec.worker.metrics import Metrics
 from streamrec.worker.refused_requests import refused_slate, too_many
 from streamrec.worker.validation import EventValidator, ValidationLimits
 
-JSON_HEADERS = ((CONTENT_TYPE, JSON.encode()),)
 Load = Callable[[Sequence[Key]], list[bytes | None]]
 """Fetches stored values."""
 ASKING = frozenset({EventType.REQUEST, EventType.SEARCH})
 """Events that do nothing but ask; others that are answered are few by themselves."""
 RefusedSlates = Mapping[int, deque[tuple[int, Slate]]]
 """Per partition, the offsets of the requests refused in a step and their slates, in order; taken out as published."""
-
-
-Published = Mapping[tuple[int, int], Slate]
+Published = Mapping[LogPlace, Slate]
 """By partition and offset of requests: the slates that a former owner of the partition has answered them with."""
 
 

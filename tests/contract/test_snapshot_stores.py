@@ -25,6 +25,7 @@ from streamrec.state.snapshots import LEFTOVER_S, MANIFEST, TENSORS, SnapshotDir
 from streamrec.state.storage import Storage
 from tests.support.dying_save import arrays
 from tests.support.s3 import S3Server
+from tests.support.same_arrays import assert_same
 
 SMALL: Arrays = {
     "click": {"weights": np.arange(6, dtype=np.float32).reshape(2, 3)},
@@ -78,14 +79,6 @@ def save(shelf: SnapshotDirectory, n: int, protect: frozenset[str] = frozenset()
 def number(shelf: SnapshotDirectory, reference: str | None) -> int:
     assert reference is not None
     return int(shelf.load(reference).arrays["model"]["n"])
-
-
-def assert_same(loaded: Arrays, saved: Arrays) -> None:
-    assert {component: set(own) for component, own in loaded.items()} == {c: set(own) for c, own in saved.items()}
-    for component, own in saved.items():
-        for name, array in own.items():
-            expected, came = array.astype(array.dtype.newbyteorder("=")), loaded[component][name]
-            assert (came.dtype, came.shape, came.tobytes()) == (expected.dtype, expected.shape, expected.tobytes())
 
 
 def test_what_was_saved_comes_back(shelf: SnapshotDirectory) -> None:

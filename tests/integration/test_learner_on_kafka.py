@@ -16,9 +16,8 @@ import pytest
 
 from streamrec.codec import decode_slate
 from streamrec.demo.embedded import EmbeddedBroker, EmbeddedRedis, free_ports
-from streamrec.engine.examples import decoded
+from streamrec.engine.examples import EXAMPLES_PARTITION, decoded
 from streamrec.events import Event, EventType, Slate
-from streamrec.learner.fold import EXAMPLES_PARTITION
 from streamrec.transport import Record
 from streamrec.transport.partitioners import murmur2
 from streamrec.wiring.connections import build_snapshots

@@ -22,6 +22,7 @@ from streamrec.errors import ConfigError, SnapshotCorrupt, StateError, StateUnav
 from streamrec.state import Arrays
 from streamrec.state.snapshots import MANIFEST, TENSORS, SnapshotDirectory
 from streamrec.state.tensors import DTYPES
+from tests.support.same_arrays import assert_same
 
 names = st.text(min_size=1, max_size=8).filter(lambda name: "/" not in name)
 arrays = hnp.arrays(st.sampled_from(list(DTYPES)), hnp.array_shapes(min_dims=0, min_side=0, max_side=4))
@@ -42,14 +43,6 @@ def save(shelf: SnapshotDirectory, n: int) -> str:
 
 def number(shelf: SnapshotDirectory, reference: str) -> int:
     return int(shelf.load(reference).arrays["model"]["n"])
-
-
-def assert_same(loaded: Arrays, saved: Arrays) -> None:
-    assert {component: set(own) for component, own in loaded.items()} == {c: set(own) for c, own in saved.items()}
-    for component, own in saved.items():
-        for name, array in own.items():
-            expected, came = array.astype(array.dtype.newbyteorder("=")), loaded[component][name]
-            assert (came.dtype, came.shape, came.tobytes()) == (expected.dtype, expected.shape, expected.tobytes())
 
 
 @settings(max_examples=60)

@@ -205,8 +205,8 @@ def bench_logs(rows: int) -> Iterator[BenchLog]:
 
 def send(log: BenchLog, broker: EmbeddedBroker, partitions: int) -> int:
     """Make the log's topic and fill it; returns the number of events."""
+    from streamrec.codec import MSGPACK_HEADERS
     from streamrec.config.groups import Topics
-    from streamrec.replay.logs import HEADERS
     from streamrec.transport.confluent import KafkaSink
     from streamrec.transport.topics import apply, wanted
 
@@ -214,7 +214,7 @@ def send(log: BenchLog, broker: EmbeddedBroker, partitions: int) -> int:
     sink = KafkaSink(broker.settings)
     events = 0
     for record in log.open().records(log.name):
-        sink.publish(record.topic, record.key, record.value, HEADERS)
+        sink.publish(record.topic, record.key, record.value, MSGPACK_HEADERS)
         events += 1
     sink.flush(FLUSH_LIMIT_S)
     sink.close()

@@ -18,7 +18,7 @@ from pathlib import Path
 import typer
 
 from streamrec.cli.shared.item_vectors import Embedding, Message
-from streamrec.codec import CONTENT_TYPE, JSON, brief, encode
+from streamrec.codec import JSON_HEADERS, brief, encode
 from streamrec.config.groups import HASHED
 from streamrec.config.settings import Settings
 from streamrec.errors import BadEvent, ConfigError, TableError
@@ -26,7 +26,6 @@ from streamrec.replay.catalogue_file import CatalogueItems, read_catalogue
 from streamrec.transport import Record
 from streamrec.worker.catalogue_feed import id_of, item_of
 
-HEADERS = ((CONTENT_TYPE, JSON.encode()),)
 FLUSH_TIMEOUT_S = 60.0
 MAX_LISTED = 20
 
@@ -124,7 +123,7 @@ def run(settings: Settings, file: Path, plan: LoadPlan, *, as_json: bool) -> Non
             for item_id, value in embedding.added(messages) if embedding else messages:
                 # Where it lies: whoever sent it may place keys another way, and what is said last must come last.
                 partition = places.get(item_id, PARTITIONER_CHOOSES)
-                sink.publish(settings.topics.items, item_id.encode(), value, HEADERS, partition=partition)
+                sink.publish(settings.topics.items, item_id.encode(), value, JSON_HEADERS, partition=partition)
             sink.flush(FLUSH_TIMEOUT_S)
     if as_json:
         sent = {**asdict(difference), "sent": 0 if plan.dry_run else difference.messages}

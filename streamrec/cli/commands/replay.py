@@ -24,7 +24,6 @@ from streamrec.cli.shared.console import PlainConsole
 from streamrec.cli.shared.logs import LogPart, checked
 from streamrec.config.settings import Settings
 from streamrec.events import Event
-from streamrec.replay.logs import HEADERS
 from streamrec.transport import Sink
 
 FLUSH_ROWS = 5_000
@@ -158,7 +157,7 @@ def send(events: Iterator[tuple[int, Event]], mark: Mark, sink: Sink, topic: str
                 pace.wait(delay_s)
             if event.event_id is None:
                 event = msgspec.structs.replace(event, event_id=f"{mark.run}-{row}")
-            sink.publish(topic, event.user_id.encode(), codec.encode_event(event, codec.MSGPACK), HEADERS)
+            sink.publish(topic, event.user_id.encode(), codec.encode_event(event, codec.MSGPACK), codec.MSGPACK_HEADERS)
             sent = row + 1
     except SystemExit:  # asked to stop: the queue goes out with the program, so it must not be sent again
         sink.flush(FLUSH_TIMEOUT_S)

@@ -11,13 +11,12 @@ from collections.abc import Callable, Sequence
 import msgspec
 import numpy as np
 
-from streamrec.codec import MSGPACK, encode_event
+from streamrec.codec import MSGPACK, MSGPACK_HEADERS, encode_event
 from streamrec.config.settings import Settings
 from streamrec.evaluation.simulation.draws import Int64, Purpose, uniforms
 from streamrec.evaluation.simulation.loop import ShownItem, ShownSlate
 from streamrec.evaluation.simulation.shopper import CalendarEntry, Shoppers
 from streamrec.events import Event
-from streamrec.replay.logs import HEADERS
 from streamrec.state.memory import MemoryStore
 from streamrec.transport import Record
 from streamrec.transport.local import LocalSink, LocalSource
@@ -62,7 +61,7 @@ class WorkerSystem:
 
     def _record(self, event: Event) -> Record:
         value = encode_event(event, MSGPACK)
-        record = Record(self.source.topic, 0, self._offset, event.user_id.encode(), value, HEADERS, event.ts)
+        record = Record(self.source.topic, 0, self._offset, event.user_id.encode(), value, MSGPACK_HEADERS, event.ts)
         self._offset += 1
         return record
 
