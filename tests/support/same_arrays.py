@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-import numpy as np
-from numpy.typing import NDArray
-
-Arrays = Mapping[str, Mapping[str, NDArray[np.generic]]]
+from streamrec.state import Arrays
 
 
 def assert_same(loaded: Arrays, saved: Arrays) -> None:
