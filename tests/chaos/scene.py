@@ -176,7 +176,11 @@ class Scene:
 
     def until_caught_up(self, worker: ForkedWorker | Supervised, limit_s: float = PATIENCE_S) -> None:
         """Wait until everything sent is behind the last checkpoints."""
-        until(lambda: self.committed() == len(self.sent), worker, limit_s)
+        try:
+            until(lambda: self.committed() == len(self.sent), worker, limit_s)
+        except AssertionError as error:
+            error.add_note(f"sent, by partition: {[len(log) for log in self.by_partition()]}; marks: {self.marks()}")
+            raise
 
     def finish(self) -> None:
         """Let one more worker catch up and leave in good order."""

@@ -139,6 +139,37 @@ def trends(
             print(bench.line(task, bench.in_a_process_of_its_own(task)), flush=True)
 
 
+@app.command(epilog="Example: tools/bench scale --log globo --rows 60000 --workers 1,2")
+def scale(
+    rows: Annotated[int, typer.Option("--rows", min=1_000, help="Rows of each log.")] = 60_000,
+    workers: Annotated[str, typer.Option("--workers", metavar="N[,N...]", help="One run each.")] = "1,2,4",
+    partitions: Annotated[int, typer.Option("--partitions", min=1, help="Of the events topic.")] = 8,
+    only: Annotated[list[str] | None, typer.Option("--log", metavar="NAME", help="Only this log. Repeatable.")] = None,
+) -> None:
+    """Several workers and one learner: what an event costs, how well it is learned, what a learner at work delays.
+
+    Beside it the same rows in a backtest, which learns in one process. Needs Apache Kafka, and minutes for each run.
+    """
+    from streamrec.demo.embedded import embedded_broker, embedded_redis
+    from tools.benchmarks import scale as bench
+
+    machine = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
+    print(f"{machine}; the first {rows:,} rows of each log, {partitions} partitions")
+    for log in (log for log in bench_logs(rows) if not only or log.name in only):
+        for count in _numbers(workers):
+            with (
+                tempfile.TemporaryDirectory(prefix="streamrec-bench-", ignore_cleanup_errors=True) as place,
+                embedded_broker(Path(place, "broker"), apache=True) as broker,
+                embedded_redis(Path(place, "redis")) as redis,
+            ):
+                settings = bench.settings_of(log, partitions, broker.settings, redis.url)
+                with bench.fleet(settings, count, Path(place, "fleet")) as running:
+                    print(bench.cost(running, log, lambda: send(log, broker, partitions)).line(), flush=True)  # noqa: B023
+                    for latency in bench.latencies(running, log) if count == 1 else ():
+                        print(latency.line(), flush=True)
+        print(bench.backtest_line(log), flush=True)
+
+
 @app.command(epilog="Example: tools/bench scenarios --task similar/yoochoose100k --requests 500")
 def scenarios(
     only: Annotated[list[str] | None, typer.Option("--task", metavar="NAME", help="Only this one. Repeatable.")] = None,
