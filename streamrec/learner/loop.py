@@ -110,6 +110,9 @@ class Learner:
                 self.health.beat()
                 self._take(source.poll(POLL_RECORDS, POLL_TIMEOUT_S))
                 self._look_around()
+        except BaseException:
+            self._drop()  # half a portion may be folded: whoever comes next folds it whole
+            raise
         finally:
             self._leave()
 
@@ -118,8 +121,7 @@ class Learner:
         self._stopping = True
 
     def _leave(self) -> None:
-        self._put_down()
-        for close in (partial(self._ports.sink.close, LAST_WORDS_S), self._ports.source.close):
+        for close in (self._put_down, partial(self._ports.sink.close, LAST_WORDS_S), self._ports.source.close):
             try:
                 close()
             except StreamrecError as error:
@@ -250,16 +252,22 @@ class Learner:
 
     def lost(self, partitions: Sequence[int]) -> None:
         """See `transport.Assignee`. Another one is at work already: nothing is kept."""
-        if self._work is not None:
-            self._saved_position = self._work.fold.position
-        self.revoked(partitions)
+        if EXAMPLES in partitions:
+            self._drop()
 
     def _put_down(self) -> None:
+        """Hand over: whoever follows hears everything, and whoever comes next goes on from here."""
+        if self._work is None:
+            return
+        fold = self._work.fold
+        self._work.publisher.publish(self._clocks.wall_ms())
+        if fold.position > self._saved_position:
+            self._save(fold, counted=False)
+        LOG.info("another learner goes on", offset=fold.position)
+        self._drop()
+
+    def _drop(self) -> None:
         if self._work is not None:
-            fold = self._work.fold
-            if fold.position > self._saved_position:
-                self._save(fold, counted=False)
-            LOG.info("another learner goes on", offset=fold.position)
             self._work.relay.close()
             self._work = None
 

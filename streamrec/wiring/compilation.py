@@ -40,7 +40,7 @@ class Trainee(Protocol):
 def compile_ahead(settings: Settings, recommender: Callable[[Settings, CatalogueItems], Trainee]) -> None:
     """Let a small recommender of this configuration, which is thrown away, learn and answer every scenario.
 
-    Where compiled code is in its cache already, it is loaded: then this takes less than a second.
+    Where compiled code is in its cache already, it is loaded: seconds, where compiling takes a minute.
     """
     micro_batch = min(settings.learning.micro_batch, 2 * ITEMS)
     small = settings.model_copy(

@@ -15,6 +15,7 @@ from streamrec.codec import JSON, encode
 from streamrec.config.groups import preset_settings
 from streamrec.config.settings import Settings
 from streamrec.engine.answering import Answering
+from streamrec.engine.arrays.feedback import SlateFeedback
 from streamrec.engine.examples import decoded, encoded
 from streamrec.engine.pipeline import Pipeline
 from streamrec.events import Event, EventType, Item
@@ -172,6 +173,25 @@ def test_however_often_the_learner_dies_the_arrays_are_those_of_one_fold(topic: 
         kill_at(shop.learner(topic), offset)
     assert same(learned(shop.learner(topic)), whole) == []
     assert int(whole["examples"]["count"][0]) == len(examples())  # each once, though some came twice
+
+
+def test_a_learner_that_fails_amid_a_portion_leaves_nothing_of_that_behind(
+    topic: list[Record], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = learned(Shop(tmp_path / "whole").learner(topic))
+    learn, cuts = Pipeline.learn, [0]
+
+    def failing(pipeline: Pipeline, feedback: Sequence[SlateFeedback] = ()) -> None:
+        learn(pipeline, feedback)
+        cuts[0] += 1
+        if cuts[0] == 9:
+            raise ZeroDivisionError
+
+    shop = Shop(tmp_path / "shop")
+    with monkeypatch.context() as broken, pytest.raises(ZeroDivisionError):
+        broken.setattr(Pipeline, "learn", failing)
+        shop.learner(topic).run()
+    assert same(learned(shop.learner(topic)), whole) == []
 
 
 def test_how_records_are_polled_changes_nothing(topic: list[Record]) -> None:
