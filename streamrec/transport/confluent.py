@@ -52,6 +52,8 @@ _OURS = ("enable.auto.commit", "enable.auto.offset.store", "partition.assignment
 _NOT_HELD = 1 << 63  # past every offset
 _CALL_LIMIT_S = 10.0
 _IDLE_CHECK_S = 3.0
+_STALL_S = 15.0
+"""A partition that has records to come and gives none for so long is fetched anew."""
 _RECONNECTED_CHECK_S = 1.0
 _DEFAULTS: Settings = {
     # What is fetched ahead: librdkafka's own 64 MB would outweigh a worker's whole state.
@@ -71,7 +73,8 @@ class KafkaSource:
 
     Guarantee: as `Source`. A position that the log no longer holds is an error, or with `skip_gaps` a jump to its start
     that is told and counted in `skipped_records`; never a silent one. Brokers that come and go are waited for:
-    `transient_errors` counts what was survived, `failed_commits` the commits refused.
+    `transient_errors` counts what was survived, `failed_commits` the commits refused. A partition that gives nothing
+    though there is more, as happens after leaders moved, is fetched anew.
     """
 
     def __init__(self, topic: str, settings: Settings, group_id: str, *, skip_gaps: bool = False) -> None:
@@ -95,6 +98,8 @@ class KafkaSource:
         self._ends: dict[int, int] = {}  # as last reached: past markers of transactions, which are no records
         self._failure: Exception | None = None
         self._idle_since: float | None = None
+        self._looked_at = 0.0  # when the last look for partitions that give nothing was
+        self._gave_at: dict[int, float] = {}  # when each partition last gave something, or was not to
         self._closed = False
         self._paused = False
         self._held_back: set[int] = set()
@@ -166,6 +171,7 @@ class KafkaSource:
             raise self._failure
         self._check_connection(bool(messages))
         self._check_idle(bool(records))
+        self._check_stalls()
         return records
 
     def seek(self, positions: Mapping[int, int]) -> None:
@@ -327,6 +333,7 @@ class KafkaSource:
                 self._judge(error, message.partition())
             return None
         position = self._positions.get(partition, _NOT_HELD)
+        self._gave_at[partition] = time.monotonic()
         # A batch may hold messages fetched before a partition left, or before a seek: they are not ours to handle.
         if position is not None and offset < position:
             return None
@@ -388,6 +395,34 @@ class KafkaSource:
             self._down_since = time.monotonic()
             self._outage.goes_on()
 
+    def _check_stalls(self) -> None:
+        """Fetch a partition anew that the client has lost sight of: it has records to come, and gives none."""
+        now = time.monotonic()
+        if now - self._looked_at < _IDLE_CHECK_S:
+            return
+        self._looked_at, lags = now, self.lag()
+        waiting = {p for p in self._positions if lags.get(p) and not self._paused and p not in self._held_back}
+        self._gave_at = {p: self._gave_at.get(p, now) if p in waiting else now for p in self._positions}
+        for partition in sorted(p for p in waiting if now - self._gave_at[p] >= _STALL_S):
+            self._gave_at[partition] = now
+            self.transient_errors += 1
+            position = self._positions[partition]
+            EVENTS.warning(
+                "a partition gives nothing though it has more; it is fetched anew",
+                topic=self._topic,
+                partition=partition,
+                position=position,
+                to_come=lags[partition],
+            )
+            self._begin_anew(partition, position)
+
+    def _begin_anew(self, partition: int, offset: int | None) -> None:
+        """Let librdkafka forget how it fetches a partition, and fetch it from here on."""
+        place = self._at(partition, offset)
+        self._consumer.incremental_unassign([place])
+        self._consumer.incremental_assign([place])
+        (self._consumer.pause if self._paused else self._consumer.resume)([place])
+
     def _held(self) -> list[TopicPartition]:
         return [TopicPartition(self._topic, partition) for partition in self._positions]
 
@@ -435,9 +470,7 @@ class KafkaSource:
             partition=partition,
             offsets=(position, first - 1),
         )
-        # librdkafka has stopped fetching it, and cannot seek what is not fetched: begin it anew.
-        self._consumer.incremental_unassign([place])
-        self._consumer.incremental_assign([self._at(partition, first)])
+        self._begin_anew(partition, first)  # librdkafka has stopped fetching it, and cannot seek what is not fetched
         self._positions[partition] = first
         return None
 

@@ -20,7 +20,7 @@ from streamrec.config.groups import Topics
 from streamrec.demo.embedded import EmbeddedBroker, embedded_broker
 from streamrec.errors import ConfigError, PublishDelayed, PublishFailed, TransportError
 from streamrec.events import Slate
-from streamrec.transport import Record
+from streamrec.transport import Record, confluent
 from streamrec.transport.confluent import KafkaSink, KafkaSource
 from streamrec.transport.confluent_follower import KafkaFollower
 from streamrec.transport.librdkafka import CONSUMER_ONLY, PRODUCER_ONLY, for_admin, for_consumer, for_producer
@@ -315,6 +315,23 @@ def test_an_open_transaction_is_waited_for_and_hides_no_end(apache_kafka: Embedd
     until(lambda: len(member.read) == 2 and member.source.lag() == {0: 0}, member.step)
     producer.commit_transaction(20)
     until(lambda: len(member.read) == 3 and member.source.lag() == {0: 0}, member.step)
+    member.source.close()
+
+
+def test_a_partition_that_the_client_has_lost_sight_of_is_fetched_anew(
+    apache_kafka: EmbeddedBroker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(confluent, "_STALL_S", 2.0)
+    topic, settings = f"lost-{uuid.uuid4().hex[:8]}", apache_kafka.settings
+    apply([MissingTopic(topic, 1, 1)], settings)
+    fill(settings, topic, 3)
+    member = Member(KafkaSource(topic, settings, topic), {})
+    until(lambda: len(member.read) == 3, member.step)
+    member.source._consumer.pause([TopicPartition(topic, 0)])  # behind the source's back
+    fill(settings, topic, 4)
+    until(lambda: len(member.read) == 7, member.step)
+    assert member.read == [(0, offset) for offset in range(7)]
+    assert "a partition gives nothing though it has more" in caplog.text
     member.source.close()
 
 

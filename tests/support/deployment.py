@@ -40,6 +40,11 @@ class WorkerProcess:
             )
 
     @property
+    def pid(self) -> int:
+        """Its process."""
+        return self._child.pid
+
+    @property
     def said(self) -> str:
         """Everything it has printed."""
         return self._log.read_text(encoding="utf-8", errors="replace")
