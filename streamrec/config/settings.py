@@ -101,6 +101,11 @@ class Settings(BaseSettings):
     )
     """Ways to ask, by name, and the rules by which each is answered."""
 
+    @property
+    def learners_group(self) -> str:
+        """The consumer group of the learners, beside that of the workers."""
+        return f"{self.group_id}-learner"
+
     @classmethod
     def settings_customise_sources(
         cls,

@@ -55,6 +55,10 @@ _IDLE_CHECK_S = 3.0
 _STALL_S = 15.0
 """A partition that has records to come and gives none for so long is fetched anew."""
 _RECONNECTED_CHECK_S = 1.0
+_REMEDY = (
+    "records were deleted before they were read (see checkpoints.on_gap), or the topic was made anew: then "
+    "`streamrec topics adopt` keeps users and models, and begins it at its beginning"
+)
 _DEFAULTS: Settings = {
     # What is fetched ahead: librdkafka's own 64 MB would outweigh a worker's whole state.
     "queued.min.messages": 10_000,
@@ -77,11 +81,13 @@ class KafkaSource:
     though there is more, as happens after leaders moved, is fetched anew.
     """
 
-    def __init__(self, topic: str, settings: Settings, group_id: str, *, skip_gaps: bool = False) -> None:
+    def __init__(
+        self, topic: str, settings: Settings, group_id: str, *, skip_gaps: bool = False, remedy: str = _REMEDY
+    ) -> None:
         """Make a consumer; connects in the background, so a broker that is away is no error here.
 
         `auto.offset.reset` in `settings` (`earliest` when absent, or `latest`) is where a partition starts for which
-        the assignee names no offset.
+        the assignee names no offset. `remedy` is said where a position is not in the log.
 
         Raises:
             ConfigError: librdkafka does not know a setting, or one was set that must keep our value.
@@ -107,6 +113,7 @@ class KafkaSource:
         self._down_since: float | None = None
         self._outage = Outage(settings)
         self._skip_gaps = skip_gaps
+        self._remedy = remedy
         self.transient_errors = 0
         self.failed_commits = 0
         self._skipped_records = 0
@@ -477,7 +484,6 @@ class KafkaSource:
     def _out_of_range(self, partition: int | None, detail: str | None) -> TransportError:
         position = self._positions.get(partition) if partition is not None else None
         return TransportError(
-            f"topic {self._topic!r} partition {partition}: position {position} is not in the log ({detail}); records "
-            "were deleted before they were read (see checkpoints.on_gap), or the topic was made anew: then "
-            "`streamrec topics adopt` keeps users and models, and begins it at its beginning"
+            f"topic {self._topic!r} partition {partition}: position {position} is not in the log ({detail}); "
+            f"{self._remedy}"
         )

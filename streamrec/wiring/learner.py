@@ -18,6 +18,12 @@ if TYPE_CHECKING:
     from streamrec.transport import Follower, Sink, Source
 
 
+MADE_ANEW = (
+    "examples were deleted before they were learned (see topics.retention_ms), or the topic was made anew: stop all, "
+    "and begin with another snapshots.url, which `streamrec warmup` fills from a history"
+)
+
+
 def build_learner(
     settings: Settings,
     source: Source,
@@ -91,7 +97,7 @@ def connect_learner(settings: Settings) -> Learner:
     topics = settings.topics
     learner = build_learner(
         settings,
-        KafkaSource(topics.examples, settings.kafka, f"{settings.group_id}-learner"),
+        KafkaSource(topics.examples, settings.kafka, settings.learners_group, remedy=MADE_ANEW),
         kafka_sink(settings),
         build_snapshots(settings),
         catalogue=lambda: KafkaFollower(topics.items, settings.kafka),

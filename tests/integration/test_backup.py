@@ -29,7 +29,7 @@ from streamrec.state.redrive_journal import RedriveJournal
 from streamrec.state.rollouts import RedisRolloutStore
 from streamrec.state.snapshots import SnapshotDirectory
 from streamrec.testing import records, shop
-from tests.support.deployment import Deployment, until
+from tests.support.deployment import Deployment, WorkerProcess, until
 from tests.support.ground import TOPIC, Ground, learned
 from tests.support.oracle import assert_counts_equal_a_recount, by_id, wanted
 from tests.support.s3 import S3Server
@@ -459,6 +459,11 @@ def test_a_worker_goes_on_from_a_backup_when_redis_and_snapshots_are_lost(
             assert live.returncode == 1
             assert "are running; stop them first" in live.stderr
             assert worker.stop() == 0
+        with WorkerProcess(deployment.config, tmp_path / "learner.log", "learner") as learner:
+            until(lambda: "the examples are ours" in learner.said, learner)
+            live = deployment.command("restore", str(tmp_path / "backup"))
+            assert f"learners of group {deployment.settings.learners_group!r} are running" in live.stderr
+            assert learner.stop() == 0
     told = json.loads(backup.stdout)
     assert 50 < sum(offset or 0 for offset in told["watermarks"].values()) <= 700
     assert told["snapshots"]

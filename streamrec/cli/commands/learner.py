@@ -36,7 +36,7 @@ def run(settings: Settings) -> None:
 
     signal.signal(signal.SIGINT, stop)
     signal.signal(signal.SIGTERM, stop)
-    LOG.info("waiting for the examples", topic=settings.topics.examples, group=f"{settings.group_id}-learner")
+    LOG.info("waiting for the examples", topic=settings.topics.examples, group=settings.learners_group)
     learner.run()
 
 

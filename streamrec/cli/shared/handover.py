@@ -29,16 +29,17 @@ EARLIEST, LATEST, END_OF_LOG = "earliest", "latest", "end-of-log"
 
 
 def refuse_live_workers(settings: Settings) -> None:
-    """Refuse to pull the state from under running workers.
+    """Refuse to pull state and models from under running workers and learners.
 
     Raises:
-        StateError: somebody reads as the workers' consumer group.
+        StateError: somebody reads as one of their consumer groups.
     """
-    if group_is_live(settings.group_id, settings.kafka):
-        raise StateError(
-            f"workers of group {settings.group_id!r} are running; stop them first (the brokers count one that was "
-            "killed as running for up to a session timeout)"
-        )
+    for who, group in (("workers", settings.group_id), ("learners", settings.learners_group)):
+        if group_is_live(group, settings.kafka):
+            raise StateError(
+                f"{who} of group {group!r} are running; stop them first (the brokers count one that was killed as "
+                "running for up to a session timeout)"
+            )
 
 
 def refuse_checkpoints(store: Store, prefix: str, fresh: bool) -> None:
