@@ -59,7 +59,13 @@ def test_workers_scale_to_one_to_three_and_back_and_every_event_teaches_once(sho
     with ExitStack() as running:
 
         def started(number: int) -> WorkerProcess:
-            return running.enter_context(shop.worker(number))
+            worker = running.enter_context(shop.worker(number))
+            until(lambda: "reading events" in worker.said, worker)
+            return worker
+
+        def at_work(*workers: WorkerProcess) -> None:
+            for worker in workers:
+                until(lambda: "read what was published" in worker.said, worker)  # noqa: B023
 
         def learned_by_all(asked: str) -> None:
             until(lambda: shop.recount()[1] == shop.sent, limit_s=LONG_S)
@@ -74,6 +80,7 @@ def test_workers_scale_to_one_to_three_and_back_and_every_event_teaches_once(sho
         shop.send(1_000)
         learned_by_all("one")
         one, three = started(0), started(2)
+        at_work(one, three)
         shop.send(2_000)
         learned_by_all("three")
         two.kill()
@@ -81,7 +88,7 @@ def test_workers_scale_to_one_to_three_and_back_and_every_event_teaches_once(sho
         assert three.stop() == 0
         shop.send(1_000)
         learned_by_all("one again")
-        started(1)
+        at_work(started(1))
         shop.send(1_000)
         learned_by_all("two again")
         assert one.stop() == 0
