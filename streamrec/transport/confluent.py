@@ -53,7 +53,7 @@ _NOT_HELD = 1 << 63  # past every offset
 _CALL_LIMIT_S = 10.0
 _IDLE_CHECK_S = 3.0
 _STALL_S = 15.0
-"""A partition that has records to come and gives none for so long is fetched anew."""
+"""A partition that gives none of its records for so long, though nothing waits before them, is fetched anew."""
 _RECONNECTED_CHECK_S = 1.0
 _REMEDY = (
     "records were deleted before they were read (see checkpoints.on_gap), or the topic was made anew: then "
@@ -105,7 +105,7 @@ class KafkaSource:
         self._failure: Exception | None = None
         self._idle_since: float | None = None
         self._looked_at = 0.0  # when the last look for partitions that give nothing was
-        self._gave_at: dict[int, float] = {}  # when each partition last gave something, or was not to
+        self._lacking_since: dict[int, float] = {}  # of each partition that has something to give, and does not
         self._closed = False
         self._paused = False
         self._held_back: set[int] = set()
@@ -178,7 +178,7 @@ class KafkaSource:
             raise self._failure
         self._check_connection(bool(messages))
         self._check_idle(bool(records))
-        self._check_stalls()
+        self._check_stalls(drained=len(messages) < max_records)
         return records
 
     def seek(self, positions: Mapping[int, int]) -> None:
@@ -340,7 +340,7 @@ class KafkaSource:
                 self._judge(error, message.partition())
             return None
         position = self._positions.get(partition, _NOT_HELD)
-        self._gave_at[partition] = time.monotonic()
+        self._lacking_since.pop(partition, None)
         # A batch may hold messages fetched before a partition left, or before a seek: they are not ours to handle.
         if position is not None and offset < position:
             return None
@@ -402,16 +402,22 @@ class KafkaSource:
             self._down_since = time.monotonic()
             self._outage.goes_on()
 
-    def _check_stalls(self) -> None:
-        """Fetch a partition anew that the client has lost sight of: it has records to come, and gives none."""
+    def _check_stalls(self, drained: bool) -> None:
+        """Fetch a partition anew that the client has lost sight of: it has records to come, and gives none.
+
+        Of one whose records wait behind those of others, or that nobody has polled for long, nothing is known.
+        """
         now = time.monotonic()
+        if not drained or now - self._looked_at > 2 * _IDLE_CHECK_S:
+            self._looked_at = now
+            self._lacking_since.clear()
         if now - self._looked_at < _IDLE_CHECK_S:
             return
         self._looked_at, lags = now, self.lag()
-        waiting = {p for p in self._positions if lags.get(p) and not self._paused and p not in self._held_back}
-        self._gave_at = {p: self._gave_at.get(p, now) if p in waiting else now for p in self._positions}
-        for partition in sorted(p for p in waiting if now - self._gave_at[p] >= _STALL_S):
-            self._gave_at[partition] = now
+        lacking = [p for p in self._positions if lags.get(p) and not self._paused and p not in self._held_back]
+        self._lacking_since = {p: self._lacking_since.get(p, now) for p in lacking}
+        for partition in sorted(p for p, since in self._lacking_since.items() if now - since >= _STALL_S):
+            self._lacking_since[partition] = now
             self.transient_errors += 1
             position = self._positions[partition]
             EVENTS.warning(

@@ -37,6 +37,8 @@ from streamrec.worker.metrics import Metrics
 from streamrec.worker.refused_requests import refused_slate, too_many
 from streamrec.worker.validation import EventValidator, ValidationLimits
 
+ENDED_BYTES, LEAST_ENDED_BYTES = 256 * 1024, 1024
+"""Of slates that end with one event, so that what it teaches fits a message; and what each counts for at least."""
 Load = Callable[[Sequence[Key]], list[bytes | None]]
 """Fetches stored values."""
 ASKING = frozenset({EventType.REQUEST, EventType.SEARCH})
@@ -264,10 +266,16 @@ class StepProcessor:
 
         Which slates are over is a matter of the partition's log alone: the same event ends them at every try.
         """
-        ended = []
-        for came in self.open_slates.ended(example.partition, self._load_slates):
+        ended, told = [], 0  # bytes, roughly
+
+        def enough() -> bool:
+            return told >= ENDED_BYTES
+
+        for came in self.open_slates.ended(example.partition, self._load_slates, enough):
             self._tell(came)
+            told += LEAST_ENDED_BYTES
             if came.slate_feedback is not None:
+                told += 2 * came.slate_feedback.features.size + sum(map(len, came.slate_feedback.items))
                 rec_id = came.outcomes[0].rec_id
                 ended.append(Ended(came.slate_feedback.user_id, rec_id, Feedback.of(came.slate_feedback)))
         epoch = self._access.epoch(example.partition) or 0

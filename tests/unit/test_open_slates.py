@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -17,12 +18,18 @@ from streamrec.config.settings import Settings
 from streamrec.engine.arrays.logged_event import LoggedEvent
 from streamrec.engine.attribution.attribution import AttributionRules, RewardRule, SeenRule, ServedSlate
 from streamrec.engine.attribution.open_slates import OpenSlateLimits, OpenSlates
+from streamrec.engine.examples import decoded
 from streamrec.engine.partition_tables import DIRECTORY, NOTHING_LEFT, Changes
 from streamrec.events import Event, EventType, Outcome, Slate, SlateItem
 from streamrec.state.memory import MemoryStore
+from streamrec.state.snapshots import SnapshotDirectory
 from streamrec.testing import records
+from streamrec.transport import Record
 from streamrec.transport.local import LocalSink, LocalSource
+from streamrec.transport.local_follower import LocalFollower
 from streamrec.wiring import build_worker
+from streamrec.wiring.learner import build_learner
+from streamrec.worker import step
 
 SHOWN = 1_700_000_000_000
 WINDOW_MS = 600_000
@@ -207,6 +214,58 @@ def test_memory_is_bounded_and_what_is_not_stored_yet_stays() -> None:
     assert len(stored) == 40
     found = close(slates, load=lambda users: [stored.get(user[1]) for user in users])
     assert Counter(outcome.rec_id for outcome in found) == {f"0-{number}": 3 for number in range(40)}
+
+
+def test_no_more_ends_with_one_event_than_may_travel_with_it() -> None:
+    slates, closed = table(), list[str]()
+    for number in range(20):
+        show(slates, slate(f"user{number}", number, ts=SHOWN + number))
+    slates.tick(0, SHOWN + 10**7, learned=False)
+    sizes = []
+    while slates.waiting:
+        before = len(closed)
+        for came in slates.ended(0, nobody, lambda: len(closed) >= before + 6):  # noqa: B023
+            closed.append(came.outcomes[0].rec_id)
+        sizes.append(len(closed) - before)
+    assert sizes == [6, 6, 6, 2]
+    assert sorted(closed) == sorted(f"0-{number}" for number in range(20))
+
+
+def test_many_slates_that_end_at_once_travel_in_messages_of_bounded_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(step, "ENDED_BYTES", 32 * 1024)
+    night = 12 * 3_600_000
+    asked = [Event(type=EventType.CLICK, user_id=f"u{n}", item_id=f"i{n % 40}", ts=SHOWN + n) for n in range(120)]
+    seen = [Event(type=EventType.IMPRESSION, user_id=f"u{n}", item_id=f"i{n % 40}", ts=SHOWN + n) for n in range(120)]
+    morning = [Event(type=EventType.CLICK, user_id="early", item_id="i1", ts=SHOWN + night + n) for n in range(20)]
+    chosen = Settings.model_validate({
+        "serving": {"recommend_on": ("click",)},
+        "attribution": {"seen": "all"},
+        "learner": {"where": "elsewhere"},
+    })  # fmt: skip
+    snapshots = SnapshotDirectory(tmp_path, 1)
+
+    def taught(log: list[Event]) -> list[Record]:
+        """The examples of a worker that follows the models in the snapshots."""
+        source, sink = LocalSource("user-events", records("user-events", log)), LocalSink()
+        updates: Callable[[int], LocalFollower] = lambda since_ms: LocalFollower("model-updates")  # noqa: E731
+        build_worker(chosen, source, sink, MemoryStore(), snapshots, updates=updates).run()
+        return list(sink.records(chosen.topics.examples))
+
+    build_learner(
+        chosen,
+        LocalSource(chosen.topics.examples, taught(asked)),
+        LocalSink(),
+        snapshots,
+        catalogue=lambda: LocalFollower("items"),
+        updates=lambda since_ms: LocalFollower("model-updates"),
+    ).run()
+    values = [record.value or b"" for record in taught([*asked, *seen, *morning])]
+    ended, sizes = [decoded(value).ended for value in values], list(map(len, values))
+    assert max(sizes) < 48_000
+    assert sum(sizes) > 160_000
+    assert len({one.rec_id for some in ended for one in some}) == sum(map(len, ended)) >= 120
 
 
 def test_what_the_models_know_already_is_judged_and_marked() -> None:

@@ -62,9 +62,17 @@ class Part(EmbeddedServer):
             return False
 
     def metrics(self, *names: str) -> list[float]:
-        """What it counts, summed over labels; of hits those of the whole list."""
-        with urlopen(f"{self._url}/metrics", timeout=60) as answer:
-            families = text_string_to_metric_families(answer.read().decode())
+        """What it counts, summed over labels; of hits those of the whole list.
+
+        Raises:
+            EmbeddedError: it does not answer.
+        """
+        try:
+            with urlopen(f"{self._url}/metrics", timeout=60) as answer:
+                families = text_string_to_metric_families(answer.read().decode())
+        except OSError as error:
+            said = self._log.read_text(encoding="utf-8", errors="replace")[-2_000:]
+            raise EmbeddedError(f"{self.kind} does not answer ({error}); the end of its log:\n{said}") from error
         totals = dict.fromkeys(names, 0.0)
         for sample in (sample for family in families for sample in family.samples):
             if sample.name in totals and sample.labels.get("list", "fused") == "fused":

@@ -31,6 +31,8 @@ LOADED_TOGETHER = 512
 Charge = Callable[[int, Due], None]
 """Charges an ad for a click in a partition."""
 
+Enough = Callable[[], bool]
+"""Whether as much has ended with an event as may travel with it."""
 LoadSlates = Callable[[Sequence[Name]], Sequence[bytes | None]]
 """Fetches the stored slates of users that are not in memory."""
 
@@ -198,10 +200,11 @@ class OpenSlates(WriteBackTable[list[OpenSlate]]):
             yield from self._close_minute(number, held, min(held.entries), load)
             self.early += before - held.count
 
-    def ended(self, partition: int, load: LoadSlates) -> Iterator[Closed]:
+    def ended(self, partition: int, load: LoadSlates, enough: Enough = lambda: False) -> Iterator[Closed]:
         """Everything of one partition whose time is up now, at this very event, whatever comes together with it.
 
         Where there are too many, the oldest have no more time: a partition has its even share of the slates that wait.
+        `enough` is asked before each user: what is left then ends with the next event.
         """
         held = self._due.held(partition)
         minute = held.clock_ms // MINUTE_MS
@@ -210,16 +213,23 @@ class OpenSlates(WriteBackTable[list[OpenSlate]]):
             return
         held.looked_at = minute
         for due in sorted(due for due in held.entries if due < minute):
-            for came, _ in self._close_minute(partition, held, due, load):
+            for came, _ in self._close_minute(partition, held, due, load, enough):
                 yield came
         before = held.count
-        while held.count > most:
-            for came, _ in self._close_minute(partition, held, min(held.entries), load):
+        while held.count > most and not enough():
+            for came, _ in self._close_minute(partition, held, min(held.entries), load, enough):
                 yield came
         self.early += before - held.count
+        if enough():
+            held.looked_at = -1
 
     def _close_minute(
-        self, number: int, held: _PartitionSlates, minute: int, load: LoadSlates
+        self,
+        number: int,
+        held: _PartitionSlates,
+        minute: int,
+        load: LoadSlates,
+        enough: Enough = lambda: False,
     ) -> Iterator[tuple[Closed, bool]]:
         names = list(held.entries.pop(minute))
         held.changed[minute] = None
@@ -230,7 +240,11 @@ class OpenSlates(WriteBackTable[list[OpenSlate]]):
             if lacking:
                 for user, value in zip(lacking, load(lacking), strict=True):
                     self._entries[user] = self._unpacked(value, held.clock_ms)
-            for user in users:
+            for at, user in enumerate(users, start):
+                if enough():
+                    held.entries[minute] = dict.fromkeys(names[at:])
+                    self._make_room(0)
+                    return
                 for waiting in self._leaving(user, minute):
                     held.count -= 1
                     came = closed(waiting, self.rules)
