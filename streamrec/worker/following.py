@@ -25,7 +25,8 @@ from streamrec.worker.metrics import Metrics
 LOG = get_logger("streamrec.worker.following")
 STANDING = "standing"
 """The header of an update that says how the learner stands."""
-LOOK_RECORDS = 64
+LOOK_RECORDS = 2
+"""Messages taken over between two steps, some ten milliseconds each."""
 SOURCES = "sources"
 """A component that every snapshot of a learner has."""
 AWAY_S = 10.0

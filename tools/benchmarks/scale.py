@@ -22,6 +22,7 @@ from urllib.request import urlopen
 import numpy as np
 from prometheus_client.parser import text_string_to_metric_families
 
+from streamrec.cli.commands.learner import NICENESS
 from streamrec.client import EventProducer, RecommendationConsumer
 from streamrec.config.groups import LearnerSettings, Learning, Redis, Serving, SnapshotSettings, Topics
 from streamrec.config.settings import Settings, shown
@@ -51,7 +52,8 @@ class Part(EmbeddedServer):
         self.kind = f"streamrec {command}"
         self._url = f"http://127.0.0.1:{port}"
         own = f"STREAMREC_{'LEARNER__' if command == 'learner' else ''}METRICS_PORT={port}"
-        run = ["env", own, sys.executable, "-m", "streamrec.cli", command, "--config", str(config)]
+        behind = ["nice", "-n", str(NICENESS)] if command == "learner" else []  # as one beside a worker
+        run = ["env", own, *behind, sys.executable, "-m", "streamrec.cli", command, "--config", str(config)]
         super().__init__(run, self._answers, log)
 
     def _answers(self) -> bool:

@@ -17,6 +17,8 @@ from streamrec.wiring.learner import connect_learner
 LOG = get_logger("streamrec.learner")
 AGAIN_S = 5.0
 """After a learner that ended by itself, another one is started so much later."""
+NICENESS = 10
+"""Slates come first: of the processors that a worker and its learner share, the learner gets what is left."""
 LEAVE_S = 10.0
 """How long a learner has to leave its group."""
 _PR_SET_PDEATHSIG = 1
@@ -97,6 +99,7 @@ def _keep(settings: Settings) -> int:
 
 
 def _learn(settings: Settings) -> int:
+    os.nice(NICENESS)
     try:
         run(settings)
     except StreamrecError as error:

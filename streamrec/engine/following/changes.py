@@ -233,7 +233,7 @@ class FollowedArrays:
             self._held.setdefault((change.component, change.name), RoomyArray([])).take(change)
             changed.setdefault(change.component, {}).setdefault(change.name, []).append(_rows_of(change))
         return {
-            component: {name: np.unique(np.concatenate(rows)) for name, rows in arrays.items()}
+            component: {name: _distinct(np.concatenate(rows)) for name, rows in arrays.items()}
             for component, arrays in changed.items()
         }
 
@@ -286,6 +286,13 @@ def _rows_of(change: ArrayChange) -> Int64:
     if isinstance(change.places, slice):
         return np.arange(change.places.start // by_row, -(-change.places.stop // by_row))
     return change.places // by_row
+
+
+def _distinct(rows: Int64) -> Int64:
+    """Each row once, in order; places come in order already, but for an update that says something twice."""
+    if len(rows) and (np.diff(rows) < 0).any():
+        return np.unique(rows)
+    return rows[np.append(True, np.diff(rows) > 0)] if len(rows) else rows
 
 
 def _in_state(state: Mapping[str, Mapping[str, Array]], component: str, name: str, strings: bool) -> Rows:
