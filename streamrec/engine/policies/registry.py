@@ -55,8 +55,12 @@ class PolicyRegistry:
 
     def renewed(self, name: str) -> Policy:
         """The policy of that name, untaught; what it had learned is gone."""
-        self._policies[name] = self._make(name)
+        self._policies[name] = self.untaught(name)
         return self._policies[name]
+
+    def untaught(self, name: str) -> Policy:
+        """Another policy of that name, which is not in use."""
+        return self._make(name)
 
     def refused(self) -> dict[str, int]:
         """How much feedback each has refused because a number in it was not finite; only of policies that learn."""
@@ -115,11 +119,6 @@ class PolicyRegistry:
         """What those that learn have learned, by name."""
         states = {name: policy.state() for name, policy in self._policies.items()}
         return {name: state for name, state in states.items() if state}
-
-    def restore(self, states: Mapping[str, Mapping[str, Array]]) -> None:
-        """The inverse of `state`."""
-        for name, state in states.items():
-            self.policy(name).restore(state)
 
 
 def _grouped(keys: Sequence[tuple[str, ...]]) -> dict[tuple[str, ...], Int64]:
