@@ -1,7 +1,8 @@
 """A snapshot of another list of models, as a pipeline would have saved it: what both have is kept, by name.
 
     models       those that both have keep their arrays; new ones are untaught, those that are gone are left out
-    fusion       weights by the names of its features; a new one is at its prior, and goes with no other
+    fusion       weights by the names of its features; a new one is at its prior, and goes with no other. Where some are
+                 gone, the others take over what they shared with them: the posterior, given that those weigh nothing
     network      of the fusion: inputs by name, a new one counts nothing until it has learned to
     micro-batch  what each model said of the candidates, by name; a new one had said nothing
     progress     by list; a new one has not been tried yet
@@ -19,6 +20,7 @@ from dataclasses import astuple, dataclass
 
 import numpy as np
 import numpy.typing as npt
+import scipy.linalg
 
 from streamrec.engine.arrays.batch import Array, Columns, Int64
 from streamrec.engine.arrays.packing import packed_strings, unpacked_strings
@@ -187,12 +189,11 @@ def _policies(arrays: Components, models: Order, pipeline: Pipeline) -> tuple[di
 def _fusion(saved: Mapping[str, Array], untaught: Mapping[str, Array], features: Order) -> Arrays:
     network = {name: array for name, array in saved.items() if name.startswith(f"{RESIDUAL}.")}
     fusion = {name: array for name, array in saved.items() if name not in network}
+    precision = saved["precision"]
     for name in ("mean", "particles"):
-        fusion[name] = features.moved(saved[name], -1, untaught["mean"])
+        fusion[name] = features.moved(_without(saved[name], precision, features), -1, untaught["mean"])
     fusion["precision"] = untaught["precision"].copy()
-    fusion["precision"][np.ix_(features.here, features.here)] = saved["precision"][
-        np.ix_(features.there, features.there)
-    ]
+    fusion["precision"][np.ix_(features.here, features.here)] = precision[np.ix_(features.there, features.there)]
     usual = f"{RESPONSES}.usual"
     if len(saved[usual]):  # else nothing came of any slate yet
         fusion[usual] = features.moved(saved[usual], -1)
@@ -201,6 +202,26 @@ def _fusion(saved: Mapping[str, Array], untaught: Mapping[str, Array], features:
     elif RESIDUAL in features.now:
         fusion |= _network(network, features)
     return fusion
+
+
+def _without(weights: Array, precision: Array, features: Order) -> Array:
+    """Weights (..., features) of before, those of features that are gone known to be 0, which changes the others.
+
+        w_kept + P_kept,kept^-1 P_kept,gone w_gone        exact of a Gaussian of precision P
+
+    Applied to the mean and to draws alike. Without it, scores would lack what was said by those that are gone alone.
+    """
+    kept, gone = features.there, np.setdiff1d(np.arange(len(features.then)), features.there)
+    if len(gone) == 0:
+        return weights
+    moved = np.array(weights, np.float64)
+    shared = np.asarray(precision[np.ix_(kept, gone)], np.float64)
+    try:
+        factor = scipy.linalg.cho_factor(precision[np.ix_(kept, kept)], lower=True)
+        moved[..., kept] += scipy.linalg.cho_solve(factor, shared @ moved[..., gone].T).T
+    except (ValueError, scipy.linalg.LinAlgError):  # a number that is none, or no precision: quarantine sees to it
+        return weights
+    return moved
 
 
 def _network(saved: Mapping[str, Array], features: Order) -> Arrays:
