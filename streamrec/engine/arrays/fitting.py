@@ -10,11 +10,12 @@ from streamrec.errors import StateError
 
 MISFIT = (KeyError, ValueError, IndexError, TypeError, RuntimeError)
 """What parts say of arrays that are not theirs: a name is missing, or a shape or type is another's."""
+GO_BACK = "go back to these"
 
 
 @contextmanager
 def fitting(
-    part: str, found: Mapping[str, Array], untaught: Mapping[str, Array], remedy: str = "go back to these"
+    part: str, found: Mapping[str, Array], untaught: Mapping[str, Array], remedy: str = GO_BACK
 ) -> Iterator[None]:
     """While `part` takes over what was found.
 
@@ -22,7 +23,7 @@ def fitting(
         part: what people call it.
         found: its saved arrays.
         untaught: its own arrays, as they are before anything is learned.
-        remedy: what to do, beside "it was saved under other settings".
+        remedy: what to do about other settings or another version, by which it was saved.
 
     Raises:
         StateError: they are not its own.

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from streamrec.engine.arrays.batch import Array
 from streamrec.engine.arrays.feedback import CountsRefusals
-from streamrec.engine.arrays.fitting import fitting, misfit, other_rows
+from streamrec.engine.arrays.fitting import GO_BACK, fitting, misfit, other_rows
 from streamrec.engine.following.served import Served
 from streamrec.engine.fusion.fusion import Fusion
 from streamrec.engine.items.item_table import ItemTable, renamed
@@ -102,7 +102,7 @@ class RollbackControl:
         """
         for name, untaught in self.untaught.items():
             if why := other_rows(arrays.get(name, {}), untaught):
-                raise misfit(spoken(name), why, remedy(name))
+                raise misfit(_spoken(name), why, _remedy(name))
 
     def state(self) -> dict[str, dict[str, Array]]:
         """What they learned, and which are trusted, by component."""
@@ -123,13 +123,9 @@ class RollbackControl:
             self.quarantine.restore(arrays[QUARANTINE])
         for name, part in (self._parts | self._unheard).items():  # those that are unheard may be missing
             found = arrays.get(name, {})
-            with fitting(spoken(name), found, self.untaught[name], remedy(name)):
+            with fitting(_spoken(name), found, self.untaught[name], _remedy(name)):
                 part.restore(found)
-        for name in arrays:
-            if name.startswith(POLICY):
-                policy = self._policies.policy(name[len(POLICY) :])
-                with fitting(spoken(name), arrays[name], policy.state()):
-                    policy.restore(arrays[name])
+        self._policies.restore({name[len(POLICY) :]: arrays[name] for name in arrays if name.startswith(POLICY)})
 
     def _refused(self) -> dict[str, int]:
         """How many updates each has refused since it began."""
@@ -137,19 +133,16 @@ class RollbackControl:
         return {name: part.refused for name, part in self._refusing.items()} | policies
 
 
-def spoken(name: str) -> str:
-    """A component as people call it."""
-    for prefix in (MODEL, POLICY):
-        if name.startswith(prefix):
-            return f"{prefix[:-1]} {name[len(prefix) :]!r}"
-    return f"the {name}"
+def _spoken(name: str) -> str:
+    """A model or the fusion, as people call it."""
+    return f"model {name[len(MODEL) :]!r}" if name.startswith(MODEL) else f"the {name}"
 
 
-def remedy(name: str) -> str:
-    """What to do where a component does not fit."""
+def _remedy(name: str) -> str:
+    """What to do where it does not fit."""
     if not name.startswith(MODEL):
-        return "go back to these"
+        return GO_BACK
     return (
-        f"go back to these, or leave {name[len(MODEL) :]!r} out of learning.models until a snapshot without it is "
-        "kept, and put it back: it begins untaught then"
+        f"{GO_BACK}, or leave {name[len(MODEL) :]!r} out of learning.models until a snapshot without it is kept, and "
+        "put it back: it begins untaught then"
     )

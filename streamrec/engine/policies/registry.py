@@ -13,6 +13,7 @@ import numpy as np
 from streamrec.engine.arrays.batch import NOTHING, Array, Float64, Int64, Uint64
 from streamrec.engine.arrays.compiled import mixed
 from streamrec.engine.arrays.feedback import CountsRefusals, SlateFeedback
+from streamrec.engine.arrays.fitting import fitting
 from streamrec.engine.arrays.logged_event import name_hash
 from streamrec.engine.policies import Policy, PolicyInput, Posterior
 from streamrec.engine.policies.plackett_luce_sampling import SEED_BITS, SamplingTerms, drawn, interleaved, propensities
@@ -119,6 +120,17 @@ class PolicyRegistry:
         """What those that learn have learned, by name."""
         states = {name: policy.state() for name, policy in self._policies.items()}
         return {name: state for name, state in states.items() if state}
+
+    def restore(self, states: Mapping[str, Mapping[str, Array]]) -> None:
+        """The inverse of `state`.
+
+        Raises:
+            StateError: the arrays of one of them are not its own; what is said names it.
+        """
+        for name, state in states.items():
+            policy = self.policy(name)
+            with fitting(f"policy {name!r}", state, policy.state()):
+                policy.restore(state)
 
 
 def _grouped(keys: Sequence[tuple[str, ...]]) -> dict[tuple[str, ...], Int64]:
