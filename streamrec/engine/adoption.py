@@ -60,7 +60,7 @@ class Adoption:
     dropped: tuple[str, ...] = ()
     """There is no place for them here."""
     translated: frozenset[str] = frozenset()
-    """Components whose arrays are others than in the snapshot."""
+    """Components whose arrays are not in the snapshot, under whatever name."""
 
 
 def adopted(arrays: Components, schema: str, pipeline: Pipeline) -> Adoption:
@@ -96,7 +96,7 @@ def adopted(arrays: Components, schema: str, pipeline: Pipeline) -> Adoption:
         kept=tuple(name for name in (*found, *learning) if name not in begun),
         begun=(*begun, *beside.new, *columns.new),
         dropped=(*dropped, *beside.gone, *columns.gone),
-        translated=frozenset(name for name, own in out.items() if own is not arrays.get(name)),
+        translated=frozenset(name for name, own in out.items() if not any(own is held for held in arrays.values())),
     )
 
 

@@ -100,6 +100,7 @@ def test_a_table_that_two_models_look_at_goes_to_whoever_owns_it_now(teacher: Pi
     adoption = adopt(pipeline, alone)
     assert same(alone.state()["model.covisit_recent"], table)
     assert "model.covisit" not in adoption.dropped
+    assert "model.covisit_recent" not in adoption.translated  # whoever follows has it too
 
 
 @pytest.mark.parametrize("form", ["linear", "mlp"])
