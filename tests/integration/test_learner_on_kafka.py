@@ -183,11 +183,12 @@ def test_with_no_learner_slates_go_on_and_readyz_says_so(shop: Shop) -> None:
 
 
 def test_another_list_of_models_takes_a_restart_and_no_warmup(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    snapshots = build_snapshots(shop.deployment.settings)
     with shop.worker() as worker:
         shop.send(400)
         until(lambda: shop.learned() >= 400, worker)
         assert worker.stop() == 0
-    before = _newest(shop)
+    before = snapshots.load(str(snapshots.latest())).arrays
     monkeypatch.setenv("STREAMREC_LEARNING__MODELS", "popularity,popularity_days,covisit,sessions")
     with shop.worker() as worker:
         slate = shop.slates(["stranger"])[0]  # before anything more is learned
@@ -197,7 +198,7 @@ def test_another_list_of_models_takes_a_restart_and_no_warmup(shop: Shop, monkey
         until(lambda: shop.learned() >= 600, worker)
         later = shop.slates([f"u{n}" for n in range(8)])[0]
         assert worker.stop() == 0
-    after = _newest(shop)
+    after = snapshots.load(str(snapshots.latest())).arrays
     assert later.model_version is not None
     assert slate.model_version is not None
     assert later.model_version > slate.model_version >= 400
