@@ -14,7 +14,7 @@ StreamrecError                      everything below; catch this one at the oute
 ├── StateError                      the store or a snapshot did not do what was asked of it
 │   ├── StateUnavailable            it cannot take or give anything just now; the same call may work later
 │   ├── StaleEpoch                  another worker owns this partition now
-│   ├── SnapshotCorrupt             a snapshot does not match its checksum or its schema
+│   ├── SnapshotCorrupt             a snapshot does not match its checksum
 │   └── StateMissing                the checkpoint names a snapshot that is nowhere to be found
 ├── RankerError                     a ranker of others broke the protocol of a backtest
 ├── PromotionRefused                a policy has not shown what it must before it may do more
@@ -97,7 +97,7 @@ class StaleEpoch(StateError):
 
 
 class SnapshotCorrupt(StateError):
-    """A snapshot does not match its checksum or its schema."""
+    """A snapshot does not match its checksum."""
 
 
 class UpdateRefused(StateError):

@@ -369,7 +369,7 @@ class Pipeline:
 
     @property
     def schema(self) -> str:
-        """Names the models, inputs of the fusion and columns of queries: a snapshot fits only where this is equal."""
+        """Names the models, inputs of the fusion and columns of queries; where it is another, `adoption` helps."""
         columns = (f"{name}[{width}]" for name, (width, _) in self.features.columns.items())
         return "/".join([f"v{LAYOUT}", *self.fusion.names, *columns])
 
@@ -385,7 +385,11 @@ class Pipeline:
         }
 
     def restore(self, arrays: Mapping[str, Mapping[str, Array]]) -> None:
-        """The inverse of `state`."""
+        """The inverse of `state`.
+
+        Raises:
+            StateError: the arrays of a model, a policy or the fusion are not its own; what is said names it.
+        """
         self.features.restore(arrays)
         self.batch.restore(arrays["batch"])
         self.schedule.restore(arrays["clock"]["counts"])

@@ -49,6 +49,7 @@ class Fold:
         self.position = 0  # the first offset that is not folded
         self.latest_ms = 0  # when the newest record that is folded was sent
         self.saved_ms = 0  # when the snapshot was made that it began with
+        self.translated = frozenset[str]()  # components that it has otherwise than that snapshot
         self.repeats = 0  # examples left out: learned before, or of a worker that has been replaced
         self.unreadable = 0
         self.rolled_back: list[str] = []  # components, since they were last taken from here

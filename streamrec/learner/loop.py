@@ -22,12 +22,12 @@ from streamrec.learner.catalogue_relay import CatalogueRelay
 from streamrec.learner.fold import Arrays, Fold, LastGood
 from streamrec.learner.metrics import LearnerMetrics
 from streamrec.learner.publishing import Publisher
-from streamrec.state import SavedSnapshot, SnapshotStore
+from streamrec.state import SnapshotStore
 from streamrec.transport import Record, Sink, Source
 from streamrec.worker.following import SOURCES
 from streamrec.worker.health import Health, Need
 from streamrec.worker.memory import Clocks
-from streamrec.worker.recovery import FOREIGN, last_good
+from streamrec.worker.recovery import adopt, last_good, naming
 
 LOG = get_logger("streamrec.learner.loop")
 POLL_RECORDS = 128
@@ -190,7 +190,7 @@ class Learner:
         began = self._clocks.monotonic_s()
         state, schema = fold.state(), fold.pipeline.schema
         suspect = fold.pipeline.rollback.suspects(state) if counted else state.keys()
-        snapshots, (good, saved) = self._ports.snapshots, self._kept(fold.position)
+        snapshots, (good, saved) = self._ports.snapshots, self._kept(fold.position, schema)
         try:
             if not saved:
                 marks, now_ms = {EXAMPLES: fold.position}, self._clocks.wall_ms()
@@ -207,7 +207,7 @@ class Learner:
         if fold.position > self._saved_position and self._clocks.monotonic_s() - self._saved_at >= wait_s:
             self._save(fold, counted=False)
 
-    def _kept(self, position: int) -> tuple[list[str], bool]:
+    def _kept(self, position: int, schema: str) -> tuple[list[str], bool]:
         """The snapshots that parts may go back to, newest first, and whether there is one of this very offset."""
         snapshots, good, there = self._ports.snapshots, list[str](), False
         for reference in snapshots.references():
@@ -215,8 +215,8 @@ class Learner:
                 told = snapshots.describe(reference)
             except StateError:
                 continue
-            counted = told.components.keys() - set(told.suspect)
-            there = there or (bool(counted) and told.watermarks.get(EXAMPLES) == position)
+            counted = told.schema == schema and bool(told.components.keys() - set(told.suspect))
+            there = there or (counted and told.watermarks.get(EXAMPLES) == position)
             good += [reference] if counted else []
         return good, there
 
@@ -239,7 +239,8 @@ class Learner:
         self._restore(fold)
         self._work = _Work(fold, self._ports.publisher(fold), self._ports.relay())
         self._caught_up = False
-        self._saved_at, self._saved_position = self._clocks.monotonic_s(), fold.position
+        self._saved_at = self._clocks.monotonic_s()
+        self._saved_position = -1 if fold.translated else fold.position  # what was adopted is saved as soon as may be
         self.health.have(Need.MODELS)
         self.health.have(Need.PARTITIONS)
         LOG.info("the examples are ours to learn from", offset=fold.position)
@@ -275,14 +276,17 @@ class Learner:
         snapshots, failed = self._ports.snapshots, dict[str, StateError]()
         for reference in snapshots.references():
             try:
-                saved: SavedSnapshot = snapshots.load(reference, fold.pipeline.schema)
-                fold.restore(saved.arrays, saved.watermarks)
+                saved = snapshots.load(reference)
+                with naming(saved):
+                    adoption = adopt(fold.pipeline, saved)
+                    fold.restore(adoption.arrays, saved.watermarks)
+                fold.translated = adoption.translated
                 if SOURCES in saved.arrays:  # else nobody follows it: all of it is to be published
                     fold.saved_ms = snapshots.describe(reference).created_ms
             except StateUnavailable:
                 raise
-            except (StateError, *FOREIGN) as error:
-                failed[reference] = error if isinstance(error, StateError) else StateError(f"{reference}: {error!r}")
+            except StateError as error:
+                failed[reference] = error
                 continue
             for name, why in failed.items():
                 LOG.warning("snapshot skipped", snapshot=name, error=str(why))

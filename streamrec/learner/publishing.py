@@ -46,7 +46,8 @@ class Publisher:
         self._changes = ModelChanges()
         self._since = fold.position
         if fold.saved_ms:  # else whoever follows holds nothing yet, and is told everything
-            self._changes.begin(fold.pipeline.parts())
+            parts = fold.pipeline.parts()
+            self._changes.begin({name: part for name, part in parts.items() if name not in fold.translated})
         self._newest = _newest_version(tail())
         self._said_at = float("-inf")
 

@@ -187,6 +187,9 @@ class SavedSnapshot(Protocol):
     def watermarks(self) -> Mapping[int, int]: ...
 
     @property
+    def schema(self) -> str: ...
+
+    @property
     def reference(self) -> str: ...
 
 
@@ -234,12 +237,12 @@ class SnapshotStore(Protocol):
             StateUnavailable: there is no room just now, or no network; the same call may work later.
         """
 
-    def load(self, reference: str, schema: str | None = None) -> SavedSnapshot:
+    def load(self, reference: str) -> SavedSnapshot:
         """The snapshot of that reference.
 
         Raises:
             StateMissing: there is no such snapshot here.
-            SnapshotCorrupt: it is not what was saved, or not of the `schema` expected.
+            SnapshotCorrupt: it is not what was saved.
             StateUnavailable: it cannot be read just now; the same call may work later.
         """
 

@@ -101,9 +101,9 @@ class SnapshotDirectory:
     ) -> str:
         """Write a snapshot and return its reference; then let go of the oldest beyond `keep`, but none in `protect`.
 
-        `schema` is free text that changes whenever older arrays would no longer fit the models; `suspect` names the
-        components that are in doubt. The arrays are read twice, once for their checksum, and must not change meanwhile;
-        in memory only one of them at a time is copied, if it does not lie in C order.
+        `schema` is free text that says what the arrays are of; `suspect` names the components that are in doubt. The
+        arrays are read twice, once for their checksum, and must not change meanwhile; in memory only one of them at a
+        time is copied, if it does not lie in C order.
 
         Raises:
             StateUnavailable: there is no room or no network; the next save may work.
@@ -136,23 +136,18 @@ class SnapshotDirectory:
             LOG.warning("old snapshots stay", error=str(error))
         return reference
 
-    def load(self, reference: str, schema: str | None = None) -> Snapshot:
+    def load(self, reference: str) -> Snapshot:
         """The snapshot of that reference, verified; its arrays are the caller's own to write to.
 
         Holds the arrays a second time in memory while it runs.
 
         Raises:
             StateMissing: there is no such snapshot here.
-            SnapshotCorrupt: it is not what was saved, or not of the `schema` expected (None takes any).
+            SnapshotCorrupt: it is not what was saved.
             StateUnavailable: object storage does not answer.
             StateError: reading was refused.
         """
         manifest = self.describe(reference)
-        if schema is not None and manifest.schema != schema:
-            raise SnapshotCorrupt(
-                f"snapshot {reference} has schema {manifest.schema!r}, expected {schema!r}: the models or their "
-                "settings have changed since; go back to those settings, or start from another directory"
-            )
         content = b"".join(self._verified(reference, manifest))
         try:
             arrays = arrays_of(content, manifest.components)

@@ -50,6 +50,7 @@ from streamrec.wiring.saved_recommender import (
 from streamrec.wiring.worker import build_validation_limits, build_worker
 from streamrec.worker.dead_letters import opened
 from streamrec.worker.loop import POLL_RECORDS
+from streamrec.worker.recovery import restore
 from streamrec.worker.validation import event_of
 
 if TYPE_CHECKING:
@@ -156,8 +157,7 @@ class Recommender:
         )
         self._answered = self._worker.pipeline.recommend_on
         if saved is not None:
-            pipeline = self._worker.pipeline
-            pipeline.restore(read_models(path, saved, pipeline.schema))
+            restore(self._worker.pipeline, read_models(path, saved))
         self._worker.assigned([PARTITION])
 
     def compile_ahead(self) -> None:

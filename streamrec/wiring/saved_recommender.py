@@ -18,7 +18,7 @@ from streamrec.errors import StateError, StateMissing
 from streamrec.events import Item
 from streamrec.state import Arrays, Checkpoint, Key, Kind
 from streamrec.state.memory import MemoryStore
-from streamrec.state.snapshots import SnapshotDirectory
+from streamrec.state.snapshots import Snapshot, SnapshotDirectory
 
 STATE, MODELS = "recommender.msgpack", "models"
 UNFINISHED = ".unfinished"
@@ -100,10 +100,10 @@ def read(path: Path) -> SavedRecommender:
         raise StateError(f"{path / STATE} is not as this version writes it: {error}") from error
 
 
-def read_models(path: Path, saved: SavedRecommender, schema: str) -> Arrays:
-    """The arrays beside it.
+def read_models(path: Path, saved: SavedRecommender) -> Snapshot:
+    """The models' snapshot beside it.
 
     Raises:
-        StateError: they are gone, not what was saved, or of other settings.
+        StateError: it is gone, or not what was saved.
     """
-    return SnapshotDirectory(path / MODELS, keep=1).load(saved.snapshot, schema).arrays
+    return SnapshotDirectory(path / MODELS, keep=1).load(saved.snapshot)

@@ -18,7 +18,7 @@ from streamrec.errors import StaleEpoch, StateMissing
 from streamrec.state import Checkpoint, Key, Kind, PartitionMark, SavedSnapshot, SnapshotStore, Store
 from streamrec.state.refusals import dropped
 from streamrec.worker.memory import Clocks, Memory
-from streamrec.worker.recovery import begin, good_ones, last_good
+from streamrec.worker.recovery import begin, good_ones, last_good, restore
 
 LOG = get_logger("streamrec.worker.checkpoints")
 FLUSH_TIMEOUT_S = 5.0
@@ -187,7 +187,7 @@ class Checkpoints:
         if self.snapshots is None:
             return
         # Partitions are committed one after the other: after a crash in between, the newest name is the models' own.
-        beginning = begin(self.snapshots, self._marks, self.pipeline.schema, self.pipeline.restore)
+        beginning = begin(self.snapshots, self._marks, partial(restore, self.pipeline))
         if beginning is None:
             return
         snapshot = beginning.snapshot

@@ -21,6 +21,7 @@ from streamrec.transport import Follower, Record
 from streamrec.worker.health import Health, Need
 from streamrec.worker.memory import Clocks
 from streamrec.worker.metrics import Metrics
+from streamrec.worker.recovery import adopt, naming
 
 LOG = get_logger("streamrec.worker.following")
 STANDING = "standing"
@@ -134,10 +135,12 @@ class ModelFollowing:
         return True
 
     def _restore(self, reference: str) -> None:
-        saved = self._snapshots.load(reference, self._pipeline.schema)
-        parts = self._pipeline.parts(saved.arrays)
-        arrays = FollowedArrays()
-        arrays.take(saved.arrays, parts)
+        saved, arrays = self._snapshots.load(reference), FollowedArrays()
+        with naming(saved):
+            adopted = adopt(self._pipeline, saved).arrays
+            parts = self._pipeline.parts(adopted)
+            self._pipeline.rollback.refuse_foreign(adopted)
+            arrays.take(adopted, parts)
         arrays.serve(parts)
         self._arrays = arrays
         self._stand_at(UpdateAssembler(self._pipeline.schema, saved.watermarks[EXAMPLES]))

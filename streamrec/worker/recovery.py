@@ -1,22 +1,24 @@
 """Which snapshot to begin with when the newest cannot be used, and which to go back to when a model can no longer be.
 
 To begin with: those that partitions' marks name, newest first; then older ones here that stand for a partition held.
-To go back to, for one component: the newest in which it was not in doubt. Either way a snapshot that cannot be used is
-passed over, never believed in part. Knows nothing of models.
+One of another list of models is adopted. To go back to, for one component: the newest of the same list in which it was
+not in doubt. Either way a snapshot that cannot be used is passed over, never believed in part.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from streamrec.config.log_lines import get_logger
+from streamrec.engine.adoption import Adoption, adopted
+from streamrec.engine.arrays.fitting import MISFIT
+from streamrec.engine.pipeline import Pipeline
 from streamrec.errors import StateError, StateMissing, StateUnavailable
-from streamrec.state import Arrays, PartitionMark, SavedSnapshot, SnapshotStore
+from streamrec.state import PartitionMark, SavedSnapshot, SnapshotStore
 
 LOG = get_logger("streamrec.worker.recovery")
-FOREIGN = (KeyError, ValueError, IndexError, TypeError, RuntimeError)
-"""What models say of arrays that are not theirs: a name is missing, or a shape or type is another's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,10 +30,60 @@ class RestoredModels:
     unlearned: Mapping[int, int]  # records per partition that users remember and no model has learned
 
 
+def restore(pipeline: Pipeline, saved: SavedSnapshot) -> None:
+    """Have a pipeline go on from a snapshot, also from one of another list of models.
+
+    Raises:
+        StateError: it cannot be used; what is said names it, and the model that does not fit.
+    """
+    with naming(saved):
+        pipeline.restore(adopt(pipeline, saved).arrays)
+
+
+def adopt(pipeline: Pipeline, saved: SavedSnapshot) -> Adoption:
+    """A snapshot as this pipeline is to restore it; what that keeps of another list of models is logged.
+
+    Raises:
+        StateError: as `adopted`.
+    """
+    adoption = adopted(saved.arrays, saved.schema, pipeline)
+    if adoption.translated:
+        LOG.warning(
+            "the snapshot is of another list of models or user features: what both have is kept",
+            snapshot=saved.reference,
+            kept=list(adoption.kept),
+            begun_untaught=list(adoption.begun),
+            dropped=list(adoption.dropped),
+        )
+    return adoption
+
+
+@contextmanager
+def naming(saved: SavedSnapshot) -> Iterator[None]:
+    """What is said of a snapshot that cannot be used names it.
+
+    Raises:
+        StateError: it cannot.
+    """
+    try:
+        yield
+    except StateUnavailable:
+        raise
+    except StateError as error:
+        raise StateError(f"snapshot {saved.reference} cannot be used: {error}") from error
+    except MISFIT as error:
+        raise StateError(
+            f"snapshot {saved.reference} does not fit: {error!r}; go back to the settings it was made with, "
+            "or use an older one"
+        ) from error
+
+
 def begin(
-    snapshots: SnapshotStore, marks: Mapping[int, PartitionMark], schema: str, take: Callable[[Arrays], None]
+    snapshots: SnapshotStore, marks: Mapping[int, PartitionMark], take: Callable[[SavedSnapshot], None]
 ) -> RestoredModels | None:
-    """Load the newest snapshot that can be used and let `take` have its arrays; None where no mark names one.
+    """Load the newest snapshot that can be used and let `take` have it; None where no mark names one.
+
+    `take` raises a StateError where the snapshot is not for it.
 
     Raises:
         StateMissing, SnapshotCorrupt: none can be used; what is said is of the newest that a mark names.
@@ -41,8 +93,8 @@ def begin(
     failed: dict[str, StateError] = {}
     for reference in [*sorted(named, reverse=True), *_older(snapshots, named, marks)]:
         try:
-            snapshot = snapshots.load(reference, schema)
-            _give(snapshot, take)
+            snapshot = snapshots.load(reference)
+            take(snapshot)
         except StateUnavailable:
             raise
         except StateError as error:
@@ -66,16 +118,6 @@ def _older(snapshots: SnapshotStore, named: Collection[str], held: Collection[in
                 ours = True  # `load` will say what is wrong with it
             if ours:
                 yield reference
-
-
-def _give(snapshot: SavedSnapshot, take: Callable[[Arrays], None]) -> None:
-    try:
-        take(snapshot.arrays)
-    except FOREIGN as error:
-        raise StateError(
-            f"snapshot {snapshot.reference} does not fit: {error!r}; go back to the settings it was made with, "
-            "or use an older one"
-        ) from error
 
 
 def _told(
@@ -132,7 +174,7 @@ def last_good(
     """The newest of `good_ones` that can still be read, None when there is none."""
     for reference in good_ones(snapshots, component, schema, standing, before):
         try:
-            return snapshots.load(reference, schema)
+            return snapshots.load(reference)
         except StateError as error:
             LOG.warning("a component cannot go back to a snapshot", component=component, error=str(error))
     return None

@@ -85,7 +85,7 @@ def test_what_was_saved_comes_back(shelf: SnapshotDirectory) -> None:
     kinds = {name: np.arange(5).astype(name) for name in ("float16", "float32", "int8", "uint64", "bool")}
     saved = {**SMALL, "kinds": kinds, "large": {"a": np.random.default_rng(1).random(3_000_000)}, "empty": {}}
     reference = shelf.save(saved, {0: 12, 7: 2**53}, "v1", now_ms=5, suspect={"popular", "click"})
-    snapshot = shelf.load(reference, "v1")
+    snapshot = shelf.load(reference)
     assert_same(snapshot.arrays, saved)
     assert (snapshot.watermarks, snapshot.schema, snapshot.reference) == ({0: 12, 7: 2**53}, "v1", reference)
     assert shelf.describe(reference).suspect == snapshot.suspect == ("click", "popular")
@@ -186,13 +186,6 @@ def test_a_foreign_manifest_is_corrupt_even_under_its_own_checksum(ground: Shelv
     ground.put(f"{reference}/{MANIFEST}", foreign)
     with pytest.raises(SnapshotCorrupt, match="not as this version writes it"):
         ground.shelf().load(reference)
-
-
-def test_a_snapshot_of_another_schema_is_refused(shelf: SnapshotDirectory) -> None:
-    reference = save(shelf, 1)
-    assert shelf.load(reference, "v1").schema == "v1"
-    with pytest.raises(SnapshotCorrupt, match="has schema 'v1', expected 'v2'"):
-        shelf.load(reference, "v2")
 
 
 @pytest.mark.parametrize("reference", ["0000000009-0123456789abcdef", "", "..", "../../etc", "0000000001-ab\n"])

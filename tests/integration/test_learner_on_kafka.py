@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from streamrec.demo.embedded import EmbeddedBroker, EmbeddedRedis
+from streamrec.wiring.connections import build_snapshots
 from tests.support.deployment import until
 from tests.support.goods_and_hats import Shop, learners, offered
 
@@ -68,3 +69,30 @@ def test_with_no_learner_slates_go_on_and_readyz_says_so(shop: Shop) -> None:
                 os.kill(process, signal.SIGCONT)
         assert [item.item_id for item in after.items]
         assert after.model_version == before.model_version or after.model_version is not None
+
+
+def test_another_list_of_models_takes_a_restart_and_no_warmup(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    snapshots = build_snapshots(shop.deployment.settings)
+    with shop.worker() as worker:
+        shop.send(400)
+        until(lambda: shop.learned() >= 400, worker)
+        assert worker.stop() == 0
+    before = snapshots.load(str(snapshots.latest())).arrays
+    monkeypatch.setenv("STREAMREC_LEARNING__MODELS", "popularity,popularity_days,covisit,sessions")
+    with shop.worker() as worker:
+        slate = shop.slates(["stranger"])[0]  # before anything more is learned
+        assert offered([slate]) == {"g", "h"}
+        assert worker.said.count("the snapshot is of another list of models") > 0
+        shop.send(200)
+        until(lambda: shop.learned() >= 600, worker)
+        later = shop.slates([f"u{n}" for n in range(8)])[0]
+        assert worker.stop() == 0
+    after = snapshots.load(str(snapshots.latest())).arrays
+    assert later.model_version is not None
+    assert slate.model_version is not None
+    assert later.model_version > slate.model_version >= 400
+    assert after["model.covisit"]["mass"].sum() > before["model.covisit_recent"]["mass"].sum() > 0
+    assert any("sessions" in item.scores for item in later.items)
+    assert {name for name in after if name.startswith("model.")} == {
+        f"model.{name}" for name in ("popularity", "popularity_days", "covisit", "sessions")
+    }

@@ -22,14 +22,14 @@ from streamrec.config.settings import Settings
 from streamrec.engine.learning.quarantine import PROBATION
 from streamrec.errors import SnapshotCorrupt, StateError, StateMissing
 from streamrec.events import EventType
-from streamrec.state import Arrays, PartitionMark
+from streamrec.state import PartitionMark, SavedSnapshot
 from streamrec.state.memory import MemoryStore
 from streamrec.state.snapshots import MANIFEST, TENSORS, SnapshotDirectory
 from streamrec.testing import records, shop
 from streamrec.transport.local import LocalSink, LocalSource
 from streamrec.wiring import build_worker
 from streamrec.worker.loop import Worker
-from streamrec.worker.recovery import begin, good_ones, last_good
+from streamrec.worker.recovery import begin, good_ones, last_good, restore
 
 LOG = shop(600, seed=5)
 KEPT = 4
@@ -81,6 +81,10 @@ def wanted(start: int, stop: int) -> int:
         event.type in WANTED or (event.type is EventType.RATING and (event.value or 0) >= 4)
         for event in LOG[start:stop]
     )
+
+
+def taken_as_it_is(saved: SavedSnapshot) -> None:
+    """It fits."""
 
 
 def truncated(path: Path) -> None:
@@ -174,11 +178,30 @@ def test_when_none_can_be_used_the_error_is_of_the_newest_and_nothing_starts_afr
         ground.worker()
 
 
-def test_snapshots_of_other_models_are_no_beginning(tmp_path: Path) -> None:
+def test_a_worker_begins_with_what_its_list_of_models_shares_with_the_snapshot_s(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     ground = Ground(tmp_path)
-    ground.work(100, 200)
-    with pytest.raises(SnapshotCorrupt, match="go back to those settings"):
-        ground.worker(("popularity", "transitions", "repeats"))
+    before = ground.work(100, 200)
+    with caplog.at_level(logging.WARNING):
+        worker, source = ground.worker(("popularity", "content", "transitions", "repeats"))
+    assert "begun_untaught=['model.content']" in caplog.text
+    assert "'model.popularity_days'" in caplog.text.partition("dropped=")[2]
+    assert learned(worker) == learned(before) == wanted(0, 200)
+    worker.step(source.poll(1_000, 0.0))
+    worker.checkpoint()
+    again, _ = ground.worker(("popularity", "content", "transitions", "repeats"))
+    assert learned(again) == learned(worker) == wanted(0, 600)  # each event once
+
+
+def test_a_snapshot_of_another_layout_is_refused_in_words(tmp_path: Path) -> None:
+    ground = Ground(tmp_path)
+    worker = ground.work(100)
+    older = ground.shelf.save(worker.pipeline.state(), {0: 100}, "v3/popularity share", now_ms=1)
+    ground.store._marks[0] = PartitionMark(100, older, 1)
+    shutil.rmtree(tmp_path / ground.shelf.references()[1])
+    with pytest.raises(StateError, match=f"{older} cannot be used: it is of layout 'v3', expected 'v4': .* go back"):
+        ground.worker()
 
 
 def test_a_foreign_one_among_ours_is_skipped(tmp_path: Path) -> None:
@@ -198,20 +221,20 @@ def test_that_a_snapshot_is_in_another_workers_directory_is_no_damage(tmp_path: 
     theirs.save({"m": {"n": np.array(8)}}, {1: 8}, "v", now_ms=1)
     elsewhere = theirs.save({"m": {"n": np.array(9)}}, {1: 9}, "v", now_ms=1)
     here = ours.save({"m": {"n": np.array(4)}}, {0: 4}, "v", now_ms=1)
-    taken: list[Arrays] = []
-    beginning = begin(ours, {0: PartitionMark(4, here, 1), 1: PartitionMark(9, elsewhere, 1)}, "v", taken.append)
+    taken: list[SavedSnapshot] = []
+    beginning = begin(ours, {0: PartitionMark(4, here, 1), 1: PartitionMark(9, elsewhere, 1)}, taken.append)
     assert beginning is not None
     assert (beginning.snapshot.reference, beginning.skipped, beginning.unlearned) == (here, (), {})
     # What others left here stands for partitions that are not ours, and is no beginning.
     with pytest.raises(StateMissing):
-        begin(ours, {1: PartitionMark(9, elsewhere, 1)}, "v", taken.append)
+        begin(ours, {1: PartitionMark(9, elsewhere, 1)}, taken.append)
     assert len(taken) == 1
 
 
 def test_where_no_mark_names_one_there_is_nothing_to_begin_with(tmp_path: Path) -> None:
     shelf = SnapshotDirectory(tmp_path, 3)
     shelf.save({"m": {"n": np.array(4)}}, {0: 4}, "v", now_ms=1)
-    assert begin(shelf, {0: PartitionMark(None, None, 1)}, "v", lambda arrays: None) is None
+    assert begin(shelf, {0: PartitionMark(None, None, 1)}, taken_as_it_is) is None
 
 
 @settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
@@ -227,12 +250,12 @@ def test_whatever_bits_are_flipped_an_older_whole_one_is_begun_with(
     place = data.draw(st.integers(0, len(content) - 1))
     content[place] ^= data.draw(st.integers(1, 255))
     path.write_bytes(bytes(content))
-    taken: list[Arrays] = []
-    beginning = begin(shelf, {0: PartitionMark(2, newest, 1)}, "v", taken.append)
+    taken: list[SavedSnapshot] = []
+    beginning = begin(shelf, {0: PartitionMark(2, newest, 1)}, taken.append)
     assert beginning is not None
     assert beginning.skipped == (newest,)
     assert beginning.unlearned == {0: 1}
-    assert taken[0]["m"]["n"].tolist() == [1.0, 2.0, 3.0, 4.0, 5.0]
+    assert taken[0].arrays["m"]["n"].tolist() == [1.0, 2.0, 3.0, 4.0, 5.0]
 
 
 # Tensors that were made to look right
@@ -292,8 +315,8 @@ def test_tensors_that_were_made_to_look_right_are_refused_without_taking_room(tm
     older = shelf.save({"m": {"n": np.array(4.0)}}, {0: 4}, "v", now_ms=1)
     reference = forged(shelf, *FORGERIES[name])
     with pytest.raises(SnapshotCorrupt, match=reference):
-        shelf.load(reference, "v")
-    beginning = begin(shelf, {0: PartitionMark(9, reference, 1)}, "v", lambda arrays: None)
+        shelf.load(reference)
+    beginning = begin(shelf, {0: PartitionMark(9, reference, 1)}, taken_as_it_is)
     assert beginning is not None
     assert beginning.snapshot.reference == older
 
@@ -400,7 +423,8 @@ def test_a_sentence_makes_a_checkpoint_due(tmp_path: Path) -> None:
 
 
 def test_the_error_of_a_snapshot_that_does_not_fit_says_what_to_do(tmp_path: Path) -> None:
-    shelf = SnapshotDirectory(tmp_path, 3)
-    reference = saved(shelf, 1)
+    ground = Ground(tmp_path)
+    worker = ground.work(100)
+    reference = saved(ground.shelf, 1, schema=worker.pipeline.schema)
     with pytest.raises(StateError, match=f"snapshot {reference} does not fit: KeyError"):
-        begin(shelf, {0: PartitionMark(1, reference, 1)}, "v", lambda arrays: arrays["gone"])
+        restore(worker.pipeline, ground.shelf.load(reference))

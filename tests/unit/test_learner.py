@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import random
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from streamrec.config.settings import Settings
 from streamrec.engine.answering import Answering
 from streamrec.engine.arrays.feedback import SlateFeedback
 from streamrec.engine.examples import decoded, encoded
+from streamrec.engine.following.changes import FollowedArrays
 from streamrec.engine.pipeline import Pipeline
 from streamrec.events import Event, EventType, Item
 from streamrec.learner.catalogue_relay import PLACE
@@ -103,7 +106,7 @@ class Shop:
         self.snapshots = SnapshotDirectory(place, 3)
         self.updates: list[Record] = []
 
-    def learner(self, records: Sequence[Record]) -> Learner:
+    def learner(self, records: Sequence[Record], settings: Settings = SETTINGS) -> Learner:
         sink = LocalSink()
 
         def keep(topic: str, key: bytes | None, value: bytes | None, headers: Any = ()) -> None:
@@ -112,7 +115,7 @@ class Shop:
 
         sink.publish = keep  # type: ignore[method-assign]
         return build_learner(
-            SETTINGS,
+            settings,
             LocalSource("examples", list(records)),
             sink,
             self.snapshots,
@@ -281,3 +284,102 @@ def test_records_that_are_no_examples_are_passed_over_and_counted(topic: list[Re
     assert fold.unreadable == len(bad)
     assert fold.position == len(bad)
     assert np.array_equal(fold.state()["sources"]["learned"], np.empty((0, 4), np.int64))
+
+
+# Another list of models
+
+OTHER = SETTINGS.model_copy(
+    update={
+        "learning": SETTINGS.learning.model_copy(
+            update={"models": ("popularity", "popularity_days", "transitions", "repeats", "clicks", "sequence")}
+        ),
+        "learner": SETTINGS.learner.model_copy(update={"publish_every_s": 1e-6}),
+    }
+)
+"""Some are gone, and two are new, one of which does not begin with zeros."""
+CHANGED = 700
+
+
+def test_a_learner_of_another_list_goes_on_with_what_both_have(
+    topic: list[Record], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shop = Shop(tmp_path / "shop")
+    before = learned(shop.learner(topic[:CHANGED]))
+    shutil.copytree(tmp_path / "shop", tmp_path / "again")
+    with caplog.at_level(logging.WARNING):
+        whole = learned(shop.learner(topic, OTHER))
+    assert "begun_untaught=['model.clicks', 'model.sequence']" in caplog.text
+    assert "model.covisit_recent" in caplog.text.partition("dropped=")[2]
+    assert np.array_equal(whole["model.repeats"]["events"], _folded(topic)["model.repeats"]["events"])
+    assert before["model.repeats"]["events"].sum() < whole["model.repeats"]["events"].sum()
+    again = Shop(tmp_path / "again")  # killed now and then: whoever adopts the same comes to the same
+    for offset in (CHANGED + 40, CHANGED + 210, CHANGED + 390):
+        kill_at(again.learner(topic, OTHER), offset)
+    assert same(learned(again.learner(topic, OTHER)), whole) == []
+
+
+def test_what_was_adopted_is_kept_at_once_and_shelters_no_snapshot_of_the_former_list(
+    topic: list[Record], tmp_path: Path
+) -> None:
+    shop = Shop(tmp_path)
+    learned(shop.learner(topic[:CHANGED]))
+    learned(shop.learner(topic[:CHANGED], OTHER))  # learns nothing
+    newest = shop.snapshots.describe(shop.snapshots.references()[0])
+    assert newest.schema == build_fold(OTHER).pipeline.schema
+    assert newest.watermarks == {0: CHANGED}
+    learned(shop.learner(topic, OTHER))
+    assert {shop.snapshots.describe(reference).schema for reference in shop.snapshots.references()} == {newest.schema}
+
+
+def test_workers_of_another_list_serve_before_the_learner_has_it_and_answer_as_it_would_after(
+    topic: list[Record], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shop = Shop(tmp_path)
+    learned(shop.learner(topic[:CHANGED]))
+    updates, pipeline = LocalFollower("model-updates"), build_pipeline(OTHER, serving=True)
+    metrics, health = Metrics(["fused", *pipeline.fusion.models]), Health()
+    following = ModelFollowing(pipeline, shop.snapshots, lambda since_ms: updates, metrics, health, Clocks())
+    following.look()
+    assert (following.version, Need.MODELS in health.missing()) == (CHANGED, False)
+    assert len(answers(pipeline)) == 20  # by what both lists have
+    updates.append(shop.updates)  # the former learner's
+    with caplog.at_level(logging.WARNING):
+        look_at_all(following, updates)
+    assert caplog.text.count("an update of the models cannot be used") == 1
+    assert following.version == CHANGED
+    former = len(shop.updates)
+    whole = learned(shop.learner(topic[: CHANGED + 30], OTHER))  # too few for all of the new ones to have moved
+    updates.append(shop.updates[former:])
+    look_at_all(following, updates)
+    assert following.version == CHANGED + 30
+    assert metrics.registry.get_sample_value("streamrec_model_update_gaps_total") == 0  # no snapshot had to help
+    kept, arrays = build_pipeline(OTHER, serving=True), FollowedArrays()
+    arrays.take(whole, kept.parts())
+    arrays.serve(kept.parts())
+    kept.follow(CHANGED + 30)
+    assert answers(pipeline) == answers(kept)
+    for own, expected in zip(pipeline.models, kept.models, strict=True):
+        ours, theirs = own.served(), expected.served()
+        assert [
+            name for name, rows in theirs.items() if np.array(ours[name]).tobytes() != np.array(rows).tobytes()
+        ] == []
+
+
+def look_at_all(following: ModelFollowing, updates: LocalFollower) -> None:
+    while updates._coming:
+        following.look()
+
+
+def answers(pipeline: Pipeline) -> list[Any]:
+    """Items of slates, and their scores, of some users of whom nothing is known yet and of one who looks at items."""
+    asked = [Event(type=EventType.REQUEST, user_id=f"n{n}", ts=events()[-1].ts + n, item_id=f"i{n}") for n in range(20)]
+    at = list(logged(asked))
+    bring_in(pipeline, at)
+    return [slate for result in Answering(pipeline).process(at) for slate in result.slates.values() if slate.items]
+
+
+def _folded(records: Sequence[Record]) -> Arrays:
+    fold = build_fold(SETTINGS)
+    for _ in fold.take(records):
+        pass
+    return fold.state()

@@ -56,7 +56,7 @@ def test_what_was_saved_comes_back(
 ) -> None:
     shelf = SnapshotDirectory(tmp_path_factory.getbasetemp() / "round-trip", keep=1)
     reference = shelf.save(saved, watermarks, schema, now_ms=1)
-    snapshot = shelf.load(reference, schema)
+    snapshot = shelf.load(reference)
     assert_same(snapshot.arrays, saved)
     assert (snapshot.watermarks, snapshot.schema, snapshot.reference) == (watermarks, schema, reference)
 

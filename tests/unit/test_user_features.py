@@ -14,6 +14,7 @@ import pytest
 from streamrec.config import user_features as listed
 from streamrec.config.settings import Settings
 from streamrec.config.user_features import UserFeatureEntry
+from streamrec.engine.adoption import adopted
 from streamrec.engine.arrays.batch import NOTHING, Array, MicroBatch
 from streamrec.engine.arrays.timeline import ASK, Timeline
 from streamrec.engine.fusion.features import names
@@ -23,7 +24,7 @@ from streamrec.state import Key, Kind
 from streamrec.state.memory import MemoryStore
 from streamrec.testing import STARTED_MS, check_user_feature, records, shop
 from streamrec.transport.local import LocalSink, LocalSource
-from streamrec.wiring import build_pipeline, build_rehearsal, build_worker
+from streamrec.wiring import build_pipeline, build_rehearsal, build_worker, run_engine
 
 MODELS = ("popularity", "covisit_recent")
 SETTINGS = Settings.model_validate(
@@ -190,6 +191,27 @@ def test_what_queries_see_of_it_is_in_snapshots_and_makes_them_of_another_schema
     asked = slice(0, first.batch.asked)
     for name, column in queries.columns.items():
         assert column[asked].tobytes() == second.batch.queries.columns[name][asked].tobytes()
+
+
+def test_a_snapshot_of_before_it_was_listed_is_gone_on_from_and_one_of_when_it_was_too(acme: None) -> None:
+    with with_packages():
+        before = run(MemoryStore())
+    since = build_pipeline(SETTINGS)
+    adoption = adopted(before.state(), before.schema, since)
+    assert set(adoption.begun) == {"category share", "category_crcs[16]", "category_shares[16]"}
+    since.restore(adoption.arrays)
+    assert since.fusion.mean.tolist() == [*before.fusion.mean.tolist(), 0.0]
+    assert since.batch.learned == before.batch.learned > 0
+    for _ in run_engine(since, LOG[:300], first=len(LOG)):
+        pass
+    assert since.fusion.mean[-1] != 0.0
+    with with_packages():
+        again = build_pipeline(SETTINGS)
+    adoption = adopted(since.state(), since.schema, again)
+    assert set(adoption.dropped) == {"category share", "category_crcs[16]", "category_shares[16]"}
+    again.restore(adoption.arrays)
+    assert again.fusion.width == before.fusion.width
+    assert again.batch.queries.columns == {}
 
 
 def test_with_nothing_listed_beside_ours_queries_and_fusion_are_what_they_were() -> None:

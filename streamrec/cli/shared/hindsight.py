@@ -22,6 +22,7 @@ from streamrec.replay.catalogue_file import CatalogueItems
 from streamrec.state import Key, Kind, Store
 from streamrec.state.snapshots import SnapshotDirectory
 from streamrec.wiring import bring_in, build_pipeline
+from streamrec.worker.recovery import restore
 
 
 def reasons_now(
@@ -31,7 +32,7 @@ def reasons_now(
 
     Raises:
         StateMissing: there is no snapshot here.
-        StateError: a snapshot or the store cannot be read, or is of other settings.
+        StateError: a snapshot or the store cannot be read, or the snapshot does not fit.
     """
     pipeline = _restored(settings, slate, logged, catalogue)
     user = logged.partition, slate.user_id
@@ -76,7 +77,7 @@ def _restored(settings: Settings, slate: Slate, logged: LoggedEvent, catalogue: 
         )
     serving = settings.serving.model_copy(update={"recommend_on": frozenset({logged.event.type})})
     pipeline = build_pipeline(settings.model_copy(update={"serving": serving}), catalogue)
-    pipeline.restore(snapshots.load(newest, pipeline.schema).arrays)
+    restore(pipeline, snapshots.load(newest))
     return pipeline
 
 

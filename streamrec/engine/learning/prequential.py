@@ -117,7 +117,7 @@ class PrequentialRecord:
         for block, end in zip(blocks[:full], ends[:full].tolist(), strict=True):
             logged = trial.logged_events[int(kept[end])]
             for watch in self._watches:
-                for at, before, after in watch.look(block[1:] / BLOCK):
+                for at, before, after in watch.look(block[1:] / block[0]):
                     drifts.append(
                         DriftAlarm(self.lists[at], logged.event.ts, logged.place, before, after, watch.measure)
                     )
@@ -132,10 +132,8 @@ class PrequentialRecord:
         return self._standings(self._total)
 
     def _standings(self, sums: Float64) -> dict[str, ListStanding]:
-        if self.examples == 0:
-            return {}
-        means = (sums[1:] / sums[0]).T.tolist()
-        return {name: ListStanding(*mean) for name, mean in zip(self.lists, means, strict=True)}
+        counted = np.flatnonzero(sums[0]).tolist()  # not those of models that were added since the last example
+        return {self.lists[at]: _standing(sums[:, at]) for at in counted}
 
     def state(self) -> dict[str, Array]:
         return {

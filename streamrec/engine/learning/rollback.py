@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from streamrec.engine.arrays.batch import Array
 from streamrec.engine.arrays.feedback import CountsRefusals
+from streamrec.engine.arrays.fitting import GO_BACK, fitting, misfit, other_rows
 from streamrec.engine.following.served import Served
 from streamrec.engine.fusion.fusion import Fusion
 from streamrec.engine.items.item_table import ItemTable, renamed
@@ -45,7 +46,7 @@ class RollbackControl:
         self._unheard = {MODEL + model.name: model for model in unheard}
         self._parts: dict[str, Model | Fusion] = {**self._models, FUSION: fusion}
         self._refusing = {name: part for name, part in self._parts.items() if isinstance(part, CountsRefusals)}
-        self._untaught = {name: part.state() for name, part in self._parts.items()}
+        self.untaught: Components = {name: part.state() for name, part in (self._parts | self._unheard).items()}
 
     def judge(self) -> None:
         """A learning cut is over."""
@@ -71,7 +72,7 @@ class RollbackControl:
                 policy.restore(arrays[name])
         else:
             part = self._parts[name]
-            part.restore(self._untaught[name] if arrays is None else arrays[name])
+            part.restore(self.untaught[name] if arrays is None else arrays[name])
             if arrays is not None and not isinstance(part, Fusion):
                 gone = renamed(arrays["items"], self._items)
                 if len(gone):
@@ -93,6 +94,16 @@ class RollbackControl:
             **{POLICY + name: policy for name, policy in policies.items()},
         }
 
+    def refuse_foreign(self, arrays: Components) -> None:
+        """To be called before arrays are served that are not restored.
+
+        Raises:
+            StateError: those of one of them are not its own; what is said names it.
+        """
+        for name, untaught in self.untaught.items():
+            if why := other_rows(arrays.get(name, {}), untaught):
+                raise misfit(_spoken(name), why, _remedy(name))
+
     def state(self) -> dict[str, dict[str, Array]]:
         """What they learned, and which are trusted, by component."""
         return {
@@ -103,17 +114,35 @@ class RollbackControl:
         }
 
     def restore(self, arrays: Components) -> None:
-        """The inverse of `state`."""
-        self._fusion.restore(arrays[FUSION])
+        """The inverse of `state`.
+
+        Raises:
+            StateError: the arrays of one of them are not its own; what is said names it.
+        """
         if QUARANTINE in arrays:  # snapshots of before knew of none
             self.quarantine.restore(arrays[QUARANTINE])
-        for name, model in self._models.items():
-            model.restore(arrays[name])
-        for name, model in self._unheard.items():  # snapshots are not refused for want of them
-            model.restore(arrays.get(name, {}))
+        for name, part in (self._parts | self._unheard).items():  # those that are unheard may be missing
+            found = arrays.get(name, {})
+            with fitting(_spoken(name), found, self.untaught[name], _remedy(name)):
+                part.restore(found)
         self._policies.restore({name[len(POLICY) :]: arrays[name] for name in arrays if name.startswith(POLICY)})
 
     def _refused(self) -> dict[str, int]:
         """How many updates each has refused since it began."""
         policies = {POLICY + name: count for name, count in self._policies.refused().items()}
         return {name: part.refused for name, part in self._refusing.items()} | policies
+
+
+def _spoken(name: str) -> str:
+    """A model or the fusion, as people call it."""
+    return f"model {name[len(MODEL) :]!r}" if name.startswith(MODEL) else f"the {name}"
+
+
+def _remedy(name: str) -> str:
+    """What to do where it does not fit."""
+    if not name.startswith(MODEL):
+        return GO_BACK
+    return (
+        f"{GO_BACK}, or leave {name[len(MODEL) :]!r} out of learning.models until a snapshot without it is kept, and "
+        "put it back: it begins untaught then"
+    )

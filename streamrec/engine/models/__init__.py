@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
 
 from streamrec.engine.arrays.batch import Array, Float32, Int32, MicroBatch, Queries
 from streamrec.engine.arrays.feedback import SlateFeedback
@@ -55,6 +55,14 @@ class Tracing(Protocol):
 
     def learn_outcomes(self, feedback: Sequence[SlateFeedback]) -> None:
         """Take the feedback on slates, in log order; each carries the traces of its seen places, by model."""
+
+
+@runtime_checkable
+class Twin(Protocol):
+    """A model whose arrays others would learn just so: where a list of models lacks them, it takes theirs over."""
+
+    twins: ClassVar[Sequence[str]]
+    """Their names, its own among them or not."""
 
 
 @dataclass(frozen=True, slots=True)

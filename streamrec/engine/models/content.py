@@ -106,7 +106,7 @@ class ContentModel:
         return {"weights": self.weights.copy(), "refused": np.array([self.refused], np.int64)}
 
     def restore(self, arrays: Mapping[str, Array]) -> None:
-        self.weights = np.array(arrays["weights"])
+        self.weights[:] = arrays["weights"]
         self.refused = int(arrays["refused"][0])
 
     # As a retriever sees it

@@ -9,7 +9,8 @@ collaborative filtering recommendation algorithms, WWW 2001), kept incrementally
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 import numpy as np
 
@@ -33,6 +34,8 @@ class CoVisitationView:
     The whole history shows a taste, the last few items show the present aim; which of the two matters differs by
     log and by moment.
     """
+
+    twins: ClassVar[Sequence[str]] = ("covisit", "covisit_recent")
 
     def __init__(self, name: str, table: NeighbourTable, fade: float) -> None:
         self.name = name

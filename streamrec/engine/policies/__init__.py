@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol, runtime_checkable
 
 from streamrec.engine.arrays.batch import Array, Bool, Float32, Float64, Int32, Int64, Uint64
 from streamrec.engine.arrays.feedback import SlateFeedback
@@ -106,6 +106,17 @@ class Policy(Served, Protocol):
 
     def restore(self, arrays: Mapping[str, Array]) -> None:
         """The inverse of `state`."""
+
+
+@runtime_checkable
+class ByModel(Protocol):
+    """A policy that remembers something of each model, and so keeps it where the list of models is another.
+
+    One that learns and is none begins anew then. `by_model` names every array of its state that has a place for each
+    model, and says along which axis; they are in the models' order.
+    """
+
+    by_model: ClassVar[Mapping[str, int]]
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ a model can come back after a drift.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 import numpy as np
 
@@ -35,6 +36,7 @@ class Exp3:
     """Over the first `models` features, each the log of a model's share."""
 
     estimated_from = 0
+    by_model: ClassVar[Mapping[str, int]] = {"logs": 1}
 
     def __init__(self, name: str, models: int, explore: float) -> None:
         self.name = name

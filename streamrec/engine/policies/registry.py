@@ -13,6 +13,7 @@ import numpy as np
 from streamrec.engine.arrays.batch import NOTHING, Array, Float64, Int64, Uint64
 from streamrec.engine.arrays.compiled import mixed
 from streamrec.engine.arrays.feedback import CountsRefusals, SlateFeedback
+from streamrec.engine.arrays.fitting import fitting
 from streamrec.engine.arrays.logged_event import name_hash
 from streamrec.engine.policies import Policy, PolicyInput, Posterior
 from streamrec.engine.policies.plackett_luce_sampling import SEED_BITS, SamplingTerms, drawn, interleaved, propensities
@@ -55,8 +56,12 @@ class PolicyRegistry:
 
     def renewed(self, name: str) -> Policy:
         """The policy of that name, untaught; what it had learned is gone."""
-        self._policies[name] = self._make(name)
+        self._policies[name] = self.untaught(name)
         return self._policies[name]
+
+    def untaught(self, name: str) -> Policy:
+        """Another policy of that name, which is not in use."""
+        return self._make(name)
 
     def refused(self) -> dict[str, int]:
         """How much feedback each has refused because a number in it was not finite; only of policies that learn."""
@@ -117,9 +122,15 @@ class PolicyRegistry:
         return {name: state for name, state in states.items() if state}
 
     def restore(self, states: Mapping[str, Mapping[str, Array]]) -> None:
-        """The inverse of `state`."""
+        """The inverse of `state`.
+
+        Raises:
+            StateError: the arrays of one of them are not its own; what is said names it.
+        """
         for name, state in states.items():
-            self.policy(name).restore(state)
+            policy = self.policy(name)
+            with fitting(f"policy {name!r}", state, policy.state()):
+                policy.restore(state)
 
 
 def _grouped(keys: Sequence[tuple[str, ...]]) -> dict[tuple[str, ...], Int64]:
