@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
+from datetime import date
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated
@@ -145,6 +146,7 @@ def scale(
     workers: Annotated[str, typer.Option("--workers", metavar="N[,N...]", help="One run each.")] = "1,2,4",
     partitions: Annotated[int, typer.Option("--partitions", min=1, help="Of the events topic.")] = 8,
     only: Annotated[list[str] | None, typer.Option("--log", metavar="NAME", help="Only this log. Repeatable.")] = None,
+    write: Annotated[Path | None, typer.Option("--write", metavar="FILE", help="The page of results.")] = None,
 ) -> None:
     """Several workers and one learner: what an event costs, how well it is learned, what a learner at work delays.
 
@@ -152,9 +154,12 @@ def scale(
     """
     from streamrec.demo.embedded import embedded_broker, embedded_redis
     from tools.benchmarks import scale as bench
+    from tools.benchmarks.scale_page import page
 
     machine = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
-    print(f"{machine}; the first {rows:,} rows of each log, {partitions} partitions")
+    facts = f"{machine}; the first {rows:,} rows of each log, {partitions} partitions"
+    print(facts)
+    costs, latencies, recalls = list[bench.Cost](), list[bench.Latency](), dict[str, float]()
     for log in (log for log in bench_logs(rows) if not only or log.name in only):
         for count in _numbers(workers):
             with (
@@ -164,10 +169,15 @@ def scale(
             ):
                 settings = bench.settings_of(log, partitions, broker.settings, redis.url)
                 with bench.fleet(settings, count, Path(place, "fleet")) as running:
-                    print(bench.cost(running, log, lambda: send(log, broker, partitions)).line(), flush=True)  # noqa: B023
+                    costs.append(bench.cost(running, log, lambda: send(log, broker, partitions)))  # noqa: B023
+                    print(costs[-1].line(), flush=True)
                     for latency in bench.latencies(running, log) if count == 1 else ():
+                        latencies.append(latency)
                         print(latency.line(), flush=True)
-        print(bench.backtest_line(log), flush=True)
+        recalls[log.name] = bench.backtest_recall(log)
+        print(f"{log.name:>14} backtest: Recall@10 {recalls[log.name]:.4f}", flush=True)
+    if write is not None:
+        write.write_text(page(f"{date.today():%d %B %Y}, {facts}.", costs, recalls, latencies), encoding="utf-8")
 
 
 @app.command(epilog="Example: tools/bench scenarios --task similar/yoochoose100k --requests 500")

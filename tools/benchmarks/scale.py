@@ -109,7 +109,6 @@ class Cost:
     worker_us: float  # of processors, per event, all workers together
     learner_us: float  # per example
     update_bytes: int
-    update_s: float
     workers_mb: Sequence[float]
     learner_mb: float
     recall: float  # in the first ten, prequential
@@ -120,7 +119,7 @@ class Cost:
         return (
             f"{self.log:>14} {self.workers} workers: {self.events / self.seconds:,.0f} events/s answered, "
             f"{self.events / self.learned_s:,.0f} learned; of processors {self.worker_us:,.0f} us an event in workers, "
-            f"{self.learner_us:,.0f} in the learner; updates {self.update_bytes / self.update_s / 1e6:.2f} MB/s; "
+            f"{self.learner_us:,.0f} in the learner; updates {self.update_bytes / self.learned_s / 1e6:.2f} MB/s; "
             f"memory {max(self.workers_mb):,.0f} MB a worker, {self.learner_mb:,.0f} MB the learner; "
             f"Recall@10 {self.recall:.4f} of {self.targets:,}"
         )
@@ -206,7 +205,6 @@ def cost(running: Fleet, log: BenchLog, fill: Callable[[], int]) -> Cost:
         worker_us=1e6 * sum(spent[1:]) / events,
         learner_us=1e6 * spent[0] / learned,
         update_bytes=int(update_bytes),
-        update_s=learned_s,
         workers_mb=[worker.resident_mb() for worker in running.workers],
         learner_mb=running.learner.resident_mb(),
         recall=hits / targets,
@@ -218,17 +216,26 @@ def cost(running: Fleet, log: BenchLog, fill: Callable[[], int]) -> Cost:
 class Latency:
     """From a request to its slate, as a client sees it, and how far the models were behind."""
 
-    what: str
+    log: str
+    what: str  # the learner does
     ms: Sequence[float]
     behind_events: Sequence[float]
     not_learned: int  # examples, in the end
 
+    def percentiles_ms(self) -> tuple[float, ...]:
+        """The 50th, 90th and 99th."""
+        return tuple(float(ms) for ms in np.percentile(self.ms, (50, 90, 99)))
+
+    def behind(self) -> float:
+        """Events, at the median."""
+        return float(np.median(self.behind_events))
+
     def line(self) -> str:
         """In one line."""
-        p50, p90, p99 = np.percentile(self.ms, (50, 90, 99))
+        p50, p90, p99 = self.percentiles_ms()
         return (
-            f"{'':>14} {self.what}: p50 {p50:.0f} ms, p90 {p90:.0f}, p99 {p99:.0f} ({len(self.ms)} slates); "
-            f"models behind by {np.median(self.behind_events):,.0f} events; "
+            f"{'':>14} the learner {self.what}: p50 {p50:.0f} ms, p90 {p90:.0f}, p99 {p99:.0f} ({len(self.ms)}); "
+            f"models behind by {self.behind():,.0f} events; "
             f"{self.not_learned:,} not learned in the end"
         )
 
@@ -241,7 +248,7 @@ def latencies(running: Fleet, log: BenchLog) -> Iterator[Latency]:
         log: whose users and items go on, dated now.
     """
     sample = [event for _, event in islice(log.open().events(), SAMPLE)]
-    yield _asked(running, sample, "the learner keeps up")
+    yield _asked(running, log.name, sample, "keeps up")
     running.stopped_at = running.learned()
     running.learner.signal(signal.SIGSTOP)
     try:
@@ -251,14 +258,14 @@ def latencies(running: Fleet, log: BenchLog) -> Iterator[Latency]:
                 event = sample[number % len(sample)]
                 events.send(type=event.type, user_id=event.user_id, item_id=event.item_id)
         _until(lambda: running.total("streamrec_events_total") >= answered + BACKLOG)
-        yield _asked(running, sample, "the learner stands still")
+        yield _asked(running, log.name, sample, "stands still")
     finally:
         running.learner.signal(signal.SIGCONT)
         running.stopped_at = None
-    yield _asked(running, sample, "the learner at full load")
+    yield _asked(running, log.name, sample, "at full load")
 
 
-def _asked(running: Fleet, sample: Sequence[Event], what: str) -> Latency:
+def _asked(running: Fleet, log: str, sample: Sequence[Event], what: str) -> Latency:
     kafka = running.settings.kafka
     took: list[float] = []
     asked: dict[str, float] = {}
@@ -299,16 +306,15 @@ def _asked(running: Fleet, sample: Sequence[Event], what: str) -> Latency:
         listener.join(30.0)
         if asked:
             raise EmbeddedError(f"{len(asked)} of the requests were not answered within 30 s")
-    return Latency(what, took, behind, running.not_learned())
+    return Latency(log, what, took, behind, running.not_learned())
 
 
-def backtest_line(log: BenchLog) -> str:
+def backtest_recall(log: BenchLog) -> float:
     """The same figure of a backtest, which learns in one process."""
     settings = Settings(learning=Learning(positives=(log.type,)), serving=Serving(recommend_on=frozenset({log.type})))
     with TemporaryDirectory(prefix="streamrec-bench-") as out:
         ranks = backtest(log.open(), settings, Path(out), warmup=0.0).ranks
-    found = (ranks > 0) & (ranks <= 10)
-    return f"{log.name:>14} backtest: Recall@10 {found.mean():.4f} of {len(ranks):,}"
+    return float(((ranks > 0) & (ranks <= 10)).mean())
 
 
 def _producer(running: Fleet) -> EventProducer:
