@@ -6,7 +6,7 @@ worker goes on with what it has, and says how old that is. Knows nothing of how 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
@@ -27,7 +27,10 @@ LOG = get_logger("streamrec.worker.following")
 STANDING = "standing"
 """The header of an update that says how the learner stands."""
 LOOK_RECORDS = 2
-"""Messages taken over between two steps, some ten milliseconds each."""
+"""Messages asked for at a time, some ten milliseconds each."""
+LEAST_LOOK_S, LOOK_SHARE = 0.02, 0.25
+"""So long are updates taken over between two steps, or that share of the time since, if it is more: slates come first,
+and the models do not fall behind."""
 SOURCES = "sources"
 """A component that every snapshot of a learner has."""
 AWAY_S = 10.0
@@ -70,7 +73,7 @@ class ModelFollowing:
         self._assembler = UpdateAssembler(pipeline.schema, 0)
         self._updates: Follower | None = None
         self._standing: LearnerStanding | None = None
-        self._heard_at = clocks.monotonic_s()
+        self._heard_at = self._looked_at = clocks.monotonic_s()
         self._begin_at = float("-inf")  # the next time that a snapshot is looked for
         self._begun = False  # with a snapshot, or an update
         self._refused = ""
@@ -94,8 +97,17 @@ class ModelFollowing:
         """
         if self._updates is None and not self._begin():
             return
-        assert self._updates is not None
-        for record in self._updates.look(LOOK_RECORDS, wait_s):
+        now = self._clocks.monotonic_s()
+        until = now + max(LEAST_LOOK_S, LOOK_SHARE * (now - self._looked_at))
+        while self._updates is not None and (records := self._updates.look(LOOK_RECORDS, wait_s)):
+            self._take_all(records)
+            wait_s = 0.0
+            if self._clocks.monotonic_s() >= until:
+                break
+        self._looked_at = self._clocks.monotonic_s()
+
+    def _take_all(self, records: Sequence[Record]) -> None:
+        for record in records:
             try:
                 self._take(record)
             except UpdateGap as error:

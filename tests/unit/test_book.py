@@ -18,8 +18,8 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "streamrec"
 MOST_PAGES, MOST_WORDS = 15, 20_000
 NUMBERED = sorted(DOCS.glob("[0-9][0-9]-*.md"))
-BESIDE = {"glossary.md", "experiments.md", "results.md"}
-"""The words, the dated log, and the page that `tools/bench quality` writes."""
+BESIDE = {"glossary.md", "experiments.md", "results.md", "scale.md"}
+"""The words, the dated log, and the pages that `tools/bench quality` and `tools/bench scale` write."""
 GONE = (
     """Moments Cuts Portion Arrival Knowledge Ruling lots Letter bury Doubt Lesson Memo Dealt Teller Duels Verdicts"""
 )
