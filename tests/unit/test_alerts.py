@@ -50,7 +50,11 @@ def unknown(expression: str) -> list[str]:
     return missing + [label for names in grouped for label in re.findall(r"\w+", names) if label not in labels]
 
 
-@pytest.mark.parametrize("arguments", [("check", "rules", RULES.name), ("test", "rules", "rules_test.yaml")])
+@pytest.mark.parametrize(
+    "arguments",
+    [("check", "config", "prometheus.yml"), ("check", "rules", RULES.name), ("test", "rules", "rules_test.yaml")],
+    ids=" ".join,
+)
 def test_prometheus_takes_the_rules_and_they_fire_when_they_should(promtool: str, arguments: tuple[str, ...]) -> None:
     result = subprocess.run(
         [promtool, *arguments], cwd=RULES.parent, capture_output=True, text=True, timeout=60, check=False

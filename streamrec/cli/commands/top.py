@@ -100,7 +100,8 @@ def _workers(found: VitalSigns, workers: Sequence[WorkerSigns]) -> Table:
 def _learners(learners: Sequence[LearnerSigns]) -> Table:
     table = _table("learner", "", "examples/s", "lag", "hit rate", "popularity", "out")
     for one in learners:
-        rates = (f"{one.hit_rate[name]:.4f}" if name in one.hit_rate else "" for name in ("fused", "popularity"))
+        standing = one.hit_rate if one.at_work else {}  # who stands by knows what was
+        rates = (f"{standing[name]:.4f}" if name in standing else "" for name in ("fused", "popularity"))
         state = "learns" if one.at_work else "stands by"
         examples = _number(one.examples_per_s), f"{one.examples_lag:,}"
         table.add_row(one.address, state, *examples, *rates, ", ".join(one.quarantined))
