@@ -73,6 +73,7 @@ def drawn(found: VitalSigns, width: int = 80) -> str:
     assert isinstance(console.file, StringIO)
     text = console.file.getvalue()
     assert max(len(line) for line in text.splitlines()) <= width
+    assert "\N{HORIZONTAL ELLIPSIS}" not in text  # nothing is cut
     return text
 
 
@@ -172,10 +173,21 @@ def test_what_is_no_worker_is_said_to_be_none(answer: bytes, said: str, monkeypa
     assert said in drawn(found)
 
 
+def test_nothing_that_is_answered_commands_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    told = b'streamrec_paused 0\nstreamrec_build_info{a="b"} 1\nstreamrec_dead_letters_total{reason="\x1b[2J"} 7\n'
+    told += b'streamrec_lag{partition="\x1b[3J"} 7\n'
+    with listening(b"HTTP/1.1 200 OK\r\n\r\n" + told) as address:
+        top.run(Settings(), addresses=[address], once=True, as_json=False)
+    printed = capsys.readouterr().out
+    assert "dead letters: \\u001b[2J 7" in printed
+    assert "\x1b" not in printed
+
+
 def test_a_process_that_started_anew_is_not_compared_with_the_one_before() -> None:
     began = {STARTED: {(): 1.0}, "streamrec_events_total": {(): 500.0}, "streamrec_paused": {(): 0.0}}
     anew = {**began, STARTED: {(): 2.0}, "streamrec_events_total": {(): 3.0}}
     watched = Watched("127.0.0.1:1")
+    watched.close()
     watched.wait(1)
     now = time.monotonic()
     for at_s, samples in ((now - 3, began), (now - 2, began), (now - 1, anew), (now, anew)):

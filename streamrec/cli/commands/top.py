@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing
 from datetime import UTC, datetime
+from itertools import islice
 
 import msgspec
 from rich.console import Group
@@ -32,28 +34,32 @@ def run(settings: Settings, *, addresses: Sequence[str], once: bool, as_json: bo
     Raises:
         ConfigError: an address is none, or there is none to ask.
     """
-    watched = [Watched(address) for address in dict.fromkeys(addresses or _addresses_here(settings))]
-    for one in watched:
-        one.wait(2)  # a rate takes two
-
-    def look() -> VitalSigns:
-        return signs({one.address: one.latest() for one in watched}, int(time.time() * 1000))
-
-    console = PlainConsole()
-    if once or as_json or not console.is_terminal:
-        while True:
-            found = look()
-            if as_json:
+    with ExitStack() as closing_all:
+        watched = [
+            closing_all.enter_context(closing(Watched(address)))
+            for address in dict.fromkeys(addresses or _addresses_here(settings))
+        ]
+        for one in watched:
+            one.wait(2)  # a rate takes two
+        looks = _looks(watched)
+        console = PlainConsole()
+        if as_json:
+            for found in islice(looks, 1 if once else None):
                 print(msgspec.json.encode(found).decode(), flush=True)
-            else:
+        elif once or not console.is_terminal:
+            for found in islice(looks, 1 if once else None):
                 console.print(picture(found))
-            if once:
-                return
-            time.sleep(EVERY_S)
-    with Live(picture(look()), console=console, screen=True, auto_refresh=False) as live:
-        while True:
-            time.sleep(EVERY_S)
-            live.update(picture(look()), refresh=True)
+        else:
+            with Live(console=console, screen=True, auto_refresh=False) as live:
+                for found in looks:
+                    live.update(picture(found), refresh=True)
+
+
+def _looks(watched: Sequence[Watched]) -> Iterator[VitalSigns]:
+    """How they do now, and again every second, without end."""
+    while True:
+        yield signs({one.address: one.latest() for one in watched}, int(time.time() * 1000))
+        time.sleep(EVERY_S)
 
 
 def _addresses_here(settings: Settings) -> list[str]:
@@ -133,7 +139,7 @@ def _lag(lag: Mapping[str, int]) -> Text:
     waiting.sort(key=lambda held: -held[1])
     shown = [f"{partition}: {records:,}" for partition, records in waiting[:MOST_SHOWN]]
     rest = f"none of {len(lag)} partitions" if not waiting else _and_more(len(waiting))
-    return Text(f"lag by partition: {', '.join(shown)}{rest}")
+    return Text(harmless(f"lag by partition: {', '.join(shown)}{rest}"))
 
 
 def _reasons(title: str, counts: Mapping[str, Count]) -> Text:

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from http.client import HTTPConnection, HTTPException
-from threading import Condition, Thread
+from threading import Condition, Event, Thread
 
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -64,7 +64,7 @@ class Reading:
 
 
 class Watched:
-    """One address, read every second by a thread of its own."""
+    """One address, read every second by a thread of its own until it is closed."""
 
     def __init__(self, address: str) -> None:
         """Begin to read `address`, HOST:PORT.
@@ -77,7 +77,7 @@ class Watched:
         self.address = address
         self._began_s = time.monotonic()
         self._readings: deque[Reading] = deque(maxlen=round(WINDOW_S / EVERY_S) + 1)
-        self._news = Condition()
+        self._news, self._over = Condition(), Event()
         Thread(target=self._read, name=f"read-{address}", daemon=True).start()
 
     def latest(self) -> tuple[Reading, Reading]:
@@ -95,13 +95,18 @@ class Watched:
         with self._news:
             self._news.wait_for(lambda: len(self._readings) >= readings, SILENT_S + EVERY_S)
 
+    def close(self) -> None:
+        """Read no more."""
+        self._over.set()
+
     def _read(self) -> None:
-        while True:
+        over = False
+        while not over:
             reading = read(self.address)
             with self._news:
                 self._readings.append(reading)
                 self._news.notify_all()
-            time.sleep(EVERY_S)
+            over = self._over.wait(EVERY_S)
 
 
 def _same_process(reading: Reading, other: Reading) -> bool:
