@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import math
+import os
+import pty
+import signal
 import socket
+import struct
+import subprocess
+import sys
+import termios
 import time
 from collections.abc import Iterator
 from io import StringIO
@@ -228,6 +236,26 @@ def test_the_command_prints_one_picture_and_ends(capsys: pytest.CaptureFixture[s
 def test_what_is_no_address_is_refused(address: str) -> None:
     with pytest.raises(ConfigError, match="expected HOST:PORT"):
         top.run(Settings(), addresses=[address], once=True, as_json=False)
+
+
+def test_at_a_terminal_it_draws_in_place_until_it_is_stopped() -> None:
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    with answering(Metrics(["fused"]), Health()) as address, os.fdopen(ours, "rb", buffering=0) as screen:
+        command = [sys.executable, "-m", "streamrec.cli", "top", "--metrics", address]
+        environment = {**os.environ, "TERM": "xterm"}
+        child = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment)
+        os.close(theirs)
+        seen, stopped = b"", False
+        with contextlib.suppress(OSError):  # so a terminal ends
+            while part := screen.read(65_536):
+                seen += part
+                if not stopped and seen.count(b"workers: 1, learners: 0") >= 2:
+                    child.send_signal(signal.SIGINT)
+                    stopped = True
+        assert child.wait(60) == 130
+    drawn_at, left_at = seen.index(b"not ready"), seen.index(b"\x1b[?1049l")
+    assert seen.index(b"\x1b[?1049h") < drawn_at < left_at  # the screen is given back
 
 
 def test_nothing_to_ask_is_an_error() -> None:
