@@ -29,6 +29,7 @@ from streamrec.cli import topics_rescale  # noqa: F401
 from streamrec.cli import topics_adopt  # noqa: F401
 from streamrec.cli import backup  # noqa: F401
 from streamrec.cli import restore  # noqa: F401
+from streamrec.cli import top  # noqa: F401
 from streamrec.cli import tail  # noqa: F401
 from streamrec.cli import examples  # noqa: F401
 from streamrec.cli import schema  # noqa: F401

@@ -7,11 +7,8 @@ import re
 from pathlib import Path
 
 import pytest
-from prometheus_client import generate_latest
-from prometheus_client.parser import text_string_to_metric_families
 
-from streamrec.learner.metrics import LearnerMetrics
-from streamrec.worker.metrics import Metrics
+from tests.support.exposed import exposed
 from tools.reference import CHANGED_FIRST, DOCS, PARTS, fields, handwritten, written
 
 ROOT = Path(__file__).parents[2]
@@ -76,20 +73,6 @@ def test_the_ten_settings_that_people_change_come_first() -> None:
     assert set(CHANGED_FIRST) <= set(fields())
 
 
-def exposed() -> dict[str, tuple[str, ...]]:
-    """What `/metrics` shows of ours: by name, as Prometheus has it, the labels."""
-    shown: dict[str, tuple[str, ...]] = {}
-    for metrics in (Metrics(["fused"]), LearnerMetrics(["fused"])):
-        for kind in vars(metrics).values():  # what has labels is shown once it has values
-            if names := getattr(kind, "_labelnames", ()):
-                kind.labels(*names)
-        for family in text_string_to_metric_families(generate_latest(metrics.registry).decode()):
-            for sample in family.samples:
-                if family.name.startswith("streamrec_") and not sample.name.endswith("_created"):
-                    shown[sample.name] = tuple(sorted(sample.labels))
-    return shown
-
-
 def test_every_metric_says_what_is_good_and_what_to_do() -> None:
     shown = {
         re.sub(r"_(count|sum|total)$", "", name.removeprefix("streamrec_")): labels
@@ -104,7 +87,7 @@ def test_every_metric_says_what_is_good_and_what_to_do() -> None:
 
 
 def test_every_metric_that_is_named_is_there() -> None:
-    pages = [*DOCS.glob("*.md"), ROOT / "README.md", *(path for path in (ROOT / "deploy").iterdir() if path.is_file())]
+    pages = [*DOCS.glob("*.md"), ROOT / "README.md", *(path for path in (ROOT / "deploy").rglob("*") if path.is_file())]
     named = {name for page in pages for name in re.findall(r"\bstreamrec_[a-z]\w*", text_of(page))}
     histograms = {name.removesuffix("_count") for name in exposed() if name.endswith("_count")}
     assert named - exposed().keys() - histograms == set()

@@ -17,7 +17,7 @@ from tests.support.deployed import settings_of
 CHART = Path(__file__).parents[2] / "deploy" / "helm" / "streamrec"
 DOCKERFILE = (CHART.parents[1] / "Dockerfile").read_text(encoding="utf-8")
 KUBERNETES = "1.37"
-OF_OPERATORS = {"ScaledObject", "KafkaTopic", "ServiceMonitor"}
+OF_OPERATORS = {"ScaledObject", "KafkaTopic", "ServiceMonitor", "PrometheusRule"}
 EVERYTHING: dict[str, Any] = {
     "image": {"repository": "registry.example/streamrec", "tag": "7", "pullSecrets": ["login"]},
     "settings": {
@@ -35,7 +35,11 @@ EVERYTHING: dict[str, Any] = {
         "autoscaling": {"enabled": True, "maxReplicas": 12, "authenticationRef": "kafka", "metadata": {"tls": 1}}
     },
     "topics": {"by": "strimzi", "strimzi": {"namespace": "kafka"}},
-    "metrics": {"port": 9200, "serviceMonitor": {"enabled": True, "labels": {"release": "prometheus"}}},
+    "metrics": {
+        "port": 9200,
+        "serviceMonitor": {"enabled": True, "labels": {"release": "prometheus"}},
+        "prometheusRule": {"enabled": True, "labels": {"release": "prometheus"}},
+    },
     "serviceAccount": {"annotations": {"a/role": "models"}},
     "env": [{"name": "STREAMREC_LOG_LEVEL", "value": "debug"}],
     "envFrom": [{"secretRef": {"name": "object-storage"}}],
@@ -225,6 +229,13 @@ def test_workers_scale_by_the_lag_of_their_group(render: Render) -> None:
         }
     ]
     assert documents["Deployment", "shop-streamrec-learner"]["spec"]["replicas"] == 2
+
+
+def test_prometheus_is_given_the_alerts_as_they_are(render: Render) -> None:
+    rule = render(EVERYTHING)["PrometheusRule", "shop-streamrec"]
+    alerts = (CHART.parents[1] / "prometheus" / "rules.yaml").read_text(encoding="utf-8")
+    assert rule["spec"] == yaml.safe_load(alerts)
+    assert rule["metadata"]["labels"]["release"] == "prometheus"
 
 
 @pytest.mark.parametrize("retention_ms", [None, 86_400_000, -1])

@@ -110,7 +110,8 @@ LEAVES = [path for path in COMMANDS if path and path not in {("topics",), ("dlq"
 
 def test_help_lists_commands_in_the_order_of_their_use() -> None:
     assert [" ".join(path) for path in LEAVES] == [
-        *("worker", "learner", "trends", "config", "backup", "restore", "tail", "examples", "schema", "demo"),
+        *("worker", "learner", "trends", "config", "backup", "restore"),
+        *("top", "tail", "examples", "schema", "demo"),
         *("replay", "warmup", "backtest", "ablate", "ask"),
         *("user", "item", "ads", "explain"),
         *("ope", "experiment", "rollout", "promote", "rollback", "simulate"),

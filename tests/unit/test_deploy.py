@@ -144,6 +144,29 @@ def test_many_workers_follow_one_learner_that_they_do_not_wait_for(inside: Setti
     assert SERVICES["learner"]["environment"] == SERVICES["worker"]["environment"]
 
 
+def test_monitoring_is_optional_and_prometheus_finds_the_alerts_and_every_process(inside: Settings) -> None:
+    optional = {name for name, service in SERVICES.items() if service.get("profiles") == ["monitoring"]}
+    assert optional == {"prometheus", "grafana"}
+    assert not any(optional & {*service.get("depends_on", ())} for service in SERVICES.values())
+    config = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yml").read_text(encoding="utf-8"))
+    [job] = config["scrape_configs"]
+    [found] = job["dns_sd_configs"]
+    assert {*found["names"]} == {"worker", "learner"}
+    assert found["port"] == inside.metrics_port
+    assert [(DEPLOY / "prometheus" / name).is_file() for name in config["rule_files"]] == [True]
+    assert "/etc/prometheus" in mounted("prometheus")
+
+
+def test_grafana_is_given_prometheus_and_the_dashboard() -> None:
+    told = {name: yaml.safe_load(config["content"]) for name, config in COMPOSE["configs"].items()}
+    [source] = told["grafana-source"]["datasources"]
+    assert source["url"] == f"http://prometheus:{SERVICES['prometheus']['ports'][0].rpartition(':')[2]}"
+    [provider] = told["grafana-dashboards"]["providers"]
+    assert f"./grafana:{provider['options']['path']}:ro" in SERVICES["grafana"]["volumes"]
+    assert [path.name for path in (DEPLOY / "grafana").iterdir()] == ["streamrec.json"]
+    assert {config["source"] for config in SERVICES["grafana"]["configs"]} == set(told)
+
+
 def test_the_image_runs_the_worker_as_nobody_special() -> None:
     final = DOCKERFILE.rpartition("\nFROM ")[2]
     users = re.findall(r"^USER (\S+)", final, re.MULTILINE)
