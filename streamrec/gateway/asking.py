@@ -34,12 +34,15 @@ class Answer(msgspec.Struct, frozen=True):
     slate: KeptSlate
     degraded: Degraded | None = None
 
-    @property
-    def json(self) -> bytes:
-        """As `Recommendation`."""
-        if self.degraded is None:
-            return self.slate.json
-        return self.slate.json[:-1] + b',"degraded":' + msgspec.json.encode(self.degraded) + b"}"
+    def json(self, candidates: Sequence[str] = ()) -> bytes:
+        """As `Recommendation`; or as `Ranking` of these."""
+        ranked = frozenset(self.slate.items)
+        said = {
+            "degraded": self.degraded,
+            "unranked": [item_id for item_id in dict.fromkeys(candidates) if item_id not in ranked],
+        }
+        more = msgspec.json.encode({name: value for name, value in said.items() if value})
+        return self.slate.json if more == b"{}" else self.slate.json[:-1] + b"," + more[1:]
 
 
 class Asking:
@@ -113,19 +116,19 @@ class Asking:
             del self._asked[key]
 
     def _instead(self, request: Event, why: Degraded) -> Answer:
-        """The user's latest slate where it may stand for this one, else what is popular.
+        """The user's latest slate where it may stand for this one, else what is popular; of candidates, in that order.
 
         Neither is held to filters or to a text: a request with one gets nothing rather than what it ruled out.
         """
         self._count(why)
         bound = request.filters is not None or bool(request.query)
         k = request.k or self._k
-        if not bound and not seeds_of(request):
+        if not bound and not seeds_of(request) and request.candidates is None:
             latest = self.slates.latest(request.user_id, scenario_of(request))
             if latest is not None:
                 return Answer(latest, why)
-        popular = [] if bound else self.slates.popular(k)
-        total = sum(times for _, times in popular)
+        popular = [] if bound else self.slates.popular(k, request.candidates)
+        total = max(1, sum(times for _, times in popular))
         places = tuple(
             SlateItem(item_id=item_id, position=at, score=times / total, propensity=1.0, shares={})
             for at, (item_id, times) in enumerate(popular, 1)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -28,7 +28,7 @@ from streamrec.gateway.access import Access, Rejected, Role
 from streamrec.gateway.asking import Answer, Asking
 from streamrec.gateway.bodies import BodyReader
 from streamrec.gateway.intake import Fields, Intake, parts
-from streamrec.gateway.messages import Accepted, Feedback, RecommendationRequest, Refused, Terms
+from streamrec.gateway.messages import Accepted, Feedback, RankRequest, RecommendationRequest, Refused, Terms
 from streamrec.gateway.metrics import GatewayMetrics
 from streamrec.gateway.publishing import Outgoing, Publisher
 from streamrec.gateway.slates import SlateReader
@@ -40,6 +40,7 @@ DEADLINE = "x-deadline-ms"
 _A_BREATH = 256
 """After so many parts of a batch, others get their turn."""
 _TERMS = frozenset(Terms.__struct_fields__)
+_RANK_FIELDS = frozenset(RankRequest.__struct_fields__)
 _REQUEST_FIELDS = frozenset(RecommendationRequest.__struct_fields__)
 _FEEDBACK_FIELDS = frozenset(Feedback.__struct_fields__)
 
@@ -171,6 +172,21 @@ async def recommend(request: Call) -> Response[bytes]:
     return _answered(await door.asking.ask(event, deadline_s))
 
 
+@post("/v1/rank", status_code=200, opt={"role": Role.ASK}, operation_id="rank")
+async def rank(request: Call) -> Response[bytes]:
+    """Order `candidates`, at most 100 items, for a user: as `recommend`, with a score for each."""
+    door = door_of(request)
+    async with door.bodies.read(request) as body:
+        fields = door.intake.fields(body, _RANK_FIELDS)
+    if "candidates" not in fields:
+        raise BadEvent("invalid", "field 'candidates' is missing, expected 1 to 100 items", "candidates")
+    event, deadline_s = _request_of(door, request, fields)
+    candidates = event.candidates or ()
+    if event.k is None:
+        event = msgspec.structs.replace(event, k=len(candidates))
+    return _answered(await door.asking.ask(event, deadline_s), candidates)
+
+
 def _request_of(door: Door, request: Call, fields: Fields) -> tuple[Event, float]:
     """The event that asks, and in how many seconds the answer has to be there."""
     given = msgspec.json.encode({name: fields[name] for name in _TERMS & fields.keys()})
@@ -189,11 +205,11 @@ def _request_of(door: Door, request: Call, fields: Fields) -> tuple[Event, float
     return event, (deadline_ms or door.settings.gateway.deadline_ms) / 1000
 
 
-def _answered(answer: Answer) -> Response[bytes]:
+def _answered(answer: Answer, candidates: Sequence[str] = ()) -> Response[bytes]:
     why = answer.slate.refused
     if why is not None:
         raise Rejected(429 if why.reason == "too_many_requests" else 400, why.reason, why.detail)
-    return Response(answer.json, media_type=MediaType.JSON, status_code=200)
+    return Response(answer.json(candidates), media_type=MediaType.JSON, status_code=200)
 
 
 @get("/v1/slates/{rec_id:str}", opt={"role": Role.ASK}, operation_id="get_slate")
@@ -291,6 +307,7 @@ ROUTES = (
     post_events,
     post_feedback,
     recommend,
+    rank,
     get_slate,
     get_user,
     get_item,

@@ -9,6 +9,7 @@ import msgspec
 from msgspec import Meta
 
 from streamrec.events import (
+    MAX_CANDIDATES,
     ContextKey,
     ContextValue,
     EventType,
@@ -54,6 +55,12 @@ class RecommendationRequest(Terms, frozen=True, kw_only=True, omit_defaults=True
     ts: Timestamp | None = None
 
 
+class RankRequest(RecommendationRequest, frozen=True, kw_only=True, omit_defaults=True):
+    """Asks for an order of these items; `k` is all of them where it is left out."""
+
+    candidates: Annotated[tuple[Identifier, ...], Meta(min_length=1, max_length=MAX_CANDIDATES)]
+
+
 class Feedback(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What a user did with an item of a slate. `user_id` may be left out while the slate is among the recent ones."""
 
@@ -85,6 +92,12 @@ class Recommendation(Slate, frozen=True, kw_only=True, omit_defaults=True):
     """
 
     degraded: Degraded | None = None
+
+
+class Ranking(Recommendation, frozen=True, kw_only=True, omit_defaults=True):
+    """The items that were brought, best first. `unranked` are those that are unknown, ruled out or beyond `k`."""
+
+    unranked: tuple[str, ...] = ()
 
 
 class Problem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -14,9 +14,18 @@ from litestar import MediaType, Request, Response, get
 from litestar.openapi import OpenAPIConfig
 
 from streamrec.events import Event, Item
-from streamrec.gateway.messages import MOST_EVENTS, Accepted, Feedback, Problem, Recommendation, RecommendationRequest
+from streamrec.gateway.messages import (
+    MOST_EVENTS,
+    Accepted,
+    Feedback,
+    Problem,
+    Ranking,
+    RankRequest,
+    Recommendation,
+    RecommendationRequest,
+)
 
-TYPES = (Event, Item, RecommendationRequest, Feedback, Recommendation, Accepted, Problem)
+TYPES = (Event, Item, RecommendationRequest, RankRequest, Feedback, Recommendation, Ranking, Accepted, Problem)
 Schema = dict[str, Any]
 
 
@@ -32,6 +41,7 @@ _BATCHES = {"post_events": Event, "post_feedback": Feedback, "post_items": Item}
 BODIES: dict[str, Schema] = {
     **{name: _one_or_more(kind) for name, kind in _BATCHES.items()},
     "recommend": _of(RecommendationRequest),
+    "rank": _of(RankRequest),
     "put_item": _of(Item),
 }
 """What each operation takes, by its id."""
@@ -39,6 +49,7 @@ _SOME: dict[int, Schema] = {202: _of(Accepted), 207: _of(Accepted), 400: {"anyOf
 ANSWERS: dict[str, dict[int, Schema]] = {
     **dict.fromkeys(_BATCHES, _SOME),
     "recommend": {200: _of(Recommendation)},
+    "rank": {200: _of(Ranking)},
     "get_slate": {200: _of(Recommendation)},
     "get_user": {200: {"type": "object"}},
     "get_item": {200: {"type": "object"}},

@@ -94,8 +94,11 @@ class RecentSlates:
         """The user's newest slate of a scenario that holds something."""
         return self._slates.get(self._latest.get((user_id, scenario), ""))
 
-    def popular(self, k: int) -> list[tuple[str, int]]:
-        """The items that stand on most of these slates, and on how many; some seconds old at most."""
+    def popular(self, k: int, among: Sequence[str] | None = None) -> list[tuple[str, int]]:
+        """The items that stand on most of these slates, and on how many, a second old at most; or `among` some."""
+        if among is not None:
+            counted = {item_id: self._shown[item_id] for item_id in among}
+            return sorted(counted.items(), key=lambda pair: -pair[1])[:k]
         at, found = self._popular
         if time.monotonic() - at > _POPULAR_S:
             found = heapq.nlargest(100, self._shown.items(), key=lambda pair: (pair[1], pair[0]))

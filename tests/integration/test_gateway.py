@@ -18,6 +18,14 @@ from urllib.parse import quote
 
 import httpx
 import pytest
+import schemathesis
+from hypothesis import HealthCheck, Phase, given, settings
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
 
 from streamrec.codec import decode_event, decode_item
 from streamrec.config.groups import GatewaySettings
@@ -29,6 +37,8 @@ from streamrec.wiring import StoredLookups
 from tests.support.deployment import Deployment, WorkerProcess, until
 
 PATIENT = {"deadline_ms": 10_000}
+CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
+RELAXED: dict[str, Any] = {"deadline": None, "suppress_health_check": list(HealthCheck)}
 WRITE, ASK, ADMIN, RARE = "write-key", "ask-key", "admin-key", "rare-key"
 
 
@@ -78,8 +88,8 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
         strict = GatewaySettings(
             port=guarded_port, keys=keys, unknown_fields="ignore", cors_origins=("https://shop.example",)
         )
-        settings = deployment.settings.model_copy(update={"gateway": strict})
-        guarded.write_text("\n".join(toml_lines(shown(settings))), encoding="utf-8")
+        strictly = deployment.settings.model_copy(update={"gateway": strict})
+        guarded.write_text("\n".join(toml_lines(shown(strictly))), encoding="utf-8")
         with (
             deployment.worker() as worker,
             WorkerProcess(deployment.config, place / "door.log", "serve") as serving,
@@ -341,6 +351,22 @@ def test_feedback_is_an_event_that_names_its_slate(house: House) -> None:
     assert house.door.post("/v1/feedback", json={**said, "rec_id": "gone", "user_id": "u5"}).status_code == 202
 
 
+def test_items_that_a_caller_brings_are_ranked_for_the_user(house: House) -> None:
+    brought = ["i9", "i3", "nowhere", "i7", "i7"]
+    ranking = house.door.post("/v1/rank", json={"user_id": "ranker", "candidates": brought, **PATIENT}).json()
+    assert sorted(place["item_id"] for place in ranking["items"]) == ["i3", "i7", "i9"]
+    assert ranking["unranked"] == ["nowhere"]
+    assert len({place["score"] for place in ranking["items"]}) == 3
+    for wrong in ([], ["i"] * 101, "i1", [1], ["i\u0007"]):
+        refused = house.door.post("/v1/rank", json={"user_id": "ranker", "candidates": wrong})
+        assert (refused.status_code, refused.json()["field"]) == (400, "candidates")
+    assert house.door.post("/v1/rank", json={"user_id": "ranker"}).json()["field"] == "candidates"
+    with stopped(house.worker.pid):
+        late = {"user_id": "ranker", "candidates": ["i9", "i3"], "deadline_ms": 30}
+        answer = house.door.post("/v1/rank", json=late).json()
+        assert ({place["item_id"] for place in answer["items"]}, answer["degraded"]) == ({"i3", "i9"}, "late")
+
+
 # What is stored, and the catalogue
 
 
@@ -441,6 +467,24 @@ def test_the_document_says_what_is_there_and_needs_nothing_from_elsewhere(house:
     assert "http://" not in page
     assert "<script" not in page
     assert 'streamrec_http_requests_total{path="/v1/events",status="202"}' in house.door.get("/metrics").text
+
+
+def test_no_request_of_the_document_breaks_it_and_every_answer_is_as_the_document_says(house: House) -> None:
+    api = schemathesis.openapi.from_dict(house.door.get("/openapi.json").json())
+    api.config.update(base_url=str(house.door.base_url))
+    asked: set[str] = set()
+    for found in api.get_all_operations():
+        operation = found.ok()
+
+        @settings(max_examples=12, derandomize=True, database=None, phases=[Phase.generate], **RELAXED)
+        @given(case=operation.as_strategy())
+        def holds(case: schemathesis.Case) -> None:
+            case.headers = {**(case.headers or {}), "X-Deadline-Ms": "1"}  # a slate's content is another test's
+            case.call_and_validate(checks=CHECKS)
+            asked.add(case.operation.label)
+
+        holds()
+    assert len(asked) == 13
 
 
 # Trouble
