@@ -195,7 +195,7 @@ class ScenarioRules:
         return [searcher for searcher in self._searchers if searcher.name in names and len(searcher)]
 
     def proposed(self, request_rules: RequestRules, hidden: Bool) -> list[Int32]:
-        """What is found by what the request names, (1, found) each, where its scenario asks for it; or what it brings."""
+        """What is found by what the request names, (1, found) each, where it is asked for; or what it brings."""
         for searcher in self._searching(request_rules):
             request_rules.found[searcher.name] = searcher.found(
                 request_rules.event.query, request_rules.seeds, CANDIDATES, hidden
