@@ -64,7 +64,7 @@ class TokenBucket:
 
 
 @dataclass(frozen=True, slots=True)
-class Key:
+class ApiKey:
     """What is known of a key."""
 
     digest: bytes
@@ -72,7 +72,7 @@ class Key:
     bucket: TokenBucket | None
 
     @classmethod
-    def read(cls, line: str) -> Key:
+    def read(cls, line: str) -> ApiKey:
         """`SHA256 ROLE[+ROLE...] [PER_S]`, as in the settings.
 
         Raises:
@@ -92,7 +92,7 @@ class Key:
 class Access:
     """The keys there are; without any, everybody may do everything."""
 
-    def __init__(self, keys: Sequence[Key]) -> None:
+    def __init__(self, keys: Sequence[ApiKey]) -> None:
         self._keys = tuple(keys)
 
     @classmethod
@@ -112,7 +112,7 @@ class Access:
         keys = []
         for number, line in enumerate(lines, 1):
             try:
-                keys.append(Key.read(line))
+                keys.append(ApiKey.read(line))
             except ValueError:  # the line itself is not shown: somebody may have put the key there
                 raise ConfigError(
                     f"key {number} of gateway.keys and gateway.keys_file cannot be read, expected "
@@ -144,7 +144,7 @@ class Access:
         if wait_s:
             raise Rejected(429, "too_many_requests", "this key is used too often", wait_s)
 
-    def _find(self, sent: str) -> Key | None:
+    def _find(self, sent: str) -> ApiKey | None:
         digest = hashlib.sha256(sent.encode("utf-8", "surrogateescape")).digest()
         found = None
         for key in self._keys:  # all of them, however soon one fits

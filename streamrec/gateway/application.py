@@ -24,7 +24,7 @@ from streamrec.config.log_lines import get_logger
 from streamrec.errors import BadEvent, StateError, TransportError
 from streamrec.gateway.access import Rejected, Role
 from streamrec.gateway.handlers import REQUEST_ID, ROUTES, UNAVAILABLE, Call, Door
-from streamrec.gateway.messages import Problem
+from streamrec.gateway.messages import ApiProblem
 from streamrec.gateway.metrics import OTHER, GatewayMetrics
 from streamrec.gateway.openapi import DOCUMENT, PAGE, openapi_config
 
@@ -81,7 +81,7 @@ _WORDS = {404: "unknown", 405: "method"}
 def _problem(
     status: int, reason: str, detail: str, field: str | None = None, headers: dict[str, str] | None = None
 ) -> Response[bytes]:
-    body = msgspec.json.encode(Problem(reason=reason, detail=detail, field=field))
+    body = msgspec.json.encode(ApiProblem(reason=reason, detail=detail, field=field))
     return Response(body, status_code=status, media_type=MediaType.JSON, headers=headers)
 
 
@@ -167,7 +167,7 @@ class _Sending:
         await self._send(message)
 
     async def refuse(self, status: int, reason: str, detail: str) -> None:
-        body = msgspec.json.encode(Problem(reason=reason, detail=detail))
+        body = msgspec.json.encode(ApiProblem(reason=reason, detail=detail))
         headers = [(b"content-type", b"application/json"), (b"retry-after", b"1"), (b"connection", b"close")]
         headers.append((b"content-length", str(len(body)).encode()))
         await self({"type": "http.response.start", "status": status, "headers": headers})

@@ -16,7 +16,7 @@ from streamrec.engine.scenarios.scenario import scenario_of, seeds_of
 from streamrec.errors import TransportUnavailable
 from streamrec.events import Event, Slate, SlateItem
 from streamrec.gateway.messages import LONGEST_DEADLINE_MS, Degraded
-from streamrec.gateway.publishing import Outgoing, Publisher
+from streamrec.gateway.publishing import ConfirmedPublisher, Outgoing
 from streamrec.gateway.slates import KeptSlate, RecentSlates
 
 MOST_ASKED = 10_000
@@ -48,7 +48,7 @@ class Answer(msgspec.Struct, frozen=True):
 class Asking:
     """Asks through `publisher`, and hears of slates."""
 
-    def __init__(self, topic: str, publisher: Publisher, k: int, count: Counted) -> None:
+    def __init__(self, topic: str, publisher: ConfirmedPublisher, k: int, count: Counted) -> None:
         """`topic` takes the requests; `k` is how many items there are when a request does not say."""
         self.slates = RecentSlates()
         self._topic = topic

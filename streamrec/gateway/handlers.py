@@ -28,9 +28,9 @@ from streamrec.gateway.access import Access, Rejected, Role
 from streamrec.gateway.asking import Answer, Asking
 from streamrec.gateway.bodies import BodyReader
 from streamrec.gateway.intake import Fields, Intake, parts
-from streamrec.gateway.messages import Accepted, Feedback, RankRequest, RecommendationRequest, Refused, Terms
+from streamrec.gateway.messages import Accepted, PostedFeedback, RankRequest, RecommendationRequest, Refused, Terms
 from streamrec.gateway.metrics import GatewayMetrics
-from streamrec.gateway.publishing import Outgoing, Publisher
+from streamrec.gateway.publishing import ConfirmedPublisher, Outgoing
 from streamrec.gateway.slates import SlateReader
 
 Call = Request[Any, Any, Any]
@@ -42,7 +42,7 @@ _A_BREATH = 256
 _TERMS = frozenset(Terms.__struct_fields__)
 _RANK_FIELDS = frozenset(RankRequest.__struct_fields__)
 _REQUEST_FIELDS = frozenset(RecommendationRequest.__struct_fields__)
-_FEEDBACK_FIELDS = frozenset(Feedback.__struct_fields__)
+_FEEDBACK_FIELDS = frozenset(PostedFeedback.__struct_fields__)
 
 
 class Lookups(Protocol):
@@ -66,7 +66,7 @@ class Door:
     access: Access
     bodies: BodyReader
     intake: Intake
-    publisher: Publisher
+    publisher: ConfirmedPublisher
     asking: Asking
     reader: SlateReader
     lookups: Lookups

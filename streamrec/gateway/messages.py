@@ -61,7 +61,7 @@ class RankRequest(RecommendationRequest, frozen=True, kw_only=True, omit_default
     candidates: Annotated[tuple[Identifier, ...], Meta(min_length=1, max_length=MAX_CANDIDATES)]
 
 
-class Feedback(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class PostedFeedback(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What a user did with an item of a slate. `user_id` may be left out while the slate is among the recent ones."""
 
     rec_id: Identifier
@@ -100,7 +100,7 @@ class Ranking(Recommendation, frozen=True, kw_only=True, omit_defaults=True):
     unranked: tuple[str, ...] = ()
 
 
-class Problem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class ApiProblem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Why something was refused: a short word, a sentence, and the field where there is one."""
 
     reason: str
@@ -108,7 +108,7 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     field: str | None = None
 
 
-class Refused(Problem, frozen=True, kw_only=True, omit_defaults=True):
+class Refused(ApiProblem, frozen=True, kw_only=True, omit_defaults=True):
     """Why one of a batch was refused; `index` is its place, from 0."""
 
     index: int

@@ -17,15 +17,15 @@ from streamrec.events import Event, Item
 from streamrec.gateway.messages import (
     MOST_EVENTS,
     Accepted,
-    Feedback,
-    Problem,
+    ApiProblem,
+    PostedFeedback,
     Ranking,
     RankRequest,
     Recommendation,
     RecommendationRequest,
 )
 
-TYPES = (Event, Item, RecommendationRequest, RankRequest, Feedback, Recommendation, Ranking, Accepted, Problem)
+TYPES = (Event, Item, RecommendationRequest, RankRequest, PostedFeedback, Recommendation, Ranking, Accepted, ApiProblem)
 Schema = dict[str, Any]
 
 
@@ -37,7 +37,7 @@ def _one_or_more(kind: type[Any]) -> Schema:
     return {"anyOf": [_of(kind), {"type": "array", "items": _of(kind), "minItems": 1, "maxItems": MOST_EVENTS}]}
 
 
-_BATCHES = {"post_events": Event, "post_feedback": Feedback, "post_items": Item}
+_BATCHES = {"post_events": Event, "post_feedback": PostedFeedback, "post_items": Item}
 BODIES: dict[str, Schema] = {
     **{name: _one_or_more(kind) for name, kind in _BATCHES.items()},
     "recommend": _of(RecommendationRequest),
@@ -45,7 +45,7 @@ BODIES: dict[str, Schema] = {
     "put_item": _of(Item),
 }
 """What each operation takes, by its id."""
-_SOME: dict[int, Schema] = {202: _of(Accepted), 207: _of(Accepted), 400: {"anyOf": [_of(Accepted), _of(Problem)]}}
+_SOME: dict[int, Schema] = {202: _of(Accepted), 207: _of(Accepted), 400: {"anyOf": [_of(Accepted), _of(ApiProblem)]}}
 ANSWERS: dict[str, dict[int, Schema]] = {
     **dict.fromkeys(_BATCHES, _SOME),
     "recommend": {200: _of(Recommendation)},
@@ -56,7 +56,7 @@ ANSWERS: dict[str, dict[int, Schema]] = {
     "put_item": {202: _of(Accepted)},
     "delete_item": {202: _of(Accepted)},
 }
-"""What it answers, by its status; every other one is a Problem."""
+"""What it answers, by its status; every other one is an ApiProblem."""
 DONE = {200: "found", 202: "stored", 207: "some were refused", 400: "all were refused"}
 _FOUND = ("get_slate", "get_user", "get_item")
 PROBLEMS = {
@@ -100,7 +100,7 @@ def _describe(operation: Schema, name: str) -> None:
         operation["requestBody"] = {"required": True, "content": _json(BODIES[name])}
     if name in ANSWERS:
         said = {**PROBLEMS, **({404: "there is none"} if name in _FOUND else {}), **dict.fromkeys(ANSWERS[name], "")}
-        schemas = {**dict.fromkeys(said, _of(Problem)), **ANSWERS[name]}
+        schemas = {**dict.fromkeys(said, _of(ApiProblem)), **ANSWERS[name]}
         operation["responses"] = {
             str(status): {"description": words or DONE[status], "content": _json(schemas[status])}
             for status, words in said.items()

@@ -35,12 +35,12 @@ class Outgoing(NamedTuple):
     headers: Headers = ()
 
 
-class _Waiting(NamedTuple):
+class _Pending(NamedTuple):
     records: Sequence[Outgoing]
     stored: asyncio.Future[None]
 
 
-class Publisher:
+class ConfirmedPublisher:
     """Publishes to one sink. Made and used within one event loop."""
 
     def __init__(self, sink: Sink, flush_s: float = 2.0) -> None:
@@ -48,7 +48,7 @@ class Publisher:
         self._sink = sink
         self._flush_s = flush_s
         self._loop = asyncio.get_running_loop()
-        self._waiting: deque[_Waiting] = deque()
+        self._waiting: deque[_Pending] = deque()
         self._records = 0  # that wait, or are under way
         self._work = threading.Condition()
         self._closing = False
@@ -70,7 +70,7 @@ class Publisher:
             raise TransportUnavailable("the gateway is stopping")
         if self._records and self._records + len(records) > MOST_RECORDS:
             raise TransportUnavailable(f"{self._records} records wait to be stored already; send more slowly")
-        waiting = _Waiting(records, self._loop.create_future())
+        waiting = _Pending(records, self._loop.create_future())
         self._records += len(records)
         with self._work:
             self._waiting.append(waiting)
@@ -96,19 +96,19 @@ class Publisher:
         except PublishFailed as error:
             LOG.warning("something was not stored at the end", error=str(error))
 
-    def _next_round(self) -> list[_Waiting]:
+    def _next_round(self) -> list[_Pending]:
         """What waits now, once something does; nothing when it is time to end."""
         with self._work:
             while not self._waiting and not self._closing:
                 self._work.wait()
-            found: list[_Waiting] = []
+            found: list[_Pending] = []
             count = 0
             while self._waiting and (not found or count + len(self._waiting[0].records) <= ROUND_RECORDS):
                 found.append(self._waiting.popleft())
                 count += len(found[-1].records)
             return found
 
-    def _stored(self, round_: Sequence[_Waiting]) -> TransportUnavailable | None:
+    def _stored(self, round_: Sequence[_Pending]) -> TransportUnavailable | None:
         """Publish a round; why it failed, if it did: then nothing of it is sent any more."""
         try:
             for waiting in round_:
@@ -125,7 +125,7 @@ class Publisher:
         return None
 
 
-def _tell(round_: Sequence[_Waiting], error: TransportUnavailable | None) -> None:
+def _tell(round_: Sequence[_Pending], error: TransportUnavailable | None) -> None:
     for waiting in round_:
         if waiting.stored.done():
             continue

@@ -17,7 +17,7 @@ from streamrec.gateway.bodies import BodyReader
 from streamrec.gateway.handlers import Door
 from streamrec.gateway.intake import Intake
 from streamrec.gateway.metrics import GatewayMetrics
-from streamrec.gateway.publishing import Publisher
+from streamrec.gateway.publishing import ConfirmedPublisher
 from streamrec.gateway.slates import SINCE_S, SlateReader
 from streamrec.transport.confluent_follower import KafkaFollower
 from streamrec.transport.confluent_tail import KafkaTail
@@ -50,7 +50,7 @@ def build_gateway(settings: Settings) -> ASGIApp:
 
     @asynccontextmanager
     async def opened() -> AsyncIterator[Door]:
-        publisher = Publisher(sink)
+        publisher = ConfirmedPublisher(sink)
         asking = Asking(
             settings.topics.events, publisher, settings.serving.k, lambda why: metrics.degraded.labels(why).inc()
         )

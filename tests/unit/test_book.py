@@ -10,6 +10,7 @@ import pytest
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
+from streamrec.gateway.metrics import GatewayMetrics
 from streamrec.learner.metrics import LearnerMetrics
 from streamrec.worker.metrics import Metrics
 from tools.reference import CHANGED_FIRST, DOCS, PARTS, fields, handwritten, written
@@ -79,7 +80,7 @@ def test_the_ten_settings_that_people_change_come_first() -> None:
 def exposed() -> dict[str, tuple[str, ...]]:
     """What `/metrics` shows of ours: by name, as Prometheus has it, the labels."""
     shown: dict[str, tuple[str, ...]] = {}
-    for metrics in (Metrics(["fused"]), LearnerMetrics(["fused"])):
+    for metrics in (Metrics(["fused"]), LearnerMetrics(["fused"]), GatewayMetrics()):
         for kind in vars(metrics).values():  # what has labels is shown once it has values
             if names := getattr(kind, "_labelnames", ()):
                 kind.labels(*names)

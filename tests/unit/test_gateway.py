@@ -17,7 +17,7 @@ from streamrec.errors import ConfigError, PublishDelayed, PublishFailed, Transpo
 from streamrec.events import Slate, SlateItem
 from streamrec.gateway import server
 from streamrec.gateway.access import Access, Rejected, Role, TokenBucket
-from streamrec.gateway.publishing import Outgoing, Publisher
+from streamrec.gateway.publishing import ConfirmedPublisher, Outgoing
 from streamrec.gateway.slates import KeptSlate, RecentSlates
 
 
@@ -88,7 +88,7 @@ def test_recent_slates_are_bounded_by_number_and_size_and_forget_all_of_what_lea
     assert recent.popular(9, ["i0", "i4", "i4"]) == [("i4", 1), ("i0", 0)]
     recent.take(kept(4, "u0", ("a", "i4")))  # told again
     assert len(recent) == 3
-    recent.take(kept(9, text="x" * 9_500))
+    recent.take(kept(9, text="x" * 9_700))
     assert len(recent) == 1
     recent.take(kept(10, text="x" * 20_000))
     assert len(recent) == 0
@@ -128,9 +128,9 @@ class Log:
         self.flush(0.0)
 
 
-def published(log: Log, work: Callable[[Publisher], object]) -> None:
+def published(log: Log, work: Callable[[ConfirmedPublisher], object]) -> None:
     async def run() -> None:
-        publisher = Publisher(log)
+        publisher = ConfirmedPublisher(log)
         try:
             await work(publisher)  # type: ignore[misc]
         finally:
@@ -147,7 +147,7 @@ def test_what_waits_together_is_stored_together() -> None:
     log = Log()
     log.flush_s = 0.2
 
-    async def work(publisher: Publisher) -> None:
+    async def work(publisher: ConfirmedPublisher) -> None:
         await asyncio.gather(*(publisher.publish([record(b"%d" % number)]) for number in range(50)))
         assert sorted(log.stored) == sorted(b"%d" % number for number in range(50))
         assert log.flushes <= 3
@@ -158,7 +158,7 @@ def test_what_waits_together_is_stored_together() -> None:
 def test_what_is_not_stored_is_forgotten_and_told_and_later_records_are_stored() -> None:
     log = Log()
 
-    async def work(publisher: Publisher) -> None:
+    async def work(publisher: ConfirmedPublisher) -> None:
         log.error = PublishDelayed("slow")
         with pytest.raises(TransportUnavailable):
             await publisher.publish([record(b"lost")])
