@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -92,8 +92,11 @@ class ApiKey:
 class Access:
     """The keys there are; without any, everybody may do everything."""
 
-    def __init__(self, keys: Sequence[ApiKey]) -> None:
+    def __init__(self, keys: Sequence[ApiKey], origins: Collection[str] = (), *, anywhere: bool = False) -> None:
+        """`origins` are those whose pages may ask; `anywhere`: without keys, any name may stand for this machine."""
         self._keys = tuple(keys)
+        self._origins = frozenset(origins)
+        self._anywhere = anywhere or bool(keys)
 
     @classmethod
     def of(cls, settings: GatewaySettings) -> Access:
@@ -123,7 +126,21 @@ class Access:
                 f"gateway.host is {settings.host} and there are no keys: whoever reaches it could read users and write "
                 "events; set gateway.keys, or gateway.allow_anonymous where something before it checks who comes"
             )
-        return cls(keys)
+        return cls(keys, settings.cors_origins, anywhere=settings.allow_anonymous)
+
+    def check_page(self, origin: str | None, host: str) -> None:
+        """Refuse what a browser sends for a page of others, which reaches this machine's own addresses too.
+
+        A page says where it is from when it sends; one whose name leads here (DNS rebinding) uses that name.
+
+        Raises:
+            Rejected: 403 a page of another origin, or a name that is not this machine's.
+        """
+        if origin is not None and not {origin, "*"} & self._origins:
+            raise Rejected(403, "origin", "pages of this origin may not ask; gateway.cors_origins names those that may")
+        name = host.rpartition(":")[0] if host.rpartition(":")[2].isdecimal() else host
+        if not self._anywhere and name.strip("[]") not in LOOPBACK:
+            raise Rejected(403, "host", "without keys, only requests to localhost or 127.0.0.1 are answered")
 
     def check(self, given: str | None, authorization: str | None, role: Role) -> None:
         """Let somebody in who brings a key (`X-API-Key`, or `Authorization: Bearer`) for what is asked.

@@ -22,7 +22,7 @@ from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
 from streamrec.config.log_lines import get_logger
 from streamrec.errors import BadEvent, StateError, TransportError
-from streamrec.gateway.access import Rejected, Role
+from streamrec.gateway.access import Access, Rejected, Role
 from streamrec.gateway.handlers import REQUEST_ID, ROUTES, UNAVAILABLE, Call, Door
 from streamrec.gateway.messages import ApiProblem
 from streamrec.gateway.metrics import OTHER, GatewayMetrics
@@ -70,7 +70,9 @@ def application(opened: Opened, cors_origins: tuple[str, ...], max_waiting: int,
 def _let_in(call: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> None:
     role = handler.opt.get("role", Role.ADMIN)
     if role is not None:
-        call.app.state.door.access.check(call.headers.get("x-api-key"), call.headers.get("authorization"), role)
+        access: Access = call.app.state.door.access
+        access.check_page(call.headers.get("origin"), call.headers.get("host", ""))
+        access.check(call.headers.get("x-api-key"), call.headers.get("authorization"), role)
 
 
 # Refusals

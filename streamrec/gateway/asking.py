@@ -87,8 +87,10 @@ class Asking:
             now = time.monotonic()
             if self._late_since is None:
                 self._late_since = now
-            away = now - self._late_since > AWAY_S
-            return self._instead(request, Degraded.WORKER_AWAY if away else Degraded.LATE)
+            if self._publisher.away:
+                return self._instead(request, Degraded.KAFKA_AWAY)
+            silent = now - self._late_since > AWAY_S
+            return self._instead(request, Degraded.WORKER_AWAY if silent else Degraded.LATE)
 
     def _begin(self, key: tuple[str, str], request: Event) -> asyncio.Future[KeptSlate]:
         if len(self._asked) >= MOST_ASKED:

@@ -178,13 +178,12 @@ async def rank(request: Call) -> Response[bytes]:
     door = door_of(request)
     async with door.bodies.read(request) as body:
         fields = door.intake.fields(body, _RANK_FIELDS)
-    if "candidates" not in fields:
-        raise BadEvent("invalid", "field 'candidates' is missing, expected 1 to 100 items", "candidates")
     event, deadline_s = _request_of(door, request, fields)
-    candidates = event.candidates or ()
+    if event.candidates is None:
+        raise BadEvent("invalid", "field 'candidates' is missing, expected 1 to 100 items", "candidates")
     if event.k is None:
-        event = msgspec.structs.replace(event, k=len(candidates))
-    return _answered(await door.asking.ask(event, deadline_s), candidates)
+        event = msgspec.structs.replace(event, k=len(event.candidates))
+    return _answered(await door.asking.ask(event, deadline_s), event.candidates)
 
 
 def _request_of(door: Door, request: Call, fields: Fields) -> tuple[Event, float]:

@@ -3,22 +3,12 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta
 
-from streamrec.events import (
-    MAX_CANDIDATES,
-    ContextKey,
-    ContextValue,
-    EventType,
-    Filters,
-    Identifier,
-    Number,
-    Slate,
-    Timestamp,
-)
+from streamrec.events import Event, Identifier, Slate
 
 LONGEST_DEADLINE_MS = 10_000
 MOST_EVENTS = 10_000
@@ -36,43 +26,39 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     deadline_ms: DeadlineMs | None = None
 
 
-class RecommendationRequest(Terms, frozen=True, kw_only=True, omit_defaults=True):
-    """Asks for a slate: the fields of an event of type `request`, and how long to wait for the answer.
-
-    `request_id` is the event's `event_id`: a request that is sent again under it is answered by the same slate.
-    """
-
-    user_id: Identifier
-    scenario: Annotated[str, Meta(min_length=1, max_length=64)] | None = None
-    item_id: Identifier | None = None
-    basket: Annotated[tuple[Identifier, ...], Meta(max_length=32)] | None = None
-    query: Annotated[str, Meta(max_length=1024)] | None = None
-    filters: Filters | None = None
-    k: Annotated[int, Meta(ge=1, le=100)] | None = None
-    explain: bool | None = False
-    session_id: Identifier | None = None
-    context: Annotated[dict[ContextKey, ContextValue], Meta(max_length=64)] | None = None
-    ts: Timestamp | None = None
+_FIELDS = {field.name: field.type for field in msgspec.structs.fields(Event)}
+_OF_A_REQUEST = ("scenario", "item_id", "basket", "query", "filters", "k", "explain", "session_id", "context", "ts")
 
 
-class RankRequest(RecommendationRequest, frozen=True, kw_only=True, omit_defaults=True):
-    """Asks for an order of these items; `k` is all of them where it is left out."""
+def _shaped(name: str, said: str, needed: tuple[str, ...], others: tuple[str, ...], **options: Any) -> type[Any]:
+    """A type of fields of an event, as an event has them; all but those `needed` may be left out."""
+    fields: list[Any] = [(field, _FIELDS[field]) for field in needed]
+    fields += [(field, _FIELDS[field] | None, None) for field in others]
+    return msgspec.defstruct(
+        name, fields, namespace={"__doc__": said}, module=__name__, frozen=True, kw_only=True, **options
+    )
 
-    candidates: Annotated[tuple[Identifier, ...], Meta(min_length=1, max_length=MAX_CANDIDATES)]
 
-
-class PostedFeedback(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What a user did with an item of a slate. `user_id` may be left out while the slate is among the recent ones."""
-
-    rec_id: Identifier
-    type: EventType
-    item_id: Identifier
-    user_id: Identifier | None = None
-    value: Number | None = None
-    position: Annotated[int, Meta(ge=1, le=10_000)] | None = None
-    session_id: Identifier | None = None
-    ts: Timestamp | None = None
-    event_id: Identifier | None = None
+RecommendationRequest = _shaped(
+    "RecommendationRequest",
+    "Asks for a slate. Under the same `request_id`, a request that is sent again is answered by the same slate.",
+    ("user_id",),
+    _OF_A_REQUEST,
+    bases=(Terms,),
+)
+RankRequest = _shaped(
+    "RankRequest",
+    "Asks for an order of `candidates`; `k` is all of them where it is left out.",
+    ("user_id", "candidates"),
+    _OF_A_REQUEST,
+    bases=(Terms,),
+)
+PostedFeedback = _shaped(
+    "PostedFeedback",
+    "What a user did with an item of a slate; `user_id` may be left out while the slate is among the recent ones.",
+    ("rec_id", "type", "item_id"),
+    ("user_id", "value", "position", "session_id", "ts", "event_id"),
+)
 
 
 class Degraded(StrEnum):

@@ -37,7 +37,7 @@ def _one_or_more(kind: type[Any]) -> Schema:
     return {"anyOf": [_of(kind), {"type": "array", "items": _of(kind), "minItems": 1, "maxItems": MOST_EVENTS}]}
 
 
-_BATCHES = {"post_events": Event, "post_feedback": PostedFeedback, "post_items": Item}
+_BATCHES: dict[str, type[Any]] = {"post_events": Event, "post_feedback": PostedFeedback, "post_items": Item}
 BODIES: dict[str, Schema] = {
     **{name: _one_or_more(kind) for name, kind in _BATCHES.items()},
     "recommend": _of(RecommendationRequest),

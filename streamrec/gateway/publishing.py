@@ -52,6 +52,7 @@ class ConfirmedPublisher:
         self._records = 0  # that wait, or are under way
         self._work = threading.Condition()
         self._closing = False
+        self.away = False  # the log did not store the last round
         self._thread = threading.Thread(target=self._run, name="streamrec-publish", daemon=True)
         self._thread.start()
 
@@ -90,6 +91,7 @@ class ConfirmedPublisher:
     def _run(self) -> None:
         while round_ := self._next_round():
             error = self._stored(round_)
+            self.away = error is not None
             self._loop.call_soon_threadsafe(_tell, round_, error)
         try:
             self._sink.close(CLOSE_S)
