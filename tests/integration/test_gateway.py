@@ -520,6 +520,7 @@ def test_without_a_worker_the_answer_is_the_latest_slate_or_what_is_popular(hous
 def test_without_redis_lookups_say_so_and_events_come_in(house: House) -> None:
     with stopped(house.redis.pid):
         away = house.door.get("/v1/users/u1")
+        assert house.redis.url.partition("/")[2] not in away.text
         assert (away.status_code, away.json()["reason"], away.headers["retry-after"]) == (503, "unavailable", "1")
         assert house.door.post("/v1/events", json=event("no-redis")).status_code == 202
         assert ask(house.door, "u1", deadline_ms=300).status_code == 200
