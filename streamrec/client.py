@@ -97,6 +97,7 @@ class EventProducer:
         basket: Sequence[str] = (),
         query: str | None = None,
         filters: Filters | None = None,
+        candidates: Sequence[str] = (),
         k: int | None = None,
         explain: bool = False,
         session_id: str | None = None,
@@ -112,6 +113,7 @@ class EventProducer:
             basket: several such items, as `bundle` needs them.
             query: the text to search for, as `search` needs it.
             filters: what every item of the slate must be.
+            candidates: what is to be ranked, 1 to 100 items; anything may be when left out.
             k: items wanted, 1 to 100; `serving.k` when left out.
             explain: whether the slate shall say why each item is on it.
             session_id: the visit.
@@ -134,6 +136,7 @@ class EventProducer:
             basket=tuple(basket) or None,
             query=query,
             filters=filters,
+            candidates=tuple(candidates) or None,
             k=k,
             explain=explain,
             session_id=session_id,

@@ -37,6 +37,8 @@ ContextValue = (
 
 MAX_BASKET = 32
 """Items of a request's basket at most."""
+MAX_CANDIDATES = 100
+"""Items that a request brings to be ranked, at most: no more are ever scored for one."""
 
 Label = Annotated[str, Meta(min_length=1, max_length=256), _NAMED]
 
@@ -83,7 +85,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbi
     """One thing a user did, or a request for a slate.
 
     Of a request: `item_id` is the item that others are to go with, `basket` several of them, `query` a text to search
-    for, `filters` what the items must be.
+    for, `filters` what the items must be. With `candidates`, these alone are ranked.
     """
 
     type: EventType
@@ -102,6 +104,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbi
     explain: bool | None = False
     basket: Annotated[tuple[Identifier, ...], Meta(max_length=MAX_BASKET)] | None = None
     filters: Filters | None = None
+    candidates: Annotated[tuple[Identifier, ...], Meta(min_length=1, max_length=MAX_CANDIDATES)] | None = None
 
     def __post_init__(self) -> None:
         if self.item_id is None and self.type not in ITEMLESS_TYPES:
@@ -115,6 +118,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbi
             and (self.rec_id is None or self.rec_id.isprintable())
             and (self.scenario is None or self.scenario.isprintable())
             and (not self.basket or all(item_id.isprintable() for item_id in self.basket))
+            and (not self.candidates or all(item_id.isprintable() for item_id in self.candidates))
         ):
             self._refuse_control_characters()
 
@@ -123,12 +127,14 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbi
         for field in NAMES:
             if _has_control(getattr(self, field) or ""):
                 raise ValueError(f"`{field}` is a name with control characters, expected none")
-        if any(_has_control(item_id) for item_id in self.basket or ()):
-            raise ValueError("`basket` has a name with control characters, expected none")
+        for field in LISTS_OF_NAMES:
+            if any(_has_control(item_id) for item_id in getattr(self, field) or ()):
+                raise ValueError(f"`{field}` has a name with control characters, expected none")
 
 
 NAMES = ("user_id", "item_id", "event_id", "session_id", "rec_id", "scenario")
 """The fields of an event that name something."""
+LISTS_OF_NAMES = ("basket", "candidates")
 
 
 class SlateItem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

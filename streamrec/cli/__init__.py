@@ -22,6 +22,7 @@ from streamrec.errors import ConfigError, StreamrecError
 from streamrec.cli import worker  # noqa: F401
 from streamrec.cli import learner  # noqa: F401
 from streamrec.cli import trends  # noqa: F401
+from streamrec.cli import serve  # noqa: F401
 from streamrec.cli import config  # noqa: F401
 from streamrec.cli import topics_plan  # noqa: F401
 from streamrec.cli import topics_apply  # noqa: F401

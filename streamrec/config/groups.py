@@ -362,3 +362,32 @@ class TrendsSettings(Group):
     """Trends that are older than this by the log's own time are not used, and slates say so."""
     rehearse: bool = False
     """Where no topic is followed (a backtest, a warm-up), count trends though no model scores by them."""
+
+
+class GatewaySettings(Group):
+    """Where `streamrec serve` answers over HTTP, whom, and within which bounds."""
+
+    host: str = "127.0.0.1"
+    """The address; another one needs keys."""
+    port: Annotated[int, Field(ge=1, le=65_535)] = 8080
+    """The port."""
+    keys: tuple[str, ...] = ()
+    """Who may ask: SHA256 ROLE[+ROLE] [PER_S] each: a key's hash, its roles (write, ask, admin), requests a second."""
+    keys_file: Path | None = None
+    """A file with a key like that on each line."""
+    allow_anonymous: bool = False
+    """Take everybody, without keys, on any address: for a proxy that checks who comes."""
+    cors_origins: tuple[str, ...] = ()
+    """Origins whose pages may ask from a browser, as https://shop.example; none by default."""
+    tls_cert: Path | None = None
+    """Certificate chain (PEM); without it, plain HTTP."""
+    tls_key: Path | None = None
+    """Its private key (PEM)."""
+    deadline_ms: Annotated[int, Field(ge=1, le=10_000)] = 200
+    """How long a request waits for its slate when it does not say; then another one answers, marked as degraded."""
+    max_body_bytes: Count = 4_194_304
+    """A larger body is refused, packed or unpacked."""
+    max_waiting: Count = 256
+    """Requests that are answered at once; more are refused with 503."""
+    unknown_fields: Literal["refuse", "ignore"] = "refuse"
+    """What becomes of an event or item with a field that nobody knows."""

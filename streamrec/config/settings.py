@@ -23,6 +23,7 @@ from streamrec.config.groups import (
     Attribution,
     Checkpointing,
     FusionSettings,
+    GatewaySettings,
     LearnerSettings,
     Learning,
     Limits,
@@ -96,6 +97,7 @@ class Settings(BaseSettings):
     checkpoints: Checkpointing = Checkpointing()
     snapshots: SnapshotSettings = SnapshotSettings()
     trends: TrendsSettings = TrendsSettings()
+    gateway: GatewaySettings = GatewaySettings()
     scenarios: Annotated[Mapping[str, ScenarioSettings], BeforeValidator(merged)] = Field(
         default_factory=dict, validate_default=True
     )

@@ -16,7 +16,7 @@ import msgspec
 import polars as pl
 from msgspec import inspect
 
-from streamrec.events import LARGEST_NUMBER, LATEST_TS_MS, MAX_BASKET, NAMES, ContextValue, Event
+from streamrec.events import LARGEST_NUMBER, LATEST_TS_MS, MAX_BASKET, MAX_CANDIDATES, NAMES, ContextValue, Event
 from streamrec.replay.columns import (
     ParsedColumn,
     holds_times,
@@ -133,6 +133,7 @@ def _type_of(name: str) -> object:
 _CONTEXT = _type_of("context")
 _REQUESTS = {
     "basket": f"at most {MAX_BASKET} item ids, as a list or as JSON",
+    "candidates": f"1 to {MAX_CANDIDATES} item ids, as a list or as JSON",
     "filters": "filters as a message has them, as JSON or as a struct",
     "explain": "true or false",
 }

@@ -18,6 +18,7 @@ from streamrec.wiring.connections import (
 )
 from streamrec.wiring.engine_run import answers, bring_in, run_engine
 from streamrec.wiring.features import build_encoder, build_features
+from streamrec.wiring.lookups import StoredLookups
 from streamrec.wiring.models import build_model, build_models, build_retrievers
 from streamrec.wiring.pipeline import build_pipeline, build_scenarios
 from streamrec.wiring.policies import build_plan, build_policy, following, settled_revision
@@ -31,6 +32,7 @@ from streamrec.wiring.worker import (
 )
 
 __all__ = [
+    "StoredLookups",
     "answers",
     "bring_in",
     "compile_ahead",

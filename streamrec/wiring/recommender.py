@@ -234,6 +234,7 @@ class Recommender:
         basket: Sequence[str] | None = None,
         query: str | None = None,
         filters: Filters | Mapping[str, object] | None = None,
+        candidates: Sequence[str] | None = None,
         context: Mapping[str, object] | None = None,
         session_id: str | None = None,
         ts: int | None = None,
@@ -249,6 +250,7 @@ class Recommender:
             basket: likewise, several.
             query: a text to search for.
             filters: what the items must be, as `{"categories": ["tea"], "price_max": 20}`.
+            candidates: what is to be ranked, at most 100 items; by default anything may be.
             context: what else is known of the moment.
             session_id: of the visit.
             ts: when, in ms; by default a second after the newest event that was learned.
@@ -268,6 +270,7 @@ class Recommender:
             "basket": basket,
             "query": query,
             "filters": None if filters is None else msgspec.to_builtins(filters),
+            "candidates": candidates,
             "context": context,
             "session_id": session_id,
             "explain": explain,

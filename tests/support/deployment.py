@@ -40,14 +40,14 @@ class WorkerProcess:
             )
 
     @property
-    def pid(self) -> int:
-        """Its process."""
-        return self._child.pid
-
-    @property
     def said(self) -> str:
         """Everything it has printed."""
         return self._log.read_text(encoding="utf-8", errors="replace")
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._child.pid
 
     @property
     def running(self) -> bool:

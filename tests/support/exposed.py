@@ -1,10 +1,11 @@
-"""What `/metrics` shows of workers and learners."""
+"""What `/metrics` shows of workers, learners and gateways."""
 
 from __future__ import annotations
 
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
+from streamrec.gateway.metrics import GatewayMetrics
 from streamrec.learner.metrics import LearnerMetrics
 from streamrec.worker.metrics import Metrics
 
@@ -12,7 +13,7 @@ from streamrec.worker.metrics import Metrics
 def exposed() -> dict[str, tuple[str, ...]]:
     """What `/metrics` shows of ours: by name, as Prometheus has it, the labels."""
     shown: dict[str, tuple[str, ...]] = {}
-    for metrics in (Metrics(["fused"]), LearnerMetrics(["fused"])):
+    for metrics in (Metrics(["fused"]), LearnerMetrics(["fused"]), GatewayMetrics()):
         for kind in vars(metrics).values():  # what has labels is shown once it has values
             if names := getattr(kind, "_labelnames", ()):
                 kind.labels(*names)

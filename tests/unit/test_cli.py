@@ -110,7 +110,7 @@ LEAVES = [path for path in COMMANDS if path and path not in {("topics",), ("dlq"
 
 def test_help_lists_commands_in_the_order_of_their_use() -> None:
     assert [" ".join(path) for path in LEAVES] == [
-        *("worker", "learner", "trends", "config", "backup", "restore"),
+        *("worker", "learner", "trends", "serve", "config", "backup", "restore"),
         *("top", "tail", "examples", "schema", "demo"),
         *("replay", "warmup", "backtest", "ablate", "ask"),
         *("user", "item", "ads", "explain"),
@@ -127,7 +127,7 @@ def test_whatever_finds_something_out_says_it_as_json_too(path: tuple[str, ...])
     for name in path:
         command = command.commands[name]  # type: ignore[attr-defined]
     # These run until stopped, print JSON alone, or only say how far they are, which goes to the error stream.
-    silent = {("worker",), ("learner",), ("trends",), ("demo",), ("schema",), ("replay",)}
+    silent = {("worker",), ("learner",), ("trends",), ("serve",), ("demo",), ("schema",), ("replay",)}
     assert any("--json" in parameter.opts for parameter in command.params) == (path not in silent)
 
 

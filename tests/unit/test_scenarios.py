@@ -152,6 +152,18 @@ def test_across_categories_nothing_is_of_the_category_at_hand() -> None:
     assert "rug" not in kinds(at_hand)  # without an item, what was touched last
 
 
+def test_candidates_that_a_request_brings_are_ranked_and_nothing_else() -> None:
+    brought = ("rug-blue", "lamp-red", "nowhere", "chair-grey", "rug-blue")
+    slate = answer(asking(NOW, "home", candidates=brought))
+    assert sorted(ids(slate)) == ["chair-grey", "lamp-red", "rug-blue"]
+    assert slate.candidates == 3
+    similar = answer(asking(NOW, "similar", item_id="chair-blue", candidates=brought))
+    assert ids(similar)[0] == "rug-blue"
+    cheap = answer(asking(NOW, "home", candidates=brought, filters=Filters(categories=("rug",))))
+    assert ids(cheap) == ["rug-blue"]
+    assert not answer(asking(NOW, "home", candidates=("nowhere",))).items
+
+
 def test_new_items_are_new() -> None:
     pipeline = taught({"new_items": {"leave_out": {"older_than_s": 3_600}}})
     pipeline.features.catalogue.take(Item(item_id="clock", title="clock", added=NOW - 5_000))

@@ -16,9 +16,8 @@ from streamrec.cli.shared.not_stored import not_stored
 from streamrec.codec import brief
 from streamrec.config.settings import Settings
 from streamrec.errors import StateError
-from streamrec.state import inspection as inspect
 from streamrec.state.inspection import Known
-from streamrec.wiring import build_store
+from streamrec.wiring import StoredLookups
 
 
 def run(settings: Settings, item_id: str, *, as_json: bool) -> None:
@@ -27,8 +26,8 @@ def run(settings: Settings, item_id: str, *, as_json: bool) -> None:
     Raises:
         StateError: the item is unknown, or the store does not answer.
     """
-    with closing(build_store(settings)) as store:
-        known = inspect.item(store, item_id)
+    with closing(StoredLookups(settings)) as lookups:
+        known = lookups.item(item_id)
     if known is None:
         raise StateError(not_stored("item", item_id, settings))
     if as_json:

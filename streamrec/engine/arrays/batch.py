@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from streamrec.events import MAX_CANDIDATES
+
 Array = npt.NDArray[np.generic]
 Bool = npt.NDArray[np.bool_]
 Int8 = npt.NDArray[np.int8]
@@ -30,7 +32,7 @@ RECENT = 64
 """Items of a user's past that an example carries, newest first."""
 CATEGORIES = 8
 """Categories of a user's affinity that a query sees."""
-CANDIDATES = 100
+CANDIDATES = MAX_CANDIDATES
 """Items scored per query at most: as many as a request may ask for."""
 NOTHING = -1
 """In arrays of item indices: no item here."""

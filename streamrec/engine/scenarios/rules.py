@@ -57,6 +57,7 @@ class RequestRules:
     event: Event
     partition: int
     seeds: Int32  # the items that the request names, as far as they are known
+    brought: Int32 | None = None  # the items that it brings to be ranked, likewise; None: any may be
     left_out: dict[str, Int32] = field(default_factory=dict)  # by why
     filters: tuple[Filters, ...] = ()
     passed: int | None = None  # items that the filters let through
@@ -70,6 +71,7 @@ class RequestRules:
         rules = self.scenario.left_out
         return bool(
             self.filters
+            or self.brought is not None
             or self.scenario.retrievers
             or self.scenario.worth is not Worth.WANTED
             or rules.older_than_s
@@ -115,8 +117,10 @@ class ScenarioRules:
         seen, bought, shown = self._features.seen, self._features.bought, self._features.shown
         known_as = self._features.known_as
         named = seeds_of(event) if event.type is EventType.REQUEST else ()
-        seeds = np.array([i for i in map(self._features.items.lookup, named) if i != NOTHING], np.int32)
-        request_rules = RequestRules(scenario, event, partition, seeds)
+        request_rules = RequestRules(scenario, event, partition, self._known(named))
+        seeds = request_rules.seeds
+        if event.candidates and event.type is EventType.REQUEST:
+            request_rules.brought = self._known(event.candidates)
         rules, out = scenario.left_out, request_rules.left_out
         if seen is not None:
             out["the user has touched {them} before"] = known_as(seen.of(row))
@@ -130,6 +134,10 @@ class ScenarioRules:
             out[why] = known_as(shown.above(row, rules.shown_at_most, event.ts))
         request_rules.filters = tuple(one for one in (rules.filters, event.filters) if one not in (None, Filters()))
         return request_rules
+
+    def _known(self, names: Sequence[str]) -> Int32:
+        """The items of these names that are known, by index."""
+        return np.array([i for i in map(self._features.items.lookup, names) if i != NOTHING], np.int32)
 
     # While its candidates are ranked
 
@@ -171,7 +179,12 @@ class ScenarioRules:
     def retrievers(
         self, request_rules: RequestRules, usual: Sequence[Retriever], special: Sequence[Retriever]
     ) -> list[Retriever]:
-        """The retrievers that propose: the `usual` ones where the scenario names none that exist."""
+        """The retrievers that propose: the `usual` ones where the scenario names none that exist.
+
+        None do where the request brings its candidates.
+        """
+        if request_rules.brought is not None:
+            return []
         names = request_rules.scenario.retrievers
         named = [retriever for retriever in (*usual, *special) if retriever.name in names]
         return named if named or self._searching(request_rules) else list(usual)
@@ -182,11 +195,13 @@ class ScenarioRules:
         return [searcher for searcher in self._searchers if searcher.name in names and len(searcher)]
 
     def proposed(self, request_rules: RequestRules, hidden: Bool) -> list[Int32]:
-        """What is found by what the request names, (1, found) each, where the scenario asks for it."""
+        """What is found by what the request names, (1, found) each, where it is asked for; or what it brings."""
         for searcher in self._searching(request_rules):
             request_rules.found[searcher.name] = searcher.found(
                 request_rules.event.query, request_rules.seeds, CANDIDATES, hidden
             )
+        if request_rules.brought is not None:
+            return [request_rules.brought[None]]
         return [found[None] for found, _ in request_rules.found.values()]
 
     def weigh(self, request_rules: RequestRules, batch: MicroBatch, query: int) -> None:
