@@ -6,17 +6,23 @@ meant, goes past it, and its texts are made harmless before they are rendered.
 
 from __future__ import annotations
 
+import re
+import shlex
 import sys
+from datetime import UTC, datetime
 from typing import Any, TextIO
 
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.status import Status
 from rich.text import Text
 
+from streamrec import __version__
 from streamrec.codec import harmless
 from streamrec.config.log_lines import get_logger, only_log_lines
 
 LOG = get_logger("streamrec")
+_PASSWORD = re.compile(r"(://)[^\s/@]*@")
 
 
 class HarmlessStream:
@@ -79,3 +85,15 @@ class PlainConsole(Console):
     def status(self, status: Any, **options: Any) -> Status:
         """A line that is shown while something lasts."""
         return super().status(self.render_str(status) if isinstance(status, str) else status, **options)
+
+
+def progress_on(console: Console) -> Progress:
+    """Bars with a name and numbers; only where a terminal can redraw them."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=console, disable=not console.is_terminal)
+
+
+def made() -> str:
+    """The foot of a page: the version, the date, and the command as it was typed, without passwords."""
+    typed = _PASSWORD.sub(r"\1***@", shlex.join(["streamrec", *sys.argv[1:]]))
+    return f"streamrec {__version__}, {datetime.now(UTC):%d %B %Y %H:%M} UTC: {typed}"
