@@ -19,7 +19,7 @@ from streamrec.config.settings import Settings, shown
 from streamrec.engine.arrays.batch import Int8
 from streamrec.engine.batch_result import BatchResult
 from streamrec.engine.learning.ranking_metrics import RankingMetrics, Ranks, ranking_metrics
-from streamrec.errors import ConfigError, LogError
+from streamrec.errors import ConfigError, LogError, did_you_mean
 from streamrec.evaluation import pages
 from streamrec.evaluation.backtest.delays import LateLearning, StaleContext
 from streamrec.evaluation.backtest.lift import Lift, best_single, lift
@@ -94,7 +94,8 @@ def comparisons(
     removable = [name for name in models if name != BASELINE]
     unknown = [name for name in without if name not in (*removable, EACH)]
     if unknown:
-        raise ConfigError(f"--without {unknown[0]}: expected one of {', '.join(removable)}, or '{EACH}'")
+        near = did_you_mean(unknown[0], removable)
+        raise ConfigError(f"--without {unknown[0]}: expected one of {', '.join(removable)}, or '{EACH}'{near}")
     if not (delays or context_delays or without):
         delays = DEFAULT_DELAYS
     found: list[Comparison] = []
