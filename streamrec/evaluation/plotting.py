@@ -146,8 +146,9 @@ def date_ticks(axes: Axes, places: Sequence[float], ts_ms: Sequence[int]) -> Non
     at = np.unique(np.linspace(0, len(places) - 1, count).round().astype(int)).tolist()
     axes.xaxis.set_major_locator(FixedLocator([places[n] for n in at]))
     axes.set_xticklabels([datetime.fromtimestamp(ts_ms[n] / 1000, UTC).strftime(words) for n in at])
-    for label, side in zip(axes.get_xticklabels(), ["left", *["center"] * (len(at) - 2), "right"], strict=False):
-        label.set_horizontalalignment(side)  # the first and the last within the frame
+    labels = axes.get_xticklabels()
+    labels[0].set_horizontalalignment("left")  # both within the frame
+    labels[-1].set_horizontalalignment("right" if len(labels) > 1 else "left")
 
 
 def for_screens(draw: Callable[[float], str]) -> str:

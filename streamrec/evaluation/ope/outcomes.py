@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 from array import array
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -253,8 +252,3 @@ def _over(column: Float64, measure: object) -> float:
     """A measure of the numbers of a column, 0 where it has none."""
     assert callable(measure)
     return float(measure(column)) if np.isfinite(column).any() else 0.0
-
-
-def targets_of(outcomes: OutcomeLog, asked: Sequence[str]) -> tuple[str, ...]:
-    """The targets to evaluate: those asked for, else all but the logging policy, else that alone."""
-    return tuple(asked) or outcomes.targets[1:] or outcomes.targets
