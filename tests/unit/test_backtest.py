@@ -346,6 +346,16 @@ def test_a_log_with_nothing_to_score_is_no_success(
     assert result.stdout == ""
 
 
+def test_an_interrupted_run_says_what_was_kept(log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*given: object, **options: object) -> None:
+        raise SystemExit(130)  # as Ctrl-C does
+
+    monkeypatch.setattr("streamrec.evaluation.backtest.backtest.backtest", interrupted)
+    result = CliRunner().invoke(app, ["backtest", str(log), "--out", str(tmp_path / "out"), "--preset", "fast"])
+    assert result.exit_code == 130
+    assert "interrupted: nothing of this run was kept" in result.stderr
+
+
 def test_an_impossible_rule_is_refused_and_writes_nothing(log: Path, tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["backtest", str(log), "--out", str(tmp_path / "out"), "--positives", "glance"])
     assert result.exit_code != 0

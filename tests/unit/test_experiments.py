@@ -340,7 +340,7 @@ def test_the_report_has_a_shape_that_stays(
     assert report["interleaving"] is report["imitation"] is None
     assert (tmp_path / "report" / "arms.svg").read_text().count("<svg") == 1
     page = (tmp_path / "report" / "report.html").read_text()
-    assert "<p><b>Canary is better than control (difference +0." in page
+    assert "<p><b>canary is better than control (difference +0." in page
     assert page.count('role="img"') == 2
 
 
@@ -355,7 +355,7 @@ def test_people_are_told_in_words(outcomes_file: Path, capsys: pytest.CaptureFix
     run(Settings(), Question(file=outcomes_file), as_json=False, out=None)
     said = capsys.readouterr().out
     assert "1,201 outcomes of 1,201 slates; 3 repeats left out; 1 messages were no outcomes" in said
-    assert said.startswith("Canary is better than control (difference +0.")
+    assert said.startswith("canary is better than control (difference +0.")
     assert "…" not in said
 
 

@@ -194,7 +194,7 @@ def test_the_verdict_names_the_winner_and_says_whether_it_is_certain() -> None:
     rewards = {"low": (0.1, 0.2, 0.3), "high": (0.3, 0.41, 0.5), "oracle": (0.9, 0.9, 0.9), "near": (0.5, 0.2, 0.49)}
     episodes = {name: [made([value] * 8) for value in values] for name, values in rewards.items()}
     assert list(ranked(episodes)) == ["high", "near", "low", "oracle"]
-    assert verdict(episodes).startswith("high won with 0.4033 ± ")
+    assert verdict(episodes).startswith("high won with 0.4033 per slate, ")
     assert "more than near (95%, not certain)" in verdict(episodes)
     assert "more than low (95%, certain)" in verdict({name: episodes[name] for name in ("low", "high", "oracle")})
     assert "of one seed" in verdict({name: runs[:1] for name, runs in episodes.items()})

@@ -149,7 +149,7 @@ def verdict(experiment: Experiment) -> list[str]:
             need = str(compared.significance).partition(": ")[2]
             found = f"Whether {pair % 'better'} is {known.value}: {need}"
         else:
-            found = f"{(pair % known.value).capitalize()}"
+            found = pair % known.value
         apart = compared.difference
         said.append(f"{found} (difference {apart.mean:+.4f}, {_between(apart)}).")
     return said or ["There is one arm, and nothing to compare it to."] * bool(experiment.arms)

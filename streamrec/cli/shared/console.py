@@ -103,7 +103,7 @@ def print_records(console: Console, columns: Sequence[str], rows: Iterable[Seque
         console.print(table)
         return
     console.print(Text(title), soft_wrap=True)
-    room = max(map(len, columns))
+    room = 2 + max(map(len, columns))
     for row in shown:
         console.print(Text(f"{columns[0]:<{room}}  ") + row[0], soft_wrap=True)
         for name, cell in zip(columns[1:], row[1:], strict=True):

@@ -37,6 +37,7 @@ def intervals(evaluation: Evaluation) -> str:
                 axes.hlines(place, value.interval.low, value.interval.high, color=colour, linewidth=4, alpha=0.75)
             axes.plot(value.value, place, "s" if value.biased else "o", color=colour, markersize=6)
         axes.set_xlim(min(reach) - margin, max(reach) + margin)  # Bernstein's ends may lie far outside
+        axes.set_ylim(-0.6, len(values) - 0.4)
         axes.set_yticks(range(len(values)), [TITLES[value.name] for value in reversed(values)])
         axes.set_xlabel("reward per slate; squares: biased")
         axes.set_title(f"dashed: as it happened, {logged.value:.3g}", fontsize=FONT_PT, color=INK, loc="left")

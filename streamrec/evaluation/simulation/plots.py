@@ -1,4 +1,4 @@
-"""Draws curves, the first two with an interval around each, as inline SVG in the page's own colours. Knows nothing of
+"""Draws curves, the first with the interval around it, as inline SVG in the page's own colours. Knows nothing of
 contests.
 """
 
@@ -20,12 +20,13 @@ def curves_plot(label: str, curves: Mapping[str, IntervalCurve], marked: int | N
         figure, axes = framed_lines(width_in)
         for number, (name, curve) in reversed(list(enumerate(curves.items()))):
             axes.plot(curve.at, curve.mean, label=name, **stroke(number))
-            if number < len(SERIES):
-                axes.fill_between(curve.at, curve.low, curve.high, color=SERIES[number], alpha=0.15, linewidth=0)
+            if number == 0:
+                axes.fill_between(curve.at, curve.low, curve.high, color=SERIES[0], alpha=0.15, linewidth=0)
         if marked is not None:
             axes.axvline(marked, color=INK, linewidth=1, linestyle=MARK, label="_")
         axes.set_xlabel("requests")
-        axes.set_ylim(bottom=0)
+        # Of few seeds, intervals leave the frame.
+        axes.set_ylim(0, 1.15 * max(float(curve.mean.max()) for curve in curves.values()))
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
         name_ends(axes)
         return svg_of(figure, f"{label} over time; at the end: {ends}")

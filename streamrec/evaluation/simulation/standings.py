@@ -126,7 +126,7 @@ def verdict(episodes: Mapping[str, Sequence[Episode]]) -> str:
     known = "certain" if apart.mean > apart.margin else "not certain"
     if len(episodes[first]) < 2:
         known = "of one seed, so by how much is chance is not known"
-    return f"{first} won with {reward} per slate, {apart} more than {others[0]} (95%, {known})."
+    return f"{first} won with {reward.mean:.4f} per slate, {apart} more than {others[0]} (95%, {known})."
 
 
 def reward_curves(episodes: Mapping[str, Sequence[Episode]]) -> dict[str, IntervalCurve]:
