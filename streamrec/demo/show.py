@@ -136,8 +136,7 @@ class Display:
         if not figures.scored:
             return
         best, _ = figures.best_popular()
-        for sentence in figures.lift().verdict(best, "purchases"):
-            say(sentence)
+        say(figures.lift().verdict(best, "purchases"))
         say(
             f"{best} is the best of {len(figures.popular_rates())} popularities, chosen afterwards; both were asked "
             f"before each of {figures.scored:,} baskets, after the warm-up"

@@ -246,7 +246,7 @@ def test_the_command_writes_what_it_prints(tmp_path: Path) -> None:
     assert f"{100 * (fused[1] - fused[0]):+.2f}" in costs
     assert costs in result.output
     assert found["verdict"][0] in (tmp_path / "out" / "ablation.html").read_text()
-    assert "best single list" in found["verdict"][-2]
+    assert "best single list" in found["verdict"][-1]
     as_json = CliRunner().invoke(app, [*typed, "--json"])
     assert json.loads(as_json.stdout) == json.loads((tmp_path / "out" / "ablation.json").read_text())
     assert (found["refused_rows"], found["refused"]) == (0, {})

@@ -16,7 +16,7 @@ from streamrec.config.parts import models as listed_models
 from streamrec.engine.learning.ranking_metrics import ranking_metrics
 from streamrec.errors import TableError
 from streamrec.evaluation import plotting
-from streamrec.evaluation.backtest import plots
+from streamrec.evaluation.backtest import plots, report_page
 from streamrec.evaluation.backtest import slates as slates_file
 from streamrec.evaluation.backtest.calibration import Calibration, ReliabilityBin
 from streamrec.evaluation.backtest.new_items import NewItems
@@ -221,14 +221,19 @@ def test_every_slice_stands_beside_the_best_single_list(slates: Path, tmp_path: 
         "recall_10": {name: pytest.approx(young[name]["recall_10"]) for name in ("fused", best)},
     }
     assert "25.0% of what was recommended to them" in page
-    lead, difference = verdict(result)
-    assert f"<p><b>{lead}</b> {difference}</p>" in page  # the first sentence, and the interval with it
-    assert f"{best} has" in lead
-    folded = page[page.index("Fewer than 100 targets each") :]
-    few = [name for name, part in told["slices"].items() if 0 < part["fused"]["targets"] < 100]
-    assert few
-    assert all(f'<th scope="row">{name}</th>' in folded for name in few)
+    assert f"<h1>Backtest on made up</h1>\n<p><b>{verdict(result)}</b></p>" in page  # the first sentence
+    assert f"{best} has" in verdict(result)
     assert '<th scope="row">user: 1st event</th>' in page
+
+
+def test_rows_of_few_targets_are_folded_away(slates: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(report_page, "FEW", 500)
+    page = write_report(tmp_path, result_of(slates)).read_text()
+    told = json.loads((tmp_path / "report.json").read_text())["slices"]
+    shown, _, folded = page.partition("Fewer than 500 targets each")
+    few = [name for name, part in told.items() if 0 < part["fused"]["targets"] < 500]
+    assert 0 < len(few) < len(told)
+    assert all(f'<th scope="row">{name}</th>' in folded and f">{name}</th>" not in shown for name in few)
 
 
 def test_without_another_list_or_target_contexts_nothing_stands_beside_it(slates: Path, tmp_path: Path) -> None:

@@ -197,7 +197,7 @@ def test_the_verdict_names_the_winner_and_says_whether_it_is_certain() -> None:
     assert verdict(episodes).startswith("high won with 0.4033 per slate, ")
     assert "more than near (95%, not certain)" in verdict(episodes)
     assert "more than low (95%, certain)" in verdict({name: episodes[name] for name in ("low", "high", "oracle")})
-    assert "of one seed" in verdict({name: runs[:1] for name, runs in episodes.items()})
+    assert "(one seed: " in verdict({name: runs[:1] for name, runs in episodes.items()})
 
 
 def test_what_is_behind_the_oracle_is_counted_from_its_own_run_and_regret_from_ones_own_world() -> None:

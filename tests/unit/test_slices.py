@@ -107,10 +107,14 @@ def test_the_best_single_list_is_the_one_with_most_hits_and_the_verdict_says_wha
     assert best_single({}, scored) is None
     slates = {"beat": rng.random(4_000) < 0.5, "fall behind": rng.random(4_000) < 0.1, "is not certain": lists["days"]}
     for word, hit in slates.items():
-        found, difference = lift(hit, lists["days"], scored, of=4_000).verdict("days", "purchases")
+        apart = lift(hit, lists["days"], scored, of=4_000)
+        found = apart.verdict("days", "purchases")
         assert word in found.partition(":")[0]
-        assert f"{hit.mean():.1%} of purchases stood in their first ten, days has {lists['days'].mean():.1%}" in found
-        assert "95% interval, over 4,000 purchases" in difference
+        assert (
+            f"{hit.mean():.2%} of 4,000 purchases stood in their first ten, days has {lists['days'].mean():.2%}"
+            in found
+        )
+        assert f"{100 * apart.difference:+.2f} ({100 * apart.lower:+.2f} to {100 * apart.upper:+.2f}) points" in found
 
 
 def test_all_targets_come_first_and_shares_of_a_family_add_up() -> None:

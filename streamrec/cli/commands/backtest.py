@@ -73,7 +73,7 @@ def run(
         notes.print(done, highlight=False, markup=False, soft_wrap=True)
         return
     console = PlainConsole()
-    for line in (*verdict(result), *model_doubts(result)):
+    for line in (verdict(result), *model_doubts(result)):
         console.print(line, soft_wrap=True)
     console.print(figures(result))
     console.print(served(result))

@@ -256,7 +256,7 @@ def verdict(results: Sequence[Sequence[RunResult]]) -> list[str]:
     alone = {name: ranks for name, ranks in whole.ranks.items() if name != FUSED}
     best = best_single(alone, every)
     if best is not None:
-        said += lift(whole.ranks[FUSED], alone[best], every, len(every)).verdict(best)
+        said.append(lift(whole.ranks[FUSED], alone[best], every, len(every)).verdict(best))
     return said
 
 

@@ -49,20 +49,17 @@ class Lift:
         """The difference with its interval, in percentage points."""
         return f"{100 * self.difference:+.2f} ({100 * self.lower:+.2f} to {100 * self.upper:+.2f})"
 
-    def verdict(self, baseline: str, targets: str = "targets") -> tuple[str, str]:
-        """Two sentences that open a report: whether the slates are better than the baseline, and by how much."""
+    def verdict(self, baseline: str, targets: str = "targets") -> str:
+        """The sentence that opens a report: whether the slates are better than the baseline, and by how much."""
         if self.lower > 0:
             found = "The slates beat the best single list"
         elif self.upper < 0:
             found = "The slates fall behind the best single list"
         else:
             found = "Whether the slates beat the best single list is not certain"
-        rates = (
-            f"{self.recall_10:.1%} of {targets} stood in their first ten, {baseline} has {self.baseline_recall_10:.1%}"
-        )
         return (
-            f"{found}: {rates}.",
-            f"The difference is {self.words()} points, 95% interval, over {self.targets:,} {targets}.",
+            f"{found}: {self.recall_10:.2%} of {self.targets:,} {targets} stood in their first ten, {baseline} has "
+            f"{self.baseline_recall_10:.2%}, which is {self.words()} points with a 95% interval."
         )
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from streamrec.engine.learning.ranking_metrics import RankingMetrics, hits, ranking_metrics
 from streamrec.evaluation.backtest.calibration import Calibration
-from streamrec.evaluation.backtest.lift import ALL_TARGETS, Lift, best_single, lift_by_slice
+from streamrec.evaluation.backtest.lift import Lift, best_single, lift, lift_by_slice
 from streamrec.evaluation.backtest.new_items import NewItems
 from streamrec.evaluation.backtest.slices import HOUR_S, YOUNG, TargetContexts, masks
 from streamrec.evaluation.backtest.variety import Variety
@@ -137,16 +137,16 @@ def against_baseline(result: BacktestResult) -> dict[str, Lift]:
     return {} if best is None else lift_by_slice(result.ranks, result.model_ranks[best], result.scored, slices(result))
 
 
-def verdict(result: BacktestResult) -> tuple[str, str]:
-    """Two sentences that open a report: is it better than the best single list, and by how much."""
-    targets = int(result.scored.sum())
-    if not targets:
-        return "Nothing was scored.", "The log ended within the warm-up, or held no event that counts as interest."
+def verdict(result: BacktestResult) -> str:
+    """The sentence that opens a report: is it better than the best single list, and by how much."""
+    if not result.scored.any():
+        return "Nothing was scored: the log ended within the warm-up, or held no event that counts as interest."
     best = baseline(result)
     if best is None:
-        found = float(hits(result.ranks[result.scored], 10).mean())
-        return f"{found:.1%} of {targets:,} targets stood in the first ten.", "There was no other list beside it."
-    return against_baseline(result)[ALL_TARGETS].verdict(best)
+        found = hits(result.ranks[result.scored], 10)
+        return f"{found.mean():.2%} of {len(found):,} targets stood in the first ten; no other list was beside it."
+    whole = lift(result.ranks, result.model_ranks[best], result.scored, int(result.scored.sum()))
+    return whole.verdict(best)
 
 
 def model_doubts(result: BacktestResult) -> list[str]:

@@ -46,8 +46,7 @@ def report_page(result: BacktestResult, figures: Mapping[str, object], made: str
     return filled(
         Path(__file__).parent / "report_page.html",
         log=escaped(result.log),
-        verdict=escaped(verdict(result)[0]),
-        difference=escaped(verdict(result)[1]),
+        verdict=escaped(verdict(result)),
         doubts="".join(f'<p class="doubt">{escaped(doubt)}</p>' for doubt in model_doubts(result)),
         baseline=escaped(baseline(result) or "no other list"),
         made=escaped(made),

@@ -123,10 +123,10 @@ def verdict(episodes: Mapping[str, Sequence[Episode]]) -> str:
         return f"{first} was alone: it earned {reward} per slate."
     pairs = zip(episodes[first], episodes[others[0]], strict=True)
     apart = estimate([mine.expected.mean() - its.expected.mean() for mine, its in pairs])
-    known = "certain" if apart.mean > apart.margin else "not certain"
+    known = "95%, certain" if apart.mean > apart.margin else "95%, not certain"
     if len(episodes[first]) < 2:
-        known = "of one seed, so by how much is chance is not known"
-    return f"{first} won with {reward.mean:.4f} per slate, {apart} more than {others[0]} (95%, {known})."
+        known = "one seed: how much of it is chance is not known"
+    return f"{first} won with {reward.mean:.4f} per slate, {apart} more than {others[0]} ({known})."
 
 
 def reward_curves(episodes: Mapping[str, Sequence[Episode]]) -> dict[str, IntervalCurve]:
