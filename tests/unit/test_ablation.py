@@ -182,8 +182,9 @@ def test_each_leaves_every_model_out_once_but_the_one_that_fills_lists() -> None
 
 @pytest.mark.parametrize("name", ["covist", BASELINE, ""])
 def test_a_model_that_cannot_be_left_out_is_refused(name: str) -> None:
-    with pytest.raises(ConfigError, match="expected one of covisit, transitions, or 'each'"):
+    with pytest.raises(ConfigError, match="expected one of covisit, transitions, or 'each'") as refused:
         comparisons(MODELS, (), (), (name,))
+    assert ("did you mean covisit?" in str(refused.value)) == (name == "covist")
 
 
 def test_a_variant_changes_one_thing() -> None:
