@@ -13,6 +13,7 @@ from streamrec.cli.shared.logs import LogPart, checked
 from streamrec.config.settings import Settings
 from streamrec.errors import LogError
 from streamrec.evaluation.backtest.report import (
+    FEW,
     FUSED,
     BacktestResult,
     against_baseline,
@@ -23,9 +24,6 @@ from streamrec.evaluation.backtest.report import (
     verdict,
 )
 from streamrec.replay.catalogue_file import read_catalogue
-
-FEW = 100
-"""Slices of fewer targets are counted, and left to the report."""
 
 
 def run(

@@ -109,9 +109,7 @@ def throughput(samples: Sequence[tuple[int, float]]) -> str:
         axes.set_xlabel("events")
 
     middle = float(np.median(rates))
-    return _drawn(
-        frame, f"Events per second over the run: {middle:,.0f} half of the time, {rates.min():,.0f} at least."
-    )
+    return _drawn(frame, f"Events per second over the run: median {middle:,.0f}, least {rates.min():,.0f}.")
 
 
 def _drawn(frame: Callable[[Axes], None], seen: str) -> str:

@@ -21,6 +21,8 @@ from streamrec.evaluation.backtest.variety import Variety
 
 FUSED = "fused"
 POPULARITY = "popularity"
+FEW = 100
+"""Slices of fewer targets tell nothing: they are folded away."""
 
 
 @dataclass(frozen=True, slots=True)

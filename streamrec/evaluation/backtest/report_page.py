@@ -12,6 +12,7 @@ from streamrec.engine.learning.ranking_metrics import RankingMetrics, hits, reci
 from streamrec.evaluation.backtest import plots
 from streamrec.evaluation.backtest.lift import Lift
 from streamrec.evaluation.backtest.report import (
+    FEW,
     FUSED,
     BacktestResult,
     against_baseline,
@@ -31,10 +32,6 @@ see through the noise of single hits."""
 POINTS = 240
 BELIEVED_ECE = 0.05
 """So far may probabilities lie from what came true, on the average."""
-
-
-FEW = 100
-"""Slices of fewer targets are folded away."""
 
 
 def report_page(result: BacktestResult, figures: Mapping[str, object], made: str = "") -> str:
