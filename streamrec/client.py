@@ -82,7 +82,8 @@ class EventProducer:
         try:
             checked = msgspec.convert({**given, **fields}, Event)
         except msgspec.ValidationError as error:
-            raise BadEvent("invalid", f"not an event: {error}; see docs/02-events-and-items.md") from None
+            said = codec.fault(error, {**given, **fields}, Event)
+            raise BadEvent("invalid", f"not an event: {said}; see docs/02-events-and-items.md") from None
         hold_to(checked, self._scenarios)
         value = codec.encode_event(checked, self._content_type)
         self._sink.publish(self._topic, checked.user_id.encode(), value, self._headers)

@@ -13,8 +13,8 @@ from unicodedata import category
 
 import msgspec
 
-from streamrec.errors import BadEvent
-from streamrec.events import CONTROL_CHARACTERS, Event, EventType, Item, Outcome, Slate, Timestamp, Trend
+from streamrec.errors import BadEvent, did_you_mean
+from streamrec.events import CONTROL_CHARACTERS, Event, EventType, Filters, Item, Outcome, Slate, Timestamp, Trend
 
 CONTENT_TYPE = "content-type"
 JSON = "application/json"
@@ -31,6 +31,18 @@ _JSON_STRING = re.compile(rb'"(?:[^"\\]|\\.)*+"?', re.DOTALL)  # one without an 
 _NO_BRACKETS = bytes(set(range(256)) - set(b"{}[]"))
 _MSGPACK_CONTAINERS = bytes([*range(0x80, 0xA0), 0xDC, 0xDD, 0xDE, 0xDF])
 _FIELD = re.compile(r"`\$\.?(\w+)|field `(\w+)`|^`(\w+)` is")
+_EXPECTED = re.compile(r"Expected `([^`]+)`(.*?)(?:, got `([^`]+)`)?(?: - at `.*)?$", re.DOTALL)
+_PLACE = re.compile(r" - at `\$\.?([^`]+)`")
+_IN_WORDS = {
+    "array": "a list", "bool": "true or false", "bytes": "bytes", "float": "a number", "int": "a whole number",
+    "object": "an object", "str": "text", "null": "nothing",
+}  # fmt: skip
+_BOUNDS = (
+    (" of length >= 1", ", not empty"),
+    (" of length <= ", ", no longer than "),
+    (" >= ", " of at least "),
+    (" <= ", " of at most "),
+)
 _FIELD_CHARS = 64
 _SHOWN_CHARS = 60
 _DETAIL_CHARS = 300
@@ -85,7 +97,7 @@ def decode_event(
     try:
         return (_msgpack_event if packed else _json_event).decode(value)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise _refusal(error, value, packed, max_depth) from None
+        raise _refusal(error, value, packed, max_depth, Event) from None
 
 
 def event_time(
@@ -143,7 +155,7 @@ def decode_item(
     try:
         return (_msgpack_item if packed else _json_item).decode(value)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise _refusal(error, value, packed, max_depth) from None
+        raise _refusal(error, value, packed, max_depth, Item) from None
 
 
 def _format_of(value: bytes, headers: Iterable[tuple[str, bytes]], max_bytes: int, max_depth: int) -> bool:
@@ -161,7 +173,7 @@ def refuse_size(value: bytes, max_bytes: int) -> None:
         raise BadEvent("too_large", f"the message has {len(value)} bytes, expected at most {max_bytes}")
 
 
-def _refusal(error: Exception, value: bytes, packed: bool, max_depth: int) -> BadEvent:
+def _refusal(error: Exception, value: bytes, packed: bool, max_depth: int, kind: type[Event | Item]) -> BadEvent:
     """The error for a message that the decoder refused: too deep, not the type expected, or malformed.
 
     The decoder stops at the first unexpected value, so it never goes deeper than an event; depth is checked only here.
@@ -171,11 +183,11 @@ def _refusal(error: Exception, value: bytes, packed: bool, max_depth: int) -> Ba
     except BadEvent as deeper:
         return deeper
     if isinstance(error, msgspec.ValidationError):
-        return _invalid(error, value, packed)
+        return _invalid(error, value, packed, kind)
     if not packed and value.startswith(BOM_UTF8):
         return BadEvent("malformed", "the message begins with a byte order mark, which JSON has not; send it without")
-    kind = "msgpack" if packed else "JSON"
-    return BadEvent("malformed", brief(f"the message is not {kind}: {error}", _DETAIL_CHARS))
+    form = "msgpack" if packed else "JSON"
+    return BadEvent("malformed", brief(f"the message is not {form}: {error}", _DETAIL_CHARS))
 
 
 def encode_event(event: Event, content_type: str = JSON) -> bytes:
@@ -300,18 +312,56 @@ def _msgpack_element(value: bytes, at: int) -> tuple[int, int]:
     return 0, at + 1 + _FIXED_SIZES.get(head, 0)
 
 
-def _invalid(error: msgspec.ValidationError, value: bytes, packed: bool) -> BadEvent:
-    """Names the field and what came in it, which msgspec's message leaves out."""
-    detail = str(error)
+def _invalid(error: msgspec.ValidationError, value: bytes, packed: bool, kind: type[Event | Item]) -> BadEvent:
+    field = _field_of(str(error))
+    came = _value_of(field, value, packed) if field is not None else None
+    return BadEvent("invalid", _fault(error, field, came, kind), None if field is None else brief(field, _FIELD_CHARS))
+
+
+def fault(error: msgspec.ValidationError, given: Any, kind: type[msgspec.Struct]) -> str:
+    """What is wrong with fields that make no message of a kind: the field, the value seen, what was expected."""
+    field = _field_of(str(error))
+    came = brief(repr(given[field]), _SHOWN_CHARS) if isinstance(given, dict) and field in given else None
+    return _fault(error, field, came, kind)
+
+
+def _field_of(detail: str) -> str | None:
     found = _FIELD.search(detail)
     field = next((name for name in found.groups() if name), None) if found else None
-    if field is None and "item_id" in detail:
-        field = "item_id"
-    came = _value_of(field, value, packed) if field is not None else None
-    detail = brief(detail, _DETAIL_CHARS - 2 * _SHOWN_CHARS)
-    if field is not None and came is not None:
-        detail = f"field {brief(field, _FIELD_CHARS)!r} is {came}: {detail}"
-    return BadEvent("invalid", detail, None if field is None else brief(field, _FIELD_CHARS))
+    return "item_id" if field is None and "item_id" in detail else field
+
+
+def _fault(error: msgspec.ValidationError, field: str | None, came: str | None, kind: type[msgspec.Struct]) -> str:
+    """The decoder's message in words of people, which say the value too."""
+    detail = str(error)
+    named = "the message" if field is None else f"field {brief(field, _FIELD_CHARS)!r}"
+    if "missing required field" in detail:
+        return f"{named} is missing: every {kind.__name__.lower()} needs it"
+    place = _PLACE.search(detail)  # of what is wrong inside a field, as `basket[1]`
+    inside = f", at {brief(place[1], _FIELD_CHARS)}" if place and place[1] != field else ""
+    if "unknown field" in detail:
+        known = msgspec.structs.fields(Filters if inside else kind)
+        near = did_you_mean(field or "", (one.name for one in known))
+        value = "" if came is None else f", with the value {came}"
+        own = "; what is your own goes under context" if kind is Event and not inside else ""
+        return f"{named} is unknown{inside}{value}{near or own}"
+    value = f"{named} is {came}" if came is not None else named
+    if "Invalid enum value" in detail:
+        near = did_you_mean((came or "").strip("'"), EventType)
+        return f"{value}, expected one of {', '.join(EventType)}{near}"
+    expected = _EXPECTED.match(detail)
+    if expected is None:
+        return f"{value}, out of range" if "out of range" in detail else brief(detail, _DETAIL_CHARS)
+    kinds, bounds, got = expected.groups()
+    if came is None:
+        value += f" is {_IN_WORDS.get(got or '', 'out of bounds')}"
+    elif got == "str":
+        value += " (text)"
+    for sign, words in _BOUNDS:
+        bounds = bounds.replace(sign, words)
+    wanted = " or ".join(_IN_WORDS.get(name, name) for name in kinds.split(" | ") if name != "null")
+    unit = ": milliseconds since 1970" if field == "ts" else ""
+    return brief(f"{value}, expected {wanted}{bounds}{unit}{inside}", _DETAIL_CHARS)
 
 
 def _value_of(field: str, value: bytes, packed: bool) -> str | None:

@@ -25,6 +25,9 @@ Every message says what was expected, what came, and what to do.
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 
 class StreamrecError(Exception):
     """The root of the tree."""
@@ -122,3 +125,9 @@ class PromotionRefused(StreamrecError):
 
 class EmbeddedError(StreamrecError):
     """A broker or a Redis server could not be started on this machine."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """What to put behind an error about a name that is none: the nearest of those that are, if one is near."""
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {close[0]}?" if close else ""

@@ -18,7 +18,7 @@ from streamrec.cli.application import app
 from streamrec.errors import ConfigError, StreamrecError
 
 # isort: off
-# Each adds its command; the help lists them in this order.
+# Each adds its command; the help lists them by group, in this order.
 from streamrec.cli import worker  # noqa: F401
 from streamrec.cli import learner  # noqa: F401
 from streamrec.cli import trends  # noqa: F401
@@ -61,6 +61,23 @@ from streamrec.cli import simulate  # noqa: F401
 # isort: on
 
 __all__ = ["app", "main"]
+
+PANELS = {
+    "Run it": "worker learner trends serve demo",
+    "Start with a history": "items replay warmup backtest ablate examples",
+    "See what it does": "top tail ask user item ads explain dlq",
+    "Decide": "ope experiment rollout promote rollback simulate",
+    "Set it up and keep it": "config topics backup restore snapshots schema",
+}
+"""Groups of commands in the help, in this order."""
+_panel_of = {name: panel for panel, names in PANELS.items() for name in names.split()}
+for _command in app.registered_commands:
+    assert _command.callback is not None
+    _command.rich_help_panel = _panel_of[_command.callback.__name__]
+for _group in app.registered_groups:
+    assert _group.typer_instance is not None
+    _group.rich_help_panel = _panel_of[str(_group.typer_instance.info.name)]
+app.registered_commands.sort(key=lambda command: list(PANELS).index(str(command.rich_help_panel)))
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2

@@ -13,17 +13,36 @@ from streamrec import __version__
 
 
 class HarmlessGroup(TyperGroup):
-    """Quotes what was typed, in errors about it, so that it turns no line around."""
+    """Quotes what was typed, in errors about it, so that it turns no line around; flags take no value, in its help."""
 
     def make_context(self, *given: Any, **options: Any) -> Any:
         """Read what stands before the command's name."""
         with _harmless_errors():
             return super().make_context(*given, **options)
 
+    def get_params(self, ctx: Any) -> Any:
+        """The options before the name."""
+        return _flags_alone(super().get_params(ctx))
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """The command of this name."""
+        command = super().get_command(ctx, cmd_name)
+        if command is not None:
+            _flags_alone(command.get_params(ctx))
+        return command
+
     def invoke(self, ctx: Any) -> Any:
         """Read what stands behind it, and run it."""
         with _harmless_errors():
             return super().invoke(ctx)
+
+
+def _flags_alone(parameters: list[Any]) -> list[Any]:
+    """Typer would show `<bool>` behind each flag, as if it took a value."""
+    for parameter in parameters:
+        if getattr(parameter, "is_flag", False):
+            parameter.metavar = ""
+    return parameters
 
 
 @contextmanager
@@ -85,6 +104,7 @@ def options(
 
 topics_app = typer.Typer(
     name="topics",
+    cls=HarmlessGroup,
     help="Make the topics: say what is missing, or create it.",
     epilog="Example: streamrec topics plan --kafka localhost:9092",
     no_args_is_help=True,
@@ -92,6 +112,7 @@ topics_app = typer.Typer(
 app.add_typer(topics_app)
 dlq_app = typer.Typer(
     name="dlq",
+    cls=HarmlessGroup,
     help="Look at messages that could not be used, and send them back.",
     epilog="Example: streamrec dlq list --reason invalid",
     no_args_is_help=True,
@@ -99,6 +120,7 @@ dlq_app = typer.Typer(
 app.add_typer(dlq_app)
 items_app = typer.Typer(
     name="items",
+    cls=HarmlessGroup,
     help="The catalogue: put a file into its topic, and look at what the topic says.",
     epilog="Example: streamrec items load catalogue.parquet",
     no_args_is_help=True,
@@ -106,6 +128,7 @@ items_app = typer.Typer(
 app.add_typer(items_app)
 snapshots_app = typer.Typer(
     name="snapshots",
+    cls=HarmlessGroup,
     help="The models' snapshots: look at them, and copy one.",
     epilog="Example: streamrec snapshots list",
     no_args_is_help=True,

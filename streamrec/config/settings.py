@@ -6,9 +6,9 @@ Knows nothing of what the settings are for.
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
+import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -19,6 +19,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
+from streamrec.config import parts
 from streamrec.config.groups import (
     Attribution,
     Checkpointing,
@@ -37,7 +38,7 @@ from streamrec.config.groups import (
 )
 from streamrec.config.scenarios import ScenarioSettings, merged
 from streamrec.config.secrets import HIDDEN, note_secrets, shown_kafka, shown_url
-from streamrec.errors import ConfigError
+from streamrec.errors import ConfigError, did_you_mean
 
 PREFIX = "STREAMREC_"
 CONFIG_VARIABLE = "STREAMREC_CONFIG"
@@ -294,16 +295,19 @@ def _explain(detail: ErrorDetails, sources: Mapping[tuple[str, ...], str]) -> st
         siblings = _fields_of(Settings.model_fields[group].annotation) if name else list(Settings.model_fields)
         return f"setting {setting} ({place}) is unknown{_nearest(name or group, siblings)}"
     expected = detail["msg"].removeprefix("Input should be ")
+    near = ""
+    if isinstance(detail["input"], str):
+        policies = (f"model:{model}" for model in parts.models())
+        near = did_you_mean(detail["input"], (*re.findall(r"[\w:-]+", expected), *policies))
     if not name and _fields_of(Settings.model_fields[group].annotation):
         expected = f"a table: [{group}] and its settings below it"
     elif group == "kafka":
         expected = "a text, a number, true or false" if name else "a table: [kafka] and librdkafka's settings below it"
-    return f"setting {setting} is {_shown(setting, detail['input'])!r} ({place}), expected {expected}"
+    return f"setting {setting} is {_shown(setting, detail['input'])!r} ({place}), expected {expected}{near}"
 
 
 def _nearest(name: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1)
-    return f"; did you mean {close[0]}?" if close else f"; known are {', '.join(known)}"
+    return did_you_mean(name, known) or f"; known are {', '.join(known)}"
 
 
 def _shown(setting: str, value: Any) -> Any:

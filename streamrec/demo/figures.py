@@ -7,12 +7,13 @@ Knows nothing of Kafka or of how figures are shown; times come in as arguments.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from streamrec.demo.baskets import Basket
 from streamrec.engine.arrays.batch import Float64
+from streamrec.evaluation.backtest.lift import Lift, lift
 from streamrec.events import Slate
 
 FIRST = 10
@@ -46,14 +47,19 @@ class DecayedCounts:
 class Hits:
     """Hits of one ranker's first ten items: purchases among them, and baskets with at least one."""
 
-    purchases: int = 0
+    found: list[bool] = field(default_factory=list)  # (purchases,)
     baskets: int = 0
+
+    @property
+    def purchases(self) -> int:
+        """How many were among the first ten."""
+        return sum(self.found)
 
     def count(self, basket: Basket, first: frozenset[str]) -> None:
         """Count the items of the basket that are among `first`."""
-        foreseen = len(basket.items & first)
-        self.purchases += foreseen
-        self.baskets += foreseen > 0
+        found = [item in first for item in sorted(basket.items)]
+        self.found += found
+        self.baskets += any(found)
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,11 +161,12 @@ class Figures:
         """The same for each popularity."""
         return {name: hits.purchases / max(self.bought, 1) for name, hits in self.popular_hits.items()}
 
-    def basket_rates(self) -> tuple[float, float]:
-        """Share of baskets with any hit: of the slates, and of the popularity that did best at this."""
-        best = max(hits.baskets for hits in self.popular_hits.values())
-        return self.hits.baskets / max(self.scored, 1), best / max(self.scored, 1)
-
     def best_popular(self) -> tuple[str, float]:
         """The popularity that did best over the whole run: chosen afterwards, which flatters it."""
         return max(self.popular_rates().items(), key=lambda pair: pair[1])
+
+    def lift(self) -> Lift:
+        """How far the slates are ahead of that popularity, purchase by purchase."""
+        best, _ = self.best_popular()
+        ours, theirs = (np.array(hits.found, np.int64) for hits in (self.hits, self.popular_hits[best]))
+        return lift(ours, theirs, np.ones(len(ours), bool), len(ours))

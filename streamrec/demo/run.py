@@ -17,7 +17,7 @@ from pathlib import Path
 from streamrec.client import EventProducer, RecommendationConsumer
 from streamrec.config import parts
 from streamrec.demo.baskets import Basket, read_baskets
-from streamrec.demo.figures import Figures
+from streamrec.demo.figures import FIRST, Figures
 from streamrec.demo.sample import sample_items, sample_log
 from streamrec.demo.show import Display
 from streamrec.demo.system import RunningSystem, WorkerProcess, running_system
@@ -33,8 +33,9 @@ WARMUP = 0.1
 """This share of the baskets is learned but not scored."""
 HALF_LIFE = "half_life_s"
 """The option of the listed popularities."""
-SHOWN = 3
-"""Slates shown in words at the end: those of the last customers who had been there before."""
+SHOWN = {True: 2, False: 1}
+"""Slates shown in words at the end, of which something was bought and of which nothing was: those of the last customers
+who had been there before."""
 SILENCE_LIMIT_S = 180.0
 """The very first slate may wait for compiled loops, on a slow machine for a minute."""
 
@@ -72,7 +73,7 @@ class Demonstration:
         self._running = running
         self._figures = figures
         self._display = display
-        self._examples: deque[tuple[Basket, Slate]] = deque(maxlen=SHOWN)
+        self._examples = {hit: deque[tuple[Basket, Slate]](maxlen=most) for hit, most in SHOWN.items()}
         self._returning: set[str] = set()
 
     def play(self, baskets: Sequence[Basket]) -> list[tuple[Basket, Slate]]:
@@ -98,7 +99,7 @@ class Demonstration:
             self._figures.ask(last, time.monotonic(), judged=False)
             events.send(last.request)
             self._take(slates, until=0)
-        return list(self._examples)
+        return [example for kept in self._examples.values() for example in kept]
 
     def _send(self, events: EventProducer, basket: Basket) -> None:
         request: Event = basket.request
@@ -127,7 +128,8 @@ class Demonstration:
     def _remember(self, basket: Basket, slate: Slate) -> None:
         self._display.answered(self._figures)
         if basket.user_id in self._returning:
-            self._examples.append((basket, slate))
+            bought = basket.items & {place.item_id for place in slate.items[:FIRST]}
+            self._examples[bool(bought)].append((basket, slate))
         self._returning.add(basket.user_id)
 
 

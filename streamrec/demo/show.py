@@ -122,28 +122,31 @@ class Display:
 
     def summary(self, figures: Figures, examples: Sequence[tuple[Basket, Slate]], known: Known | None) -> None:
         """A few slates in words, and the figures."""
-        say = self._console.print
+
+        def say(words: str) -> None:
+            self._console.print(words, soft_wrap=True)
+
         for basket, slate in examples:
-            say(self._in_words(basket, slate))
+            self._console.print(self._in_words(basket, slate))
         if known is not None:
             leanings = ", ".join(list(known["affinities"])[:3]) or "nothing yet"
             say(f"\nkept of customer {known['user_id']}: {known['events']} events, leans to {leanings}")
         say(f"\n{figures.handled:,} of {figures.sent:,} events handled in order, {figures.answered:,} slates")
-        say(_table(figures))
-        best, rate = figures.best_popular()
-        verdict = "above" if figures.hit_rate > rate else "NOT above"
+        self._console.print(_table(figures))
+        if not figures.scored:
+            return
+        best, _ = figures.best_popular()
+        say(figures.lift().verdict(best, "purchases"))
         say(
-            f"hit rate at {FIRST}: slates {figures.hit_rate:.4f}, {verdict} popularity's {rate:.4f} "
-            f"({best}, the best of {len(figures.popular_rates())} half-lives, chosen afterwards)",
-            soft_wrap=True,
+            f"{best} is the best of {len(figures.popular_rates())} popularities, chosen afterwards; both were asked "
+            f"before each of {figures.scored:,} baskets, after the warm-up"
         )
+        with_hit, scored, items = figures.hits.baskets, figures.scored, figures.hits.purchases
+        beside = figures.popular_hits[best].baskets
         say(
-            f"both over the same {figures.bought:,} purchases in {figures.scored:,} baskets after the warm-up; a hit: "
-            f"the item was among the first {FIRST} before its basket began",
-            soft_wrap=True,
+            f"{with_hit:,} of {scored:,} slates ({with_hit / scored:.0%}) held something that was then bought, "
+            f"{items:,} items; of {scored - with_hit:,} nothing was. {best}: {beside:,} ({beside / scored:.0%})"
         )
-        baskets, popular_baskets = figures.basket_rates()
-        say(f"baskets with any hit: slates {baskets:.3f}, best popularity {popular_baskets:.3f}")
 
     def ended(self, seconds: float) -> None:
         """What to try next."""

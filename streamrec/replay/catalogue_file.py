@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 
+from streamrec.codec import fault
 from streamrec.errors import TableError
 from streamrec.events import LATEST_TS_MS, Item
 from streamrec.replay.batches import MAX_CELL_CHARS, Batch
@@ -158,7 +159,7 @@ def _items(batch: Batch, problems: list[tuple[int, str]]) -> list[tuple[int, Ite
         try:
             found.append((row, msgspec.convert(said, Item)))
         except msgspec.ValidationError as error:
-            problems.append((row, str(error)))
+            problems.append((row, fault(error, said, Item)))
     return found
 
 

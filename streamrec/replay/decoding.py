@@ -15,7 +15,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from streamrec import codec
-from streamrec.errors import BadEvent
+from streamrec.errors import BadEvent, did_you_mean
 from streamrec.events import ITEMLESS_TYPES, NAMES, Event, EventType
 from streamrec.replay.batches import Batch
 from streamrec.replay.columns import ParsedColumn, holds_times, shown, words
@@ -209,8 +209,10 @@ class Decoder:
                 self.report.left_out[value] += count
         for row, value in zip(batch.rows.tolist(), values, strict=True):
             if value in strange:
-                said = codec.brief(repr(value), MAX_SHOWN)
-                problems.append(Problem(row, f"{UNKNOWN_TYPE} {said}", f"'type' is {said}, which is no event type"))
+                said, near = codec.brief(repr(value), MAX_SHOWN), did_you_mean(value, EventType)
+                problems.append(
+                    Problem(row, f"{UNKNOWN_TYPE} {said}", f"'type' is {said}, which is no event type{near}")
+                )
         return [types.get(value) for value in values]
 
 

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import msgspec
 import polars as pl
 
-from streamrec.codec import MSGPACK, MSGPACK_HEADERS, encode_event
+from streamrec.codec import MSGPACK, MSGPACK_HEADERS, encode_event, fault
 from streamrec.errors import LogError, TableError
 from streamrec.events import Event, Item
 from streamrec.replay.catalogue_file import CatalogueItems, labels, vector
@@ -82,7 +82,9 @@ def items_of(items: Iterable[Item | Row] | Frame) -> CatalogueItems:
         try:
             found.append(msgspec.convert(said, Item))
         except msgspec.ValidationError as error:
-            raise TableError(f"row {number} of the catalogue is no item: {error}; correct or remove it") from None
+            raise TableError(
+                f"row {number} of the catalogue is no item: {fault(error, said, Item)}; correct or remove it"
+            ) from None
     return CatalogueItems(found)
 
 

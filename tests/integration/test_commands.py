@@ -201,7 +201,10 @@ def test_user_and_item_speak_to_people_too(deployment: Deployment) -> None:
     assert known["segments"]
     assert known["titles"] == {name: f"The {name}" for name in known["titles"]} != {}
     assert known["prices"] is None
-    assert f"item {item}: {sum(expected.items[item].values()):,} events" in deployment.command("item", item).stdout
+    assert (
+        f"item {item}, The {item}: {sum(expected.items[item].values()):,} events"
+        in deployment.command("item", item).stdout
+    )
     stranger = deployment.command("user", "nobody-at-all")
     assert stranger.returncode == 1
     assert "'nobody-at-all' is unknown" in stranger.stderr

@@ -73,6 +73,7 @@ def test_popularity_does_not_know_the_basket_it_is_judged_by() -> None:
         figures.answer(slate_for(asked, "a"), now_s=1.0)
     assert figures.popular_rates() == {"hours": pytest.approx(1 / 3)}  # only the last was known by then
     assert figures.hit_rate == pytest.approx(2 / 3)
+    assert figures.lift().difference == pytest.approx(1 / 3)
     assert (figures.sent, figures.handled, figures.lag) == (6, 5, 1)  # the last purchase comes after the last answer
 
 
@@ -180,9 +181,16 @@ def test_the_quick_demonstration_completes_and_beats_popularity(start: Start, tm
     assert demo.returncode == 0, output
     assert ("Apache Kafka at" if apache else "Tansu at") in output
     assert "24,859 of 24,859 events handled in order" in output
-    figures = re.search(r"hit rate at 10: slates ([\d.]+), above popularity's ([\d.]+)", output)
+    figures = re.search(
+        r"([\d.]+)% of 21,604 purchases stood in their first ten, popularity_days has ([\d.]+)%", output
+    )
     assert figures is not None, output
-    assert float(figures[1]) > float(figures[2]) > 0.02
+    assert float(figures[1]) > float(figures[2]) > 2.0
+    with_hits = re.search(r"(\d+) of (\d+) slates .* held something that was then bought.*; of (\d+) nothing", output)
+    assert with_hits is not None, output
+    assert int(with_hits[1]) + int(with_hits[3]) == int(with_hits[2]) == 772
+    bought = [int(count) for count in re.findall(r"(\d+) of these 10 were bought next", output)]
+    assert [count > 0 for count in bought] == [True, True, False]  # customers with hits, and one without
     titles = {item.title for item in read_catalogue(sample_items()).values() if item.title}
     shown = [cell.strip() for line in output.splitlines() for cell in line.split("│")[1:2]]
     assert len(titles & set(shown)) >= 10  # slates in words, not in codes

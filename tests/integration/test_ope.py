@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,11 @@ def evaluated(result: Result) -> dict[str, Any]:
 
 
 def test_a_policy_is_valued_from_the_outcomes_topic(outcomes: dict[str, str], tmp_path: Path) -> None:
-    result = ope("--json", "--bootstraps", "200", "--out", str(tmp_path), **outcomes)
+    asked = ope(**outcomes)
+    assert isinstance(asked.exception, ConfigError)
+    assert "Give --target NAME; " in str(asked.exception)
+    assert "which name logged, other" in str(asked.exception)
+    result = ope("--json", "--target", "other", "--bootstraps", "200", "--out", str(tmp_path), **outcomes)
     found = evaluated(result)
     assert (found["target"], found["slates"], found["rows"]) == ("other", SLATES, 3 * SLATES)
     for name in ("ips", "snips", "dr"):
@@ -59,7 +64,11 @@ def test_a_policy_is_valued_from_the_outcomes_topic(outcomes: dict[str, str], tm
         assert abs(found["estimates"][name]["value"] - WORLD.value) < high - low, name
     assert found["users"] == 97
     assert "1 records of" in result.stderr
-    assert {path.name for path in tmp_path.iterdir()} == {"report.json", "intervals-other.svg", "weights-other.svg"}
+    assert {path.name for path in tmp_path.iterdir()} == {
+        *("report.html", "report.json", "intervals-other.svg", "weights-other.svg")
+    }
+    page = (tmp_path / "report.html").read_text()
+    assert re.search(r"<p><b>(Whether )?other would have earned .*: DR says [\d.]+ per slate \(", page)
     half = START_MS + SLATES // 2 * 1_000
     options = ("--json", "--by-slate", "--bootstraps", "20", "--since", str(half), "--target", "logged")
     part = evaluated(ope(*options, **outcomes))
@@ -84,6 +93,9 @@ def test_a_policy_is_valued_from_a_file_for_people(tmp_path: Path) -> None:
         "* no interval", "no column holds 'user'",
     ):  # fmt: skip
         assert words in shown.stdout
+    asked = ope(str(path), *mapping)
+    assert isinstance(asked.exception, ConfigError)
+    assert "Give --target: uniform, column" in str(asked.exception)
     refused = ope(str(path), "--map", "reward=clicks")
     assert isinstance(refused.exception, TableError)
     assert "there is no column 'clicks'" in str(refused.exception)

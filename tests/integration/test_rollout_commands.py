@@ -180,9 +180,13 @@ def history(deployment: Deployment) -> list[Revision]:
 def test_a_canary_that_does_harm_neither_grows_nor_goes_online(make: Make, capsys: pytest.CaptureFixture[str]) -> None:
     deployment = make(mode="canary", share=0.5)
     publish(deployment, canary(2_500, lift=-0.15))
-    with pytest.raises(PromotionRefused, match="lower bound of canary minus control, in reward per slate, is -0"):
+    with pytest.raises(
+        PromotionRefused, match="lower bound of canary minus control, in capped reward per slate, is -0"
+    ):
         promote(deployment.settings, Promotion(terms=TERMS))
-    with pytest.raises(PromotionRefused, match="upper bound of canary minus control, in reward per slate, is -0"):
+    with pytest.raises(
+        PromotionRefused, match="upper bound of canary minus control, in capped reward per slate, is -0"
+    ):
         promote(deployment.settings, Promotion(to=Mode.CANARY, share=0.9, terms=TERMS))
     capsys.readouterr()
     with pytest.raises(PromotionRefused):

@@ -182,8 +182,9 @@ def test_each_leaves_every_model_out_once_but_the_one_that_fills_lists() -> None
 
 @pytest.mark.parametrize("name", ["covist", BASELINE, ""])
 def test_a_model_that_cannot_be_left_out_is_refused(name: str) -> None:
-    with pytest.raises(ConfigError, match="expected one of covisit, transitions, or 'each'"):
+    with pytest.raises(ConfigError, match="expected one of covisit, transitions, or 'each'") as refused:
         comparisons(MODELS, (), (), (name,))
+    assert ("did you mean covisit?" in str(refused.value)) == (name == "covist")
 
 
 def test_a_variant_changes_one_thing() -> None:
@@ -241,6 +242,12 @@ def test_the_command_writes_what_it_prints(tmp_path: Path) -> None:
     page = (tmp_path / "out" / "ablation.md").read_text()
     assert f"| fused | {fused[0]:.4f} |" in page
     assert f"{fused[0]:.4f}" in result.output
+    costs = next(line for line in found["verdict"] if "earning 200 late" in line)
+    assert "costs" in costs
+    assert f"{100 * (fused[1] - fused[0]):+.2f}" in costs
+    assert costs in result.output
+    assert found["verdict"][0] in (tmp_path / "out" / "ablation.html").read_text()
+    assert "best single list" in found["verdict"][-1]
     as_json = CliRunner().invoke(app, [*typed, "--json"])
     assert json.loads(as_json.stdout) == json.loads((tmp_path / "out" / "ablation.json").read_text())
     assert (found["refused_rows"], found["refused"]) == (0, {})

@@ -129,7 +129,7 @@ def test_slices_follow_from_the_log(backtest, log: Path) -> None:  # type: ignor
     for family in ("session", "user", "item"):
         assert sum(part["fused"]["targets"] for name, part in told.items() if name.startswith(family)) == total
     assert told["session: 1st event"]["fused"]["targets"] > 0 < told["session: later"]["fused"]["targets"]
-    assert ran.report["against_popularity"]["all targets"]["targets"] == total
+    assert ran.report["against_baseline"]["all targets"]["targets"] == total
     assert 0 < wanted["item: first seen within an hour"] < total
 
 
@@ -145,7 +145,7 @@ def test_the_room_that_new_items_get_follows_from_the_slates(backtest, log: Path
     told = ran.report["newcomers"]
     assert told["share_of_places"]["fused"] == pytest.approx(sum(age < 3_600_000 for age in ages) / len(ages))
     assert 0 < told["share_of_places"]["popularity"] < 1
-    assert "ahead by" in ran.printed
+    assert "points ahead (95%)" in ran.printed
     assert "Items younger than an hour: " in ran.printed
 
 
@@ -344,6 +344,16 @@ def test_a_log_with_nothing_to_score_is_no_success(
     assert isinstance(result.exception, TableError)
     assert words in str(result.exception)
     assert result.stdout == ""
+
+
+def test_an_interrupted_run_says_what_was_kept(log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*given: object, **options: object) -> None:
+        raise SystemExit(130)  # as Ctrl-C does
+
+    monkeypatch.setattr("streamrec.evaluation.backtest.backtest.backtest", interrupted)
+    result = CliRunner().invoke(app, ["backtest", str(log), "--out", str(tmp_path / "out"), "--preset", "fast"])
+    assert result.exit_code == 130
+    assert "interrupted: nothing of this run was kept" in result.stderr
 
 
 def test_an_impossible_rule_is_refused_and_writes_nothing(log: Path, tmp_path: Path) -> None:

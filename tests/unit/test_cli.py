@@ -21,10 +21,11 @@ import typer
 
 import streamrec.cli
 from streamrec import codec
-from streamrec.cli import app
+from streamrec.cli import PANELS, app
 from streamrec.cli.commands.replay import FLUSH_ROWS, Bookmark, Mark, Pace, send
 from streamrec.cli.commands.schema import event_schema
 from streamrec.cli.commands.tail import line
+from streamrec.cli.shared.console import PlainConsole, print_records
 from streamrec.errors import BadEvent, PublishFailed, StateError
 from streamrec.events import EVENT_TYPES, ITEMLESS_TYPES, Event, EventType, Slate, SlateItem
 from streamrec.state import Kind
@@ -110,15 +111,21 @@ LEAVES = [path for path in COMMANDS if path and path not in {("topics",), ("dlq"
 
 def test_help_lists_commands_in_the_order_of_their_use() -> None:
     assert [" ".join(path) for path in LEAVES] == [
-        *("worker", "learner", "trends", "serve", "config", "backup", "restore"),
-        *("top", "tail", "examples", "schema", "demo"),
-        *("replay", "warmup", "backtest", "ablate", "ask"),
-        *("user", "item", "ads", "explain"),
+        *("worker", "learner", "trends", "serve", "demo"),
+        *("examples", "replay", "warmup", "backtest", "ablate"),
+        *("top", "tail", "ask", "user", "item", "ads", "explain"),
         *("ope", "experiment", "rollout", "promote", "rollback", "simulate"),
+        *("config", "backup", "restore", "schema"),
         *("topics plan", "topics apply", "topics rescale", "topics adopt"),
         *("dlq list", "dlq show", "dlq redrive", "items load", "items show"),
         *("snapshots list", "snapshots show", "snapshots fetch"),
     ]
+
+
+def test_commands_stand_in_groups_and_flags_take_no_value(helps: Helps) -> None:
+    panels = re.findall(r"╭─ (.*?) ─", helps.texts[""])
+    assert panels == ["Options", *PANELS]
+    assert not any("<bool>" in text for text in helps.texts.values())
 
 
 @pytest.mark.parametrize("path", LEAVES, ids=" ".join)
@@ -495,4 +502,18 @@ def test_a_stored_value_of_another_layout_is_an_error_and_not_a_guess(value: byt
 
 
 def test_a_slate_for_people_is_one_line() -> None:
-    assert line(a_slate(1_767_225_600_000)) == "2026-01-01 00:00:00Z  u: i1 (0.5)"
+    slate = a_slate(1_767_225_600_000)
+    assert line(slate) == f"2026-01-01 00:00:00Z  {slate.rec_id}  u: i1 (0.5)"
+    assert line(slate, {"i1": "A mug"}) == f"2026-01-01 00:00:00Z  {slate.rec_id}  u: A mug [i1] (0.5)"
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_nothing_of_a_record_is_cut_however_narrow_the_terminal(width: int, capsys: pytest.CaptureFixture[str]) -> None:
+    detail = " ".join(f"word{n}" for n in range(40))
+    console = PlainConsole(width=width)
+    print_records(console, ("address", "field", "detail"), [("3-1041", "", detail)], "newest")
+    words = re.sub(r"[│\s]+", " ", capsys.readouterr().out)
+    assert "…" not in words
+    assert "address 3-1041" in words or "3-1041" in words
+    assert all(f"word{n}" in words for n in range(40))
+    assert ("field" in words) == (width >= 100)  # a block leaves out what is empty

@@ -20,6 +20,8 @@ from streamrec.evaluation.experiments.imitation import imitation
 from streamrec.evaluation.experiments.interleaving import compare_interleaved
 from streamrec.evaluation.experiments.significance import Verdict, assess
 from streamrec.evaluation.experiments.slates import SettledSlates
+from streamrec.evaluation.ope.evaluation import EvaluationOptions, evaluate
+from streamrec.evaluation.ope.outcomes import OutcomeFilter, OutcomeLog
 from streamrec.events import Counterfactual, Outcome, Proposal
 
 START = 1_704_067_200_000
@@ -336,7 +338,10 @@ def test_the_report_has_a_shape_that_stays(
     assert compared["verdict"] == "better"
     assert set(compared["difference"]) == {"mean", "lower", "upper"}
     assert report["interleaving"] is report["imitation"] is None
-    assert "<svg" in (tmp_path / "report" / "arms.svg").read_text()
+    assert (tmp_path / "report" / "arms.svg").read_text().count("<svg") == 1
+    page = (tmp_path / "report" / "report.html").read_text()
+    assert "<p><b>canary is better than control (difference +0." in page
+    assert page.count('role="img"') == 2
 
 
 def test_a_file_without_an_outcome_is_no_success(tmp_path: Path) -> None:
@@ -350,7 +355,29 @@ def test_people_are_told_in_words(outcomes_file: Path, capsys: pytest.CaptureFix
     run(Settings(), Question(file=outcomes_file), as_json=False, out=None)
     said = capsys.readouterr().out
     assert "1,201 outcomes of 1,201 slates; 3 repeats left out; 1 messages were no outcomes" in said
-    assert "canary beside control: better" in said
+    assert said.startswith("canary is better than control (difference +0.")
+    assert "…" not in said
+
+
+def test_a_control_that_is_no_arm_is_refused(outcomes_file: Path) -> None:
+    with pytest.raises(ConfigError, match="there are control, canary; did you mean control"):
+        run(Settings(), Question(file=outcomes_file, control="contol"), as_json=False, out=None)
+
+
+def test_reward_per_slate_is_what_off_policy_evaluation_says_of_the_same_outcomes() -> None:
+    outcomes = [
+        outcome
+        for number in range(40)
+        for outcome in slate(f"user-{number}", START + number, [1.0, 1.0, 0.5 * (number % 3)], arm="control")
+    ]
+    (arm,) = (arm for arm in analyse(settled(outcomes), ExperimentDesign()).arms if arm.name == "control")
+    log = OutcomeLog(OutcomeFilter(), 1_000)
+    for outcome in outcomes:
+        log.add(outcome)
+    logged = evaluate(log.logged("logged"), EvaluationOptions(draws=20)).logged
+    assert arm.reward_per_slate == pytest.approx(logged.value)
+    assert arm.reward_per_slate > 2  # though no slate is tested with more than 1
+    assert arm.reward.mean == 1
 
 
 def test_a_range_of_time_is_kept_to(outcomes_file: Path, capsys: pytest.CaptureFixture[str]) -> None:

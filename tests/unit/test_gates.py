@@ -131,7 +131,7 @@ def test_a_canary_needs_users_in_both_arms() -> None:
 def test_a_canary_may_grow_unless_it_is_known_to_be_worse() -> None:
     assert larger_canary_gate(experiment(-0.3, 0.01), ASKED).passed
     gate = larger_canary_gate(experiment(-0.3, -0.01), ASKED)
-    assert "upper bound of canary minus control, in reward per slate, is -0.01, expected at least 0" in str(
+    assert "upper bound of canary minus control, in capped reward per slate, is -0.01, expected at least 0" in str(
         gate.refusals[0]
     )
 

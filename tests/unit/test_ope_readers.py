@@ -14,7 +14,7 @@ import pytest
 from streamrec.errors import ConfigError, TableError
 from streamrec.evaluation.ope.action_rows import RowOptions
 from streamrec.evaluation.ope.evaluation import EvaluationOptions, evaluate
-from streamrec.evaluation.ope.outcomes import OutcomeFilter, OutcomeLog, targets_of
+from streamrec.evaluation.ope.outcomes import OutcomeFilter, OutcomeLog
 from streamrec.evaluation.ope.report import report, write_report
 from streamrec.evaluation.ope.synthetic import ActionWorld, SlateWorld
 from streamrec.evaluation.ope.tables import COLUMN, LOGGED, UNIFORM, ActionLog, TableOptions, read_actions
@@ -74,7 +74,6 @@ def test_a_policy_named_late_has_no_word_on_earlier_slates() -> None:
     late = {"exp3": Counterfactual(propensity=0.1)}
     found = taken(outcome("a"), outcome("b", alternatives=late), outcome("c", alternatives=late))
     assert found.targets == ("logged", "exp3", "greedy")
-    assert targets_of(found, ()) == ("exp3", "greedy")
     logged = found.logged("exp3")
     assert logged.rounds.target.tolist() == [0.1, 0.1]
     assert logged.target_features is None  # it proposed nothing: no direct method

@@ -111,9 +111,9 @@ def test_a_bad_row_is_left_out_with_its_number_and_costs_nothing_else() -> None:
     assert said.filename == __file__
     words = str(said.message)
     assert "row 30: field 'type' is 'vew'" in words
-    assert "row 31: field 'ts' is 'yesterday': Expected `int`" in words
+    assert "row 31: field 'ts' is 'yesterday' (text), expected a whole number" in words
     assert "row 32: field 'item_id' is" in words or "row 32: a 'view' event needs `item_id`" in words
-    assert "row 33: Object missing required field `user_id`" in words
+    assert "row 33: field 'user_id' is missing" in words
     assert "row 34: field 'ts' is 1700000000, expected milliseconds" in words
     assert "and 2 more" in words
     other.learn(good)
@@ -193,7 +193,7 @@ def test_a_request_that_no_worker_would_take_is_refused_and_changes_nothing(taug
         taught.recommend("u", scenario="similar")
     with pytest.raises(BadEvent, match="field 'k' is 0"):
         taught.recommend("u", k=0)
-    with pytest.raises(BadEvent, match="unknown field `colour`"):
+    with pytest.raises(BadEvent, match="field 'colour' is unknown"):
         taught.recommend("u", filters={"colour": "red"})
     assert repr(taught) == before
 

@@ -16,11 +16,11 @@ from streamrec.config.parts import models as listed_models
 from streamrec.engine.learning.ranking_metrics import ranking_metrics
 from streamrec.errors import TableError
 from streamrec.evaluation import plotting
-from streamrec.evaluation.backtest import plots
+from streamrec.evaluation.backtest import plots, report_page
 from streamrec.evaluation.backtest import slates as slates_file
 from streamrec.evaluation.backtest.calibration import Calibration, ReliabilityBin
 from streamrec.evaluation.backtest.new_items import NewItems
-from streamrec.evaluation.backtest.report import BacktestResult
+from streamrec.evaluation.backtest.report import BacktestResult, verdict
 from streamrec.evaluation.backtest.report_files import write_report
 from streamrec.evaluation.backtest.slates import SlateWriter, fused_ranks, model_ranks, read_slates
 from streamrec.evaluation.backtest.slices import TargetContexts, masks
@@ -198,37 +198,50 @@ def test_slices_are_the_same_metrics_over_parts_of_the_targets(slates: Path, tmp
         assert told[name]["click"] == ranking_metrics(result.model_ranks["click"], result.scored & mask).as_dict()
 
 
-def test_every_slice_stands_beside_popularity(slates: Path, tmp_path: Path) -> None:
+def test_every_slice_stands_beside_the_best_single_list(slates: Path, tmp_path: Path) -> None:
     result = result_of(slates, new_items=NewItems(0.25, 0.5))
     page = write_report(tmp_path, result).read_text()
     told = json.loads((tmp_path / "report.json").read_text())
-    assert list(told["against_popularity"]) == ["all targets", *told["slices"]]
+    best = max(MODELS, key=lambda name: told["metrics"][name]["recall_10"])
+    assert told["baseline"] == best
+    assert list(told["against_baseline"]) == ["all targets", *told["slices"]]
     for name, part in told["slices"].items():
-        beside = told["against_popularity"][name]
+        beside = told["against_baseline"][name]
         assert beside["targets"] == part["fused"]["targets"]
         assert beside["share"] == pytest.approx(part["fused"]["targets"] / 2_700)
         assert beside["recall_10"] == pytest.approx(part["fused"]["recall_10"])
-        assert beside["popularity_recall_10"] == pytest.approx(part["popularity"]["recall_10"])
-        assert beside["difference"] == pytest.approx(beside["recall_10"] - beside["popularity_recall_10"])
+        assert beside["baseline_recall_10"] == pytest.approx(part[best]["recall_10"])
+        assert beside["difference"] == pytest.approx(beside["recall_10"] - beside["baseline_recall_10"])
         assert beside["lower"] <= beside["difference"] <= beside["upper"]
     young = told["slices"]["item: first seen within an hour"]
     assert told["newcomers"] == {
         "younger_than_s": 3_600.0,
         "share_of_targets": pytest.approx(young["fused"]["targets"] / 2_700),
         "share_of_places": {"fused": 0.25, "popularity": 0.5},
-        "recall_10": {name: pytest.approx(young[name]["recall_10"]) for name in ("fused", "popularity")},
+        "recall_10": {name: pytest.approx(young[name]["recall_10"]) for name in ("fused", best)},
     }
-    assert "25.0% of what was recommended to them (popularity alone: 50.0%)" in page
+    assert "25.0% of what was recommended to them" in page
+    assert f"<h1>Backtest on made up</h1>\n<p><b>{verdict(result)}</b></p>" in page  # the first sentence
+    assert f"{best} has" in verdict(result)
     assert '<th scope="row">user: 1st event</th>' in page
 
 
-def test_without_popularity_or_target_contexts_nothing_stands_beside_it(slates: Path, tmp_path: Path) -> None:
-    alone = {"click": model_ranks(read_slates(slates))["click"]}
-    for changed in ({"model_ranks": alone}, {"target_contexts": None}):
+def test_rows_of_few_targets_are_folded_away(slates: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(report_page, "FEW", 500)
+    page = write_report(tmp_path, result_of(slates)).read_text()
+    told = json.loads((tmp_path / "report.json").read_text())["slices"]
+    shown, _, folded = page.partition("Fewer than 500 targets each")
+    few = [name for name, part in told.items() if 0 < part["fused"]["targets"] < 500]
+    assert 0 < len(few) < len(told)
+    assert all(f'<th scope="row">{name}</th>' in folded and f">{name}</th>" not in shown for name in few)
+
+
+def test_without_another_list_or_target_contexts_nothing_stands_beside_it(slates: Path, tmp_path: Path) -> None:
+    for changed in ({"model_ranks": {}}, {"target_contexts": None}):
         write_report(tmp_path, result_of(slates, **changed))
         told = json.loads((tmp_path / "report.json").read_text())
         assert told["newcomers"] is None
-        assert list(told["against_popularity"]) == ([] if "model_ranks" in changed else ["all targets"])
+        assert list(told["against_baseline"]) == ([] if "model_ranks" in changed else ["all targets"])
 
 
 def test_costs_are_per_event_and_the_largest_comes_first(slates: Path, tmp_path: Path) -> None:
@@ -289,7 +302,7 @@ def test_the_page_needs_nothing_from_elsewhere_and_shows_every_plot(slates: Path
     assert page.fetched == []
     assert (page.open, page.unbalanced) == ([], [])
     assert not re.search(r"@import|url\(\s*['\"]?(?!#)", text)
-    assert text.count('<svg role="img"') == 4
+    assert text.count('role="img"') == 8  # four plots, each for wide screens and for phones
     for name in ("fused", *MODELS):
         assert f'<th scope="row">{name}</th>' in text
     assert "$" not in text
@@ -303,14 +316,47 @@ def test_plots_take_the_colours_of_the_page(slates: Path, tmp_path: Path) -> Non
     assert not re.search(r"(stroke|fill): #", drawn)
 
 
-def test_a_model_has_one_colour_in_all_plots(slates: Path, tmp_path: Path) -> None:
+def test_two_lines_have_colour_and_every_other_is_grey_and_named(slates: Path, tmp_path: Path) -> None:
+    result = result_of(slates)
+    text = write_report(tmp_path, result).read_text()
+    assert "--series-3" not in text
+    for svg in re.findall(r"<svg.*?</svg>", text, re.S)[:2]:
+        for name in ("fused", *MODELS):
+            assert f">{name}</text>" in svg
+        for variable in ("var(--series-1)", "var(--series-2)", "var(--quiet)"):
+            assert variable in svg
+        seen = re.search(r'aria-label="([^"]*)"', svg)
+        assert seen is not None
+        assert re.search(r"fused ends at 0\.\d+, \w+ at 0\.\d+; fused lies above", seen[1])
+
+
+def test_weights_that_have_no_name_are_counted(slates: Path) -> None:
+    samples = [(n, {f"w{at}": at + 0.1 for at in range(20)}) for n in (1, 2)]
+    assert "6 more, between ±5.1 at the end, have no name here" in plots.weights(samples)
+
+
+@pytest.mark.parametrize(
+    ("auc", "ece", "answer"),
+    [(0.46, 0.01, "worse than chance"), (0.7, 0.2, "off by 0.20 on the average"), (0.7, 0.01, "to be believed")],
+)
+def test_the_heading_answers_and_a_model_worse_than_chance_is_named(
+    auc: float, ece: float, answer: str, slates: Path, tmp_path: Path
+) -> None:
+    found = Calibration(800, ece, auc, (ReliabilityBin(800, 0.25, 0.22), *[ReliabilityBin(0, 0, 0)] * 9))
+    text = write_report(tmp_path, result_of(slates, calibration=found)).read_text()
+    (heading,) = re.findall(r"<h2>The click model's probabilities: (.*?)</h2>", text)
+    assert answer in heading
+    assert ("The model clicks orders items worse than chance (AUC 0.46" in text) == (auc < 0.5)
+
+
+def test_text_is_never_smaller_than_eleven_pixels_on_a_phone(slates: Path, tmp_path: Path) -> None:
     text = write_report(tmp_path, result_of(slates)).read_text()
-    hit_rate, _, weights, _ = text.split("<svg")[1:]
-    for variable in ("var(--series-2)", "var(--series-3)"):  # click and sequence, after the fused slate
-        assert variable in hit_rate
-        assert variable in weights
-    assert "var(--series-1)" in hit_rate
-    assert "var(--series-1)" not in weights
+    narrow = re.findall(r'<svg class="narrow".*?</svg>', text, re.S)
+    assert len(narrow) == 4
+    for svg in narrow:
+        width = float(ElementTree.fromstring(svg).attrib["viewBox"].split()[2])
+        sizes = {float(size) for size in re.findall(r"font(?:-size)?: (?:bold )?([\d.]+)px", svg)}
+        assert min(sizes) * 337 / width >= 11  # what a page of 375 px leaves
 
 
 def test_equal_results_give_equal_reports(slates: Path, tmp_path: Path) -> None:
@@ -362,9 +408,11 @@ def test_the_whole_name_of_every_model_stands_inside_the_picture() -> None:
     places = np.arange(9)
     names = ("fused", *listed_models(), "a model of somebody's own with a name of many words")
     line = plots.Line(places, places / 9, 1_700_000_000_000 + places * 86_400_000)
-    drawn = ElementTree.fromstring(plots.over_time("recall_10", dict.fromkeys(names, line)))
+    wide = plotting.standalone(plots.over_time("recall_10", dict.fromkeys(names, line)))
+    drawn = ElementTree.fromstring(wide)
     width = float(drawn.attrib["viewBox"].split()[2])
-    texts = {text.text: float(text.attrib.get("x", 0)) for text in drawn.iter("{http://www.w3.org/2000/svg}text")}
-    assert set(names) <= set(texts)
-    pt_per_letter = 0.6 * 10  # a wide font's, on the average of letters
-    assert all(texts[name] + pt_per_letter * len(name) < width for name in names)
+    texts = drawn.iter("{http://www.w3.org/2000/svg}text")
+    ends = {text.text: float(text.attrib["x"]) for text in texts if text.text in names}
+    assert set(ends) == set(names)
+    pt_per_letter = 0.6 * plotting.FONT_PT  # a wide font's, on the average of letters
+    assert all(ends[name] + pt_per_letter * len(name) < width for name in names)

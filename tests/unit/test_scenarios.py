@@ -356,7 +356,7 @@ def record(request: Event) -> Record:
 @pytest.mark.parametrize(
     ("request_", "said"),
     [
-        (asking(NOW, "hoome"), "field 'scenario' is 'hoome', expected one of home, similar"),
+        (asking(NOW, "hoome"), r"field 'scenario' is 'hoome', expected one of home, similar.*; did you mean home\?"),
         (asking(NOW, "similar"), "field 'item_id' is missing: a request of scenario 'similar' needs it"),
         (asking(NOW, "bundle"), "field 'basket' is missing"),
         (asking(NOW, "search"), "field 'query' is missing"),

@@ -321,3 +321,17 @@ def test_a_file_without_a_password_is_refused(content: bytes | None, url: str, w
     with pytest.raises(ConfigError, match=words) as raised:
         load_settings(None, None, url, redis__password_file=file).redis.full_url()
     assert "hunter" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "meant"),
+    [
+        ("fusion__policy", "gredy", "greedy"),
+        ("rollout__baseline", "model:popularty", "model:popularity"),
+        ("rollout__mode", "shdow", "shadow"),
+        ("learning__models", ("covist", "popularity"), "covisit"),
+    ],
+)
+def test_the_nearest_name_is_offered_for_one_that_is_none(setting: str, value: object, meant: str) -> None:
+    with pytest.raises(ConfigError, match=f"did you mean {meant}\\?"):
+        load_settings(None, **{setting: value})

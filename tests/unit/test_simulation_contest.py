@@ -24,7 +24,15 @@ from streamrec.evaluation.simulation.contest import DEFAULT, contest, system_of
 from streamrec.evaluation.simulation.loop import Episode, ShownSlate, simulate
 from streamrec.evaluation.simulation.report import SimulationNotes, write_report
 from streamrec.evaluation.simulation.shopper import CalendarEntry, Shoppers
-from streamrec.evaluation.simulation.standings import Estimate, estimate, interval_curve, recoveries, standings
+from streamrec.evaluation.simulation.standings import (
+    Estimate,
+    estimate,
+    interval_curve,
+    ranked,
+    recoveries,
+    standings,
+    verdict,
+)
 from streamrec.evaluation.simulation.systems import Shuffle, WorkerSystem
 from streamrec.evaluation.simulation.vowpal_wabbit import EXPLORERS, VowpalWabbit, vw_system
 from streamrec.evaluation.simulation.world import (
@@ -182,6 +190,16 @@ def test_standings_take_the_last_quarter_and_differences_seed_by_seed() -> None:
     assert second.behind_oracle is None
 
 
+def test_the_verdict_names_the_winner_and_says_whether_it_is_certain() -> None:
+    rewards = {"low": (0.1, 0.2, 0.3), "high": (0.3, 0.41, 0.5), "oracle": (0.9, 0.9, 0.9), "near": (0.5, 0.2, 0.49)}
+    episodes = {name: [made([value] * 8) for value in values] for name, values in rewards.items()}
+    assert list(ranked(episodes)) == ["high", "near", "low", "oracle"]
+    assert verdict(episodes).startswith("high won with 0.4033 per slate, ")
+    assert "more than near (95%, not certain)" in verdict(episodes)
+    assert "more than low (95%, certain)" in verdict({name: episodes[name] for name in ("low", "high", "oracle")})
+    assert "(one seed: " in verdict({name: runs[:1] for name, runs in episodes.items()})
+
+
 def test_what_is_behind_the_oracle_is_counted_from_its_own_run_and_regret_from_ones_own_world() -> None:
     ours = [made([0.2, 0.2], best=[0.4, 0.4]), made([0.2, 0.3], best=[0.5, 0.5])]
     oracle = [made([0.3, 0.3], best=[0.3, 0.3]), made([0.4, 0.4], best=[0.4, 0.4])]
@@ -222,17 +240,18 @@ def test_a_contest_writes_a_page_that_says_what_was_run(tmp_path: Path, fast: Se
     assert [len(runs) for runs in episodes.values()] == [2, 2]
     told = SimulationNotes("streamrec simulate <x>", [1, 2], short, {"fusion": {"explore": 0.02}}, 1.5)
     table = write_report(tmp_path, episodes, told)
-    assert [standing.name for standing in table] == ["oracle", "shuffle"]
+    assert [standing.name for standing in table] == ["shuffle", "oracle"]  # the best first; the oracle takes no part
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "streamrec simulate &lt;x&gt;" in page
     assert "seeds 1, 2" in page.replace("\n", " ")
-    assert page.count("<svg") == 3
+    assert page.count("<svg") == 6  # three, for wide screens and for phones
+    assert "<b>shuffle was alone: it earned" in page
     assert "After the drift" in page
     assert "do not add up to the oracle" in page
-    assert table[1].behind_oracle is not None
-    assert f"<td>{table[1].behind_oracle}</td>" in page
+    assert table[0].behind_oracle is not None
+    assert f"<td>{table[0].behind_oracle}</td>" in page
     apart = np.mean([a.expected.mean() - b.expected.mean() for a, b in zip(*episodes.values(), strict=True)])
-    assert table[1].behind_oracle.mean == pytest.approx(apart)
+    assert table[0].behind_oracle.mean == pytest.approx(apart)
     figures = json.loads((tmp_path / "contest.json").read_text(encoding="utf-8"))
     assert figures["standings"][0]["share_of_best"]["mean"] == pytest.approx(1.0)
     assert figures["world"]["drift"]["kind"] == "tastes"
@@ -247,6 +266,7 @@ def test_the_command_prints_a_table(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     assert "shuffle" in result.output
     assert "oracle less this" in result.output
+    assert "shuffle was alone" in result.output
     assert "reward and regret do not add up" in result.output
     assert (tmp_path / "out" / "report.html").exists()
 

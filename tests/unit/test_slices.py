@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from streamrec.engine.arrays.batch import NOTHING, MicroBatch
 from streamrec.engine.items.item_table import ItemTable
-from streamrec.evaluation.backtest.lift import Lift, lift_by_slice, lift_over_popularity
+from streamrec.evaluation.backtest.lift import Lift, best_single, lift, lift_by_slice
 from streamrec.evaluation.backtest.new_items import NewItemRecorder, NewItems
 from streamrec.evaluation.backtest.slices import TargetContextRecorder, TargetContexts, masks
 
@@ -79,11 +79,11 @@ def test_nothing_noted_is_nothing() -> None:
 
 def test_how_far_a_list_is_ahead_by_hand() -> None:
     fused, popular = np.array([1, 0, 10, 11, 3]), np.array([0, 4, 10, 1, 20])
-    found = lift_over_popularity(fused, popular, np.array([True, True, True, True, False]), of=5)
-    assert (found.targets, found.share, found.recall_10, found.popularity_recall_10) == (4, 0.8, 0.5, 0.75)
+    found = lift(fused, popular, np.array([True, True, True, True, False]), of=5)
+    assert (found.targets, found.share, found.recall_10, found.baseline_recall_10) == (4, 0.8, 0.5, 0.75)
     assert found.difference == pytest.approx(-0.25)
     assert (found.lower, found.upper) == (-1, 1)  # four targets tell nothing
-    assert lift_over_popularity(fused, popular, np.zeros(5, bool), of=5) == Lift(0, 0.0, 0.0, 0.0)
+    assert lift(fused, popular, np.zeros(5, bool), of=5) == Lift(0, 0.0, 0.0, 0.0)
 
 
 def test_the_interval_holds_the_difference_of_targets_that_depend_on_each_other() -> None:
@@ -94,10 +94,27 @@ def test_the_interval_holds_the_difference_of_targets_that_depend_on_each_other(
         for at in range(2_000):
             chances[at] = 0.5 if at and hit[at - 1] else 0.1
             hit[at] = luck[at] < chances[at]
-        found = lift_over_popularity(hit.astype(int), np.zeros(2_000, int), np.ones(2_000, bool), of=2_000)
+        found = lift(hit.astype(int), np.zeros(2_000, int), np.ones(2_000, bool), of=2_000)
         missed += not found.lower <= chances.mean() <= found.upper
         assert found.upper - found.lower < 0.1
     assert missed <= 3
+
+
+def test_the_best_single_list_is_the_one_with_most_hits_and_the_verdict_says_what_is_certain() -> None:
+    rng, scored = np.random.default_rng(3), np.ones(4_000, bool)
+    lists = {"hours": rng.random(4_000) < 0.1, "days": rng.random(4_000) < 0.3}
+    assert best_single(lists, scored) == "days"
+    assert best_single({}, scored) is None
+    slates = {"beat": rng.random(4_000) < 0.5, "fall behind": rng.random(4_000) < 0.1, "is not certain": lists["days"]}
+    for word, hit in slates.items():
+        apart = lift(hit, lists["days"], scored, of=4_000)
+        found = apart.verdict("days", "purchases")
+        assert word in found.partition(":")[0]
+        assert (
+            f"{hit.mean():.2%} of 4,000 purchases stood in their first ten, days has {lists['days'].mean():.2%}"
+            in found
+        )
+        assert f"{100 * apart.difference:+.2f} ({100 * apart.lower:+.2f} to {100 * apart.upper:+.2f}) points" in found
 
 
 def test_all_targets_come_first_and_shares_of_a_family_add_up() -> None:

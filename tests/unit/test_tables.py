@@ -516,7 +516,7 @@ def test_what_unpacks_to_more_than_memory_is_read_in_portions_or_refused(tmp_pat
         for _ in range(250):
             file.write(b"x" * 1_000_000)
     for name, words, most in (
-        ("items.parquet", "Expected `str` of length <= 1024", 300_000_000),
+        ("items.parquet", "expected text, no longer than 1024", 300_000_000),
         ("items.csv.gz", "does not end", 100_000_000),
     ):
         path = tmp_path / name

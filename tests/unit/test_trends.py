@@ -336,9 +336,22 @@ def test_the_page_adds_up_and_shows_no_markup_of_others() -> None:
     page = trends_page(WINDOWS, both, {"malformed": 3})
     assert "&lt;b&gt;mug&lt;/b&gt;" in page
     assert "<b>mug" not in page
-    assert "14 events, 0 in as long before" in page
+    assert "14 events in the last minute, 0 in as long before" in page
+    assert page.count("<h2>") == 3  # one list for each question, whatever the windows
+    assert "last 20 seconds</th>" in page
+    assert "refresh" not in page
     assert "malformed 3" in page
+    titled = trends_page(WINDOWS, both, {}, {"<b>mug</b>": "A <mug>"})
+    assert "A &lt;mug&gt; <code>&lt;b&gt;mug&lt;/b&gt;</code>" in titled
     assert "nothing yet" in trends_page(WINDOWS, [], {})
+
+
+@pytest.mark.parametrize(
+    ("length_s", "words"), [(1, "second"), (300, "5 minutes"), (3_600, "hour"), (86_400, "day"), (5_400, "90 minutes")]
+)
+def test_a_window_is_called_as_people_call_it(length_s: int, words: str) -> None:
+    counts = PartitionCounts(0, Windows((length_s,)), 100)
+    assert f"0 events in the last {words}, 0" in trends_page(Windows((length_s,)), [counts], {})
 
 
 class Watched:

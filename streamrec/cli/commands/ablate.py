@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from streamrec.cli.shared.console import PlainConsole
+from streamrec.cli.shared.console import PlainConsole, made, progress_on
 from streamrec.cli.shared.logs import LogPart, checked
 from streamrec.config.settings import Settings
 from streamrec.replay.catalogue_file import read_catalogue
@@ -42,9 +41,8 @@ def run(part: LogPart, settings: Settings, changes: Ablations, *, out: Path, war
 
     models = ablation.model_names(settings)
     comparisons = ablation.comparisons(models, *changes)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     results = []
-    with Progress(*columns, console=console) as progress:
+    with progress_on(console) as progress:
         for comparison in comparisons:
             run_results = []
             for variant in comparison:
@@ -61,12 +59,14 @@ def run(part: LogPart, settings: Settings, changes: Ablations, *, out: Path, war
                     )
                 )
             results.append(run_results)
-    ablation.write(out, log, settings, warmup, results, summary.refusals)
-    done = f"ablation.json and ablation.md in {out}"
+    ablation.write(out, log, settings, warmup, results, summary.refusals, made())
+    done = f"ablation.json, ablation.md and ablation.html in {out}"
     if as_json:
         print(json.dumps(json.loads((out / "ablation.json").read_text(encoding="utf-8")), ensure_ascii=False))
         console.print(done, highlight=False, markup=False, soft_wrap=True)
         return
+    for said in ablation.verdict(results):
+        PlainConsole().print(said, soft_wrap=True)
     for run_results in results:
         for grid in ablation.markdown_tables(run_results):
             table = Table(*grid.header, title=grid.title, title_justify="left")

@@ -12,6 +12,7 @@ import msgspec
 from streamrec.cli.shared.console import PlainConsole
 from streamrec.cli.shared.explanation import Explanation, as_plain, print_words
 from streamrec.cli.shared.logs import LogPart, checked
+from streamrec.codec import fault
 from streamrec.config.settings import Settings
 from streamrec.engine.scenarios.scenario import HOME
 from streamrec.errors import BadEvent, ConfigError
@@ -89,7 +90,7 @@ def request_of(user_id: str, scenario: str | None, **more: object) -> Event:
     try:
         return msgspec.convert({name: value for name, value in said.items() if value not in (None, (), {})}, Event)
     except msgspec.ValidationError as error:
-        raise ConfigError(f"the request is none: {error}") from None
+        raise ConfigError(f"the request is none: {fault(error, said, Event)}") from None
 
 
 def filters_of(

@@ -8,16 +8,20 @@ from pathlib import Path
 
 from rich.table import Table
 
-from streamrec.cli.shared.console import PlainConsole
+from streamrec.cli.shared.console import PlainConsole, made, progress_on
 from streamrec.cli.shared.logs import LogPart, checked
 from streamrec.config.settings import Settings
 from streamrec.errors import LogError
 from streamrec.evaluation.backtest.report import (
+    FEW,
     FUSED,
     BacktestResult,
-    against_popularity,
+    against_baseline,
+    baseline,
+    model_doubts,
     new_items_in_words,
     report_figures,
+    verdict,
 )
 from streamrec.replay.catalogue_file import read_catalogue
 
@@ -43,16 +47,39 @@ def run(
     from streamrec.evaluation.backtest.foreign import load_rankers
 
     others = load_rankers(rankers, taken=(FUSED, *settings.learning.models))
-    result = backtest(log, settings, out, warmup=warmup, catalogue=catalogue, rankers=others, refusals=summary.refusals)
+    try:
+        with progress_on(notes) as progress:
+            task = progress.add_task("events", total=len(log))
+            result = backtest(
+                log,
+                settings,
+                out,
+                warmup=warmup,
+                catalogue=catalogue,
+                rankers=others,
+                refusals=summary.refusals,
+                on_progress=lambda events: progress.advance(task, events),
+                made=made(),
+            )
+    except SystemExit:  # a signal's; what was written so far went with it
+        notes.print(f"interrupted: nothing of this run was kept, and {out} holds what it held before", soft_wrap=True)
+        raise
     _say_left_out(result, notes)
     done = f"{result.events:,} events in {result.seconds:.0f} s; slates.parquet, report.json and report.html in {out}"
     if as_json:
         print(json.dumps(json.loads((out / "report.json").read_text(encoding="utf-8")), ensure_ascii=False))
         notes.print(done, highlight=False, markup=False, soft_wrap=True)
         return
-    PlainConsole().print(figures(result))
-    PlainConsole().print(served(result))
-    print(new_items_in_words(result))
+    console = PlainConsole()
+    for line in (verdict(result), *model_doubts(result)):
+        console.print(line, soft_wrap=True)
+    console.print(figures(result))
+    console.print(served(result))
+    small = sum(0 < part.targets < FEW for part in against_baseline(result).values())
+    if small:
+        console.print(f"{small} more with fewer than {FEW} targets each, too few to tell: in report.html")
+    if words := new_items_in_words(result):
+        print(words)
     print(done)
 
 
@@ -72,21 +99,22 @@ def figures(result: BacktestResult) -> Table:
     """The ranking metrics, one row for the fused slate and each model."""
     metrics = report_figures(result)["metrics"]
     assert isinstance(metrics, dict)
-    names = list(next(iter(metrics.values()), {}))
+    names = [name for name in next(iter(metrics.values()), {}) if name != "targets"]
     title = f"{result.log}: {int(result.scored.sum()):,} scored targets"
     table = Table("", *names, title=title, title_justify="left")
     for model, values in metrics.items():
-        table.add_row(model, *(f"{value:.3f}" if isinstance(value, float) else str(value) for value in values.values()))
+        table.add_row(model, *(f"{values[name]:.4f}" for name in names))
     return table
 
 
 def served(result: BacktestResult) -> Table:
-    """Who is served how well, beside popularity: one row for each slice that has targets."""
-    table = Table("recall_10 by what was known")
-    for name in ("targets", "share", "fused", "popularity", "ahead by (95%)"):
-        table.add_column(name, no_wrap=True)
-    for name, part in against_popularity(result).items():
-        if part.targets:
-            rates = f"{part.recall_10:.3f}", f"{part.popularity_recall_10:.3f}"
-            table.add_row(name, f"{part.targets:,}", f"{part.share:.1%}", *rates, part.words())
+    """Who is served how well, beside the best single list: one row for each slice with enough targets."""
+    title = f"first ten, in percent: slates beside {baseline(result)}"
+    table = Table("by what was known", title=title, title_justify="left", pad_edge=False, padding=(0, 0))
+    for name in ("targets", "slates", "best list", "points ahead (95%)"):
+        table.add_column(name, no_wrap=True, justify="right")
+    for name, part in against_baseline(result).items():
+        if part.targets >= FEW or name == "all targets":
+            rates = f"{100 * part.recall_10:.2f}", f"{100 * part.baseline_recall_10:.2f}"
+            table.add_row(name, f"{part.targets:,}", *rates, part.words())
     return table

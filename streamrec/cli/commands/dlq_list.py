@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from streamrec.cli.shared.console import PlainConsole
+from streamrec.cli.shared.console import PlainConsole, print_records
 from streamrec.cli.shared.dead_letters import (
     DETAIL_CHARS,
     DeadLetterSelection,
@@ -31,6 +31,8 @@ from streamrec.worker.dead_letters import DeadLetter
 
 MOST_KINDS = 1_000
 """Pairs of reason and field counted apart; whoever sends bad messages chooses the field's name."""
+MOST_CHARS = 300
+"""Of what is said of a letter: all that a worker writes."""
 OTHERS = ("others", "")
 
 
@@ -97,9 +99,9 @@ def _print_overview(console: Console, topic: str, overview: Overview) -> None:
         return
     counts = Table("reason", "field", "letters", title="by reason", title_justify="left")
     for (reason, name), count in overview.kinds.most_common(20):
-        counts.add_row(*map(_cell, (reason, name)), f"{count:,}")
+        counts.add_row(Text(brief(reason, DETAIL_CHARS)), Text(brief(name, DETAIL_CHARS)), f"{count:,}")
     console.print(counts)
-    newest = Table("address", "when", "reason", "field", "from", "detail", title="newest", title_justify="left")
+    rows = []
     for dead_letter in overview.newest():
         where = str(dead_letter.origin) + (
             f", redriven from {dead_letter.redriven_from}" if dead_letter.redriven_from else ""
@@ -112,11 +114,6 @@ def _print_overview(console: Console, topic: str, overview: Overview) -> None:
             where,
             dead_letter.detail,
         )
-        newest.add_row(*map(_cell, cells))
-    if newest.row_count:
-        console.print(newest)
-
-
-def _cell(text: str) -> Text:
-    # As text, so that no bracket is taken for markup.
-    return Text(brief(text, DETAIL_CHARS))
+        rows.append([brief(cell, MOST_CHARS) for cell in cells])
+    if rows:
+        print_records(console, ("address", "when", "reason", "field", "from", "detail"), rows, "newest")

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from streamrec.cli.shared.console import PlainConsole
 from streamrec.cli.shared.not_stored import not_stored
+from streamrec.cli.shared.titles import titles_of
 from streamrec.codec import brief
 from streamrec.config.settings import Settings
 from streamrec.errors import StateError
@@ -34,7 +35,8 @@ def run(settings: Settings, item_id: str, *, as_json: bool) -> None:
         print(json.dumps(known, ensure_ascii=False))
         return
     console = PlainConsole()
-    _print_counts(console, f"item {item_id}", known)
+    title = titles_of(settings, [item_id]).get(item_id)
+    _print_counts(console, f"item {item_id}" + (f", {brief(title, 300)}" if title else ""), known)
     if known["category"] is not None:
         console.print(f"category {brief(known['category'], 300)}", highlight=False, markup=False)
     console.print(_touches("recent users", "user_id", known["recent_users"]))

@@ -18,7 +18,7 @@ from streamrec.cli.shared.revisions import described, moment, named, say, writte
 from streamrec.config.settings import Settings
 from streamrec.engine.rollout.plan import CONTROL
 from streamrec.engine.rollout.revisions import Mode, Revision
-from streamrec.errors import ConfigError, PromotionRefused
+from streamrec.errors import ConfigError, PromotionRefused, did_you_mean
 from streamrec.evaluation.experiments.arms import DEFAULT_DESIGN, ExperimentDesign, analyse
 from streamrec.evaluation.experiments.gates import (
     LADDER,
@@ -101,7 +101,9 @@ def thresholds(required: Mapping[str, float] | None) -> Thresholds:
     known = [field.name for field in fields(Thresholds)]
     for name in required or ():
         if name not in known:
-            raise ConfigError(f"--require {name}: there is no such threshold; there are {', '.join(known)}")
+            raise ConfigError(
+                f"--require {name}: there is no such threshold; there are {', '.join(known)}{did_you_mean(name, known)}"
+            )
     return Thresholds().with_changes(dict(required or {}))
 
 

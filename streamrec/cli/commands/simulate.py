@@ -12,7 +12,7 @@ from pathlib import Path
 
 from rich.table import Table
 
-from streamrec.cli.shared.console import PlainConsole
+from streamrec.cli.shared.console import PlainConsole, made
 from streamrec.config.settings import Settings, shown
 from streamrec.errors import ConfigError
 from streamrec.evaluation.simulation.loop import Episode, EpisodeRecorder
@@ -70,7 +70,7 @@ def contest(
     """
     from streamrec.evaluation.simulation import contest as contests
     from streamrec.evaluation.simulation.report import SimulationNotes, contest_figures, write_report
-    from streamrec.evaluation.simulation.standings import attack_effects, standings
+    from streamrec.evaluation.simulation.standings import attack_effects, ranked, standings, verdict
 
     notes = PlainConsole(stderr=True)
     began = time.perf_counter()
@@ -90,7 +90,7 @@ def contest(
     for number, seed in enumerate(seeds, 1):
         for name, runs in contests.contest(names, world, [seed], online, note).items():
             episodes[name] += runs
-        told = SimulationNotes(command, seeds[:number], world, _told(online), time.perf_counter() - began)
+        told = SimulationNotes(command, seeds[:number], world, _told(online), time.perf_counter() - began, made())
         if out is not None:  # after every seed: what is interrupted has its report so far
             write_report(out, episodes, told)
     if as_json:
@@ -100,7 +100,8 @@ def contest(
         return
     terminal = PlainConsole()
     shown_on = terminal if terminal.is_terminal else PlainConsole(width=150)
-    shown_on.print(_table(standings(episodes)))
+    shown_on.print(verdict(episodes), soft_wrap=True)
+    shown_on.print(_table(standings(ranked(episodes))))
     shown_on.print(OF_REGRET, highlight=False, soft_wrap=True)
     if world.crowd.attack is not AttackKind.HAMMER:
         shown_on.print(_bought(attack_effects(episodes, World(world).attack_ms)))
@@ -181,7 +182,7 @@ def _bought(attack_effects: Sequence[AttackEffect]) -> Table:
 
 
 def _table(standings: Sequence[Standing]) -> Table:
-    table = Table("contender", "reward", "last quarter", "share of the best", "first less this", "regret")
+    table = Table("contender", "reward", "last quarter", "share of the best", "winner less this", "regret")
     if any(s.behind_oracle is not None for s in standings):
         table.add_column("oracle less this")
     for s in standings:

@@ -9,6 +9,7 @@ from contextlib import closing
 from functools import partial
 from typing import Any
 
+from streamrec.cli.shared.titles import Titles
 from streamrec.config.log_lines import get_logger
 from streamrec.config.settings import Settings
 from streamrec.engine.arrays.labels import Interest
@@ -21,7 +22,7 @@ from streamrec.transport.positions import TopicReader
 from streamrec.trends.app import Gap, TrendsApp, TrendTopics, make_app
 from streamrec.trends.app import run as run_app
 from streamrec.trends.credentials import credentials
-from streamrec.trends.page import trends_page
+from streamrec.trends.page import trend_lists, trends_page
 from streamrec.trends.watchdog import Watchdog
 from streamrec.wiring import build_validation_limits
 
@@ -127,10 +128,12 @@ def assemble(settings: Settings, partitions: int, kind: type[TrendsApp] = Trends
         records_in=partial(_records_in, settings),
     )
     if wanted.web_port is not None:
+        titles = Titles(settings)
 
         async def page(web: Any, request: Any) -> Any:
             counts = [trends.counts[partition] for partition in sorted(trends.counts)]
-            return web.html(trends_page(windows, counts, trends.skipped))
+            known = await asyncio.to_thread(titles.of, trend_lists(windows, counts).items)
+            return web.html(trends_page(windows, counts, trends.skipped, known))
 
         app.page("/trends")(page)
     return trends

@@ -17,6 +17,7 @@ from streamrec.worker.catalogue_feed import LOOK_RECORDS, id_of, item_of
 
 LOOK_S = 3.0
 """So long the topic may take."""
+AGAIN_S = 10.0
 
 
 def titles_of(settings: Settings, items: Collection[str]) -> dict[str, str]:
@@ -33,6 +34,25 @@ def titles_of(settings: Settings, items: Collection[str]) -> dict[str, str]:
     if lacking:
         titles.update(_told(settings, lacking))
     return titles
+
+
+class Titles:
+    """Titles of whatever comes along, looked up again at most every `AGAIN_S`."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._known: dict[str, str] = {}
+        self._asked: set[str] = set()
+        self._next_s = 0.0
+
+    def of(self, items: Collection[str]) -> dict[str, str]:
+        """The titles of items, as far as they are known by now."""
+        lacking = set(items) - self._asked
+        if lacking and time.monotonic() >= self._next_s:
+            self._known.update(titles_of(self._settings, lacking))
+            self._asked |= lacking
+            self._next_s = time.monotonic() + AGAIN_S
+        return self._known
 
 
 def _told(settings: Settings, items: Collection[str]) -> dict[str, str]:

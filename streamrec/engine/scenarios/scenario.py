@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from streamrec.codec import brief
-from streamrec.errors import BadEvent
+from streamrec.errors import BadEvent, did_you_mean
 from streamrec.events import Event, EventType, Filters
 
 HOME, SEARCH = "home", "search"
@@ -123,7 +123,8 @@ def hold_to(event: Event, scenarios: Mapping[str, Needs]) -> None:
     """
     if event.scenario is not None and scenarios and event.scenario not in scenarios:
         given, known = brief(repr(event.scenario), 60), ", ".join(scenarios)
-        raise BadEvent("invalid", f"field 'scenario' is {given}, expected one of {known}", "scenario")
+        near = did_you_mean(event.scenario, scenarios)
+        raise BadEvent("invalid", f"field 'scenario' is {given}, expected one of {known}{near}", "scenario")
     if event.type is not EventType.REQUEST:
         return
     name = scenario_of(event)

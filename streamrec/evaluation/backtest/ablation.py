@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +18,11 @@ from streamrec.config.parts import BASELINE
 from streamrec.config.settings import Settings, shown
 from streamrec.engine.arrays.batch import Int8
 from streamrec.engine.batch_result import BatchResult
-from streamrec.engine.learning.ranking_metrics import RankingMetrics, ranking_metrics
-from streamrec.errors import ConfigError, LogError
+from streamrec.engine.learning.ranking_metrics import RankingMetrics, Ranks, ranking_metrics
+from streamrec.errors import ConfigError, LogError, did_you_mean
+from streamrec.evaluation import pages
 from streamrec.evaluation.backtest.delays import LateLearning, StaleContext
+from streamrec.evaluation.backtest.lift import Lift, best_single, lift
 from streamrec.replay.catalogue_file import CatalogueItems
 from streamrec.replay.logs import Log
 from streamrec.replay.refusals import Refusals
@@ -92,7 +94,8 @@ def comparisons(
     removable = [name for name in models if name != BASELINE]
     unknown = [name for name in without if name not in (*removable, EACH)]
     if unknown:
-        raise ConfigError(f"--without {unknown[0]}: expected one of {', '.join(removable)}, or '{EACH}'")
+        near = did_you_mean(unknown[0], removable)
+        raise ConfigError(f"--without {unknown[0]}: expected one of {', '.join(removable)}, or '{EACH}'{near}")
     if not (delays or context_delays or without):
         delays = DEFAULT_DELAYS
     found: list[Comparison] = []
@@ -113,6 +116,14 @@ class RunResult:
     metrics: Mapping[str, RankingMetrics]  # by list, the fused one first
     events: int
     seconds: float
+    ranks: Mapping[str, Ranks] = field(default_factory=dict)  # by list, of the scored targets, which all runs share
+
+    def beside(self, base: RunResult) -> Lift | None:
+        """How far its fused list is ahead of the base run's; None of the base itself, and without ranks."""
+        if self is base or not self.ranks:
+            return None
+        every = np.ones(len(self.ranks[FUSED]), bool)
+        return lift(self.ranks[FUSED], base.ranks[FUSED], every, len(every))
 
     def change(self, base: RunResult, name: str, figure: str) -> float | None:
         """Relative change of a metric of a list against the base run; None where the base has no such value."""
@@ -137,11 +148,10 @@ class RankRecorder:
         self._ranks.append(trial.ranks[:, kept])
         self._scored += [trial.logged_events[at].offset >= self._scored_from for at in kept]
 
-    def metrics(self, lists: Sequence[str]) -> dict[str, RankingMetrics]:
-        """By list, in the order of `Trial.ranks`."""
+    def ranks(self, lists: Sequence[str]) -> dict[str, Ranks]:
+        """Of the scored targets, by list, in the order of `Trial.ranks`."""
         ranks = np.concatenate([np.zeros((len(lists), 0), np.int8), *self._ranks], axis=1)
-        scored = np.array(self._scored, bool)
-        return {name: ranking_metrics(places, scored) for name, places in zip(lists, ranks, strict=True)}
+        return dict(zip(lists, ranks[:, np.array(self._scored, bool)], strict=True))
 
 
 def run(
@@ -185,12 +195,13 @@ def run(
     lists = (FUSED, *worker.pipeline.fusion.models)
     observers += [scores, *variant.lags(worker)]
     worker.run()
-    metrics = scores.metrics(lists)
+    ranks = scores.ranks(lists)
+    metrics = {name: ranking_metrics(places, np.ones(len(places), bool)) for name, places in ranks.items()}
     if not metrics[FUSED].targets:
         raise LogError(
             f"{log.table.path.name}: nothing to score: no event counts as interest, or all lie within the warm-up"
         )
-    return RunResult(variant, metrics, events, time.perf_counter() - began)
+    return RunResult(variant, metrics, events, time.perf_counter() - began, ranks)
 
 
 def model_names(settings: Settings) -> tuple[str, ...]:
@@ -233,6 +244,22 @@ def markdown_tables(run_results: Sequence[RunResult]) -> list[MarkdownTable]:
     ]
 
 
+def verdict(results: Sequence[Sequence[RunResult]]) -> list[str]:
+    """What was found, in sentences: of each change, and of the whole system beside the best single list."""
+    said, whole = [], results[0][0]
+    for base, *changed in results:
+        apart = [(run_result, beside) for run_result in changed if (beside := run_result.beside(base)) is not None]
+        for run_result, beside in sorted(apart, key=lambda pair: pair[1].difference):
+            certain = "costs" if beside.upper < 0 else "gains" if beside.lower > 0 else "changes nothing for certain"
+            said.append(f"{str(run_result.variant).capitalize()} {certain}: {beside.words()} points of Recall@10.")
+    every = np.ones(whole.metrics[FUSED].targets, bool)
+    alone = {name: ranks for name, ranks in whole.ranks.items() if name != FUSED}
+    best = best_single(alone, every)
+    if best is not None:
+        said.append(lift(whole.ranks[FUSED], alone[best], every, len(every)).verdict(best))
+    return said
+
+
 def _cell(run_result: RunResult, base: RunResult, name: str, figure: str) -> str:
     change = run_result.change(base, name, figure)
     value = f"{getattr(run_result.metrics[name], figure):.4f}" if name in run_result.metrics else ""
@@ -246,8 +273,11 @@ def write(
     warmup: float,
     results: Sequence[Sequence[RunResult]],
     refusals: Refusals,
+    made: str = "",
 ) -> None:
-    """Write `ablation.json` and `ablation.md` into `out`, which is made if need be.
+    """Write `ablation.json`, `ablation.md` and `ablation.html` into `out`, which is made if need be.
+
+    `made` says when and how they came about, at the page's foot.
 
     Raises:
         OSError: the directory cannot be written.
@@ -261,13 +291,18 @@ def write(
         "refused": refusals.as_dict(),
         "warmup": warmup,
         "settings": said,
+        "verdict": verdict(results),
         "comparisons": [[_plain(run_result, run_results[0]) for run_result in run_results] for run_results in results],
     }
     (out / "ablation.json").write_text(
         harmless(json.dumps(figures, indent=2, ensure_ascii=False)) + "\n", encoding="utf-8"
     )
-    pages = [table.markdown() for run_results in results for table in markdown_tables(run_results)]
-    (out / "ablation.md").write_text(harmless("\n".join(pages)), encoding="utf-8")
+    tables = [table for run_results in results for table in markdown_tables(run_results)]
+    text = "\n\n".join([*verdict(results), *(table.markdown() for table in tables)])
+    (out / "ablation.md").write_text(harmless(text), encoding="utf-8")
+    body = "".join(f"<h2>{pages.escaped(t.title)}</h2>{pages.table_of(t.header, t.rows)}" for t in tables)
+    page = pages.page(f"Ablation on {figures['log']}", verdict(results) or ["Nothing was compared."], body, made)
+    (out / "ablation.html").write_text(page, encoding="utf-8")
 
 
 def _plain(run_result: RunResult, base: RunResult) -> dict[str, object]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import resource
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -186,6 +186,8 @@ def backtest(
     catalogue: CatalogueItems | None = None,
     rankers: Mapping[str, Ranker] | None = None,
     refusals: Refusals | None = None,
+    on_progress: Callable[[int], None] = lambda events: None,
+    made: str = "",
 ) -> BacktestResult:
     """Run over a log and write `slates.parquet`, `report.json` and `report.html` into `out`.
 
@@ -197,6 +199,8 @@ def backtest(
         catalogue: categories of items.
         rankers: of others, by names that no list of ours has; asked beside ours (`foreign.py`).
         refusals: the rows that checking the log has refused, to be reported.
+        on_progress: called with the number of events handled since the last call.
+        made: when and how the report came about, for its foot.
 
     Raises:
         RankerError: one of these failed.
@@ -206,9 +210,12 @@ def backtest(
     out.mkdir(parents=True, exist_ok=True)
     topic = settings.topics.events
     observed: list[Observer] = []
-    worker = build_rehearsal(
-        settings, lambda: log.records(topic), lambda batch_result: observed[0](batch_result), catalogue
-    )
+
+    def observe(batch_result: BatchResult) -> None:
+        observed[0](batch_result)
+        on_progress(len(batch_result.logged_events))
+
+    worker = build_rehearsal(settings, lambda: log.records(topic), observe, catalogue)
     stopwatch = Stopwatch()
     watch_worker(worker, stopwatch)
     stopwatch.watch(worker.fold, "_observer", "write slates.parquet")
@@ -229,7 +236,7 @@ def backtest(
     result = replace(result, refused=refusals.as_dict(), counts=counts)
     from streamrec.evaluation.backtest.report_files import write_report  # matplotlib is slow to load
 
-    write_report(out, result)
+    write_report(out, result, made)
     return result
 
 

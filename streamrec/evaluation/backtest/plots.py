@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,10 +10,20 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import EngFormatter
 from numpy.typing import NDArray
 
-from streamrec.evaluation.plotting import GRID, INK, MARK, SERIES, add_key, date_ticks, framed_lines, stroke, svg_of
+from streamrec.evaluation.plotting import (
+    GRID,
+    SERIES,
+    date_ticks,
+    for_screens,
+    framed_lines,
+    name_ends,
+    stroke,
+    svg_of,
+)
 
-BASELINE = "popularity"
 NOTHING = '<p class="empty">Too little was scored to draw this.</p>'
+MOST_NAMES = 14
+"""Lines that a plot has room to name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,39 +35,61 @@ class Line:
     ts: NDArray[np.int64]
 
 
-def over_time(label: str, lines: Mapping[str, Line]) -> str:
-    """Rankers compared along the log: x counts scored targets, and its ticks say when that was."""
+def over_time(label: str, lines: Mapping[str, Line], baseline: str | None = None) -> str:
+    """Rankers along the log: x counts scored targets, and its ticks say when that was.
+
+    The first line and that of the `baseline` have a colour, and what lies between them is shaded.
+    """
     if not any(len(line.values) for line in lines.values()):
         return NOTHING
-    figure, axes = framed_lines(label)
-    for number, (name, line) in enumerate(lines.items()):
-        _draw(axes, number, name, line.places, line.values)
-    first = next(iter(lines.values()))
-    at = np.unique(np.linspace(0, len(first.places) - 1, 6).round().astype(int))
-    date_ticks(axes, first.places[at].tolist(), first.ts[at].tolist())
-    axes.set_xlabel("time in the log (equal steps are equal numbers of targets)")
-    axes.set_ylim(bottom=0)
-    add_key(axes)
-    return svg_of(figure, f"{label} over time: {', '.join(lines)}")
+    first = next(iter(lines))
+    second = baseline or next((name for name in lines if name != first), first)
+    order = list(dict.fromkeys([first, second, *lines]))
+    mine, other = lines[first], lines[second]
+
+    def frame(axes: Axes) -> None:
+        for number, name in reversed(list(enumerate(order))):
+            axes.plot(lines[name].places, lines[name].values, label=name, **stroke(number))
+        if second != first:
+            axes.fill_between(mine.places, mine.values, other.values, color=SERIES[0], alpha=0.15, linewidth=0)
+        date_ticks(axes, mine.places.tolist(), mine.ts.tolist())
+        axes.set_xlabel("time in the log")
+        axes.set_ylim(bottom=0)
+
+    above = float((mine.values > other.values).mean())
+    seen = (
+        f"{label} over time: {first} ends at {mine.values[-1]:.3f}, {second} at {other.values[-1]:.3f}; {first} lies "
+        f"above {second} for {above:.0%} of the time. In grey: {', '.join(order[2:]) or 'nothing'}."
+    )
+    return _drawn(frame, seen)
 
 
-def weights(samples: Sequence[tuple[int, Mapping[str, float]]], rankers: Sequence[str] = ()) -> str:
-    """The fusion's weights, the largest if they are many; `rankers` keep the colours they have in other plots."""
+def weights(samples: Sequence[tuple[int, Mapping[str, float]]]) -> str:
+    """The fusion's weights: the two that end largest in colour, all others in grey, the largest of them named."""
     if len(samples) < 2:
         return NOTHING
-    names = list(dict.fromkeys(name for _, weight in samples for name in weight))
-    largest = {name: max(abs(weight.get(name, 0.0)) for _, weight in samples) for name in names}
-    shown = sorted(names, key=lambda name: (-largest[name], name))[: len(SERIES)]
-    figure, axes = framed_lines("weight")
+    last = samples[-1][1]
+    names = sorted(
+        dict.fromkeys(name for _, weight in samples for name in weight), key=lambda n: (-abs(last.get(n, 0.0)), n)
+    )
     at = np.array([events for events, _ in samples])
-    places = {name: number for number, name in enumerate(dict.fromkeys([*(rankers or ("",)), *shown]))}
-    for name in sorted(shown, key=lambda name: places[name]):
-        _draw(axes, places[name], name, at, np.array([weight.get(name, np.nan) for _, weight in samples]))
-    axes.axhline(0, color=GRID, linewidth=1)
-    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-    axes.set_xlabel("events")
-    add_key(axes)
-    return svg_of(figure, f"Fusion weights over time: {', '.join(shown)}")
+    unnamed = names[MOST_NAMES:]
+
+    def frame(axes: Axes) -> None:
+        axes.axhline(0, color=GRID, linewidth=1)
+        for number, name in reversed(list(enumerate(names))):
+            values = np.array([weight.get(name, np.nan) for _, weight in samples])
+            axes.plot(at, values, label=name if number < MOST_NAMES else "_", **stroke(number))
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+        axes.set_xlabel("events")
+        if unnamed:
+            smallest = max(abs(last.get(name, 0.0)) for name in unnamed)
+            axes.set_title(
+                f"{len(unnamed)} more, between ±{smallest:.2g} at the end, have no name here", fontsize=9, loc="left"
+            )
+
+    largest = ", ".join(f"{name} {last.get(name, 0.0):+.2f}" for name in names[:MOST_NAMES])
+    return _drawn(frame, f"Weights of the fusion over the run; at the end, the largest first: {largest}.")
 
 
 def throughput(samples: Sequence[tuple[int, float]]) -> str:
@@ -67,16 +99,24 @@ def throughput(samples: Sequence[tuple[int, float]]) -> str:
     moved = np.diff(seconds) > 0
     if moved.sum() < 2:
         return NOTHING
-    figure, axes = framed_lines("events per second")
-    _draw(axes, 0, "throughput", events[1:][moved].astype(np.int64), np.diff(events)[moved] / np.diff(seconds)[moved])
-    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-    axes.yaxis.set_major_formatter(EngFormatter(sep=""))
-    axes.set_ylim(bottom=0)
-    axes.set_xlabel("events")
-    return svg_of(figure, "Events per second over the run")
+    rates = np.diff(events)[moved] / np.diff(seconds)[moved]
+
+    def frame(axes: Axes) -> None:
+        axes.plot(events[1:][moved], rates, label="_", **stroke(0))
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter(EngFormatter(sep=""))
+        axes.set_ylim(bottom=0)
+        axes.set_xlabel("events")
+
+    middle = float(np.median(rates))
+    return _drawn(frame, f"Events per second over the run: median {middle:,.0f}, least {rates.min():,.0f}.")
 
 
-def _draw(axes: Axes, number: int, name: str, x: NDArray[np.int64], y: NDArray[np.float64]) -> None:
-    """The baseline is drawn in the colour of the text."""
-    baseline = {"color": INK, "linestyle": MARK} if name == BASELINE else {}
-    axes.plot(x, y, label=name, **(stroke(number) | baseline))
+def _drawn(frame: Callable[[Axes], None], seen: str) -> str:
+    def draw(width_in: float) -> str:
+        figure, axes = framed_lines(width_in)
+        frame(axes)
+        name_ends(axes)
+        return svg_of(figure, seen)
+
+    return for_screens(draw)

@@ -12,15 +12,17 @@ from dataclasses import asdict, dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from streamrec.engine.learning.ranking_metrics import RankingMetrics, ranking_metrics
+from streamrec.engine.learning.ranking_metrics import RankingMetrics, hits, ranking_metrics
 from streamrec.evaluation.backtest.calibration import Calibration
-from streamrec.evaluation.backtest.lift import Lift, lift_by_slice
+from streamrec.evaluation.backtest.lift import Lift, best_single, lift, lift_by_slice
 from streamrec.evaluation.backtest.new_items import NewItems
 from streamrec.evaluation.backtest.slices import HOUR_S, YOUNG, TargetContexts, masks
 from streamrec.evaluation.backtest.variety import Variety
 
 FUSED = "fused"
 POPULARITY = "popularity"
+FEW = 100
+"""Slices of fewer targets tell nothing: they are folded away."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +99,8 @@ def report_figures(result: BacktestResult) -> dict[str, object]:
         "metrics": _metrics(result, scored),
         "metrics_of_known_targets": _metrics(result, scored & result.known),
         "slices": {name: _metrics(result, scored & mask) for name, mask in slices(result).items()},
-        "against_popularity": {name: part.as_dict() for name, part in against_popularity(result).items()},
+        "baseline": baseline(result),
+        "against_baseline": {name: part.as_dict() for name, part in against_baseline(result).items()},
         "newcomers": new_items(result),
         "beyond_accuracy": result.variety.as_dict(),
         "calibration": None if result.calibration is None else asdict(result.calibration),
@@ -125,34 +128,62 @@ def slices(result: BacktestResult) -> Mapping[str, NDArray[np.bool_]]:
     return {} if result.target_contexts is None else masks(result.target_contexts, result.known)
 
 
-def against_popularity(result: BacktestResult) -> dict[str, Lift]:
-    """Lift of the fused list over popularity, of all scored targets and by slice; empty without popularity's ranks."""
-    popular = result.model_ranks.get(POPULARITY)
-    return {} if popular is None else lift_by_slice(result.ranks, popular, result.scored, slices(result))
+def baseline(result: BacktestResult) -> str | None:
+    """The best single list, which the fused slate is held to; None where it is alone."""
+    return best_single(result.model_ranks, result.scored)
+
+
+def against_baseline(result: BacktestResult) -> dict[str, Lift]:
+    """Lift of the fused list over the best single one, of all scored targets and by slice; empty without any."""
+    best = baseline(result)
+    return {} if best is None else lift_by_slice(result.ranks, result.model_ranks[best], result.scored, slices(result))
+
+
+def verdict(result: BacktestResult) -> str:
+    """The sentence that opens a report: is it better than the best single list, and by how much."""
+    if not result.scored.any():
+        return "Nothing was scored: the log ended within the warm-up, or held no event that counts as interest."
+    best = baseline(result)
+    if best is None:
+        found = hits(result.ranks[result.scored], 10)
+        return f"{found.mean():.2%} of {len(found):,} targets stood in the first ten; no other list was beside it."
+    whole = lift(result.ranks, result.model_ranks[best], result.scored, int(result.scored.sum()))
+    return whole.verdict(best)
+
+
+def model_doubts(result: BacktestResult) -> list[str]:
+    """What is to be said of single models: one whose order is worse than chance."""
+    found = result.calibration
+    if found is None or found.auc >= 0.5:
+        return []
+    return [
+        f"The model clicks orders items worse than chance (AUC {found.auc:.2f}, chance is 0.50): see what it costs "
+        "by `streamrec ablate LOG --without clicks`."
+    ]
 
 
 def new_items(result: BacktestResult) -> dict[str, object] | None:
     """Items younger than an hour among targets and among recommended positions; None without item ages."""
-    young = against_popularity(result).get(YOUNG)
+    young = against_baseline(result).get(YOUNG)
     if young is None:
         return None
     return {
         "younger_than_s": HOUR_S,
         "share_of_targets": young.share,
         "share_of_places": asdict(result.new_items),
-        "recall_10": {FUSED: young.recall_10, POPULARITY: young.popularity_recall_10},
+        "recall_10": {FUSED: young.recall_10, baseline(result): young.baseline_recall_10},
     }
 
 
 def new_items_in_words(result: BacktestResult) -> str:
     """The same in a sentence; empty where there is nothing to say."""
-    young, shown = against_popularity(result).get(YOUNG), result.new_items
-    if young is None or not int(result.scored.sum()):
+    young, shown = against_baseline(result).get(YOUNG), result.new_items
+    if young is None or not result.scored.any():
         return ""
     return (
         f"Items younger than an hour: {young.share:.1%} of what users went on to, and {shown.fused:.1%} of what was "
-        f"recommended to them (popularity alone: {shown.popularity:.1%}); of those that users went on to, "
-        f"{young.recall_10:.1%} were among the first ten (popularity alone: {young.popularity_recall_10:.1%})."
+        f"recommended to them; of those that users went on to, {young.recall_10:.1%} were among the first ten "
+        f"({baseline(result)} alone: {young.baseline_recall_10:.1%})."
     )
 
 

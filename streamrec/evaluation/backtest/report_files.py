@@ -10,8 +10,10 @@ from streamrec.evaluation.backtest.report import BacktestResult, report_figures
 from streamrec.evaluation.backtest.report_page import report_page
 
 
-def write_report(directory: Path, result: BacktestResult) -> Path:
+def write_report(directory: Path, result: BacktestResult, made: str = "") -> Path:
     """Write `report.json` and `report.html` into `directory`, which is made if need be; returns the page's path.
+
+    `made` says when and how it came about, at the page's foot.
 
     Raises:
         ValueError: arrays differ in length, or a rank is not in 0 to 20.
@@ -22,7 +24,7 @@ def write_report(directory: Path, result: BacktestResult) -> Path:
     text = harmless(json.dumps(figures, indent=2, ensure_ascii=False, default=_plain))
     (directory / "report.json").write_text(text + "\n", encoding="utf-8")
     page = directory / "report.html"
-    page.write_text(report_page(result, figures), encoding="utf-8")
+    page.write_text(report_page(result, figures, made), encoding="utf-8")
     return page
 
 

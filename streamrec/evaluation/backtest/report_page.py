@@ -12,14 +12,17 @@ from streamrec.engine.learning.ranking_metrics import RankingMetrics, hits, reci
 from streamrec.evaluation.backtest import plots
 from streamrec.evaluation.backtest.lift import Lift
 from streamrec.evaluation.backtest.report import (
+    FEW,
     FUSED,
-    POPULARITY,
     BacktestResult,
-    against_popularity,
+    against_baseline,
     all_metrics,
+    baseline,
     microseconds_per_event,
+    model_doubts,
     new_items_in_words,
     rankers,
+    verdict,
 )
 from streamrec.evaluation.pages import escaped, filled, table_row
 
@@ -27,10 +30,12 @@ WINDOWS = 20
 """The rolling window is the scored targets over this, between 50 and 2,000: short enough to see a drift, long enough to
 see through the noise of single hits."""
 POINTS = 240
+BELIEVED_ECE = 0.05
+"""So far may probabilities lie from what came true, on the average."""
 
 
-def report_page(result: BacktestResult, figures: Mapping[str, object]) -> str:
-    """The page as text; `figures` is what `report.json` says."""
+def report_page(result: BacktestResult, figures: Mapping[str, object], made: str = "") -> str:
+    """The page as text; `figures` is what `report.json` says, `made` when and how it came about."""
     whole = all_metrics(result, result.scored)
     known = all_metrics(result, result.scored & result.known)
     times = result.ts[result.scored]
@@ -38,18 +43,26 @@ def report_page(result: BacktestResult, figures: Mapping[str, object]) -> str:
     return filled(
         Path(__file__).parent / "report_page.html",
         log=escaped(result.log),
-        summary=_summary(result, whole),
+        verdict=escaped(verdict(result)),
+        doubts="".join(f'<p class="doubt">{escaped(doubt)}</p>' for doubt in model_doubts(result)),
+        baseline=escaped(baseline(result) or "no other list"),
+        made=escaped(made),
         tiles=_tiles(result, whole),
         metrics=_metrics_table(whole),
         known_metrics=_metrics_table(known),
         window=f"{window_of(len(times)):,}",
-        hit_rate=plots.over_time("Hit rate at 10", rolling_lines(times, scored, lambda ranks: hits(ranks, 10))),
-        mrr=plots.over_time("MRR at 20", rolling_lines(times, scored, lambda ranks: reciprocal_ranks(ranks, 20))),
-        slices=_slices_table(against_popularity(result)),
+        hit_rate=plots.over_time(
+            "Hit rate at 10", rolling_lines(times, scored, lambda ranks: hits(ranks, 10)), baseline(result)
+        ),
+        mrr=plots.over_time(
+            "MRR at 20", rolling_lines(times, scored, lambda ranks: reciprocal_ranks(ranks, 20)), baseline(result)
+        ),
+        slices=_slices_table(against_baseline(result)),
         new_items=escaped(new_items_in_words(result)),
         variety=_pairs_table(_variety(result)),
+        believed=_believed(result),
         calibration=_calibration(result),
-        weights=plots.weights(result.weights, list(whole)),
+        weights=plots.weights(result.weights),
         costs=_costs_table(microseconds_per_event(result)),
         throughput=plots.throughput(result.throughput),
         counts=_pairs_table(figures["counts"]) + _pairs_table(_refused(result)),
@@ -81,19 +94,6 @@ def rolling_lines(
     return lines
 
 
-def _summary(result: BacktestResult, metrics: Mapping[str, RankingMetrics]) -> str:
-    fused = metrics[FUSED]
-    if not fused.targets:
-        return "Nothing was scored: the log ended within the warm-up, or held no event that counts as interest."
-    text = (
-        f"Of {fused.targets:,} things that users went on to do, {fused.recall_10:.1%} were among the first ten "
-        f"recommended to them a moment before"
-    )
-    if POPULARITY in metrics:
-        text += f"; recommending what is popular right now would have found {metrics[POPULARITY].recall_10:.1%}"
-    return escaped(text + ".")
-
-
 def _tiles(result: BacktestResult, metrics: Mapping[str, RankingMetrics]) -> str:
     unknown = 1 - result.known[result.scored].mean() if result.scored.any() else 0.0
     rate = result.events / result.seconds if result.seconds > 0 else 0.0
@@ -122,21 +122,32 @@ def _metrics_table(metrics: Mapping[str, RankingMetrics]) -> str:
 
 
 def _slices_table(parts: Mapping[str, Lift]) -> str:
-    """One row per slice that has targets: how many, both hit rates, and how far they lie apart."""
-    return "".join(
-        table_row(
-            name,
-            [
-                f"{part.targets:,}",
-                f"{part.share:.1%}",
-                f"{part.recall_10:.4f}",
-                f"{part.popularity_recall_10:.4f}",
-                part.words(),
-            ],
-        )
-        for name, part in parts.items()
-        if part.targets
+    """One row per slice that has targets: how many, both hit rates, and how far they lie apart; small ones folded."""
+    head = "".join(
+        f"<th>{name}</th>" for name in ("targets", "number", "share", "slates", "best single list", "ahead by")
     )
+
+    def table(chosen: Mapping[str, Lift]) -> str:
+        rows = (
+            table_row(
+                name,
+                [
+                    f"{part.targets:,}",
+                    f"{part.share:.1%}",
+                    f"{part.recall_10:.2%}",
+                    f"{part.baseline_recall_10:.2%}",
+                    part.words(),
+                ],
+            )
+            for name, part in chosen.items()
+        )
+        body = f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody>"
+        return f'<div class="scroll"><table class="figures">{body}</table></div>'
+
+    small = {name: part for name, part in parts.items() if 0 < part.targets < FEW}
+    large = {name: part for name, part in parts.items() if part.targets >= FEW}
+    folded = f"<details><summary>Fewer than {FEW} targets each: too few to tell</summary>{table(small)}</details>"
+    return table(large) + (folded if small else "")
 
 
 def _variety(result: BacktestResult) -> dict[str, str]:
@@ -154,6 +165,18 @@ def _variety(result: BacktestResult) -> dict[str, str]:
 
 def _refused(result: BacktestResult) -> dict[str, object]:
     return {f"refused for {reason}": rows for reason, rows in result.refused.items()}
+
+
+def _believed(result: BacktestResult) -> str:
+    """Whether the click model's probabilities can be, in words."""
+    found = result.calibration
+    if found is None:
+        return "not measured"
+    if found.auc < 0.5:
+        return "not to be believed, they order items worse than chance"
+    return (
+        "to be believed" if found.ece <= BELIEVED_ECE else f"off by {found.ece:.2f} on the average, not to be believed"
+    )
 
 
 def _calibration(result: BacktestResult) -> str:

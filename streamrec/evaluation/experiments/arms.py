@@ -64,7 +64,8 @@ class _User:
     ts: int
     partition: int
     slates: int = 0
-    reward: float = 0.0
+    reward: float = 0.0  # of its slates, each capped
+    gain: float = 0.0  # the same as it was
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,9 +87,9 @@ class Arm:
     users: int
     waiting: int
     slates: int  # of the users whose window is over
-    reward_per_slate: float  # plain, every slate alike: nan without any
+    reward_per_slate: float  # the sum over a slate's items, not capped, every slate alike: nan without any
     deviation: float  # standard deviation of the users' means
-    reward: MeanInterval  # the mean of users' means
+    reward: MeanInterval  # the mean of users' means, each slate capped: what is tested
     trace: IntervalsOverTime
 
 
@@ -172,6 +173,7 @@ def _by_user(
         if slate.ts - user.ts < window_ms:
             user.slates += 1
             user.reward += settled.reward(slate)
+            user.gain += slate.gain
     return users, policies, switched
 
 
@@ -202,7 +204,7 @@ def _arm(
         users=len(over),
         waiting=everybody - len(over),
         slates=slates,
-        reward_per_slate=sum(user.reward for user in over) / slates if slates else float("nan"),
+        reward_per_slate=sum(user.gain for user in over) / slates if slates else float("nan"),
         deviation=sequence.deviation,
         reward=sequence.interval(),
         trace=IntervalsOverTime(np.array([user.ts + design.window_ms for user in over], np.int64), *path),

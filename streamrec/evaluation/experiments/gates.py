@@ -166,7 +166,7 @@ def canary_gate(experiment: Experiment, thresholds: Thresholds) -> Gate:
     """From canary to online: the canary is not worse than the control by the margin or more (non-inferiority)."""
     compared = _canary_beside_control(experiment)
     lower = compared.difference.lower if compared else math.nan
-    name = "the lower bound of canary minus control, in reward per slate,"
+    name = "the lower bound of canary minus control, in capped reward per slate,"
     worst = math.nextafter(-thresholds.margin, math.inf)  # above -margin, not at it
     checks = (*_enough_users(experiment, thresholds), Check("difference_lower", name, lower, worst))
     gate = Gate(Mode.CANARY, Mode.ONLINE, checks)
@@ -179,7 +179,7 @@ def larger_canary_gate(experiment: Experiment, thresholds: Thresholds) -> Gate:
     """From a canary to a larger share: the canary is not significantly worse than the control."""
     compared = _canary_beside_control(experiment)
     upper = compared.difference.upper if compared else math.nan
-    name = "the upper bound of canary minus control, in reward per slate,"
+    name = "the upper bound of canary minus control, in capped reward per slate,"
     return Gate(
         Mode.CANARY,
         Mode.CANARY,

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import hashlib
 from array import array
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from streamrec.errors import ConfigError
+from streamrec.errors import ConfigError, did_you_mean
 from streamrec.evaluation.ope.evaluation import TargetLog
 from streamrec.evaluation.ope.reward_model import Features
 from streamrec.evaluation.ope.rounds import Bool, Float64, Int64, Rounds
@@ -147,7 +146,8 @@ class OutcomeLog:
             held = "none of them counts" if len(self) == 0 else f"they name {', '.join(self.targets)}"
             if target in self.policies:
                 held += f"; it made slates itself, and {LOGGED!r} has their value"
-            raise ConfigError(f"{self.read:,} outcomes were read and cannot value {target!r}: {held}")
+            near = did_you_mean(target, self.targets)
+            raise ConfigError(f"{self.read:,} outcomes were read and cannot value {target!r}: {held}{near}")
         order, slate = self._slates(target)
         position = np.array(self._ids["position"], np.int64)[order]
         proposal = self._shown if target == LOGGED else self._targets[target].proposal
@@ -252,8 +252,3 @@ def _over(column: Float64, measure: object) -> float:
     """A measure of the numbers of a column, 0 where it has none."""
     assert callable(measure)
     return float(measure(column)) if np.isfinite(column).any() else 0.0
-
-
-def targets_of(outcomes: OutcomeLog, asked: Sequence[str]) -> tuple[str, ...]:
-    """The targets to evaluate: those asked for, else all but the logging policy, else that alone."""
-    return tuple(asked) or outcomes.targets[1:] or outcomes.targets

@@ -10,7 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from streamrec.evaluation.ope.evaluation import Evaluation, PolicyValue
+from streamrec.evaluation import pages
+from streamrec.evaluation.ope.estimators import TITLES
+from streamrec.evaluation.ope.evaluation import MIN_REWARDED, Evaluation, PolicyValue
 from streamrec.evaluation.ope.intervals import Interval
 from streamrec.evaluation.ope.support import mean_interval
 
@@ -57,8 +59,63 @@ def report(evaluations: Sequence[Evaluation]) -> dict[str, Any]:
     return {"version": VERSION, "evaluations": [figures(evaluation) for evaluation in evaluations]}
 
 
-def write_report(directory: Path, evaluations: Sequence[Evaluation]) -> None:
-    """Write `report.json`, and per target `intervals-NAME.svg` and `weights-NAME.svg`; makes the directory if need be.
+def verdict(evaluation: Evaluation) -> str:
+    """Whether the target would have earned more than what was logged, in a sentence, by the estimate to trust first."""
+    by_name = {value.name: value for value in evaluation.values}
+    trusted, target = by_name.get("dr", by_name["snips"]), evaluation.target
+    logged, interval = evaluation.logged.value, trusted.interval
+    known = interval is not None and not trusted.impossible and not interval.low <= logged <= interval.high
+    beside = f"{TITLES[trusted.name]} says {trusted.value:.4g} per slate"
+    if interval is None:
+        beside += ", without an interval"
+    else:
+        beside += f" ({interval.low:.3g} to {interval.high:.3g})"
+    beside += f", as it happened it was {logged:.4g}"
+    if not known:
+        return f"Whether {target} would have earned more than what was shown is not known: {beside}."
+    more = "more" if trusted.value > logged else "less"
+    return f"{target} would have earned {more} than what was shown: {beside}."
+
+
+def rows(evaluation: Evaluation) -> list[list[str]]:
+    """The table of an evaluation: what was logged first, then each estimate."""
+    logged = evaluation.logged
+    found = [["logged", f"{logged.value:.4g}", _said(logged.interval), _said(logged.bernstein), ""]]
+    for value in evaluation.values:
+        title = TITLES[value.name] if value.tuned is None else f"{TITLES[value.name]} {value.tuned:.3g}"
+        title += (" *" if value.biased else "") + (" !" if value.impossible else "")
+        beside = "" if not logged.value or value.impossible else f"{value.value / logged.value:.3f}"
+        found.append([title, f"{value.value:.4g}", _said(value.interval), _said(value.bernstein), beside])
+    return found
+
+
+def head(evaluation: Evaluation) -> tuple[str, ...]:
+    """The columns of `rows`."""
+    percent = f"{evaluation.options.level:.0%}"
+    return "", "value", f"{percent} bootstrap", f"{percent} Bernstein", "to logged"
+
+
+def remarks(evaluation: Evaluation) -> list[str]:
+    """What is to be known of the table, what to doubt last."""
+    rounds, options = evaluation.rounds, evaluation.options
+    unit = "slate" if rounds.users is None else "user"
+    users = "" if rounds.users is None else f" ({rounds.users:,})"
+    words = f"weights by {options.weighting.value}, intervals by {unit}{users}"
+    lines = [f"{evaluation.ess:,.1f} effective slates; reward per slate: the sum over its items; {words}"]
+    if any(value.biased for value in evaluation.values):
+        lines.append("* no interval: nothing tells how large the estimate's bias is")
+    told = (evaluation.logged, *evaluation.values)
+    if any(value.interval is None and not (value.biased or value.impossible) for value in told):
+        lines.append(f"none: the rewards are of fewer than {MIN_REWARDED:.0f} equal {unit}s, or all the same")
+    if evaluation.without_model is not None:
+        lines.append(f"no direct or doubly robust estimates: {evaluation.without_model}")
+    return lines + [f"warning: {warning}" for warning in evaluation.warnings]
+
+
+def write_report(directory: Path, evaluations: Sequence[Evaluation], made: str = "") -> None:
+    """Write `report.html`, `report.json`, and per target `intervals-NAME.svg` and `weights-NAME.svg`.
+
+    Makes the directory if need be. `made` says when and how they came about, at the page's foot.
 
     Raises:
         OSError: the directory cannot be written.
@@ -66,11 +123,20 @@ def write_report(directory: Path, evaluations: Sequence[Evaluation]) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "report.json").write_text(json.dumps(report(evaluations), indent=2) + "\n", encoding="utf-8")
     from streamrec.evaluation.ope import plots  # matplotlib is slow to load
+    from streamrec.evaluation.plotting import standalone
 
+    body = ""
     for evaluation in evaluations:
         name = "".join(c if c.isalnum() or c in "-_." else "-" for c in evaluation.target)
-        (directory / f"intervals-{name}.svg").write_text(plots.intervals(evaluation), encoding="utf-8")
-        (directory / f"weights-{name}.svg").write_text(plots.weights(evaluation), encoding="utf-8")
+        drawn = {"intervals": plots.intervals(evaluation), "weights": plots.weights(evaluation)}
+        for kind, picture in drawn.items():
+            (directory / f"{kind}-{name}.svg").write_text(standalone(picture), encoding="utf-8")
+        said = "".join(f"<p>{pages.escaped(remark)}</p>" for remark in remarks(evaluation))
+        figures = "".join(f"<figure>{picture}</figure>" for picture in drawn.values())
+        table = pages.table_of(head(evaluation), rows(evaluation))
+        body += f"<h2>{pages.escaped(evaluation.target)}</h2>{table}{said}{figures}"
+    found = [verdict(evaluation) for evaluation in evaluations]
+    (directory / "report.html").write_text(pages.page("What policies are worth", found, body, made), encoding="utf-8")
 
 
 def _value(value: PolicyValue, beside: float | None) -> dict[str, Any]:
@@ -83,6 +149,10 @@ def _value(value: PolicyValue, beside: float | None) -> dict[str, Any]:
         "tuned": None if value.tuned is None else _finite(value.tuned),
         "relative_to_logged": None if not beside else value.value / beside,
     }
+
+
+def _said(interval: Interval | None) -> str:
+    return "none" if interval is None else f"{interval.low:.3g} to {interval.high:.3g}"
 
 
 def _ends(interval: Interval | None) -> list[float] | None:

@@ -14,7 +14,7 @@ from dataclasses import replace
 from streamrec.config import parts
 from streamrec.config.settings import Settings
 from streamrec.engine.learning.rate_limits import RateLimits
-from streamrec.errors import ConfigError
+from streamrec.errors import ConfigError, did_you_mean
 from streamrec.evaluation.simulation.loop import Episode, System, simulate
 from streamrec.evaluation.simulation.standings import ORACLE
 from streamrec.evaluation.simulation.systems import Oracle, Shuffle, WorkerSystem
@@ -93,5 +93,6 @@ def with_policy(settings: Settings, name: str) -> Settings:
         raise ConfigError(
             f"no contender is called {name!r}; expected a policy ({', '.join(parts.policies())}, "
             f"model:NAME), {VW}EXPLORER, {UNCAPPED}POLICY, {ORACLE} or {SHUFFLE}"
+            + did_you_mean(name, (*parts.policies(), *(f"model:{model}" for model in parts.models()), ORACLE, SHUFFLE))
         ) from error
     return settings.model_copy(update={"fusion": fusion})

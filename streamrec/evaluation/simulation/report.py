@@ -20,11 +20,13 @@ from streamrec.evaluation.simulation.standings import (
     Recovery,
     Standing,
     attack_effects,
+    ranked,
     recoveries,
     regret_curves,
     reward_curves,
     share_curves,
     standings,
+    verdict,
 )
 from streamrec.evaluation.simulation.world import AttackKind, World, WorldSettings
 
@@ -41,6 +43,8 @@ class SimulationNotes:
     world: WorldSettings
     settings: Mapping[str, object]
     seconds: float
+    made: str = ""
+    """When and by which version, for the page's foot; the command alone without it."""
 
 
 def contest_figures(episodes: Episodes, notes: SimulationNotes) -> dict[str, object]:
@@ -78,7 +82,7 @@ def write_report(out: Path, episodes: Episodes, notes: SimulationNotes) -> list[
         notes: how they came about.
     """
     out.mkdir(parents=True, exist_ok=True)
-    table = standings(episodes)
+    table = standings(ranked(episodes))
     drift_ms = World(notes.world).drift_ms
     plots = _plots(episodes, drift_ms)
     for name, svg in plots.items():
@@ -93,21 +97,23 @@ def write_report(out: Path, episodes: Episodes, notes: SimulationNotes) -> list[
     }
     np.savez_compressed(out / EPISODES, **arrays)
     special = _recovered(episodes, drift_ms), _pushed(episodes, notes)
-    (out / PAGE).write_text(_page(table, special, plots, notes), encoding="utf-8")
+    (out / PAGE).write_text(_page(verdict(episodes), table, special, plots, notes), encoding="utf-8")
     return table
 
 
 def _plots(episodes: Episodes, drift_ms: int | None) -> dict[str, str]:
-    first = next(iter(episodes.values()))[0]
+    runs = ranked(episodes)
+    first = next(iter(runs.values()))[0]
     marked = None if drift_ms is None else int(np.searchsorted(first.ts, drift_ms))
     return {
-        "reward": curves_plot("Expected reward per slate", reward_curves(episodes), marked),
-        "share": curves_plot("Share of the best slates' reward", share_curves(episodes), marked),
-        "regret": curves_plot("Regret, summed up", regret_curves(episodes), marked),
+        "reward": curves_plot("Expected reward per slate", reward_curves(runs), marked),
+        "share": curves_plot("Share of the best slates' reward", share_curves(runs), marked),
+        "regret": curves_plot("Regret, summed up", regret_curves(runs), marked),
     }
 
 
 def _page(
+    said: str,
     table: Sequence[Standing],
     special: tuple[Sequence[Recovery], Sequence[AttackEffect]],
     plots: Mapping[str, str],
@@ -118,7 +124,8 @@ def _page(
         Path(__file__).parent / "report.html",
         **plots,
         seeds=", ".join(str(seed) for seed in notes.seeds),
-        command=escaped(notes.command),
+        verdict=escaped(said),
+        made=escaped(notes.made or notes.command),
         standings="".join(table_row(s.name, [str(getattr(s, column) or "") for column in COLUMNS]) for s in table),
         recovery=_recovery_table(recovery) + _attack_table(effects),
         seconds=f"{notes.seconds:,.0f}",

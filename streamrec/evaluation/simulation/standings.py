@@ -107,6 +107,28 @@ def standings(episodes: Mapping[str, Sequence[Episode]]) -> list[Standing]:
     return found
 
 
+def ranked(episodes: Mapping[str, Sequence[Episode]]) -> dict[str, Sequence[Episode]]:
+    """The contenders by their reward, best first; the oracle, who takes no part, last."""
+    order = sorted(
+        episodes, key=lambda name: (name == ORACLE, -np.mean([run.expected.mean() for run in episodes[name]]))
+    )
+    return {name: episodes[name] for name in order}
+
+
+def verdict(episodes: Mapping[str, Sequence[Episode]]) -> str:
+    """Who won, and how certain that is, in a sentence."""
+    first, *others = (name for name in ranked(episodes) if name != ORACLE) if set(episodes) != {ORACLE} else (ORACLE,)
+    reward = estimate([run.expected.mean() for run in episodes[first]])
+    if not others:
+        return f"{first} was alone: it earned {reward} per slate."
+    pairs = zip(episodes[first], episodes[others[0]], strict=True)
+    apart = estimate([mine.expected.mean() - its.expected.mean() for mine, its in pairs])
+    known = "95%, certain" if apart.mean > apart.margin else "95%, not certain"
+    if len(episodes[first]) < 2:
+        known = "one seed: how much of it is chance is not known"
+    return f"{first} won with {reward.mean:.4f} per slate, {apart} more than {others[0]} ({known})."
+
+
 def reward_curves(episodes: Mapping[str, Sequence[Episode]]) -> dict[str, IntervalCurve]:
     """Expected reward per slate over time."""
     return {name: interval_curve([run.expected for run in runs]) for name, runs in episodes.items()}
