@@ -107,7 +107,7 @@ def test_importing_the_vocabulary_loads_nothing_heavy(module: str) -> None:
     ("preset", "unused"),
     [
         ("fast", {"torch", "river", "sklearn", "pandas", "scipy.special", "scipy.stats", "matplotlib"}),
-        ("default", {"sklearn", "pandas", "scipy.stats", "matplotlib"}),
+        ("default", {"torch._dynamo", "sklearn", "pandas", "scipy.stats", "matplotlib"}),
     ],
 )
 def test_a_run_loads_nothing_that_it_does_not_use(preset: str, unused: set[str], tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional
 
 from streamrec.engine.arrays.batch import Array, Bool, Float32
-from streamrec.engine.arrays.tensors import arrays_of_module, restore_tensors, tensors_of
+from streamrec.engine.arrays.tensors import Adam, arrays_of_module, restore_tensors, tensors_of
 
 GRADIENT_NORM = 1.0
 
@@ -28,7 +28,7 @@ class ResidualTraining:
         self._last = nn.Linear(hidden[1], 1, bias=False)
         nn.init.zeros_(self._last.weight)
         self._layers = nn.ModuleDict({"first": self._first, "second": self._second, "last": self._last})
-        self._optimizer = torch.optim.Adam(self._layers.parameters(), lr=learning_rate)
+        self._optimizer = Adam(self._layers.parameters(), learning_rate)
 
     @property
     def weights(self) -> dict[str, Float32]:

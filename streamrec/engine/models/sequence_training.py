@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn import functional
 
 from streamrec.engine.arrays.batch import Array, Float32, Int32, Int64
-from streamrec.engine.arrays.tensors import arrays_of_module, restore_tensors, tensors_of
+from streamrec.engine.arrays.tensors import Adam, arrays_of_module, restore_tensors, tensors_of
 from streamrec.engine.models.guards import StepGuard
 
 GRADIENT_NORM = 5.0
@@ -68,7 +68,7 @@ class SequenceTraining:
         self._learning_rate, self._row_learning_rate = learning_rates
         torch.manual_seed(seed)  # initial weights; nothing is drawn from torch's generator after this
         self.tower = UserTower(places, vectors.shape[1]).to(self.device)
-        self.optimizer = torch.optim.Adam(self.tower.parameters(), lr=self._learning_rate)
+        self.optimizer = Adam(self.tower.parameters(), self._learning_rate)
         self._vectors, self._bias = (torch.from_numpy(table).to(self.device) for table in self._host)
         self._squares = torch.zeros(len(bias), device=self.device)  # row-wise Adagrad
         self._bias_squares = torch.zeros(len(bias), device=self.device)
@@ -141,7 +141,7 @@ class SequenceTraining:
         return encoded
 
     def _descend(self, factor: float, here: torch.Tensor, vectors: torch.Tensor, bias: torch.Tensor) -> None:
-        self.optimizer.param_groups[0]["lr"] = factor * self._learning_rate
+        self.optimizer.learning_rate = factor * self._learning_rate
         self.optimizer.step()
         assert vectors.grad is not None
         assert bias.grad is not None
@@ -157,13 +157,13 @@ class SequenceTraining:
         """What brings everything that a step on these rows moves back to where it is now."""
         tables = self._vectors, self._bias, self._squares, self._bias_squares
         rows = [(table, table[here].clone()) for table in tables]
-        tower, optimizer = copy.deepcopy((self.tower.state_dict(), self.optimizer.state_dict()))
+        tower, moments = copy.deepcopy((self.tower.state_dict(), self.optimizer.moments))
 
         def undo() -> None:
             for table, values in rows:
                 table[here] = values
             self.tower.load_state_dict(tower)
-            self.optimizer.load_state_dict(optimizer)
+            self.optimizer.moments = moments
 
         return undo
 
