@@ -183,11 +183,12 @@ async def rank(request: Call) -> Response[bytes]:
     async with door.bodies.read(request) as body:
         fields = door.intake.fields(body, _RANK_FIELDS)
     event, deadline_s = _request_of(door, request, fields)
-    if event.candidates is None:
+    candidates = event.candidates
+    if candidates is None:
         raise BadEvent("invalid", "field 'candidates' is missing, expected 1 to 100 items", "candidates")
     if event.k is None:
-        event = msgspec.structs.replace(event, k=len(event.candidates))
-    return _answered(await door.asking.ask(event, deadline_s), event.candidates)
+        event = msgspec.structs.replace(event, k=len(candidates))
+    return _answered(await door.asking.ask(event, deadline_s), candidates)
 
 
 def _request_of(door: Door, request: Call, fields: Fields) -> tuple[Event, float]:

@@ -170,6 +170,41 @@ def scale(
         print(bench.backtest_line(log), flush=True)
 
 
+@app.command(epilog="Example: tools/bench door --seconds 30")
+def door(
+    seconds: Annotated[float, typer.Option("--seconds", min=1, help="For which the pace is kept.")] = 30.0,
+) -> None:
+    """50 requests and 300 events a second over HTTP: how long clients of `streamrec serve` wait. Needs Apache Kafka."""
+    from itertools import islice
+
+    from streamrec.demo.embedded import embedded_broker, embedded_redis, free_ports
+    from streamrec.events import EventType
+    from tools.benchmarks import door as bench
+    from tools.benchmarks import scale
+
+    log = next(bench_logs(scale.SAMPLE))
+    sample = [event for _, event in islice(log.open().events(), scale.SAMPLE)]
+    machine = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
+    print(f"{machine}; {scale.REQUESTS_PER_S} requests and {scale.EVENTS_PER_S} events a second for {seconds:.0f} s")
+    with (
+        tempfile.TemporaryDirectory(prefix="streamrec-bench-", ignore_cleanup_errors=True) as place,
+        embedded_broker(Path(place, "broker"), apache=True) as broker,
+        embedded_redis(Path(place, "redis")) as redis,
+    ):
+        settings = scale.settings_of(log, 2, broker.settings, redis.url)
+        asked_alone = settings.serving.model_copy(update={"recommend_on": frozenset({EventType.REQUEST})})
+        settings = settings.model_copy(update={"serving": asked_alone})
+        with scale.fleet(settings, 1, Path(place, "fleet")) as running:
+            [port] = free_ports(1)
+            gateway = scale.Part("serve", running.config, Path(place, "serve.log"), port)
+            try:
+                gateway.start()
+                for line in bench.measured(running, gateway, f"http://127.0.0.1:{port}", sample, seconds):
+                    print(line, flush=True)
+            finally:
+                gateway.stop()
+
+
 @app.command(epilog="Example: tools/bench scenarios --task similar/yoochoose100k --requests 500")
 def scenarios(
     only: Annotated[list[str] | None, typer.Option("--task", metavar="NAME", help="Only this one. Repeatable.")] = None,

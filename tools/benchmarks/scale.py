@@ -41,8 +41,11 @@ SAMPLE, BACKLOG = 5_000, 20_000
 """Events whose users and items go on; events to be learned, more than a learner learns meanwhile."""
 
 
+PORTS = {"learner": "LEARNER__METRICS_PORT", "serve": "GATEWAY__PORT"}
+
+
 class Part(EmbeddedServer):
-    """`streamrec worker` or `streamrec learner`."""
+    """`streamrec worker`, `learner` or `serve`."""
 
     durable = True
     start_limit_s = 600.0
@@ -50,7 +53,7 @@ class Part(EmbeddedServer):
     def __init__(self, command: str, config: Path, log: Path, port: int) -> None:
         self.kind = f"streamrec {command}"
         self._url = f"http://127.0.0.1:{port}"
-        own = f"STREAMREC_{'LEARNER__' if command == 'learner' else ''}METRICS_PORT={port}"
+        own = f"STREAMREC_{PORTS.get(command, 'METRICS_PORT')}={port}"
         run = ["env", own, sys.executable, "-m", "streamrec.cli", command, "--config", str(config)]
         super().__init__(run, self._answers, log)
 
