@@ -6,7 +6,7 @@ Counters begin anew with their process, so rates are taken by process. Knows not
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -27,10 +27,10 @@ class Sample(NamedTuple):
     at_s: float
     events_s: float | None
     slates_s: float | None
-    lag: float
+    lag: float | None
     p50_ms: float | None
     p99_ms: float | None
-    behind_s: float
+    behind_s: float | None
     hit_rates: Mapping[str, float]
 
 
@@ -44,19 +44,20 @@ class History:
 
     def take(self, at_s: float, targets: Sequence[Target]) -> None:
         """What was said at a moment (seconds since 1970)."""
-        self._latencies.append({target.address: _buckets(target) for target in targets if target.away is None})
+        self._latencies.append({target.address: _buckets(target) for target in targets})
         passed_s = at_s - self.samples[-1].at_s if self.samples else 0.0
         p50, p99 = self._quantiles(0.5), self._quantiles(0.99)
         before, self.targets = self.targets, tuple(targets)
+        answered = [target for target in targets if target.away is None]
         self.samples.append(
             Sample(
                 at_s,
                 _rate("streamrec_events_total", before, targets, passed_s),
                 _rate("streamrec_slates_total", before, targets, passed_s),
-                self.total("streamrec_lag"),
+                self.total("streamrec_lag") if answered else None,
                 p50,
                 p99,
-                max((target.total("streamrec_models_behind_seconds") for target in targets), default=0.0),
+                max((target.total("streamrec_models_behind_seconds") for target in answered), default=None),
                 self.hit_rates(),
             )
         )
@@ -82,10 +83,6 @@ class History:
             for labels, value in target.each("streamrec_hit_rate"):
                 rates[labels.get("list", "")] += value * weight
         return dict(rates)
-
-    def last(self, figure: Callable[[Sample], float | None]) -> float | None:
-        """The newest value of a figure."""
-        return figure(self.samples[-1]) if self.samples else None
 
     def _quantiles(self, share: float) -> float | None:
         """A latency of the last minutes (ms), interpolated within its bucket; None without requests."""

@@ -15,6 +15,7 @@ from typing import Any
 from streamrec.gateway.history import EVERY_S, FUSED, History, Sample
 from streamrec.gateway.keeping import Business, Catalogue, DeadLetters
 from streamrec.gateway.metrics import GatewayMetrics
+from streamrec.gateway.reading import TopicFeed
 from streamrec.gateway.scraping import Target, scraped
 
 Shown = dict[str, Any]
@@ -35,6 +36,7 @@ class Watch:
     metrics: GatewayMetrics
     business: Business = field(default_factory=Business)
     history: History = field(default_factory=History)
+    feeds: Sequence[TopicFeed[Any]] = ()
     viewers: int = 0
     rounds: int = 0
     _turn: asyncio.Condition = field(default_factory=asyncio.Condition)
@@ -129,6 +131,9 @@ class Watch:
         }
 
     def _state(self, last: Sample | None) -> tuple[str, str]:
+        unread = [feed.failure for feed in self.feeds if feed.failure is not None]
+        if unread:
+            return "look", f"A topic cannot be read any more: {unread[0]}."
         if not self.addresses:
             return "unknown", "Nobody is asked how it goes."
         if last is None:
@@ -152,7 +157,7 @@ class Watch:
                 "Events and slates a second", "a second", events=lambda s: s.events_s, slates=lambda s: s.slates_s
             ),
             self._chart("Events that wait (lag)", "events", waiting=lambda s: s.lag),
-            self._chart("Answer time, mean over 5 minutes", "ms", half=lambda s: s.p50_ms, most=lambda s: s.p99_ms),
+            self._chart("Answer time", "ms", **{"half within": lambda s: s.p50_ms, "99% within": lambda s: s.p99_ms}),
         ]
 
     def _hit_chart(self, popular: str | None) -> Shown:

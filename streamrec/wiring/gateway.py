@@ -71,7 +71,7 @@ def build_gateway(settings: Settings) -> ASGIApp:
         )
         watch = Watch(given.metrics, catalogue, DeadLetters(limits), metrics)
         reader = TopicFeed(slates, KeptSlate.read, asking.hear)
-        feeds = (
+        watch.feeds = (
             reader,
             TopicFeed(items, Catalogue.reader(limits), catalogue.hear),
             TopicFeed(letters, DeadLetters.read, watch.letters.hear),
@@ -97,7 +97,7 @@ def build_gateway(settings: Settings) -> ASGIApp:
         finally:
             publisher.close()
             sampling.cancel()
-            for feed in feeds:
+            for feed in watch.feeds:
                 feed.close()
             threads.shutdown(wait=False, cancel_futures=True)
             lookups.close()
