@@ -41,7 +41,7 @@ STREAM_S = 25.0
 ROUND_S = 10.0
 MOST_VIEWERS = 50
 TRY_S = 5.0
-FOUND, HISTORY, LETTERS, ITEMS = 8, 30, 20, 6
+FOUND, HISTORY, LETTERS, ITEMS = 8, 12, 10, 6
 NOTHING: Shown = dict.fromkeys(
     ("problem", "user", "item", "id", "title", "known", "entry", "lines", "recent", "remembered", "slate", "degraded")
 )
@@ -122,6 +122,7 @@ def _user(door: Door, user_id: str, known: Shown | None) -> Shown:
         wait_s = door.settings.checkpoints.interval_s
         return {"problem": f"No worker has saved anything of user {user_id}. An event takes about {wait_s:g} s."}
     lines = list(words({**known, "recent": [], "slate": None}, None, str))
+    lines[0] = lines[0].removeprefix(f"{user_id}: ")
     if (answered := known["answered_by"]) is not None:
         lines.append(f"is answered by {answered['policy']} ({answered['mode']})")
     slate: Shown = {}
@@ -352,6 +353,7 @@ _TEMPLATES = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
+_TEMPLATES.policies["json.dumps_kwargs"] = {"sort_keys": False}  # the order of lines says which is ours
 _TEMPLATES.filters.update(
     num=_number,
     pct=lambda share: f"{share:.1%}",
