@@ -21,9 +21,9 @@ from litestar.handlers import BaseRouteHandler
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
 from streamrec.config.log_lines import get_logger
-from streamrec.errors import BadEvent, StateError, TransportError
+from streamrec.errors import BadEvent, StateUnavailable, TransportUnavailable
 from streamrec.gateway.access import Access, Rejected, Role, basic_password
-from streamrec.gateway.handlers import REQUEST_ID, ROUTES, UNAVAILABLE, Call, Door
+from streamrec.gateway.handlers import REQUEST_ID, ROUTES, Call, Door
 from streamrec.gateway.messages import ApiProblem
 from streamrec.gateway.metrics import OTHER, GatewayMetrics
 from streamrec.gateway.openapi import DOCUMENT, PAGE, openapi_config
@@ -56,8 +56,8 @@ def application(opened: Opened, cors_origins: tuple[str, ...], max_waiting: int,
         exception_handlers={
             BadEvent: lambda call, error: _problem(400, error.reason, error.detail, error.field),
             Rejected: _rejected,
-            StateError: _away_or_broken,
-            TransportError: _away_or_broken,
+            StateUnavailable: _store_away,
+            TransportUnavailable: _log_away,
             HTTPException: _http_problem,
             Exception: _broken,
         },
@@ -104,10 +104,14 @@ def _rejected(call: Call, error: Rejected) -> Response[bytes]:
     return _problem(error.status, error.reason, error.detail, headers=headers)
 
 
-def _away_or_broken(call: Call, error: Exception) -> Response[bytes]:
-    if isinstance(error, UNAVAILABLE):
-        return _problem(503, "unavailable", str(error), headers={"Retry-After": "1"})
-    return _broken(call, error)
+def _log_away(call: Call, error: TransportUnavailable) -> Response[bytes]:
+    return _problem(503, "unavailable", str(error), headers={"Retry-After": "1"})
+
+
+def _store_away(call: Call, error: StateUnavailable) -> Response[bytes]:
+    LOG.warning("a lookup was not answered", error=str(error))  # it names servers, which is nobody else's affair
+    detail = "users and items cannot be looked up just now; send it again"
+    return _problem(503, "unavailable", detail, headers={"Retry-After": "1"})
 
 
 def _broken(call: Call, error: Exception) -> Response[bytes]:

@@ -22,7 +22,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from streamrec.codec import JSON_HEADERS, MSGPACK, MSGPACK_HEADERS, encode
 from streamrec.config.settings import Settings
-from streamrec.errors import BadEvent, StateUnavailable, TransportUnavailable
+from streamrec.errors import BadEvent
 from streamrec.events import Event, EventType, Item
 from streamrec.gateway.access import Access, Rejected, Role
 from streamrec.gateway.asking import Answer, Asking
@@ -73,8 +73,8 @@ class Door:
     reader: TopicFeed[KeptSlate]
     lookups: Lookups
     threads: ThreadPoolExecutor
-    brokers: Callable[[], str | None]
-    """Why no broker can be reached, None where one can; blocks for a second at most."""
+    log: Callable[[], str | None]
+    """What is amiss with the log, None where nothing is; blocks for a second at most."""
     metrics: GatewayMetrics
     watch: Watch
     """What the window shows."""
@@ -296,7 +296,7 @@ async def livez(request: Call) -> Response[str]:
 async def readyz(request: Call) -> Response[str]:
     """200 when nothing that is needed is missing, else 503 and a line for each thing that is."""
     door = door_of(request)
-    away = await asyncio.get_running_loop().run_in_executor(door.threads, door.brokers)
+    away = await asyncio.get_running_loop().run_in_executor(door.threads, door.log)
     unread = None if door.reader.whole else "the recent slates are not read yet"
     return _lines([f"log: {why}" for why in (away, unread) if why], "ready")
 
@@ -346,7 +346,3 @@ def _named(quoted: str) -> str:
     if not 0 < len(name) <= 256 or any(ord(c) < 32 or 127 <= ord(c) < 160 for c in name):
         raise BadEvent("invalid", "the name in the path is empty, too long or has control characters")
     return name
-
-
-UNAVAILABLE = (StateUnavailable, TransportUnavailable)
-"""What passes by itself: 503, and come again."""

@@ -72,14 +72,12 @@ class ConfirmedPublisher:
         if self._records and self._records + len(records) > MOST_RECORDS:
             raise TransportUnavailable(f"{self._records} records wait to be stored already; send more slowly")
         waiting = _Pending(records, self._loop.create_future())
-        self._records += len(records)
+        self._count(len(records))
+        waiting.stored.add_done_callback(lambda _: self._count(-len(records)))
         with self._work:
             self._waiting.append(waiting)
             self._work.notify()
-        try:
-            await asyncio.shield(waiting.stored)  # whoever no longer waits does not undo what is under way
-        finally:
-            self._records -= len(records)
+        await asyncio.shield(waiting.stored)  # whoever no longer waits does not undo what is under way
 
     def close(self) -> None:
         """Publish what waits, and let go."""
@@ -87,6 +85,9 @@ class ConfirmedPublisher:
             self._closing = True
             self._work.notify()
         self._thread.join(2 * self._flush_s + CLOSE_S)
+
+    def _count(self, more: int) -> None:
+        self._records += more
 
     def _run(self) -> None:
         while round_ := self._next_round():

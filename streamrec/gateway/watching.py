@@ -23,6 +23,7 @@ EARLY_TRIALS = 500
 """Wanted items ranked; before that, hit rates say nothing."""
 WAITS_S = 5.0
 """Work that waits for so long, at the rate of now, is worth a look; so are models as far behind."""
+STALE_S = 60.0
 CHART_POINTS = 240
 
 
@@ -138,6 +139,8 @@ class Watch:
             return "unknown", "Nobody is asked how it goes."
         if last is None:
             return "unknown", "The first figures come within seconds."
+        if (age_s := time.time() - last.at_s) > STALE_S:
+            return "look", f"The newest figures are {age_s:,.0f} s old: start this gateway anew."
         targets = self.history.targets
         away = [target.address for target in targets if target.away is not None]
         unready = [target.address for target in targets if target.away is None and not target.ready]

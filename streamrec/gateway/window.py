@@ -26,11 +26,11 @@ from markupsafe import Markup
 
 from streamrec.codec import brief, harmless
 from streamrec.engine.slates.wording import TEMPERED, placed, wanted
-from streamrec.errors import BadEvent, StateError
+from streamrec.errors import BadEvent, StateError, TransportUnavailable
 from streamrec.events import EXPLORED, EventType, Item, Reason, Slate
 from streamrec.gateway.access import Rejected, Role
 from streamrec.gateway.asking import Answer
-from streamrec.gateway.handlers import UNAVAILABLE, Call, Door, door_of
+from streamrec.gateway.handlers import Call, Door, door_of
 from streamrec.gateway.watching import Shown
 from streamrec.state.user_profile import words
 from streamrec.worker.dead_letter_text import excerpt
@@ -236,7 +236,7 @@ async def try_request(request: Call) -> Response[str]:
     try:
         asked = {**fields, "type": EventType.REQUEST, "event_id": uuid.uuid4().hex, "explain": True}
         answer = _shown(door, await door.asking.ask(door.intake.event(msgspec.json.encode(asked), {}), TRY_S))
-    except (BadEvent, *UNAVAILABLE) as error:
+    except (BadEvent, TransportUnavailable) as error:
         answer = {"problem": str(error.detail if isinstance(error, BadEvent) else error)}
     if "hx-request" in request.headers:
         return _html(door, "answer.html", answer=answer)

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from streamrec.config.settings import Settings
 
 LOOKUPS_AT_ONCE = 8
-ASK_BROKERS_S = 1.0
+ASK_S = 1.0
 
 
 def build_gateway(settings: Settings) -> ASGIApp:
@@ -61,7 +61,7 @@ def build_gateway(settings: Settings) -> ASGIApp:
     )
     catalogue = Catalogue(() if settings.items is None else read_catalogue(settings.items, settings.separator).values())
     lookups = StoredLookups(settings)
-    brokers = _brokers(settings)
+    amiss = _amiss(settings)
 
     @asynccontextmanager
     async def opened() -> AsyncIterator[Door]:
@@ -90,7 +90,7 @@ def build_gateway(settings: Settings) -> ASGIApp:
                 reader=reader,
                 lookups=lookups,
                 threads=threads,
-                brokers=brokers,
+                log=amiss,
                 metrics=metrics,
                 watch=watch,
             )
@@ -105,21 +105,29 @@ def build_gateway(settings: Settings) -> ASGIApp:
     return application(opened, given.cors_origins, given.max_waiting, metrics)
 
 
-def _brokers(settings: Settings) -> Callable[[], str | None]:
-    """Says why no broker can be reached, None where one can; asks at most once a second."""
-    tail = KafkaTail([settings.topics.recommendations], settings.kafka)
-    lock, said = Lock(), [(float("-inf"), None)]  # type: tuple[Lock, list[tuple[float, str | None]]]
+def _amiss(settings: Settings) -> Callable[[], str | None]:
+    """Says what is amiss with the log, None where nothing is; asks brokers at most once a second."""
+    topic = settings.topics.recommendations
+    tail, lock = KafkaTail([topic], settings.kafka), Lock()
+    asked_at, said, partitions = float("-inf"), None, 0
 
-    def ask() -> str | None:
+    def look() -> str | None:
+        nonlocal partitions
+        try:
+            there = len(tail.ends(ASK_S)[topic])
+        except TransportUnavailable as error:
+            return str(error)
+        partitions = partitions or there
+        if there != partitions:
+            return f"topic {topic!r} has {there} partitions, and {partitions} are read: start this gateway anew"
+        return None if there else f"topic {topic!r} does not exist; `streamrec topics apply`"
+
+    def amiss() -> str | None:
+        nonlocal asked_at, said
         with lock:
-            at, why = said[0]
-            if time.monotonic() - at > ASK_BROKERS_S:
-                try:
-                    tail.ends(ASK_BROKERS_S)
-                    why = None
-                except TransportUnavailable as error:
-                    why = str(error)
-                said[0] = time.monotonic(), why
-            return why
+            if time.monotonic() - asked_at > ASK_S:
+                said = look()
+                asked_at = time.monotonic()
+            return said
 
-    return ask
+    return amiss

@@ -435,6 +435,20 @@ def test_a_key_is_for_what_its_roles_say(house: House) -> None:
     assert not [key for key in (WRITE, ASK, ADMIN, RARE) if key in said]
 
 
+def test_the_window_asks_for_a_key_as_a_browser_can_give_one(house: House) -> None:
+    refused = house.guarded.get("/")
+    assert (refused.status_code, refused.headers["www-authenticate"][:5]) == (401, "Basic")
+    for path in ("/", "/window/find?q=i1", "/window/letter?at=0-0", "/window/live", "/window/try"):
+        how = "POST" if path.endswith("try") else "GET"
+        assert house.guarded.request(how, path).status_code == 401
+        assert house.guarded.request(how, path, auth=("anybody", ASK)).status_code == 403
+    page = house.guarded.get("/?kind=user&q=u1", auth=("anybody", ADMIN))
+    assert (page.status_code, "Look up" in page.text) == (200, True)
+    assert house.guarded.get("/v1/users/u1", auth=("anybody", ADMIN)).status_code == 401
+    evil = {"origin": "https://evil.example"}
+    assert house.door.post("/window/try", data={"user_id": "u1"}, headers=evil).status_code == 403
+
+
 def test_a_key_that_is_used_too_often_waits(house: House) -> None:
     answers = [house.guarded.get("/v1/slates/none", headers=as_(RARE)) for _ in range(3)]
     assert 429 in [answer.status_code for answer in answers]
@@ -520,6 +534,7 @@ def test_without_a_worker_the_answer_is_the_latest_slate_or_what_is_popular(hous
 def test_without_redis_lookups_say_so_and_events_come_in(house: House) -> None:
     with stopped(house.redis.pid):
         away = house.door.get("/v1/users/u1")
+        assert house.redis.url.partition("/")[2] not in away.text
         assert (away.status_code, away.json()["reason"], away.headers["retry-after"]) == (503, "unavailable", "1")
         assert house.door.post("/v1/events", json=event("no-redis")).status_code == 202
         assert ask(house.door, "u1", deadline_ms=300).status_code == 200

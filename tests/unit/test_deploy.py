@@ -76,7 +76,14 @@ def test_trends_run_beside_the_worker_which_does_not_wait_for_them() -> None:
     assert "trends" not in SERVICES["worker"]["depends_on"]
 
 
-@pytest.mark.parametrize("service", ["topics", "worker", "learner", "trends"])
+def test_the_gateway_takes_everybody_where_only_this_machine_reaches_it(inside: Settings) -> None:
+    environment, port = SERVICES["gateway"]["environment"], inside.gateway.port
+    assert environment["STREAMREC_GATEWAY__ALLOW_ANONYMOUS"] == "true"
+    assert SERVICES["gateway"]["ports"] == [f"127.0.0.1:{port}:{port}"]
+    assert f":{port}/readyz" in SERVICES["gateway"]["healthcheck"]["test"][-1]
+
+
+@pytest.mark.parametrize("service", ["topics", "worker", "learner", "trends", "gateway"])
 def test_what_a_service_runs_is_a_command(service: str) -> None:
     command = [sys.executable, "-m", "streamrec.cli", *SERVICES[service]["command"], "--help"]
     assert subprocess.run(command, capture_output=True, timeout=60, check=False).returncode == 0

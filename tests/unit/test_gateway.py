@@ -5,18 +5,22 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import uvicorn
+from litestar.enums import ScopeType
 from uvicorn.server import ServerState
 
 from streamrec.config.groups import GatewaySettings
 from streamrec.errors import ConfigError, PublishDelayed, PublishFailed, TransportUnavailable
 from streamrec.events import Slate, SlateItem
-from streamrec.gateway import server
+from streamrec.gateway import bodies, server
 from streamrec.gateway.access import Access, Rejected, Role, TokenBucket
+from streamrec.gateway.application import Bounds
+from streamrec.gateway.metrics import GatewayMetrics
 from streamrec.gateway.publishing import ConfirmedPublisher, Outgoing
 from streamrec.gateway.slates import KeptSlate, RecentSlates
 
@@ -173,6 +177,56 @@ def test_what_is_not_stored_is_forgotten_and_told_and_later_records_are_stored()
         await waits
 
     published(log, work)
+
+
+class Slow:
+    """A request whose body comes bit by bit."""
+
+    headers: Mapping[str, str] = {}
+
+    async def stream(self) -> AsyncIterator[bytes]:
+        for _ in range(50):
+            yield b" "
+            await asyncio.sleep(0.03)
+
+
+def test_a_body_that_comes_too_slowly_is_refused_and_its_room_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bodies, "BODY_LIMIT_S", 0.2)
+    reader = bodies.BodyReader(2)
+
+    async def read() -> None:
+        async with reader.read(Slow()):  # type: ignore[arg-type]
+            pass
+
+    for limit_s, status in ((0.02, 408), (10.0, 413)):
+        monkeypatch.setattr(bodies, "BODY_LIMIT_S", limit_s)
+        for _ in range(20):  # together they have room for 16
+            with pytest.raises(Rejected) as caught:
+                asyncio.run(read())
+            assert caught.value.status == status
+
+
+def test_of_too_many_requests_at_once_the_last_are_refused_at_once() -> None:
+    sent: list[dict[str, Any]] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await asyncio.sleep(0.2)
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+
+    async def send(message: dict[str, Any]) -> None:
+        if message["type"] == "http.response.start":
+            sent.append(message)
+
+    async def run() -> None:
+        bounds = Bounds(app, GatewayMetrics(), max_waiting=2)
+        scope = {"type": ScopeType.HTTP, "raw_path": b"/v1/events", "headers": []}
+        await asyncio.gather(*(bounds(dict(scope), None, send) for _ in range(5)))  # type: ignore[arg-type]
+        assert sorted(message["status"] for message in sent) == [200, 200, 503, 503, 503]
+        assert (b"retry-after", b"1") in next(message for message in sent if message["status"] == 503)["headers"]
+        await bounds({**scope, "raw_path": b"/livez"}, None, send)  # type: ignore[arg-type]
+        assert sent[-1]["status"] == 200
+
+    asyncio.run(run())
 
 
 def test_a_connection_on_which_no_request_begins_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -83,10 +83,11 @@ async def _pace(url: str, sample: Sequence[Event], seconds: float) -> list[Waits
         while (now := time.perf_counter() - began) < seconds:
             while sent < now * EVENTS_PER_S:
                 event, due = sample[sent % len(sample)], began + sent / EVENTS_PER_S
-                said = {"type": "view", "user_id": event.user_id, "item_id": event.item_id}
+                user = f"{event.user_id}-{sent % 100}"  # nobody asks so often that a worker refuses
+                said = {"type": "view", "user_id": user, "item_id": event.item_id}
                 start(post(events, "/v1/events", said, due))
                 if sent * REQUESTS_PER_S % EVENTS_PER_S < REQUESTS_PER_S:
-                    asked = {"user_id": event.user_id, "deadline_ms": DEADLINE_MS}
+                    asked = {"user_id": user, "deadline_ms": DEADLINE_MS}
                     start(post(slates, "/v1/recommendations", asked, due))
                 sent += 1
             await asyncio.sleep(0.002)
