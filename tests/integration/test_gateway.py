@@ -504,6 +504,8 @@ def test_without_a_worker_the_answer_is_the_latest_slate_or_what_is_popular(hous
         took_s = time.monotonic() - began
         assert known == {**latest, "degraded": "late"}
         assert 0.3 <= took_s < 3.0
+        short = ask(house.door, "u7", k=2, deadline_ms=50).json()
+        assert (short["rec_id"], short["items"]) == (latest["rec_id"], latest["items"][:2])
         header = {"x-deadline-ms": "50"}
         stranger = house.door.post("/v1/recommendations", json={"user_id": "new", "k": 5}, headers=header).json()
         assert (stranger["rec_id"], stranger["policy"], len(stranger["items"])) == ("", "popular", 5)
