@@ -120,7 +120,8 @@ class Asking:
     def _instead(self, request: Event, why: Degraded) -> Answer:
         """The user's latest slate where it may stand for this one, else what is popular; of candidates, in that order.
 
-        Neither is held to filters or to a text: a request with one gets nothing rather than what it ruled out.
+        Both come of the same scenario, and so of its rules. Neither is held to filters or to a text: a request with one
+        gets nothing rather than what it ruled out.
         """
         self._count(why)
         bound = request.filters is not None or bool(request.query)
@@ -128,8 +129,8 @@ class Asking:
         if not bound and not seeds_of(request) and request.candidates is None:
             latest = self.slates.latest(request.user_id, scenario_of(request))
             if latest is not None:
-                return Answer(latest, why)
-        popular = [] if bound else self.slates.popular(k, request.candidates)
+                return Answer(latest.first(request.k or len(latest.items)), why)
+        popular = [] if bound else self.slates.popular(scenario_of(request), k, request.candidates)
         total = max(1, sum(times for _, times in popular))
         places = tuple(
             SlateItem(item_id=item_id, position=at, score=times / total, propensity=1.0, shares={})

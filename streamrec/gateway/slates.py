@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import heapq
 import time
-from collections import Counter, OrderedDict
+from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Iterator, Sequence
 
 import msgspec
@@ -56,6 +56,15 @@ class KeptSlate(msgspec.Struct, frozen=True, kw_only=True):
             json=encode(slate),
         )
 
+    def first(self, k: int) -> KeptSlate:
+        """The slate down to place `k`."""
+        if k >= len(self.items):
+            return self
+        slate = msgspec.json.decode(self.json, type=Slate)
+        return KeptSlate.of(
+            msgspec.structs.replace(slate, items=slate.items[:k], reasons=slate.reasons[:k], alternatives={})
+        )
+
 
 class RecentSlates:
     """The newest slates, by id, by request, by user; and what stands on them."""
@@ -65,8 +74,8 @@ class RecentSlates:
         self._slates: OrderedDict[str, KeptSlate] = OrderedDict()  # by rec_id, the oldest first
         self._by_request: dict[tuple[str, str], str] = {}
         self._latest: dict[tuple[str, str], str] = {}  # by user and scenario
-        self._shown: Counter[str] = Counter()
-        self._popular: tuple[float, list[tuple[str, int]]] = (float("-inf"), [])
+        self._shown: defaultdict[str, Counter[str]] = defaultdict(Counter)  # by scenario, whose rules they passed
+        self._popular: dict[str, tuple[float, list[tuple[str, int]]]] = {}
 
     def __len__(self) -> int:
         return len(self._slates)
@@ -77,7 +86,7 @@ class RecentSlates:
             self._drop(slate.rec_id)
         self._slates[slate.rec_id] = slate
         self._bytes += len(slate.json)
-        self._shown.update(slate.items)
+        self._shown[slate.scenario].update(slate.items)
         if slate.request_id is not None:
             self._by_request[slate.user_id, slate.request_id] = slate.rec_id
         if slate.items:
@@ -101,24 +110,26 @@ class RecentSlates:
         """Whose slates are kept, the newest first; one may come more than once."""
         return (slate.user_id for slate in reversed(self._slates.values()))
 
-    def popular(self, k: int, among: Sequence[str] | None = None) -> list[tuple[str, int]]:
-        """The items that stand on most of these slates, and on how many, a second old at most; or `among` some."""
+    def popular(self, scenario: str, k: int, among: Sequence[str] | None = None) -> list[tuple[str, int]]:
+        """The items that stand on most slates of a scenario, and on how many, a second old at most; or `among` some."""
+        shown = self._shown.get(scenario, Counter())
         if among is not None:
-            counted = {item_id: self._shown[item_id] for item_id in among}
-            return sorted(counted.items(), key=lambda pair: -pair[1])[:k]
-        at, found = self._popular
+            counted = ((item_id, shown[item_id]) for item_id in dict.fromkeys(among))
+            return sorted(counted, key=lambda pair: -pair[1])[:k]
+        at, found = self._popular.get(scenario, (float("-inf"), []))
         if time.monotonic() - at > _POPULAR_S:
-            found = heapq.nlargest(100, self._shown.items(), key=lambda pair: (pair[1], pair[0]))
-            self._popular = time.monotonic(), found
+            found = heapq.nlargest(100, shown.items(), key=lambda pair: (pair[1], pair[0]))
+            self._popular[scenario] = time.monotonic(), found
         return found[:k]
 
     def _drop(self, rec_id: str) -> None:
         slate = self._slates.pop(rec_id)
         self._bytes -= len(slate.json)
+        shown = self._shown[slate.scenario]
+        shown.subtract(slate.items)
         for item_id in slate.items:
-            self._shown[item_id] -= 1
-            if not self._shown[item_id]:
-                del self._shown[item_id]
+            if not shown[item_id]:
+                del shown[item_id]
         for index, key in (
             (self._by_request, (slate.user_id, slate.request_id or "")),
             (self._latest, (slate.user_id, slate.scenario)),

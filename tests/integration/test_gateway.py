@@ -71,7 +71,7 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
         f"{hashed(WRITE)} write",
         f"{hashed(ASK)} ask",
         f"{hashed(ADMIN)} admin",
-        f"{hashed(RARE)} ask+write 1",
+        f"{hashed(RARE)} ask+write 0.02",
     )
     with embedded_broker(apache=False) as broker, embedded_redis() as redis:
         deployment = Deployment(
@@ -229,7 +229,7 @@ def test_bodies_may_be_gzip_and_a_bomb_is_never_unpacked(house: House) -> None:
         return answer.status_code, answer.json().get("reason")
 
     assert post(gzip.compress(body), packed) == (202, None)
-    assert post(gzip.compress(bytes(300_000_000), 1), packed) == (413, "too_large")
+    assert post(gzip.compress(bytes(50_000_000), 1), packed) == (413, "too_large")
     assert post(gzip.compress(body)[:-9], packed) == (400, "malformed")
     assert post(gzip.compress(body) * 2, packed) == (400, "malformed")
     assert post(body, packed) == (400, "malformed")
@@ -356,7 +356,7 @@ def test_items_that_a_caller_brings_are_ranked_for_the_user(house: House) -> Non
     ranking = house.door.post("/v1/rank", json={"user_id": "ranker", "candidates": brought, **PATIENT}).json()
     assert sorted(place["item_id"] for place in ranking["items"]) == ["i3", "i7", "i9"]
     assert ranking["unranked"] == ["nowhere"]
-    assert len({place["score"] for place in ranking["items"]}) == 3
+    assert all(isinstance(place["score"], float) for place in ranking["items"])
     for wrong in ([], ["i"] * 101, "i1", [1], None):
         refused = house.door.post("/v1/rank", json={"user_id": "ranker", "candidates": wrong})
         assert (refused.status_code, refused.json()["field"]) == (400, "candidates")
@@ -450,10 +450,9 @@ def test_the_window_asks_for_a_key_as_a_browser_can_give_one(house: House) -> No
 
 
 def test_a_key_that_is_used_too_often_waits(house: House) -> None:
-    answers = [house.guarded.get("/v1/slates/none", headers=as_(RARE)) for _ in range(3)]
-    assert 429 in [answer.status_code for answer in answers]
-    refused = next(answer for answer in answers if answer.status_code == 429)
-    assert int(refused.headers["retry-after"]) >= 1
+    first, second = (house.guarded.get("/v1/slates/none", headers=as_(RARE)) for _ in range(2))
+    assert (first.status_code, second.status_code) == (404, 429)
+    assert 1 <= int(second.headers["retry-after"]) <= 50
     assert house.guarded.get("/v1/slates/none", headers=as_(ASK)).status_code == 404
 
 
@@ -496,7 +495,7 @@ def test_no_request_of_the_document_breaks_it_and_every_answer_is_as_the_documen
     for found in api.get_all_operations():
         operation = found.ok()
 
-        @settings(max_examples=12, derandomize=True, database=None, phases=[Phase.generate], **RELAXED)
+        @settings(max_examples=8, derandomize=True, database=None, phases=[Phase.generate], **RELAXED)
         @given(case=operation.as_strategy())
         def holds(case: schemathesis.Case) -> None:
             case.headers = {**(case.headers or {}), "X-Deadline-Ms": "1"}  # a slate's content is another test's
@@ -519,6 +518,8 @@ def test_without_a_worker_the_answer_is_the_latest_slate_or_what_is_popular(hous
         took_s = time.monotonic() - began
         assert known == {**latest, "degraded": "late"}
         assert 0.3 <= took_s < 3.0
+        short = ask(house.door, "u7", k=2, deadline_ms=50).json()
+        assert (short["rec_id"], short["items"]) == (latest["rec_id"], latest["items"][:2])
         header = {"x-deadline-ms": "50"}
         stranger = house.door.post("/v1/recommendations", json={"user_id": "new", "k": 5}, headers=header).json()
         assert (stranger["rec_id"], stranger["policy"], len(stranger["items"])) == ("", "popular", 5)
@@ -556,9 +557,10 @@ def test_without_kafka_nothing_is_accepted_and_what_was_is_there(house: House) -
 
 def test_it_ends_when_it_is_told_to_and_finishes_what_is_under_way(house: House) -> None:
     with stopped(house.worker.pid), ThreadPoolExecutor(1) as pool:
-        body = {"user_id": "u1", "deadline_ms": 1_500}
+        body = {"user_id": "u1", "deadline_ms": 2_000}
         waiting = pool.submit(house.guarded.post, "/v1/recommendations", json=body, headers=as_(ASK))
-        time.sleep(0.5)
+        both = "streamrec_http_waiting 2.0"  # it, and who looks
+        until(lambda: both in house.guarded.get("/metrics", headers=as_(ADMIN)).text)
         status = house.guard.stop()
         assert waiting.result().json()["degraded"] == "late"
     assert status == 0

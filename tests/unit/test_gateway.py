@@ -88,8 +88,9 @@ def test_recent_slates_are_bounded_by_number_and_size_and_forget_all_of_what_lea
     assert recent.answer_to("u1", "q1") is None
     assert recent.answer_to("u1", "q3") is not None
     assert recent.latest("u0", "home") == recent.by_id("r4")
-    assert recent.popular(1) == [("a", 3)]
-    assert recent.popular(9, ["i0", "i4", "i4"]) == [("i4", 1), ("i0", 0)]
+    assert recent.popular("home", 1) == [("a", 3)]
+    assert recent.popular("search", 9) == []
+    assert recent.popular("home", 9, ["i0", "i4", "i4"]) == [("i4", 1), ("i0", 0)]
     recent.take(kept(4, "u0", ("a", "i4")))  # told again
     assert len(recent) == 3
     recent.take(kept(9, text="x" * 9_700))
