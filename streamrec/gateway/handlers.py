@@ -33,7 +33,7 @@ from streamrec.gateway.metrics import GatewayMetrics
 from streamrec.gateway.publishing import ConfirmedPublisher, Outgoing
 from streamrec.gateway.reading import TopicFeed
 from streamrec.gateway.slates import KeptSlate
-from streamrec.gateway.watching import Watch
+from streamrec.gateway.watching import WindowView
 
 Call = Request[Any, Any, Any]
 Known = dict[str, Any]
@@ -76,7 +76,7 @@ class Door:
     log: Callable[[], str | None]
     """What is amiss with the log, None where nothing is; blocks for a second at most."""
     metrics: GatewayMetrics
-    watch: Watch
+    watch: WindowView
     """What the window shows."""
 
 

@@ -34,7 +34,7 @@ _TEXT_CHARS = 500
 Name = TypeVar("Name")
 
 
-class ItemEntry(NamedTuple):
+class CatalogueChange(NamedTuple):
     """What a record of the catalogue says of an item; None: it was withdrawn."""
 
     item_id: str
@@ -48,24 +48,24 @@ class Catalogue:
         self._items: dict[str, Item] = {}
         self._found_by: dict[str, str] = {}  # the id and the title, in small letters
         self.left_out = 0
-        self.hear([ItemEntry(item.item_id, _light(item)) for item in known])
+        self.hear([CatalogueChange(item.item_id, _light(item)) for item in known])
 
     def __len__(self) -> int:
         return len(self._items)
 
     @staticmethod
-    def reader(limits: ValidationLimits) -> Callable[[Record], ItemEntry]:
+    def reader(limits: ValidationLimits) -> Callable[[Record], CatalogueChange]:
         """Reads the records of the topic, as workers do."""
 
-        def read(record: Record) -> ItemEntry:
+        def read(record: Record) -> CatalogueChange:
             item_id = id_of(record)
             if not record.value:
-                return ItemEntry(item_id, None)
-            return ItemEntry(item_id, _light(item_of(record, limits.max_message_bytes, limits.max_depth)))
+                return CatalogueChange(item_id, None)
+            return CatalogueChange(item_id, _light(item_of(record, limits.max_message_bytes, limits.max_depth)))
 
         return read
 
-    def hear(self, entries: Sequence[ItemEntry]) -> None:
+    def hear(self, entries: Sequence[CatalogueChange]) -> None:
         """Take what was published; beyond MOST_ITEMS, new items are left out and counted."""
         for item_id, item in entries:
             if item is None:

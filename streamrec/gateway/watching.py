@@ -28,7 +28,7 @@ CHART_POINTS = 240
 
 
 @dataclass
-class Watch:
+class WindowView:
     """What the window shows. `addresses` are those of `/metrics`."""
 
     addresses: Sequence[str]

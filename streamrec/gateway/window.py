@@ -181,7 +181,7 @@ def _fields(item: Item | None) -> list[tuple[str, str]]:
     ]
 
 
-def _letter(door: Door, address: str) -> Shown | None:
+def _dead_letter(door: Door, address: str) -> Shown | None:
     """One dead letter, and what a worker would say of it now."""
     if not address:
         return None
@@ -220,7 +220,7 @@ async def window(request: Call) -> Response[str]:
     answer = await _answer(door, kind, name)
     if "hx-request" in request.headers:
         return _html(door, "answer.html", answer=answer)
-    letter = _letter(door, asked.get("letter", "")[:40])
+    letter = _dead_letter(door, asked.get("letter", "")[:40])
     return _page(door, answer=answer, q=name, kind=kind, letter=letter)
 
 
@@ -257,10 +257,10 @@ async def find(request: Call) -> Response[str]:
 
 
 @get("/window/letter", opt=OPTIONS, include_in_schema=False)
-async def show_letter(request: Call) -> Response[str]:
+async def show_dead_letter(request: Call) -> Response[str]:
     """One dead letter."""
     door = door_of(request)
-    return _html(door, "letter.html", letter=_letter(door, request.query_params.get("at", "")[:40]))
+    return _html(door, "letter.html", letter=_dead_letter(door, request.query_params.get("at", "")[:40]))
 
 
 @get("/window/live", opt=OPTIONS, include_in_schema=False)
@@ -292,7 +292,7 @@ async def static(name: str) -> Response[bytes]:
     return Response(files(__package__).joinpath("static", name).read_bytes(), media_type=STATIC[name], headers=headers)
 
 
-WINDOW = (window, try_request, find, show_letter, live, static)
+WINDOW = (window, try_request, find, show_dead_letter, live, static)
 
 
 # HTML

@@ -23,7 +23,7 @@ from streamrec.gateway.metrics import GatewayMetrics
 from streamrec.gateway.publishing import ConfirmedPublisher
 from streamrec.gateway.reading import TopicFeed
 from streamrec.gateway.slates import SINCE_S, KeptSlate
-from streamrec.gateway.watching import Watch
+from streamrec.gateway.watching import WindowView
 from streamrec.replay.catalogue_file import read_catalogue
 from streamrec.transport.confluent_follower import KafkaFollower
 from streamrec.transport.confluent_tail import KafkaTail
@@ -69,7 +69,7 @@ def build_gateway(settings: Settings) -> ASGIApp:
         asking = Asking(
             settings.topics.events, publisher, settings.serving.k, lambda why: metrics.degraded.labels(why).inc()
         )
-        watch = Watch(given.metrics, catalogue, DeadLetters(limits), metrics)
+        watch = WindowView(given.metrics, catalogue, DeadLetters(limits), metrics)
         reader = TopicFeed(slates, KeptSlate.read, asking.hear)
         watch.feeds = (
             reader,
