@@ -41,7 +41,7 @@ class CatalogueChange(NamedTuple):
     item: Item | None
 
 
-class Catalogue:
+class KnownItems:
     """What the items topic says of each item, for titles and for whoever searches them."""
 
     def __init__(self, known: Iterable[Item] = ()) -> None:

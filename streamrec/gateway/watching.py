@@ -12,8 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-from streamrec.gateway.history import EVERY_S, FUSED, History, Sample
-from streamrec.gateway.keeping import Business, Catalogue, DeadLetters
+from streamrec.gateway.keeping import Business, DeadLetters, KnownItems
+from streamrec.gateway.last_hour import EVERY_S, FUSED, LastHour, Sample
 from streamrec.gateway.metrics import GatewayMetrics
 from streamrec.gateway.reading import TopicFeed
 from streamrec.gateway.scraping import Target, scraped
@@ -32,11 +32,11 @@ class WindowView:
     """What the window shows. `addresses` are those of `/metrics`."""
 
     addresses: Sequence[str]
-    catalogue: Catalogue
+    catalogue: KnownItems
     letters: DeadLetters
     metrics: GatewayMetrics
     business: Business = field(default_factory=Business)
-    history: History = field(default_factory=History)
+    history: LastHour = field(default_factory=LastHour)
     feeds: Sequence[TopicFeed[Any]] = ()
     viewers: int = 0
     rounds: int = 0

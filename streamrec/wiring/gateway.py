@@ -18,7 +18,7 @@ from streamrec.gateway.bodies import BodyReader
 from streamrec.gateway.handlers import Door
 from streamrec.gateway.intake import Intake
 from streamrec.gateway.keeping import SINCE_S as KEPT_SINCE_S
-from streamrec.gateway.keeping import Business, Catalogue, DeadLetters
+from streamrec.gateway.keeping import Business, DeadLetters, KnownItems
 from streamrec.gateway.metrics import GatewayMetrics
 from streamrec.gateway.publishing import ConfirmedPublisher
 from streamrec.gateway.reading import TopicFeed
@@ -59,7 +59,9 @@ def build_gateway(settings: Settings) -> ASGIApp:
             (topics.outcomes, KEPT_SINCE_S),
         )
     )
-    catalogue = Catalogue(() if settings.items is None else read_catalogue(settings.items, settings.separator).values())
+    catalogue = KnownItems(
+        () if settings.items is None else read_catalogue(settings.items, settings.separator).values()
+    )
     lookups = StoredLookups(settings)
     amiss = _amiss(settings)
 
@@ -73,7 +75,7 @@ def build_gateway(settings: Settings) -> ASGIApp:
         reader = TopicFeed(slates, KeptSlate.read, asking.hear)
         watch.feeds = (
             reader,
-            TopicFeed(items, Catalogue.reader(limits), catalogue.hear),
+            TopicFeed(items, KnownItems.reader(limits), catalogue.hear),
             TopicFeed(letters, DeadLetters.read, watch.letters.hear),
             TopicFeed(outcomes, Business.read, watch.business.hear),
         )

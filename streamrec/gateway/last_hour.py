@@ -34,7 +34,7 @@ class Sample(NamedTuple):
     hit_rates: Mapping[str, float]
 
 
-class History:
+class LastHour:
     """The samples of the last hour, and what was said last."""
 
     def __init__(self) -> None:
