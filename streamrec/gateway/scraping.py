@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from http.client import HTTPConnection, HTTPException
+from math import isfinite
 
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -46,9 +47,9 @@ def scraped(address: str) -> Target:
         samples: dict[str, list[tuple[Labels, float]]] = {}
         for family in text_string_to_metric_families(figures):
             for sample in family.samples:
-                if sample.name.startswith(_OURS) and not sample.name.endswith("_created"):
+                if sample.name.startswith(_OURS) and isfinite(sample.value):
                     samples.setdefault(sample.name, []).append((sample.labels, sample.value))
-    except (OSError, HTTPException, ValueError) as error:
+    except (OSError, HTTPException, ArithmeticError, LookupError, ValueError) as error:  # another server's page, too
         return Target(address, away=str(error) or type(error).__name__)
     lines = tuple(said.split("\n")[:20])
     return Target(address, None, ready == 200, lines, {name: tuple(values) for name, values in samples.items()})

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ from selenium.webdriver.remote.webelement import WebElement
 from streamrec.config.settings import shown
 from streamrec.config.toml import toml_lines
 from streamrec.demo.embedded import EmbeddedBroker, EmbeddedRedis, free_ports
+from streamrec.gateway.server import DRAIN_S
 from tests.support.deployment import Deployment, WorkerProcess, until
 
 CHROMIUM, DRIVER = shutil.which("chromium") or shutil.which("google-chrome"), shutil.which("chromedriver")
@@ -47,6 +49,7 @@ class Scene:
     door: httpx.Client
     browser: Chrome
     deployment: Deployment
+    serving: WorkerProcess
 
     def open(self, path: str = "/", width: int = WIDE, *, dark: bool = False) -> None:
         """Go to a page, on a screen of so many pixels."""
@@ -122,7 +125,7 @@ def scene(
         slate = door.post("/v1/recommendations", json=ask).json()
         said = {"rec_id": slate["rec_id"], "type": "purchase", "item_id": slate["items"][0]["item_id"]}
         assert door.post("/v1/feedback", json=said).status_code == 202
-        yield Scene(door, seen, deployment)
+        yield Scene(door, seen, deployment, serving)
 
 
 def fill(door: httpx.Client) -> None:
@@ -250,6 +253,10 @@ def test_an_item_is_found_as_one_types(scene: Scene) -> None:
     scene.says("#answer h3", "Brass lamp 16")
     scene.says("#answer", "events (")
     assert "q=i16" in scene.browser.current_url
+    scene.script("history.back()")
+    until(lambda: "q=i16" not in scene.browser.current_url and scene.text("#answer") == "")
+    scene.script("history.forward()")
+    scene.says("#answer h3", "Brass lamp 16")
     scene.one("#answer form button").click()
     scene.says("#answer", "scenario similar")
     assert "Brass lamp" in scene.one("#answer tbody").text
@@ -347,3 +354,13 @@ def test_a_browser_has_nothing_to_complain_of(scene: Scene) -> None:
     scene.says("#state", "ready")
     assert scene.browser.title.startswith("streamrec")
     assert scene.browser.get_log("browser") == []
+
+
+def test_an_open_window_says_when_the_gateway_is_gone_and_does_not_hold_it_up(scene: Scene) -> None:
+    scene.open()
+    scene.says("#age", "s ago")
+    began = time.monotonic()
+    assert scene.serving.stop() == 0
+    assert time.monotonic() - began < DRAIN_S
+    scene.script("freshAt -= 60_000; tellAge()")
+    assert "warn" in scene.one("#age").get_attribute("class")
