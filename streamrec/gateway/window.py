@@ -8,6 +8,7 @@ which a browser asks for as a password.
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 import uuid
 from collections import Counter
@@ -22,7 +23,7 @@ import msgspec
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from litestar import MediaType, Response, get, post
 from litestar.response import ServerSentEvent, ServerSentEventMessage
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from streamrec.codec import brief, harmless
 from streamrec.engine.slates.wording import TEMPERED, placed, wanted
@@ -46,6 +47,7 @@ NOTHING: Shown = dict.fromkeys(
     ("problem", "user", "item", "id", "title", "known", "entry", "lines", "recent", "remembered", "slate", "degraded")
 )
 """What there may be to say of what was looked up."""
+_MOMENT = re.compile(r"(\d{4}-\d\d-\d\d) (\d\d:\d\d)Z")
 STATIC = {
     "htmx.min.js": "text/javascript",
     "uPlot.iife.min.js": "text/javascript",
@@ -336,6 +338,11 @@ def _id(name: object) -> Markup:
     return Markup('<span class="id" title="{0}">{0}</span>').format(shown)
 
 
+def _timed(line: str) -> Markup:
+    """A line in words, whose times a browser may tell in its own zone."""
+    return Markup(_MOMENT.sub(r'<time datetime="\1T\2Z">\1 \2 UTC</time>', escape(_plain(line))))  # escaped before
+
+
 def _plain(value: Any) -> Any:
     """Text of others without what could reorder a line."""
     return harmless(value) if type(value) is str else value
@@ -359,6 +366,7 @@ _TEMPLATES.filters.update(
     pct=lambda share: f"{share:.1%}",
     id=_id,
     brief=brief,
+    timed=_timed,
     iso=_moment("%Y-%m-%dT%H:%M:%SZ"),
     utc=_moment("%Y-%m-%d %H:%M:%S UTC"),
 )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Iterator
@@ -285,6 +286,7 @@ def test_a_user_is_told_in_words_with_the_latest_slate_and_why_each_item(scene: 
     times = scene.browser.find_elements(By.CSS_SELECTOR, "#answer time")
     assert times
     assert "UTC" not in times[0].text
+    assert not re.search(r"\d\dZ", said)
     scene.picture("user")
 
 
