@@ -340,7 +340,8 @@ def _id(name: object) -> Markup:
 
 def _timed(line: str) -> Markup:
     """A line in words, whose times a browser may tell in its own zone."""
-    return Markup(_MOMENT.sub(r'<time datetime="\1T\2Z">\1 \2 UTC</time>', escape(_plain(line))))  # escaped before
+    escaped = str(escape(_plain(line)))
+    return Markup(_MOMENT.sub(r'<time datetime="\1T\2Z">\1 \2 UTC</time>', escaped))
 
 
 def _plain(value: Any) -> Any:
