@@ -55,6 +55,7 @@ STATIC = {
     "window.css": "text/css",
     "window.js": "text/javascript",
 }
+"""Beside our own: htmx 2.0.11 and uPlot 1.6.32, as npm has them, with their licences."""
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
     "img-src 'self' data:; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
