@@ -391,3 +391,5 @@ class GatewaySettings(Group):
     """Requests that are answered at once; more are refused with 503."""
     unknown_fields: Literal["refuse", "ignore"] = "refuse"
     """What becomes of an event or item with a field that nobody knows."""
+    metrics: Annotated[tuple[Annotated[str, Field(pattern=r"^[^\s/]+:[0-9]{1,5}$")], ...], Field(max_length=64)] = ()
+    """HOST:PORT of workers and learners whose /metrics and /readyz the window at / shows: their metrics_port."""

@@ -57,6 +57,7 @@ def run(*, quick: bool, stay: bool) -> None:
             display.started(running)
             examples = Demonstration(running, figures, display).play(baskets)
             if stay:
+                running.gateway.start()
                 display.summary(figures, examples, known=None)
                 display.staying(running, baskets[-1])
                 signal.pause()

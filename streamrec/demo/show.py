@@ -78,7 +78,7 @@ class Display:
     def staying(self, running: RunningSystem, basket: Basket) -> None:
         """Say how to look around."""
         self._console.print(
-            "\neverything stays up until Ctrl-C; in another terminal:\n"
+            f"\neverything stays up until Ctrl-C; in a browser: {running.page}\nand in another terminal:\n"
             f"  .venv/bin/streamrec user {basket.user_id} --config {running.config}\n"
             f"  .venv/bin/streamrec tail --from-beginning --count 3 --config {running.config}",
             soft_wrap=True,

@@ -5,6 +5,7 @@ A key is known here by its SHA-256 alone, and is compared in constant time. Noth
 
 from __future__ import annotations
 
+import binascii
 import hashlib
 import hmac
 import time
@@ -136,7 +137,8 @@ class Access:
         Raises:
             Rejected: 403 a page of another origin, or a name that is not this machine's.
         """
-        if origin is not None and not {origin, "*"} & self._origins:
+        own = origin is not None and origin.partition("://")[2] == host
+        if origin is not None and not own and not {origin, "*"} & self._origins:
             raise Rejected(403, "origin", "pages of this origin may not ask; gateway.cors_origins names those that may")
         name = host.rpartition(":")[0] if host.rpartition(":")[2].isdecimal() else host
         if not self._anywhere and name.strip("[]") not in LOOPBACK:
@@ -168,3 +170,14 @@ class Access:
             if hmac.compare_digest(digest, key.digest):
                 found = key
         return found
+
+
+def basic_password(authorization: str | None) -> str | None:
+    """The password that a browser asked for, under any name; None where it sends none."""
+    scheme, _, packed = (authorization or "").partition(" ")
+    if scheme.lower() != "basic":
+        return None
+    try:
+        return binascii.a2b_base64(packed).decode("utf-8", "surrogateescape").partition(":")[2]
+    except binascii.Error:
+        return None

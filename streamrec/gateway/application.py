@@ -22,11 +22,12 @@ from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
 from streamrec.config.log_lines import get_logger
 from streamrec.errors import BadEvent, StateUnavailable, TransportUnavailable
-from streamrec.gateway.access import Access, Rejected, Role
+from streamrec.gateway.access import Access, Rejected, Role, basic_password
 from streamrec.gateway.handlers import REQUEST_ID, ROUTES, Call, Door
 from streamrec.gateway.messages import ApiProblem
 from streamrec.gateway.metrics import OTHER, GatewayMetrics
 from streamrec.gateway.openapi import DOCUMENT, PAGE, openapi_config
+from streamrec.gateway.window import WINDOW
 
 LOG = get_logger("streamrec.gateway")
 REQUEST_LIMIT_S = 30.0
@@ -48,13 +49,13 @@ def application(opened: Opened, cors_origins: tuple[str, ...], max_waiting: int,
             yield
 
     api = Litestar(
-        [*ROUTES, DOCUMENT, PAGE],
+        [*ROUTES, DOCUMENT, PAGE, *WINDOW],
         lifespan=[lifespan],
         guards=[_let_in],
         cors_config=CORSConfig(list(cors_origins), allow_headers=_CORS_HEADERS) if cors_origins else None,
         exception_handlers={
             BadEvent: lambda call, error: _problem(400, error.reason, error.detail, error.field),
-            Rejected: lambda call, error: _rejected(error),
+            Rejected: _rejected,
             StateUnavailable: _store_away,
             TransportUnavailable: _log_away,
             HTTPException: _http_problem,
@@ -72,7 +73,9 @@ def _let_in(call: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler)
     if role is not None:
         access: Access = call.app.state.door.access
         access.check_page(call.headers.get("origin"), call.headers.get("host", ""))
-        access.check(call.headers.get("x-api-key"), call.headers.get("authorization"), role)
+        authorization = call.headers.get("authorization")
+        key = basic_password(authorization) if handler.opt.get("browser") else None
+        access.check(call.headers.get("x-api-key", key), authorization, role)
 
 
 # Refusals
@@ -91,10 +94,11 @@ def _http_problem(call: Call, error: HTTPException) -> Response[bytes]:
     return _problem(error.status_code, _WORDS.get(error.status_code, "refused"), error.detail)
 
 
-def _rejected(error: Rejected) -> Response[bytes]:
+def _rejected(call: Call, error: Rejected) -> Response[bytes]:
     headers = {} if error.retry_s is None else {"Retry-After": str(max(1, round(error.retry_s)))}
     if error.status == 401:
-        headers["WWW-Authenticate"] = "Bearer"
+        asks_people = call.route_handler.opt.get("browser")
+        headers["WWW-Authenticate"] = 'Basic realm="streamrec", charset="UTF-8"' if asks_people else "Bearer"
     if error.status in _HANGS_UP:
         headers["Connection"] = "close"
     return _problem(error.status, error.reason, error.detail, headers=headers)

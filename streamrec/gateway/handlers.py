@@ -31,7 +31,9 @@ from streamrec.gateway.intake import Fields, Intake, parts
 from streamrec.gateway.messages import Accepted, PostedFeedback, RankRequest, RecommendationRequest, Refused, Terms
 from streamrec.gateway.metrics import GatewayMetrics
 from streamrec.gateway.publishing import ConfirmedPublisher, Outgoing
-from streamrec.gateway.slates import SlateReader
+from streamrec.gateway.reading import TopicFeed
+from streamrec.gateway.slates import KeptSlate
+from streamrec.gateway.watching import WindowView
 
 Call = Request[Any, Any, Any]
 Known = dict[str, Any]
@@ -68,12 +70,14 @@ class Door:
     intake: Intake
     publisher: ConfirmedPublisher
     asking: Asking
-    reader: SlateReader
+    reader: TopicFeed[KeptSlate]
     lookups: Lookups
     threads: ThreadPoolExecutor
     log: Callable[[], str | None]
     """What is amiss with the log, None where nothing is; blocks for a second at most."""
     metrics: GatewayMetrics
+    watch: WindowView
+    """What the window shows."""
 
 
 def door_of(call: Call) -> Door:

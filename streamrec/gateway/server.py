@@ -17,6 +17,7 @@ HEAD_LIMIT_S = 10.0
 """A connection on which no request begins for so long is closed."""
 DRAIN_S = 15
 MOST_CONNECTIONS = 2_000
+STREAM = "/window/live"
 
 
 class PatientProtocol(H11Protocol):
@@ -35,6 +36,12 @@ class PatientProtocol(H11Protocol):
         if self._watch is not None:
             self._watch.cancel()
         super().connection_lost(exc)
+
+    def shutdown(self) -> None:
+        """Finish what is under way, but for a stream of figures, which would go on."""
+        super().shutdown()
+        if self.cycle is not None and self.cycle.scope["path"] == STREAM:
+            self.transport.close()
 
     def _look(self) -> None:
         idle = self.cycle is None or self.cycle.response_complete

@@ -1,31 +1,25 @@
 """The slates of late: followed as they are published, and kept within bounds for whoever asks.
 
-One thread follows the topic for all; everything else happens in the event loop. Knows nothing of HTTP.
+Everything happens in the event loop, but for reading. Knows nothing of HTTP.
 """
 
 from __future__ import annotations
 
-import asyncio
 import heapq
-import threading
 import time
 from collections import Counter, OrderedDict, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 
 import msgspec
 
 from streamrec.codec import decode_slate, encode
-from streamrec.config.log_lines import get_logger
-from streamrec.errors import BadEvent, TransportError
 from streamrec.events import RequestRefusal, Slate
-from streamrec.transport import Follower
+from streamrec.transport import Record
 
-LOG = get_logger("streamrec.gateway")
 MOST_SLATES, MOST_BYTES = 10_000, 64 * 2**20
 """Kept; the oldest leave. A slate of 20 places is some 10 kB."""
 SINCE_S = 600.0
 """At the start, the topic is read from so long ago."""
-_LOOK_RECORDS, _LOOK_S = 256, 0.2
 _POPULAR_S = 1.0
 
 
@@ -39,6 +33,15 @@ class KeptSlate(msgspec.Struct, frozen=True, kw_only=True):
     items: tuple[str, ...]
     refused: RequestRefusal | None
     json: bytes
+
+    @classmethod
+    def read(cls, record: Record) -> KeptSlate:
+        """The slate in a record.
+
+        Raises:
+            BadEvent: it holds none.
+        """
+        return cls.of(decode_slate(record.value or b"", record.headers))
 
     @classmethod
     def of(cls, slate: Slate) -> KeptSlate:
@@ -103,6 +106,10 @@ class RecentSlates:
         """The user's newest slate of a scenario that holds something."""
         return self._slates.get(self._latest.get((user_id, scenario), ""))
 
+    def users(self) -> Iterator[str]:
+        """Whose slates are kept, the newest first; one may come more than once."""
+        return (slate.user_id for slate in reversed(self._slates.values()))
+
     def popular(self, scenario: str, k: int, among: Sequence[str] | None = None) -> list[tuple[str, int]]:
         """The items that stand on most slates of a scenario, and on how many, a second old at most; or `among` some."""
         shown = self._shown.get(scenario, Counter())
@@ -129,48 +136,3 @@ class RecentSlates:
         ):
             if index.get(key) == rec_id:
                 del index[key]
-
-
-class SlateReader:
-    """Follows the topic of slates in a thread, and tells each to `hear`, in the event loop it was made in."""
-
-    def __init__(self, follower: Follower, hear: Callable[[Sequence[KeptSlate]], None]) -> None:
-        self._follower = follower
-        self._hear = hear
-        self._loop = asyncio.get_running_loop()
-        self._stopping = threading.Event()
-        self._failure: str | None = None
-        self._thread = threading.Thread(target=self._run, name="streamrec-slates", daemon=True)
-        self._thread.start()
-
-    @property
-    def failure(self) -> str | None:
-        """Why nothing is read any more, None while it is."""
-        return self._failure if self._failure or self._thread.is_alive() else "the thread that reads slates has ended"
-
-    @property
-    def whole(self) -> bool:
-        """Whether the topic was read up to where it ended at the start."""
-        return self._follower.whole()
-
-    def close(self) -> None:
-        """Stop reading."""
-        self._stopping.set()
-        self._thread.join(5.0)
-
-    def _run(self) -> None:
-        try:
-            while not self._stopping.is_set():
-                found = []
-                for record in self._follower.look(_LOOK_RECORDS, _LOOK_S):
-                    try:
-                        found.append(KeptSlate.of(decode_slate(record.value or b"", record.headers)))
-                    except BadEvent as error:
-                        LOG.warning("a message is no slate", offset=record.offset, error=str(error))
-                if found:
-                    self._loop.call_soon_threadsafe(self._hear, found)
-        except TransportError as error:
-            self._failure = str(error)
-            LOG.error("slates cannot be read any more", error=str(error))
-        finally:
-            self._follower.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -16,9 +17,14 @@ from streamrec.gateway.asking import Asking
 from streamrec.gateway.bodies import BodyReader
 from streamrec.gateway.handlers import Door
 from streamrec.gateway.intake import Intake
+from streamrec.gateway.keeping import SINCE_S as KEPT_SINCE_S
+from streamrec.gateway.keeping import Business, DeadLetters, KnownItems
 from streamrec.gateway.metrics import GatewayMetrics
 from streamrec.gateway.publishing import ConfirmedPublisher
-from streamrec.gateway.slates import SINCE_S, SlateReader
+from streamrec.gateway.reading import TopicFeed
+from streamrec.gateway.slates import SINCE_S, KeptSlate
+from streamrec.gateway.watching import WindowView
+from streamrec.replay.catalogue_file import read_catalogue
 from streamrec.transport.confluent_follower import KafkaFollower
 from streamrec.transport.confluent_tail import KafkaTail
 from streamrec.wiring.connections import kafka_sink
@@ -43,8 +49,19 @@ def build_gateway(settings: Settings) -> ASGIApp:
     given, metrics = settings.gateway, GatewayMetrics()
     access = Access.of(given)
     sink = kafka_sink(settings.model_copy(update={"kafka": {"linger.ms": 1, **settings.kafka}}))
-    since_ms = int((time.time() - SINCE_S) * 1000)
-    follower = KafkaFollower(settings.topics.recommendations, settings.kafka, since_ms=since_ms)
+    topics, limits = settings.topics, build_validation_limits(settings)
+    slates, items, letters, outcomes = (
+        KafkaFollower(topic, settings.kafka, since_ms=int((time.time() - since_s) * 1000) if since_s else 0)
+        for topic, since_s in (
+            (topics.recommendations, SINCE_S),
+            (topics.items, 0),
+            (topics.dead_letters, KEPT_SINCE_S),
+            (topics.outcomes, KEPT_SINCE_S),
+        )
+    )
+    catalogue = KnownItems(
+        () if settings.items is None else read_catalogue(settings.items, settings.separator).values()
+    )
     lookups = StoredLookups(settings)
     amiss = _amiss(settings)
 
@@ -54,14 +71,22 @@ def build_gateway(settings: Settings) -> ASGIApp:
         asking = Asking(
             settings.topics.events, publisher, settings.serving.k, lambda why: metrics.degraded.labels(why).inc()
         )
-        reader = SlateReader(follower, asking.hear)
+        watch = WindowView(given.metrics, catalogue, DeadLetters(limits), metrics)
+        reader = TopicFeed(slates, KeptSlate.read, asking.hear)
+        watch.feeds = (
+            reader,
+            TopicFeed(items, KnownItems.reader(limits), catalogue.hear),
+            TopicFeed(letters, DeadLetters.read, watch.letters.hear),
+            TopicFeed(outcomes, Business.read, watch.business.hear),
+        )
+        sampling = asyncio.create_task(watch.sample())
         threads = ThreadPoolExecutor(LOOKUPS_AT_ONCE, "streamrec-lookup")
         try:
             yield Door(
                 settings=settings,
                 access=access,
                 bodies=BodyReader(given.max_body_bytes),
-                intake=Intake(build_validation_limits(settings), given.unknown_fields == "ignore"),
+                intake=Intake(limits, given.unknown_fields == "ignore"),
                 publisher=publisher,
                 asking=asking,
                 reader=reader,
@@ -69,10 +94,13 @@ def build_gateway(settings: Settings) -> ASGIApp:
                 threads=threads,
                 log=amiss,
                 metrics=metrics,
+                watch=watch,
             )
         finally:
             publisher.close()
-            reader.close()
+            sampling.cancel()
+            for feed in watch.feeds:
+                feed.close()
             threads.shutdown(wait=False, cancel_futures=True)
             lookups.close()
 

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 
 from streamrec.demo.baskets import Basket
@@ -225,6 +226,13 @@ def test_a_demonstration_that_stays_can_be_looked_around_in(start: Start, tmp_pa
     demo = start("--quick", "--stay")
     output = read_until(demo, "streamrec tail")
     assert "24,859 of 24,859 events handled in order" in output
+    page = re.search(r"in a browser: (\S+)", output)
+    assert page is not None
+    user = re.search(r"streamrec user (\S+)", output)
+    assert user is not None
+    told = httpx.get(page[1], params={"kind": "user", "q": user[1]}, timeout=30).text
+    assert "It learns" in told or "Too early" in told or "The first figures" in told
+    assert "purchase" in told
     config = re.search(r"--config (\S+)", output)
     assert config is not None
     command = [sys.executable, "-m", "streamrec.cli", "tail", "--from-beginning", "--count", "1", "--json"]

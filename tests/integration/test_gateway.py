@@ -435,6 +435,20 @@ def test_a_key_is_for_what_its_roles_say(house: House) -> None:
     assert not [key for key in (WRITE, ASK, ADMIN, RARE) if key in said]
 
 
+def test_the_window_asks_for_a_key_as_a_browser_can_give_one(house: House) -> None:
+    refused = house.guarded.get("/")
+    assert (refused.status_code, refused.headers["www-authenticate"][:5]) == (401, "Basic")
+    for path in ("/", "/window/find?q=i1", "/window/letter?at=0-0", "/window/live", "/window/try"):
+        how = "POST" if path.endswith("try") else "GET"
+        assert house.guarded.request(how, path).status_code == 401
+        assert house.guarded.request(how, path, auth=("anybody", ASK)).status_code == 403
+    page = house.guarded.get("/?kind=user&q=u1", auth=("anybody", ADMIN))
+    assert (page.status_code, "Look up" in page.text) == (200, True)
+    assert house.guarded.get("/v1/users/u1", auth=("anybody", ADMIN)).status_code == 401
+    evil = {"origin": "https://evil.example"}
+    assert house.door.post("/window/try", data={"user_id": "u1"}, headers=evil).status_code == 403
+
+
 def test_a_key_that_is_used_too_often_waits(house: House) -> None:
     first, second = (house.guarded.get("/v1/slates/none", headers=as_(RARE)) for _ in range(2))
     assert (first.status_code, second.status_code) == (404, 429)

@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 
 from streamrec.cli.commands.dlq_list import MOST_KINDS, Overview
 from streamrec.cli.commands.dlq_redrive import BATCH_LETTERS, Redrive, Tally, in_words
-from streamrec.cli.shared.dead_letter_text import MOST_CHARS, excerpt
 from streamrec.cli.shared.dead_letters import DeadLetterSelection, refused_now
 from streamrec.codec import CONTENT_TYPE, MSGPACK
 from streamrec.config.settings import Settings
 from streamrec.errors import BadEvent, PublishFailed
 from streamrec.transport import Record
+from streamrec.worker.dead_letter_text import MOST_CHARS, excerpt
 from streamrec.worker.dead_letters import (
     WHOLE_BYTES,
     DeadLetter,

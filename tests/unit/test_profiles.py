@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from streamrec.cli.shared.user_profile import span, words
 from streamrec.engine.rollout.plan import Decision
 from streamrec.engine.rollout.revisions import Mode
 from streamrec.state.segments import DAY_MS, Segment, segments
+from streamrec.state.user_profile import span, words
 
 MARCH_2 = 1_299_024_000_000
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from streamrec.cli.shared.explanation import Explanation, ordinal, placed, print_words, wanted
+from streamrec.cli.shared.explanation import Explanation, print_words
 from streamrec.cli.shared.hindsight import as_of
 from streamrec.config.groups import FusionSettings, Learning, Limits
 from streamrec.config.settings import Settings
@@ -32,6 +32,7 @@ from streamrec.engine.slates.explanations import (
 )
 from streamrec.engine.slates.explanations import reasons_of as explained
 from streamrec.engine.slates.responder import Request
+from streamrec.engine.slates.wording import ordinal, placed, wanted
 from streamrec.events import Event, EventType, Reason, Slate, SlateItem
 from streamrec.replay.catalogue_file import CatalogueItems
 from streamrec.wiring import bring_in, build_pipeline, run_engine

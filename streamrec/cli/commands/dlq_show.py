@@ -9,7 +9,6 @@ import time
 from contextlib import closing
 from typing import Any
 
-from streamrec.cli.shared.dead_letter_text import excerpt
 from streamrec.cli.shared.dead_letters import (
     DETAIL_CHARS,
     NAME_CHARS,
@@ -22,6 +21,7 @@ from streamrec.cli.shared.dead_letters import (
 from streamrec.codec import brief
 from streamrec.config.settings import Settings
 from streamrec.transport.positions import TopicReader
+from streamrec.worker.dead_letter_text import excerpt
 from streamrec.worker.dead_letters import DeadLetter
 
 

@@ -8,11 +8,11 @@ from contextlib import closing
 from streamrec.cli.shared.console import PlainConsole
 from streamrec.cli.shared.not_stored import not_stored
 from streamrec.cli.shared.titles import titles_of
-from streamrec.cli.shared.user_profile import words
 from streamrec.codec import brief
 from streamrec.config.settings import Settings
 from streamrec.errors import StateError
 from streamrec.state.inspection import Known
+from streamrec.state.user_profile import words
 from streamrec.wiring import StoredLookups
 
 MOST_CHARS = 1_500

@@ -1,0 +1,124 @@
+"""The last hour in figures: what workers and learners count, sampled every few seconds and kept in a ring.
+
+Counters begin anew with their process, so rates are taken by process. Knows nothing of HTTP.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict, deque
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
+from streamrec.gateway.scraping import Target
+
+EVERY_S = 5.0
+KEPT = 720
+"""An hour of samples."""
+_LATENCY = "streamrec_slate_latency_seconds_bucket"
+_LATENCY_SAMPLES = 60
+"""Latencies are those of the last 5 minutes."""
+FUSED = "fused"
+
+
+class Sample(NamedTuple):
+    """The figures of one moment; None where nothing can be said."""
+
+    at_s: float
+    events_s: float | None
+    slates_s: float | None
+    lag: float | None
+    p50_ms: float | None
+    p99_ms: float | None
+    behind_s: float | None
+    hit_rates: Mapping[str, float]
+
+
+class LastHour:
+    """The samples of the last hour, and what was said last."""
+
+    def __init__(self) -> None:
+        self.samples: deque[Sample] = deque(maxlen=KEPT)
+        self.targets: tuple[Target, ...] = ()
+        self._latencies: deque[Mapping[str, Mapping[float, float]]] = deque(maxlen=_LATENCY_SAMPLES)
+
+    def take(self, at_s: float, targets: Sequence[Target]) -> None:
+        """What was said at a moment (seconds since 1970)."""
+        self._latencies.append({target.address: _buckets(target) for target in targets})
+        passed_s = at_s - self.samples[-1].at_s if self.samples else 0.0
+        p50, p99 = self._quantiles(0.5), self._quantiles(0.99)
+        before, self.targets = self.targets, tuple(targets)
+        answered = [target for target in targets if target.away is None]
+        self.samples.append(
+            Sample(
+                at_s,
+                _rate("streamrec_events_total", before, targets, passed_s),
+                _rate("streamrec_slates_total", before, targets, passed_s),
+                self.total("streamrec_lag") if answered else None,
+                p50,
+                p99,
+                max((target.total("streamrec_models_behind_seconds") for target in answered), default=None),
+                self.hit_rates(),
+            )
+        )
+
+    def total(self, name: str) -> float:
+        """The sum of a metric over all processes."""
+        return sum(target.total(name) for target in self.targets)
+
+    def by(self, name: str, label: str) -> dict[str, float]:
+        """The sums of a metric by one of its labels."""
+        sums: defaultdict[str, float] = defaultdict(float)
+        for target in self.targets:
+            for labels, value in target.each(name):
+                sums[labels.get(label, "")] += value
+        return dict(sums)
+
+    def hit_rates(self) -> dict[str, float]:
+        """Share of wanted items of late in the first ten, by list; processes weigh by what they ranked."""
+        rates: defaultdict[str, float] = defaultdict(float)
+        ranked = self.total("streamrec_trials_total")
+        for target in self.targets:
+            weight = target.total("streamrec_trials_total") / ranked if ranked else 0.0
+            for labels, value in target.each("streamrec_hit_rate"):
+                rates[labels.get("list", "")] += value * weight
+        return dict(rates)
+
+    def _quantiles(self, share: float) -> float | None:
+        """A latency of the last minutes (ms), interpolated within its bucket; None without requests."""
+        counts: defaultdict[float, float] = defaultdict(float)
+        for before, after in pairwise(self._latencies):
+            for address, buckets in after.items():
+                was = before.get(address, {})
+                began_anew = any(count < was.get(bound, 0.0) for bound, count in buckets.items())
+                for bound, count in buckets.items():
+                    counts[bound] += count - (0.0 if began_anew else was.get(bound, count))
+        return _quantile(counts, share)
+
+
+def _buckets(target: Target) -> dict[float, float]:
+    return {float(labels["le"]): value for labels, value in target.each(_LATENCY) if "le" in labels}
+
+
+def _quantile(cumulative: Mapping[float, float], share: float) -> float | None:
+    total = max(cumulative.values(), default=0.0)
+    if total <= 0:
+        return None
+    low, below = 0.0, 0.0
+    for bound, count in sorted(cumulative.items()):
+        if count >= share * total:
+            if bound == float("inf"):
+                return low * 1000
+            return 1000 * (low + (bound - low) * (share * total - below) / max(count - below, 1e-9))
+        low, below = bound, count
+    return low * 1000
+
+
+def _rate(name: str, before: Sequence[Target], after: Sequence[Target], passed_s: float) -> float | None:
+    """How much a counter grew a second, over the processes that were asked twice."""
+    was = {target.address: target for target in before if target.away is None}
+    both = [(was[target.address], target) for target in after if target.address in was and target.away is None]
+    if not both or passed_s <= 0:
+        return None
+    grown = [now.total(name) - then.total(name) for then, now in both]
+    return sum(more if more >= 0 else now.total(name) for more, (_, now) in zip(grown, both, strict=True)) / passed_s
