@@ -68,7 +68,8 @@ class Drift:
         limit = self._slowest + self._most_ms
         if oldest > limit and now >= self._say_at:
             self._say_at = now + SAY_EVERY_S
-            LOG.info("waiting for slower partitions of others", ahead_s=(oldest - self._slowest) // 1000)
+            ahead_s = (oldest - self._slowest) // 1000 if self._slowest else None  # of one just taken over
+            LOG.info("waiting for slower partitions of others", ahead_s=ahead_s)
         return limit
 
     def _moving(self, others: Mapping[int, int], now: float) -> list[int]:
