@@ -6,16 +6,15 @@ Counters begin anew with their process, so rates are taken by process. Knows not
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from itertools import pairwise
 from typing import NamedTuple
 
-from streamrec.gateway.scraping import Target
+from streamrec.worker.scraping import Reading, quantile
 
 EVERY_S = 5.0
 KEPT = 720
 """An hour of samples."""
-_LATENCY = "streamrec_slate_latency_seconds_bucket"
 _LATENCY_SAMPLES = 60
 """Latencies are those of the last 5 minutes."""
 FUSED = "fused"
@@ -39,49 +38,49 @@ class LastHour:
 
     def __init__(self) -> None:
         self.samples: deque[Sample] = deque(maxlen=KEPT)
-        self.targets: tuple[Target, ...] = ()
+        self.readings: Mapping[str, Reading] = {}  # by address
         self._latencies: deque[Mapping[str, Mapping[float, float]]] = deque(maxlen=_LATENCY_SAMPLES)
 
-    def take(self, at_s: float, targets: Sequence[Target]) -> None:
-        """What was said at a moment (seconds since 1970)."""
-        self._latencies.append({target.address: _buckets(target) for target in targets})
+    def take(self, at_s: float, readings: Mapping[str, Reading]) -> None:
+        """What was said at a moment (seconds since 1970), by address."""
+        self._latencies.append({address: reading.latencies() for address, reading in readings.items()})
         passed_s = at_s - self.samples[-1].at_s if self.samples else 0.0
         p50, p99 = self._quantiles(0.5), self._quantiles(0.99)
-        before, self.targets = self.targets, tuple(targets)
-        answered = [target for target in targets if target.away is None]
+        before, self.readings = self.readings, readings
+        answered = [reading for reading in readings.values() if reading.error is None]
         self.samples.append(
             Sample(
                 at_s,
-                _rate("streamrec_events_total", before, targets, passed_s),
-                _rate("streamrec_slates_total", before, targets, passed_s),
+                _rate("streamrec_events_total", before, readings, passed_s),
+                _rate("streamrec_slates_total", before, readings, passed_s),
                 self.total("streamrec_lag") if answered else None,
                 p50,
                 p99,
-                max((target.total("streamrec_models_behind_seconds") for target in answered), default=None),
+                max((reading.total("streamrec_models_behind_seconds") for reading in answered), default=None),
                 self.hit_rates(),
             )
         )
 
     def total(self, name: str) -> float:
         """The sum of a metric over all processes."""
-        return sum(target.total(name) for target in self.targets)
+        return sum(reading.total(name) for reading in self.readings.values())
 
     def by(self, name: str, label: str) -> dict[str, float]:
         """The sums of a metric by one of its labels."""
         sums: defaultdict[str, float] = defaultdict(float)
-        for target in self.targets:
-            for labels, value in target.each(name):
-                sums[labels.get(label, "")] += value
+        for reading in self.readings.values():
+            for of, value in reading.by(name, label).items():
+                sums[of] += value
         return dict(sums)
 
     def hit_rates(self) -> dict[str, float]:
         """Share of wanted items of late in the first ten, by list; processes weigh by what they ranked."""
         rates: defaultdict[str, float] = defaultdict(float)
         ranked = self.total("streamrec_trials_total")
-        for target in self.targets:
-            weight = target.total("streamrec_trials_total") / ranked if ranked else 0.0
-            for labels, value in target.each("streamrec_hit_rate"):
-                rates[labels.get("list", "")] += value * weight
+        for reading in self.readings.values():
+            weight = reading.total("streamrec_trials_total") / ranked if ranked else 0.0
+            for name, value in reading.by("streamrec_hit_rate", "list").items():
+                rates[name] += value * weight
         return dict(rates)
 
     def _quantiles(self, share: float) -> float | None:
@@ -93,31 +92,17 @@ class LastHour:
                 began_anew = any(count < was.get(bound, 0.0) for bound, count in buckets.items())
                 for bound, count in buckets.items():
                     counts[bound] += count - (0.0 if began_anew else was.get(bound, count))
-        return _quantile(counts, share)
+        found_s = quantile(share, counts)
+        return None if found_s is None else 1000 * found_s
 
 
-def _buckets(target: Target) -> dict[float, float]:
-    return {float(labels["le"]): value for labels, value in target.each(_LATENCY) if "le" in labels}
-
-
-def _quantile(cumulative: Mapping[float, float], share: float) -> float | None:
-    total = max(cumulative.values(), default=0.0)
-    if total <= 0:
-        return None
-    low, below = 0.0, 0.0
-    for bound, count in sorted(cumulative.items()):
-        if count >= share * total:
-            if bound == float("inf"):
-                return low * 1000
-            return 1000 * (low + (bound - low) * (share * total - below) / max(count - below, 1e-9))
-        low, below = bound, count
-    return low * 1000
-
-
-def _rate(name: str, before: Sequence[Target], after: Sequence[Target], passed_s: float) -> float | None:
+def _rate(name: str, before: Mapping[str, Reading], after: Mapping[str, Reading], passed_s: float) -> float | None:
     """How much a counter grew a second, over the processes that were asked twice."""
-    was = {target.address: target for target in before if target.away is None}
-    both = [(was[target.address], target) for target in after if target.address in was and target.away is None]
+    both = [
+        (before[address], now)
+        for address, now in after.items()
+        if address in before and before[address].error is None and now.error is None
+    ]
     if not both or passed_s <= 0:
         return None
     grown = [now.total(name) - then.total(name) for then, now in both]

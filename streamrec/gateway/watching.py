@@ -16,7 +16,7 @@ from streamrec.gateway.keeping import Business, DeadLetters, KnownItems
 from streamrec.gateway.last_hour import EVERY_S, FUSED, LastHour, Sample
 from streamrec.gateway.metrics import GatewayMetrics
 from streamrec.gateway.reading import TopicFeed
-from streamrec.gateway.scraping import Target, scraped
+from streamrec.worker.scraping import Reading, read
 
 Shown = dict[str, Any]
 EARLY_TRIALS = 500
@@ -48,8 +48,9 @@ class WindowView:
         with ThreadPoolExecutor(max(1, min(8, len(self.addresses))), "streamrec-scrape") as threads:
             while True:
                 began = time.monotonic()
-                asked = [loop.run_in_executor(threads, scraped, address) for address in self.addresses]
-                self.history.take(time.time(), await asyncio.gather(*asked))
+                asked = [loop.run_in_executor(threads, read, address) for address in self.addresses]
+                answers = await asyncio.gather(*asked)
+                self.history.take(time.time(), dict(zip(self.addresses, answers, strict=True)))
                 self.rounds += 1
                 async with self._turn:
                     self._turn.notify_all()
@@ -73,7 +74,7 @@ class WindowView:
         state, bold = self._state(last)
         wait_s = last.lag / last.events_s if last and last.lag and last.events_s else 0.0
         degraded = {one.labels["reason"]: one.value for one in _samples(self.metrics.degraded) if one.value}
-        targets = [_row(target) for target in history.targets]
+        targets = [_row(address, reading) for address, reading in history.readings.items()]
         return {
             "state": state,
             "bold": bold,
@@ -83,7 +84,7 @@ class WindowView:
             "empty": history.total("streamrec_empty_slates_total"),
             "refused": history.total("streamrec_refused_requests_total"),
             "wait_s": wait_s,
-            "version": max((t.total("streamrec_model_version") for t in history.targets), default=0.0),
+            "version": max((one.total("streamrec_model_version") for one in history.readings.values()), default=0.0),
             "behind": history.total("streamrec_models_behind_events"),
             "targets": targets,
             "http": sum(one.value for one in _samples(self.metrics.requests)),
@@ -141,13 +142,13 @@ class WindowView:
             return "unknown", "The first figures come within seconds."
         if (age_s := time.time() - last.at_s) > STALE_S:
             return "look", f"The newest figures are {age_s:,.0f} s old: start this gateway anew."
-        targets = self.history.targets
-        away = [target.address for target in targets if target.away is not None]
-        unready = [target.address for target in targets if target.away is None and not target.ready]
+        readings = self.history.readings
+        away = [address for address, one in readings.items() if one.error is not None]
+        unready = [address for address, one in readings.items() if one.error is None and not one.ready]
         if away:
-            return "look", f"{len(away)} of {len(targets)} processes do not answer: {', '.join(away[:3])}."
+            return "look", f"{len(away)} of {len(readings)} processes do not answer: {', '.join(away[:3])}."
         if unready:
-            return "look", f"{len(unready)} of {len(targets)} processes are not ready: {', '.join(unready[:3])}."
+            return "look", f"{len(unready)} of {len(readings)} processes are not ready: {', '.join(unready[:3])}."
         if self.history.total("streamrec_learner_away"):
             return "look", "No learner is heard of: slates go on, by models that stand still."
         if last.lag and (not last.events_s or last.lag / last.events_s > WAITS_S):
@@ -186,18 +187,16 @@ class WindowView:
         }
 
 
-def _row(target: Target) -> Shown:
-    lag = {labels.get("partition", ""): value for labels, value in target.each("streamrec_lag")}
-    is_learner = "streamrec_learner_at_work" in target.samples
+def _row(address: str, reading: Reading) -> Shown:
     kind = "worker"
-    if is_learner:
-        kind = "learner" if target.total("streamrec_learner_at_work") else "learner, stands by"
+    if "streamrec_learner_at_work" in reading.samples:
+        kind = "learner" if reading.total("streamrec_learner_at_work") else "learner, stands by"
     return {
-        "address": target.address,
-        "kind": "-" if target.away is not None else kind,
-        "state": "away" if target.away is not None else "ready" if target.ready else "not ready",
-        "said": target.away or "; ".join(target.said),
-        "lag": sorted(lag.items(), key=lambda pair: (len(pair[0]), pair[0])),
+        "address": address,
+        "kind": "-" if reading.error is not None else kind,
+        "state": "away" if reading.error is not None else "ready" if reading.ready else "not ready",
+        "said": reading.error or "; ".join(reading.health),
+        "lag": sorted(reading.by("streamrec_lag", "partition").items(), key=lambda pair: (len(pair[0]), pair[0])),
     }
 
 

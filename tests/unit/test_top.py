@@ -24,9 +24,8 @@ from rich.console import Console
 
 from streamrec.cli.commands import top
 from streamrec.cli.commands.top import picture
-from streamrec.cli.shared import scraping
-from streamrec.cli.shared.scraping import STARTED, Reading, Watched, read
-from streamrec.cli.shared.vital_signs import Count, LearnerSigns, Missing, VitalSigns, WorkerSigns, quantile, signs
+from streamrec.cli.shared.vital_signs import Count, LearnerSigns, Missing, VitalSigns, WorkerSigns, signs
+from streamrec.cli.shared.watched import Watched
 from streamrec.config.groups import preset_settings
 from streamrec.config.settings import Settings
 from streamrec.errors import ConfigError
@@ -37,9 +36,11 @@ from streamrec.testing import STARTED_MS, records, shop
 from streamrec.transport import Record
 from streamrec.transport.local import LocalSink, LocalSource
 from streamrec.wiring import build_worker
+from streamrec.worker import scraping
 from streamrec.worker.health import Health, Need
 from streamrec.worker.http import serve
 from streamrec.worker.metrics import Metrics
+from streamrec.worker.scraping import STARTED, Reading, quantile, read
 from tests.support.deployment import until
 
 

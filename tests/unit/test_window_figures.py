@@ -12,19 +12,16 @@ import pytest
 from streamrec.events import Item
 from streamrec.gateway.keeping import CatalogueChange, KnownItems
 from streamrec.gateway.last_hour import KEPT, LastHour
-from streamrec.gateway.scraping import Target, scraped
-
-LATENCY = "streamrec_slate_latency_seconds_bucket"
+from streamrec.worker.scraping import LATENCY, Labels, Reading, read
 
 
-def target(address: str = "w:1", events: float = 0.0, latencies: Mapping[str, float] | None = None) -> Target:
-    buckets = tuple(({"le": bound}, count) for bound, count in (latencies or {}).items())
-    samples = {
-        "streamrec_events_total": (({}, events),),
-        LATENCY: buckets,
-        "streamrec_lag": (({"partition": "0"}, 3.0),),
+def reading(events: float = 0.0, latencies: Mapping[str, float] | None = None) -> Reading:
+    samples: dict[str, dict[Labels, float]] = {
+        "streamrec_events_total": {(): events},
+        LATENCY: {(("le", bound),): count for bound, count in (latencies or {}).items()},
+        "streamrec_lag": {(("partition", "0"),): 3.0},
     }
-    return Target(address, None, True, ("ready",), samples)
+    return Reading(0.0, samples, True, ("ready",))
 
 
 @contextmanager
@@ -48,33 +45,33 @@ def page_server(body: bytes) -> Iterator[str]:
 def test_a_process_that_begins_anew_counts_from_there() -> None:
     hour = LastHour()
     for at_s, events in ((0.0, 100.0), (10.0, 300.0), (20.0, 50.0)):
-        hour.take(at_s, [target(events=events), target("w:2", 7.0)])
+        hour.take(at_s, {"w:1": reading(events), "w:2": reading(7.0)})
     assert [sample.events_s for sample in hour.samples] == [None, 20.0, 5.0]
 
 
 def test_of_nobody_who_answers_nothing_is_said() -> None:
     hour = LastHour()
-    hour.take(0.0, [target()])
-    hour.take(5.0, [Target("w:1", away="refused")])
+    hour.take(0.0, {"w:1": reading()})
+    hour.take(5.0, {"w:1": Reading(5.0, error="refused")})
     assert (hour.samples[-1].lag, hour.samples[-1].events_s, hour.samples[-1].behind_s) == (None, None, None)
     assert hour.samples[0].lag == 3.0
 
 
 def test_latencies_are_those_of_late_within_their_bucket() -> None:
     hour = LastHour()
-    hour.take(0.0, [target(latencies={"0.1": 1000.0, "0.2": 1000.0, "+Inf": 1000.0})])
-    hour.take(5.0, [target(latencies={"0.1": 1000.0, "0.2": 1010.0, "+Inf": 1010.0})])
+    hour.take(0.0, {"w:1": reading(latencies={"0.1": 1000.0, "0.2": 1000.0, "+Inf": 1000.0})})
+    hour.take(5.0, {"w:1": reading(latencies={"0.1": 1000.0, "0.2": 1010.0, "+Inf": 1010.0})})
     assert hour.samples[0].p50_ms is None
     assert hour.samples[-1].p50_ms == pytest.approx(150.0)
     assert hour.samples[-1].p99_ms == pytest.approx(199.0)
-    hour.take(10.0, [target(latencies={"0.1": 0.0, "0.2": 0.0, "+Inf": 0.0})])  # began anew
+    hour.take(10.0, {"w:1": reading(latencies={"0.1": 0.0, "0.2": 0.0, "+Inf": 0.0})})  # began anew
     assert hour.samples[-1].p50_ms == pytest.approx(150.0)
 
 
 def test_an_hour_is_kept_and_no_more() -> None:
     hour = LastHour()
     for number in range(KEPT + 5):
-        hour.take(5.0 * number, [target(events=number)])
+        hour.take(5.0 * number, {"w:1": reading(events=number)})
     assert (len(hour.samples), hour.samples[0].at_s) == (KEPT, 25.0)
 
 
@@ -83,11 +80,11 @@ def test_an_hour_is_kept_and_no_more() -> None:
 )
 def test_whatever_a_process_says_costs_nobody_else_anything(body: bytes) -> None:
     with page_server(body) as address:
-        said = scraped(address)
-    assert said.address == address
-    assert said.away is not None or not said.samples
-    assert scraped(address).away is not None  # nobody is there any more
-    assert scraped("127.0.0.1:99999").away is not None
+        said = read(address)
+    assert said.error is not None
+    assert not said.samples
+    assert read(address).error is not None  # nobody is there any more
+    assert read("127.0.0.1:99999").error is not None
 
 
 def test_items_are_found_by_words_of_title_and_id_and_withdrawn_ones_are_not() -> None:

@@ -16,8 +16,8 @@ from rich.table import Table
 from rich.text import Text
 
 from streamrec.cli.shared.console import PlainConsole
-from streamrec.cli.shared.scraping import EVERY_S, Watched
 from streamrec.cli.shared.vital_signs import Count, LearnerSigns, Missing, VitalSigns, WorkerSigns, signs
+from streamrec.cli.shared.watched import EVERY_S, Watched
 from streamrec.codec import harmless
 from streamrec.config.settings import Settings
 from streamrec.errors import ConfigError

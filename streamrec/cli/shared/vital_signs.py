@@ -5,15 +5,12 @@ Knows nothing of how it is read or drawn.
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
-from streamrec.cli.shared.scraping import Reading
-
-LATENCY = "streamrec_slate_latency_seconds_bucket"
+from streamrec.worker.scraping import Reading, quantile
 
 
 class Count(msgspec.Struct, frozen=True):
@@ -103,22 +100,6 @@ def signs(read: Mapping[str, Pair], now_ms: int) -> VitalSigns:
     )
 
 
-def quantile(share: float, buckets: Mapping[float, float]) -> float | None:
-    """A quantile of what fell into `buckets`, cumulative counts by upper bound; None of nothing.
-
-    Linear within a bucket, and the highest finite bound beyond it, as Prometheus's histogram_quantile.
-    """
-    bounds = sorted(buckets)
-    if not bounds or buckets[bounds[-1]] <= 0:
-        return None
-    rank, low, below = share * buckets[bounds[-1]], 0.0, 0.0
-    for bound in bounds:
-        if buckets[bound] >= rank and buckets[bound] > below:
-            return low if math.isinf(bound) else low + (bound - low) * (rank - below) / (buckets[bound] - below)
-        low, below = bound, buckets[bound]
-    return None
-
-
 def _is_worker(reading: Reading) -> bool:
     return "streamrec_paused" in reading.samples
 
@@ -174,9 +155,9 @@ def _added(rates: Iterable[float | None]) -> float | None:
 def _latency(pairs: Sequence[Pair]) -> tuple[float | None, float | None]:
     buckets: Counter[float] = Counter()
     for newest, oldest in pairs:
-        before = oldest.by(LATENCY, "le")
-        for bound, count in newest.by(LATENCY, "le").items():
-            buckets[float(bound)] += count - before.get(bound, 0.0)  # type: ignore[assignment]
+        before = oldest.latencies()
+        for bound, count in newest.latencies().items():
+            buckets[bound] += count - before.get(bound, 0.0)  # type: ignore[assignment]
     return quantile(0.5, buckets), quantile(0.99, buckets)
 
 
