@@ -200,7 +200,7 @@ class OpenSlates(WriteBackTable[list[OpenSlate]]):
             yield from self._close_minute(number, held, min(held.entries), load)
             self.early += before - held.count
 
-    def ended(self, partition: int, load: LoadSlates, enough: Enough = lambda: False) -> Iterator[Closed]:
+    def ended(self, partition: int, load: LoadSlates, enough: Enough) -> Iterator[Closed]:
         """Everything of one partition whose time is up now, at this very event, whatever comes together with it.
 
         Where there are too many, the oldest have no more time: a partition has its even share of the slates that wait.

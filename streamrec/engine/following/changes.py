@@ -290,9 +290,8 @@ def _rows_of(change: ArrayChange) -> Int64:
 
 def _distinct(rows: Int64) -> Int64:
     """Each row once, in order; places come in order already, but for an update that says something twice."""
-    if len(rows) and (np.diff(rows) < 0).any():
-        return np.unique(rows)
-    return rows[np.append(True, np.diff(rows) > 0)] if len(rows) else rows
+    steps = np.diff(rows, prepend=rows[:1] - 1)
+    return np.unique(rows) if (steps < 0).any() else rows[steps > 0]
 
 
 def _in_state(state: Mapping[str, Mapping[str, Array]], component: str, name: str, strings: bool) -> Rows:
